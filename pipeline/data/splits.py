@@ -1,0 +1,64 @@
+"""Disjoint train, dev and test sets, drawn with a seed."""
+
+import random
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+from pipeline.data.lama import Fact
+
+Item = TypeVar("Item")
+
+
+def split_items(
+    items: Sequence[Item],
+    *,
+    sizes: dict[str, int],
+    group: Callable[[Item], Hashable],
+    rng: random.Random,
+) -> dict[str, list[Item]]:
+    """Deal items into splits so that no group stands in two of them.
+
+    Where there are fewer items than the sizes ask for, each split gets its proportional share.
+
+    Args:
+        items: what is dealt; none of them is used twice.
+        sizes: split name -> wanted number of items. Splits are filled in this order.
+        group: items with an equal group stay in one split.
+        rng: the order in which groups are drawn.
+
+    Returns:
+        split name -> items, in the order drawn. A split may fall short by less than the largest
+        group, and never exceeds its size.
+    """
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(group(item), []).append(item)
+    order = list(groups.values())
+    rng.shuffle(order)
+
+    share = min(1.0, len(items) / sum(sizes.values()))
+    room = {name: int(size * share) for name, size in sizes.items()}
+    dealt: dict[str, list[Item]] = {name: [] for name in sizes}
+    for members in order:
+        for name in sizes:
+            if len(dealt[name]) + len(members) <= room[name]:
+                dealt[name].extend(members)
+                break
+    return dealt
+
+
+def split_facts(
+    facts: Sequence[Fact], *, sizes: dict[str, int], rng: random.Random
+) -> dict[str, list[Fact]]:
+    """Split the facts of one relation; a subject-object pair stands in one split only.
+
+    A fact and its mirror image (A borders B, B borders A) are kept together, so that one does not
+    give the other away. A pair that occurs twice is used once.
+    """
+    unique = {(fact.sub_label, fact.obj_label): fact for fact in reversed(facts)}
+    return split_items(
+        list(reversed(unique.values())),
+        sizes=sizes,
+        group=lambda fact: frozenset((fact.sub_label, fact.obj_label)),
+        rng=rng,
+    )

@@ -1,0 +1,1 @@
+"""Metrics, controls without a language model, and the records of an evaluation."""

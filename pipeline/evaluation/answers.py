@@ -1,0 +1,136 @@
+"""Evaluate one trained prompt: on the facts of a relation, or on the examples of a task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.data.lama import Fact
+from pipeline.data.superglue import Record
+from pipeline.errors import DataError
+from pipeline.evaluation.controls import majority_share
+from pipeline.evaluation.metrics import accuracy, ranks
+from pipeline.models.answers import AnswerModel
+from pipeline.models.predict import predict
+from pipeline.models.questions import build_questions
+from pipeline.prompts.store import StoredPrompt
+from pipeline.prompts.template import parse_template
+from pipeline.tasks import Task
+from pipeline.tasks.lama import FIELDS, fact_values
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How one prompt did.
+
+    Attributes:
+        test_score: share of test examples answered right (P@1 on LAMA, accuracy on SuperGLUE).
+        dev_score: the same on dev.
+        majority: share of the same test examples whose answer is the most frequent one of train.
+        asked: number of test examples that were scored.
+        left_out: number whose answer is not one token of the model.
+        predictions: one record for each scored test example.
+    """
+
+    test_score: float
+    dev_score: float
+    majority: float
+    asked: int
+    left_out: int
+    predictions: list[dict[str, Any]]
+
+
+def evaluate_relation(
+    model: AnswerModel,
+    relation: str,
+    prompt: StoredPrompt,
+    facts: Mapping[str, Sequence[Fact]],
+    vocabulary: Sequence[str],
+    *,
+    rows_per_pass: int,
+) -> Evaluation:
+    """Ask every dev and test fact of a relation, over the allowed vocabulary.
+
+    Raises:
+        DataError: no fact of a split has an object that is one token of the model.
+    """
+    examples = {
+        split: [(fact_values(fact), fact.obj_label) for fact in facts[split]] for split in facts
+    }
+    describe = [
+        {"relation": relation, "subject": f.sub_label, "object": f.obj_label} for f in facts["test"]
+    ]
+    return _evaluate(model, relation, prompt, FIELDS, examples, vocabulary, describe, rows_per_pass)
+
+
+def evaluate_task(
+    model: AnswerModel,
+    task: Task,
+    prompt: StoredPrompt,
+    examples: Mapping[str, Sequence[Record]],
+    *,
+    rows_per_pass: int,
+) -> Evaluation:
+    """Ask every dev and test example of a task, over its label words."""
+    verbalizer = prompt.verbalizer or {}
+    described = {
+        split: [(record, verbalizer[record["label"]]) for record in examples[split]]
+        for split in examples
+    }
+    describe = [
+        {**record, "label_word": verbalizer[record["label"]]} for record in examples["test"]
+    ]
+    words = [verbalizer[label] for label in task.labels]
+    return _evaluate(
+        model, task.name, prompt, task.fields, described, words, describe, rows_per_pass
+    )
+
+
+def _evaluate(
+    model: AnswerModel,
+    name: str,
+    prompt: StoredPrompt,
+    fields: Sequence[str],
+    examples: Mapping[str, Sequence[tuple[Mapping[str, str], str]]],
+    words: Sequence[str],
+    describe: Sequence[Mapping[str, Any]],
+    rows_per_pass: int,
+) -> Evaluation:
+    template = parse_template(prompt.template, fields)
+    scores = {}
+    predictions: list[dict[str, Any]] = []
+    asked: dict[str, list[int]] = {}
+    for split in ("dev", "test"):
+        questions = build_questions(
+            model, template, examples[split], words, max_length=prompt.max_length
+        )
+        if not questions.rows:
+            raise DataError(
+                f"{name}: no {split} example has an answer that is one token of the model; take "
+                "another model or leave it out"
+            )
+        log_probs = predict(
+            model, questions.rows, prompt.vectors, questions.word_ids, rows_per_pass=rows_per_pass
+        )
+        scores[split] = accuracy(log_probs, questions.targets)
+        asked[split] = questions.asked
+        if split == "test":
+            best = log_probs.max(dim=1)
+            right = ranks(log_probs, questions.targets)
+            for row, example in enumerate(questions.asked):
+                predictions.append(
+                    {
+                        **describe[example],
+                        "answer": questions.words[int(best.indices[row])],
+                        "log_prob": round(float(best.values[row]), 4),
+                        "rank": int(right[row]),
+                    }
+                )
+    test = [examples["test"][i][1] for i in asked["test"]]
+    return Evaluation(
+        test_score=scores["test"],
+        dev_score=scores["dev"],
+        majority=majority_share([word for _, word in examples["train"]], test),
+        asked=len(test),
+        left_out=len(examples["test"]) - len(test),
+        predictions=predictions,
+    )

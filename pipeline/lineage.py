@@ -1,0 +1,83 @@
+"""Who is running: the stage as DVC sees it, its content hashes, and its run key.
+
+The run key is the hash of a stage's command, dependencies, parameters and output paths, as DVC's
+run cache computes it: the same in every checkout, temporary folder and machine. It is the identity
+of an MLflow run. This is the only file that imports dvc.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StageIdentity:
+    """A stage execution, told apart by content.
+
+    Attributes:
+        name: as in `dvc.yaml`, such as `train-lama@p-tuning`.
+        command: what DVC runs.
+        params: dotted path in `params.yaml` -> value, as the stage declares them.
+        inputs: path -> DVC's hash of each dependency (MD5; of a folder, ending in `.dir`).
+        outputs: paths of the outputs.
+        run_key: 64 hexadecimal digits; None for a stage that DVC's run cache leaves out.
+        experiment: the name of a `dvc exp` run; None in the workspace.
+    """
+
+    name: str
+    command: str
+    params: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    run_key: str | None = None
+    experiment: str | None = None
+
+
+def project_root() -> Path:
+    """Return the root of the main checkout, also from within a `dvc exp` temporary folder."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def running_stage() -> StageIdentity | None:
+    """Return the stage that DVC is running this process for; None if DVC is not."""
+    name = os.environ.get("DVC_STAGE")
+    if not name:
+        return None
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+
+    # Private, but without another door: a test holds the key against the run cache's own.
+    from dvc.stage.cache import _can_hash, _get_stage_hash
+
+    with Repo(str(Path.cwd())) as repo:
+        stage = repo.stage.load_one(name=name)
+        stage.save_deps()
+        params: dict[str, Any] = {}
+        inputs: dict[str, str] = {}
+        for dependency in stage.deps:
+            if isinstance(dependency, ParamsDependency):
+                params.update(dependency.hash_info.value or {})
+            else:
+                inputs[dependency.def_path] = dependency.hash_info.value
+        return StageIdentity(
+            name=stage.addressing,
+            command=stage.cmd,
+            params=params,
+            inputs=inputs,
+            outputs=tuple(out.def_path for out in stage.outs),
+            run_key=_get_stage_hash(stage) if _can_hash(stage) else None,
+            experiment=os.environ.get("DVC_EXP_NAME"),
+        )
+
+
+def output_hashes() -> dict[str, str]:
+    """Return path -> DVC's hash of each output that the running stage has written so far."""
+    name = os.environ.get("DVC_STAGE")
+    if not name:
+        return {}
+    from dvc.repo import Repo
+
+    with Repo(str(Path.cwd())) as repo:
+        stage = repo.stage.load_one(name=name)
+        return {out.def_path: out.get_hash().value for out in stage.outs if out.exists}

@@ -1,0 +1,1 @@
+"""Language models, masked and causal, behind one interface (`AnswerModel`)."""

@@ -1,0 +1,137 @@
+"""One question, one place: which position is scored, over which words.
+
+`AnswerModel` takes rows with prompt vectors and gives scores of words at the answer. It is the
+only place that asks which family a model is of. The vocabulary head runs at answer positions
+alone, and over the asked words alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.errors import ModelError
+from pipeline.models.codec import Codec
+from pipeline.models.rows import NO_SLOT, Batch
+
+
+class AnswerModel:
+    """A masked or causal language model that answers at one position of each row.
+
+    Attributes:
+        network: the transformers model, in evaluation mode.
+        codec: its tokenizer.
+        masked: whether it reads the answer at a mask token.
+        max_length: most positions of a row.
+    """
+
+    def __init__(self, network: PreTrainedModel, codec: Codec, *, masked: bool) -> None:
+        """Take a model and check that its answers equal its own full forward pass.
+
+        Raises:
+            ModelError: this code cannot read the model's vocabulary head as the model does.
+        """
+        self.network = network.eval()
+        self.codec = codec
+        self.masked = masked
+        self.max_length: int = getattr(network.config, "max_position_embeddings", 512)
+        if network.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            self.max_length -= network.config.pad_token_id + 1  # their positions begin behind it
+        self._transform = _head_transform(network) if masked else nn.Identity()
+        self._output: nn.Linear = network.get_output_embeddings()
+        self._check_against_network()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.network.device
+        return device
+
+    @property
+    def words(self) -> Tensor:
+        """(vocabulary, embedding size): the input embeddings, not a copy."""
+        weight: Tensor = self.network.get_input_embeddings().weight
+        return weight
+
+    def log_probs(
+        self, batch: Batch, prompts: Tensor | None, candidates: Tensor | None = None
+    ) -> Tensor:
+        """Score words at the answer of each row.
+
+        Args:
+            batch: rows of `collate`.
+            prompts: (prompts, longest, embedding size) float, vectors of the prompt tokens; None
+                where no row has any. Gradients reach them.
+            candidates: (words,) int64, ids of the allowed words; None allows the vocabulary.
+
+        Returns:
+            (rows, words) float32: log-probabilities among the allowed words.
+        """
+        embeds = self.network.get_input_embeddings()(batch.token_ids)
+        if prompts is not None:
+            vectors = prompts[batch.prompts.unsqueeze(1), batch.slots.clamp(min=0)]
+            embeds = torch.where(
+                (batch.slots != NO_SLOT).unsqueeze(2), vectors.to(embeds.dtype), embeds
+            )
+        # Padding is on the right: no position of a causal model's row ever sees it.
+        attention_mask = batch.attention_mask if self.masked else None
+        hidden = self.network.base_model(
+            inputs_embeds=embeds, attention_mask=attention_mask, **self._options
+        )[0]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        answers = self._transform(hidden[rows, batch.answer_positions])
+        weight: Tensor = self._output.weight
+        bias: Tensor | None = self._output.bias
+        if candidates is not None:
+            weight = weight[candidates]
+            bias = bias[candidates] if bias is not None else None
+        logits = nn.functional.linear(answers, weight, bias)
+        return logits.float().log_softmax(dim=1)
+
+    @property
+    def _options(self) -> dict[str, bool]:
+        return {} if self.masked else {"use_cache": False}
+
+    @torch.no_grad()
+    def _check_against_network(self) -> None:
+        """Compare with the model's own forward pass on two short rows of different length."""
+        ids = torch.arange(1, 9).remainder(len(self.words)).repeat(2, 1).to(self.device)
+        attention_mask = torch.ones_like(ids)
+        attention_mask[1, 6:] = 0
+        answers = torch.tensor([7, 5], device=self.device)
+        batch = Batch(
+            token_ids=ids,
+            slots=torch.full_like(ids, NO_SLOT),
+            attention_mask=attention_mask,
+            answer_positions=answers,
+            prompts=torch.zeros_like(answers),
+        )
+        ours = self.log_probs(batch, None)
+        logits = self.network(input_ids=ids, attention_mask=attention_mask).logits
+        theirs = logits[torch.arange(2), answers].float().log_softmax(dim=1)
+        tolerance = 1e-3 if logits.dtype == torch.float32 else 0.1
+        if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
+            raise ModelError(
+                f"the head of model type '{self.network.config.model_type}' works in a way that "
+                "pipeline/models/answers.py does not know; add it to _head_transform"
+            )
+
+
+def _head_transform(network: Any) -> Callable[[Tensor], Tensor]:
+    """Return what a masked model does between its last hidden state and its word scores."""
+    kind = network.config.model_type
+    if kind == "bert":
+        transform: Callable[[Tensor], Tensor] = network.cls.predictions.transform
+        return transform
+    if kind in ("roberta", "xlm-roberta", "camembert"):
+        head = network.lm_head
+        return lambda hidden: head.layer_norm(nn.functional.gelu(head.dense(hidden)))
+    if kind == "albert":
+        head = network.predictions
+        return lambda hidden: head.LayerNorm(head.activation(head.dense(hidden)))
+    raise ModelError(
+        f"model type '{kind}': no masked model of this type is known; known are albert, bert, "
+        "camembert, roberta, xlm-roberta (pipeline/models/answers.py, _head_transform)"
+    )

@@ -1,0 +1,1 @@
+"""Templates, prompt encoders, and the bank of prompts that train together."""

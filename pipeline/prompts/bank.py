@@ -1,0 +1,51 @@
+"""The prompt bank: prompts that train together, each with an encoder and randomness of its own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.prompts.encoders import PromptEncoder
+from pipeline.seeding import derive_seed
+
+
+def make_encoder(
+    kind: str, count: int, words: Tensor, *, dropout: float, seed: int, name: str
+) -> PromptEncoder:
+    """Make the encoder of one prompt; the same name and seed give the same weights.
+
+    Args:
+        kind: `lstm`, `mlp` or `embedding`.
+        count: number of prompt tokens.
+        words: (vocabulary, size) float, the language model's embeddings. An `embedding` prompt
+            starts as random words of it (as in FewNLU), not as noise of another scale.
+        dropout: share, within the encoder.
+        seed: the seed of `params.yaml`.
+        name: the prompt's name.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "prompt encoder", name))
+        encoder = PromptEncoder(kind, count, words.shape[1], dropout=dropout)
+        if kind == "embedding":
+            encoder.start_from(words[torch.randint(len(words), (count,))].detach().cpu().float())
+    return encoder
+
+
+class PromptBank(nn.Module):
+    """The encoders of several prompts; a batch's rows say which prompt they use."""
+
+    def __init__(self, encoders: Sequence[PromptEncoder]) -> None:
+        """Take the encoders, one for each prompt."""
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+
+    def forward(self, prompts: Sequence[int]) -> Tensor:
+        """Return the vectors of some prompts.
+
+        Args:
+            prompts: which of them, by position in the bank.
+
+        Returns:
+            (len(prompts), longest, size) float; shorter prompts are filled with zeros.
+        """
+        return nn.utils.rnn.pad_sequence([self.encoders[p]() for p in prompts], batch_first=True)

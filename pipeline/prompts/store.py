@@ -1,0 +1,78 @@
+"""What training leaves behind: prompts that carry all that is needed to use them.
+
+A folder holds `prompts.json` (method, templates, words), `prompts.safetensors` (the vectors, by
+prompt name) and, where the language model was tuned, `weights.safetensors`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import DataError
+from pipeline.files import read_json, write_json
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredPrompt:
+    """One trained prompt.
+
+    Attributes:
+        template: in the template language.
+        vectors: (prompt tokens, embedding size) float32; None where the template has none.
+        best_epoch: the epoch that dev chose; 0 is before training.
+        verbalizer: label -> word; None where the allowed words come with the data.
+        max_length: most positions of a row; None: what the model has.
+    """
+
+    template: str
+    vectors: Tensor | None
+    best_epoch: int
+    verbalizer: dict[str, str] | None = None
+    max_length: int | None = None
+
+
+def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt]) -> None:
+    """Write the prompts of one method, by name of relation or task."""
+    described: dict[str, Any] = {
+        name: {
+            "template": prompt.template,
+            "prompt_tokens": 0 if prompt.vectors is None else len(prompt.vectors),
+            "best_epoch": prompt.best_epoch,
+            "verbalizer": prompt.verbalizer,
+            "max_length": prompt.max_length,
+        }
+        for name, prompt in prompts.items()
+    }
+    write_json(folder / "prompts.json", {"method": method, "prompts": described})
+    vectors = {
+        name: prompt.vectors.float().cpu().contiguous()
+        for name, prompt in prompts.items()
+        if prompt.vectors is not None
+    }
+    if vectors:
+        save_file(vectors, folder / "prompts.safetensors")
+
+
+def load_prompts(folder: Path) -> dict[str, StoredPrompt]:
+    """Read what `save_prompts` wrote.
+
+    Raises:
+        DataError: a file is missing, or the two do not belong together.
+    """
+    described = read_json(folder / "prompts.json")["prompts"]
+    path = folder / "prompts.safetensors"
+    vectors = load_file(path) if path.exists() else {}
+    prompts = {}
+    for name, entry in described.items():
+        count = entry.pop("prompt_tokens")
+        found = vectors.get(name)
+        if (0 if found is None else len(found)) != count:
+            raise DataError(f"{path}: no {count} vectors for {name}; train again")
+        prompts[name] = StoredPrompt(vectors=found, **entry)
+    return prompts

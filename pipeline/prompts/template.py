@@ -1,0 +1,133 @@
+"""The template language: text with slots, for every benchmark and method.
+
+    {subject} is located in [P*3] {mask} .
+    {premise:shorten} Question: {hypothesis}? [P] Answer: {mask}.
+
+`{name}` is a field, `{name:shorten}` one that may be cut to fit the length, `{mask}` the place of
+the answer, `[P]` or `[P*3]` prompt tokens; `{{` and `}}` stand for braces.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pipeline.errors import TemplateError
+
+_TOKEN = re.compile(
+    r"(?P<brace>\{\{|\}\})"
+    r"|\{(?P<field>[A-Za-z_]\w*)(?P<shorten>:shorten)?\}"
+    r"|\[P(?:\*(?P<count>\d+))?\]"
+    r"|(?P<stray>[{}]|\[P\b)"
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words that stand in every example."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Field:
+    """A place for a field of the example."""
+
+    name: str
+    shorten: bool
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """So many trained vectors."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The place of the answer."""
+
+
+Part = Text | Field | PromptTokens | Mask
+
+
+@dataclass(frozen=True)
+class Template:
+    """A parsed template.
+
+    Attributes:
+        source: the text that was parsed.
+        parts: in reading order; neighbouring texts are joined.
+    """
+
+    source: str
+    parts: tuple[Part, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Number of prompt tokens."""
+        return sum(part.count for part in self.parts if isinstance(part, PromptTokens))
+
+    @property
+    def space_before_mask(self) -> bool:
+        """Whether white space stands right before the mask: the answer is then a new word."""
+        before = self.parts[self.parts.index(Mask()) - 1] if self.parts[0] != Mask() else None
+        return isinstance(before, Text) and before.text[-1:].isspace()
+
+
+def parse_template(source: str, fields: Collection[str]) -> Template:
+    """Parse a template.
+
+    Args:
+        source: text in the template language.
+        fields: names of the fields that an example has.
+
+    Raises:
+        TemplateError: no or several masks, an unknown field, no prompt tokens in `[P*0]`, a brace
+            without its partner.
+    """
+    parts: list[Part] = []
+    text = ""
+    end = 0
+    for match in _TOKEN.finditer(source):
+        text += source[end : match.start()]
+        end = match.end()
+        if match["brace"]:
+            text += match["brace"][0]
+            continue
+        if match["stray"]:
+            raise TemplateError(
+                f"template {source!r}: '{match['stray']}' at character {match.start() + 1} opens "
+                "or closes nothing; write {field}, {field:shorten}, {mask}, [P] or [P*3], and {{ "
+                "or }} for a brace itself"
+            )
+        if text:
+            parts.append(Text(text))
+            text = ""
+        parts.append(_slot(match, source, fields))
+    text += source[end:]
+    if text:
+        parts.append(Text(text))
+    if parts.count(Mask()) != 1:
+        raise TemplateError(
+            f"template {source!r}: {parts.count(Mask())} masks; write {{mask}} once, where the "
+            "answer stands"
+        )
+    return Template(source, tuple(parts))
+
+
+def _slot(match: re.Match[str], source: str, fields: Collection[str]) -> Part:
+    name = match["field"]
+    if name is None:
+        count = int(match["count"] or 1)
+        if count == 0:
+            raise TemplateError(f"template {source!r}: {match[0]} stands for no prompt token")
+        return PromptTokens(count)
+    if name == "mask" and not match["shorten"]:
+        return Mask()
+    if name not in fields:
+        raise TemplateError(
+            f"template {source!r}: unknown field {match[0]}; this task has "
+            + ", ".join(f"{{{field}}}" for field in fields)
+        )
+    return Field(name, shorten=bool(match["shorten"]))

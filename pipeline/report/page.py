@@ -1,0 +1,100 @@
+"""The report as Markdown, and as one self-contained HTML page."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from pipeline.files import write_text
+from pipeline.report.figures import curves_figure, relations_figure, tasks_figure
+from pipeline.report.results import LamaResults, TaskResults
+from pipeline.report.tables import lama_answers, lama_methods, lama_relations, task_methods
+
+_STYLE = """
+body { font: 16px/1.55 system-ui, sans-serif; color: #1e293b; max-width: 52rem;
+       margin: 2rem auto; padding: 0 1rem; }
+h1, h2, h3 { line-height: 1.2; color: #0f172a; } h2 { margin-top: 2.5rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; }
+th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid #e2e8f0; }
+th { border-bottom: 2px solid #94a3b8; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; } svg { max-width: 100%; height: auto; }
+code { background: #f1f5f9; padding: 0 0.25rem; border-radius: 3px; }
+@media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } }
+"""
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    model: str,
+    lama: LamaResults | None,
+    lama_source: str,
+    tasks: Sequence[TaskResults],
+    tasks_source: str,
+) -> None:
+    """Write `report.md`, `index.html`, `summary.md` and `figures/*.svg`.
+
+    Args:
+        folder: an existing folder.
+        title: of the report.
+        model: name of the language model.
+        lama: None where knowledge probing was not run.
+        lama_source: where its facts are from.
+        tasks: one for each SuperGLUE task that was run.
+        tasks_source: where their examples are from.
+    """
+    figures: dict[str, str] = {}
+    summary: list[str] = []
+    parts = [f"# {title}\n\nLanguage model: `{model}`. All scores in percent.\n"]
+    if lama is not None:
+        figures["lama_relations"] = relations_figure(lama)
+        figures["lama_curves"] = curves_figure(lama)
+        count = len(lama.relations)
+        heading = f"## Knowledge probing: `{lama_source}`, {count} relations\n"
+        summary += [heading, lama_methods(lama)]
+        parts += [
+            heading,
+            "P@1 is the share of facts whose object is the first answer, over the allowed "
+            "vocabulary; the mean is over relations, unweighted. The majority class answers every "
+            "fact of a relation with the most frequent object of its train split.\n",
+            lama_methods(lama),
+            "![P@1 by relation](figures/lama_relations.svg)\n",
+            lama_relations(lama),
+            "Left out: test facts whose object is not one token of this model.\n",
+            "![dev P@1 by epoch](figures/lama_curves.svg)\n",
+        ]
+        if lama.answers:
+            parts += ["### Some answers\n", lama_answers(lama)]
+    if tasks:
+        figures["superglue"] = tasks_figure(tasks)
+        heading = f"## Language understanding: `{tasks_source}`\n"
+        summary += [heading, task_methods(tasks)]
+        parts += [heading]
+        if tasks_source == "gazetteer":
+            parts += ["Made examples in the official schema; they are not SuperGLUE.\n"]
+        parts += [task_methods(tasks), "![dev accuracy by epoch](figures/superglue.svg)\n"]
+    if not figures:
+        parts += ["No benchmark was run: `params.yaml` lists no methods, relations or tasks.\n"]
+    for name, figure in figures.items():
+        write_text(folder / "figures" / f"{name}.svg", figure)
+    write_text(folder / "summary.md", "\n".join(summary))
+    write_text(folder / "report.md", "\n".join(parts))
+    write_text(folder / "index.html", _html(title, "\n".join(parts), figures))
+
+
+def _html(title: str, markdown: str, figures: dict[str, str]) -> str:
+    body: str = MarkdownIt("commonmark").enable("table").render(markdown)
+    for name, figure in figures.items():
+        start = body.index(f'<img src="figures/{name}.svg"')
+        end = body.index("/>", start) + 2
+        body = body[:start] + figure[figure.index("<svg") :] + body[end:]
+    body = body.replace("<table>", '<div class="scroll"><table>')
+    body = body.replace("</table>", "</table></div>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{body}</body>\n</html>\n"
+    )

@@ -1,0 +1,333 @@
+"""One MLflow run for each stage execution. This is the only file that imports mlflow.
+
+Without `MLFLOW_TRACKING_URI` the history is `mlflow.db` and `mlartifacts/` at the root of the main
+checkout, so that `dvc exp` in a temporary folder logs there too. A server that cannot be reached
+stops a stage before it does any work; one that is lost later costs log entries, never results.
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+
+from pipeline.errors import PipelineError, TrackingError
+from pipeline.lineage import StageIdentity, output_hashes, project_root
+
+# Files that decide what a stage does; a change in another one leaves the tree clean.
+_SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
+_LIBRARIES = ("torch", "transformers", "dvc", "mlflow", "numpy", "safetensors", "tokenizers")
+_MAX_TAG = 5000
+
+
+@dataclass
+class StageRun:
+    """The MLflow run of a stage that is running.
+
+    A call that fails warns once and lets the stage go on: results never depend on the log.
+    """
+
+    run_id: str
+    _mlflow: ModuleType
+    _warned: bool = field(default=False)
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+        """Log numbers, of one epoch or of the whole run."""
+        with self._unharmed():
+            self._mlflow.log_metrics(dict(metrics), step=epoch)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Log a copy of a small file that a person wants to see."""
+        with self._unharmed():
+            self._mlflow.log_artifact(str(path), folder)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Log text as a file."""
+        with self._unharmed():
+            self._mlflow.log_text(text, name)
+
+    def log_dataset(self, name: str, path: str, digest: str | None, context: str) -> None:
+        """Log what the stage read, by its content.
+
+        Args:
+            name: such as `lama/gazetteer`.
+            path: the DVC output that holds it.
+            digest: DVC's hash of it; None outside DVC, when nothing is logged.
+            context: `training` or `evaluation`.
+        """
+        if digest is None:
+            return
+        from mlflow.data.http_dataset_source import HTTPDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+
+        with self._unharmed():
+            source = HTTPDatasetSource(f"dvc://{path}?md5={digest}")
+            # MLflow marks a method abstract that the class does not need.
+            dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
+            self._mlflow.log_input(dataset, context=context)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; a longer text than MLflow takes is cut."""
+        with self._unharmed():
+            self._mlflow.set_tags({key: value[:_MAX_TAG] for key, value in tags.items()})
+
+    @contextlib.contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # MLflow raises many kinds, and none may cost a result
+            if not self._warned:
+                self._warned = True
+                sys.stderr.write(
+                    f"warning: MLflow took no log entry ({_first_line(error)}); "
+                    "the stage goes on, its outputs are complete\n"
+                )
+
+
+@contextlib.contextmanager
+def stage_run(
+    stage: StageIdentity | None, *, experiment: str, name: str, tags: Mapping[str, str]
+) -> Iterator[StageRun]:
+    """Open the MLflow run of a stage; close it as the block ends.
+
+    The run ends FINISHED; KILLED after a signal; FAILED with the error's text in tag `error` after
+    an exception, which goes on.
+
+    Args:
+        stage: who is running; None outside DVC.
+        experiment: MLflow's experiment; made if absent.
+        name: the run's name, such as `train/lama/p-tuning`.
+        tags: what the run is about (benchmark, task, method, model).
+
+    Raises:
+        TrackingError: the tracking server or store cannot be used.
+    """
+    mlflow = _connect(experiment)
+    try:
+        _close_killed_runs(mlflow, stage)
+        active = mlflow.start_run(
+            run_name=name,
+            tags={**tags, **_stage_tags(stage), **_machine_tags(), **_git_tags()},
+            description=_description(name, stage),
+        )
+    except Exception as error:
+        raise TrackingError(f"MLflow opens no run: {_first_line(error)}") from error
+    run = StageRun(active.info.run_id, mlflow)
+    status = "FAILED"
+    try:
+        if stage is not None:
+            with run._unharmed():
+                mlflow.log_params(_flat(stage.params))
+        run.log_text(_environment(), "environment.json")
+        patch = _git("diff", "HEAD", "--", *_SOURCES)
+        if patch:
+            run.log_text(patch, "git/diff.patch")
+        yield run
+        run.set_tags({f"dvc.out.{path}": value for path, value in output_hashes().items()})
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        run.set_tags({"error": str(error) or repr(error)})
+        if not isinstance(error, PipelineError):
+            run.log_text(traceback.format_exc(), "error.txt")
+        raise
+    finally:
+        with run._unharmed():
+            mlflow.end_run(status)
+
+
+def _connect(experiment: str) -> ModuleType:
+    """Import MLflow and point it at the store."""
+    for key, value in {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default waits four minutes for a dead server
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_DISABLE_AGENT_HINT": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(key, value)
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    root = project_root()
+    location = None
+    try:
+        if not uri:
+            uri = f"sqlite:///{_local_store(root)}"
+            location = (root / "mlartifacts" / experiment).as_uri()
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        if mlflow.get_experiment_by_name(experiment) is None:
+            # Another stage may make it at the same moment.
+            with contextlib.suppress(mlflow.MlflowException):
+                mlflow.create_experiment(experiment, artifact_location=location)
+        mlflow.set_experiment(experiment)
+    except Exception as error:
+        shown = re.sub(r"//[^/@]*@", "//***@", uri or f"sqlite:///{root}/mlflow.db")
+        raise TrackingError(
+            f"MLflow at {shown} cannot be used: {_first_line(error)}\n"
+            "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
+            "mlflow.db in the checkout). Nothing was run."
+        ) from error
+    return mlflow
+
+
+def _local_store(root: Path) -> Path:
+    """Make the SQLite store if there is none, in a way that two processes or a kill survive.
+
+    MLflow makes its tables without a lock: two first users break the file for good, and so does a
+    kill in between. So it is made aside and renamed.
+    """
+    store = root / "mlflow.db"
+    if store.exists():
+        return store
+    work = root / ".work"
+    work.mkdir(exist_ok=True)
+    with (work / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not store.exists():
+            from mlflow.store.db import utils
+
+            partial = work / "mlflow.db.partial"
+            partial.unlink(missing_ok=True)
+            engine = utils.create_sqlalchemy_engine(f"sqlite:///{partial}")
+            utils._initialize_tables(engine)
+            engine.dispose()
+            partial.replace(store)
+    return store
+
+
+def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:
+    """Mark runs of the same key whose process is gone: kill -9 leaves them running for ever."""
+    if stage is None or stage.run_key is None:
+        return
+    running = mlflow.search_runs(
+        filter_string=f"tags.`dvc.run_key` = '{stage.run_key}' AND attributes.status = 'RUNNING'",
+        search_all_experiments=True,
+        output_format="list",
+    )
+    for run in running:
+        tags = run.data.tags
+        here = tags.get("host") == socket.gethostname()
+        if here and not _is_alive(tags.get("process", "")):
+            mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+
+
+def _process_tag() -> str:
+    process = psutil.Process()
+    return f"{process.pid} {process.create_time():.2f}"
+
+
+def _is_alive(tag: str) -> bool:
+    pid, _, created = tag.partition(" ")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except (psutil.Error, ValueError):
+        return False
+
+
+def _stage_tags(stage: StageIdentity | None) -> dict[str, str]:
+    if stage is None:
+        return {"dvc.stage": "", "dvc.experiment": "outside DVC"}
+    tags = {
+        "dvc.stage": stage.name,
+        "dvc.command": stage.command[:_MAX_TAG],
+        "dvc.experiment": stage.experiment or "workspace",
+        **{f"dvc.dep.{path}": value for path, value in stage.inputs.items()},
+    }
+    return tags if stage.run_key is None else {**tags, "dvc.run_key": stage.run_key}
+
+
+def _machine_tags() -> dict[str, str]:
+    return {"host": socket.gethostname(), "process": _process_tag()}
+
+
+def _git_tags() -> dict[str, str]:
+    commit = _git("rev-parse", "HEAD").strip()
+    if not commit:
+        return {}
+    changed = _git("status", "--porcelain", "--", *_SOURCES)
+    return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changed.strip())).lower()}
+
+
+def _git(*arguments: str) -> str:
+    """Return what git prints; nothing where there is no git or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _environment() -> str:
+    versions = {}
+    for library in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return json.dumps(
+        {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "libraries": versions,
+        },
+        indent=2,
+    )
+
+
+def _description(name: str, stage: StageIdentity | None) -> str:
+    """Return Markdown that says what the run is and how to make it again."""
+    if stage is None:
+        return f"**{name}**, run outside DVC: nothing ties it to data or parameters."
+    lines = [
+        f"Stage `{stage.name}` of the pipeline.",
+        "",
+        "```",
+        stage.command,
+        "```",
+        "",
+        "| read | content |",
+        "|---|---|",
+        *(f"| `{path}` | `{value}` |" for path, value in stage.inputs.items()),
+        "",
+        f"To make it again: check out the commit of this run, `dvc repro -s {stage.name}`."
+        + (" The tree had changes: apply `git/diff.patch` first." if _is_dirty() else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _is_dirty() -> bool:
+    return _git_tags().get("git.dirty") == "true"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested parameters to dotted paths; an empty group stays as `{}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or repr(error)
+    line = text.splitlines()[0]
+    return line if len(line) <= 300 else f"{line[:297]}..."

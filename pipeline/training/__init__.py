@@ -1,0 +1,1 @@
+"""Training: the loop, optimisers and schedules, early stopping. Knows neither DVC nor MLflow."""

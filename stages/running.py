@@ -1,0 +1,148 @@
+"""What surrounds every stage's own work: one MLflow run, clear errors, and no orphans."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import psutil
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.models.answers import AnswerModel
+
+from pipeline.errors import PipelineError
+from pipeline.lineage import StageIdentity, project_root, running_stage
+from pipeline.params import Params
+from pipeline.tracking import StageRun, stage_run
+
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="The parameters, checked before anything is done.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; it appears when all is done.")]
+
+ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of the language model.")]
+SplitsFolder = Annotated[Path, typer.Option("--splits", help="Folder of the splits.")]
+
+_GRACE_SECONDS = 30
+
+
+@contextlib.contextmanager
+def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
+    """Run a stage's work as one MLflow run.
+
+    An error that the user can mend ends in its message and exit code 1; so does one of the file
+    system. `PTUNE_TRACEBACK=1` shows the traceback as well. The process ends when the dvc that
+    started it does.
+
+    Args:
+        kind: `validate`, `download`, `splits`, `train`, `evaluate` or `report`.
+        about: benchmark, then task and method where there are some.
+    """
+    _end_with_dvc()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        identity = running_stage()
+        experiment = f"p-tuning-{_EXPERIMENTS[kind]}"
+        tags = {"stage": kind, **dict(zip(("benchmark", "task", "method"), about, strict=False))}
+        with stage_run(
+            identity, experiment=experiment, name="/".join((kind, *filter(None, about))),
+            tags={key: value for key, value in tags.items() if value},
+        ) as run:  # fmt: skip
+            yield RunningStage(run, identity)
+    except (PipelineError, OSError) as error:
+        if os.environ.get("PTUNE_TRACEBACK"):
+            raise
+        _fail(error)
+
+
+class RunningStage:
+    """A stage's run and what DVC knows of it."""
+
+    def __init__(self, run: StageRun, identity: StageIdentity | None) -> None:
+        """Take both."""
+        self.run = run
+        self._identity = identity
+
+    def log_dataset(self, name: str, path: Path, context: str) -> None:
+        """Log an input of the stage as a dataset, under DVC's hash of it."""
+        digest = self._identity.inputs.get(path.as_posix()) if self._identity else None
+        self.run.log_dataset(name, path.as_posix(), digest, context)
+
+
+def load_network(
+    params: Params, folder: Path, this: RunningStage, weights: Path | None = None
+) -> "AnswerModel":
+    """Load the language model where `params.yaml` wants it, and note which it is."""
+    import torch
+
+    from pipeline.models.loading import load_model
+
+    if params.runtime.threads is not None:
+        torch.set_num_threads(params.runtime.threads)
+    this.run.set_tags({"model": params.model.name})
+    return load_model(
+        folder, device=params.runtime.device, dtype=params.model.dtype, weights=weights
+    )
+
+
+def downloads_folder() -> Path:
+    """Return where fetched packages are kept, for all checkouts of `dvc exp` alike."""
+    return project_root() / ".work" / "downloads"
+
+
+def say(text: str) -> None:
+    """Tell the user how far things are."""
+    typer.echo(text, err=True)
+
+
+_EXPERIMENTS = {
+    "validate": "data",
+    "download": "data",
+    "splits": "data",
+    "train": "train",
+    "evaluate": "evaluate",
+    "report": "report",
+}
+
+
+def _fail(error: Exception) -> NoReturn:
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}; check the path and its permissions"
+    typer.secho(f"error: {text}", err=True, fg="red")
+    raise typer.Exit(1) from None
+
+
+def _end_with_dvc() -> None:
+    """End this process when the dvc that started it is gone, so that nothing trains on unseen.
+
+    dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may stand between
+    the two, so a thread watches.
+    """
+
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, end)
+    dvc = next((p for p in psutil.Process().parents() if _is_dvc(p)), None)
+    if dvc is not None:
+        threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
+
+
+def _watch(dvc: psutil.Process) -> None:
+    while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(143)
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(Path(argument).name == "dvc" for argument in process.cmdline()[:3])
+    return False
