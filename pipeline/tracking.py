@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import re
@@ -202,6 +203,7 @@ def _local_store(root: Path) -> Path:
         if not store.exists():
             from mlflow.store.db import utils
 
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
             partial = work / "mlflow.db.partial"
             partial.unlink(missing_ok=True)
             engine = utils.create_sqlalchemy_engine(f"sqlite:///{partial}")

@@ -1,6 +1,6 @@
 """Checks of `params.yaml` that need more than its own types: names, templates, folders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,9 @@ def check_params(params: Params) -> None:
     for relation in [*params.lama.relations, *params.lama.templates]:
         with at("lama.relations"):
             _check_relation(relation)
+    for method in params.lama.training:
+        with at(f"lama.training.{method}.tune"):
+            _check_lama_tune(method, params.lama.training[method].tune)
     for relation, template in params.lama.templates.items():
         with at(f"lama.templates.{relation}"):
             manual_template(template)
@@ -59,6 +62,12 @@ def _check_relation(relation: str) -> None:
     if relation not in GAZETTEER_RELATIONS:
         choices = ", ".join(GAZETTEER_RELATIONS)
         raise ParamsError(f"'{relation}' is not a relation of gazetteer; choose from {choices}")
+
+
+def _check_lama_tune(method: str, tune: Sequence[str]) -> None:
+    wanted = {"manual": [], "p-tuning": ["prompt"]}[method]
+    if list(tune) != wanted:
+        raise ParamsError(f"{list(tune)}, but on LAMA {method} tunes {wanted}; the model is frozen")
 
 
 def _check_labels(verbalizer: dict[str, str], labels: tuple[str, ...]) -> None:

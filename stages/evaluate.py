@@ -47,7 +47,7 @@ def lama(
     """Score P@1 of each relation over the allowed vocabulary."""
     with stage("evaluate", "lama", "", method) as this:
         params = load_params(params_file)
-        data = read_lama(splits)
+        data = read_lama(splits, ["train", "test"])
         this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         network = load_network(params, model, this)
         scores = {
@@ -111,7 +111,7 @@ def superglue(
         kind = TASKS[task]
         examples = {
             split: read_examples(splits / f"{split}.jsonl", fields=kind.fields, labels=kind.labels)
-            for split in ("train", "dev", "test")
+            for split in ("train", "test")
         }
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
         weights = trained / WEIGHTS

@@ -79,11 +79,13 @@ def load_network(
 ) -> "AnswerModel":
     """Load the language model where `params.yaml` wants it, and note which it is."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from pipeline.models.loading import load_model
 
     if params.runtime.threads is not None:
         torch.set_num_threads(params.runtime.threads)
+    disable_progress_bar()  # loading takes a second
     this.run.set_tags({"model": params.model.name})
     return load_model(
         folder, device=params.runtime.device, dtype=params.model.dtype, weights=weights

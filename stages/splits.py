@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,11 +17,13 @@ from pipeline.seeding import make_random
 from pipeline.tasks import TASKS
 from stages.running import Out, ParamsFile, say, stage
 
+Raw = Annotated[Path, typer.Option("--raw", help="Folder that download wrote.")]
+
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 
 @app.command()
-def lama(raw: Path, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
+def lama(raw: Raw, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     """Split the facts of each relation; a subject-object pair stands in one split only."""
     with stage("splits", "lama") as this:
         params = load_params(params_file)
@@ -60,7 +62,7 @@ def lama(raw: Path, out: Out, params_file: ParamsFile = Path("params.yaml")) -> 
 
 @app.command()
 def superglue(
-    task: SuperGlueTask, raw: Path, out: Out, params_file: ParamsFile = Path("params.yaml")
+    task: SuperGlueTask, raw: Raw, out: Out, params_file: ParamsFile = Path("params.yaml")
 ) -> None:
     """Split the examples of one task; examples of one group stand in one split only."""
     with stage("splits", "superglue", task) as this:

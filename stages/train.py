@@ -83,7 +83,9 @@ def lama(
                 weights=folder / WEIGHTS,
             )
             prompts = {
-                name: StoredPrompt(templates[name].source, result.vectors, result.best_epoch)
+                name: StoredPrompt(
+                    templates[name].source, result.vectors, result.best_epoch, result.best_score
+                )
                 for name, result in trained.items()
             }
             save_prompts(folder, method, prompts)
@@ -136,6 +138,7 @@ def superglue(
                 template.source,
                 trained[task].vectors,
                 trained[task].best_epoch,
+                trained[task].best_score,
                 prompts.verbalizer,
                 prompts.max_length,
             )

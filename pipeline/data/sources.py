@@ -158,7 +158,9 @@ def _extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:
     with (
         archive.open(member) as packed,
         target.open("wb") as file,
-        tqdm.wrapattr(file, "write", total=size, desc=target.name, unit_divisor=1024) as bar,
+        tqdm.wrapattr(
+            file, "write", total=size, desc=target.name, unit_divisor=1024, disable=None
+        ) as bar,
     ):
         shutil.copyfileobj(packed, bar, 1 << 20)
 

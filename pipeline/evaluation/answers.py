@@ -24,7 +24,7 @@ class Evaluation:
 
     Attributes:
         test_score: share of test examples answered right (P@1 on LAMA, accuracy on SuperGLUE).
-        dev_score: the same on dev.
+        dev_score: the same on dev, as training left it.
         majority: share of the same test examples whose answer is the most frequent one of train.
         asked: number of test examples that were scored.
         left_out: number whose answer is not one token of the model.
@@ -48,10 +48,10 @@ def evaluate_relation(
     *,
     rows_per_pass: int,
 ) -> Evaluation:
-    """Ask every dev and test fact of a relation, over the allowed vocabulary.
+    """Ask every test fact of a relation, over the allowed vocabulary; train gives the control.
 
     Raises:
-        DataError: no fact of a split has an object that is one token of the model.
+        DataError: no test fact has an object that is one token of the model.
     """
     examples = {
         split: [(fact_values(fact), fact.obj_label) for fact in facts[split]] for split in facts
@@ -70,7 +70,7 @@ def evaluate_task(
     *,
     rows_per_pass: int,
 ) -> Evaluation:
-    """Ask every dev and test example of a task, over its label words."""
+    """Ask every test example of a task, over its label words; train gives the control."""
     verbalizer = prompt.verbalizer or {}
     described = {
         split: [(record, verbalizer[record["label"]]) for record in examples[split]]
@@ -95,42 +95,37 @@ def _evaluate(
     describe: Sequence[Mapping[str, Any]],
     rows_per_pass: int,
 ) -> Evaluation:
-    template = parse_template(prompt.template, fields)
-    scores = {}
-    predictions: list[dict[str, Any]] = []
-    asked: dict[str, list[int]] = {}
-    for split in ("dev", "test"):
-        questions = build_questions(
-            model, template, examples[split], words, max_length=prompt.max_length
+    questions = build_questions(
+        model,
+        parse_template(prompt.template, fields),
+        examples["test"],
+        words,
+        max_length=prompt.max_length,
+    )
+    if not questions.rows:
+        raise DataError(
+            f"{name}: no test example has an answer that is one token of the model; take another "
+            "model or leave it out"
         )
-        if not questions.rows:
-            raise DataError(
-                f"{name}: no {split} example has an answer that is one token of the model; take "
-                "another model or leave it out"
-            )
-        log_probs = predict(
-            model, questions.rows, prompt.vectors, questions.word_ids, rows_per_pass=rows_per_pass
-        )
-        scores[split] = accuracy(log_probs, questions.targets)
-        asked[split] = questions.asked
-        if split == "test":
-            best = log_probs.max(dim=1)
-            right = ranks(log_probs, questions.targets)
-            for row, example in enumerate(questions.asked):
-                predictions.append(
-                    {
-                        **describe[example],
-                        "answer": questions.words[int(best.indices[row])],
-                        "log_prob": round(float(best.values[row]), 4),
-                        "rank": int(right[row]),
-                    }
-                )
-    test = [examples["test"][i][1] for i in asked["test"]]
+    log_probs = predict(
+        model, questions.rows, prompt.vectors, questions.word_ids, rows_per_pass=rows_per_pass
+    )
+    best = log_probs.max(dim=1)
+    right = ranks(log_probs, questions.targets)
+    test = [examples["test"][i][1] for i in questions.asked]
     return Evaluation(
-        test_score=scores["test"],
-        dev_score=scores["dev"],
+        test_score=accuracy(log_probs, questions.targets),
+        dev_score=prompt.dev_score,
         majority=majority_share([word for _, word in examples["train"]], test),
         asked=len(test),
         left_out=len(examples["test"]) - len(test),
-        predictions=predictions,
+        predictions=[
+            {
+                **describe[example],
+                "answer": questions.words[int(best.indices[row])],
+                "log_prob": round(float(best.values[row]), 4),
+                "rank": int(right[row]),
+            }
+            for row, example in enumerate(questions.asked)
+        ],
     )

@@ -26,6 +26,7 @@ class StoredPrompt:
         template: in the template language.
         vectors: (prompt tokens, embedding size) float32; None where the template has none.
         best_epoch: the epoch that dev chose; 0 is before training.
+        dev_score: of that epoch, by the task's metric.
         verbalizer: label -> word; None where the allowed words come with the data.
         max_length: most positions of a row; None: what the model has.
     """
@@ -33,6 +34,7 @@ class StoredPrompt:
     template: str
     vectors: Tensor | None
     best_epoch: int
+    dev_score: float
     verbalizer: dict[str, str] | None = None
     max_length: int | None = None
 
@@ -44,6 +46,7 @@ def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt])
             "template": prompt.template,
             "prompt_tokens": 0 if prompt.vectors is None else len(prompt.vectors),
             "best_epoch": prompt.best_epoch,
+            "dev_score": prompt.dev_score,
             "verbalizer": prompt.verbalizer,
             "max_length": prompt.max_length,
         }

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from pipeline.report.results import LamaResults, Row, TaskResults
 
 _COLOURS = ("#64748b", "#c2410c", "#0f766e", "#6d28d9", "#b45309", "#1d4ed8", "#be185d")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "svg.hashsalt": "p-tuning",
     "svg.fonttype": "path",

@@ -108,7 +108,7 @@ def read_task_results(
 
 def _point(row: dict[str, str], method: str) -> Row:
     numbers = {key: float(row[key]) for key in row if key.startswith("dev_")}
-    names = {key: row[key] for key in ("relation", "task") if key in row}
+    names = {key: value for key, value in row.items() if key in ("relation", "task")}
     return {"method": method, "epoch": int(row["epoch"]), **names, **numbers}
 
 

@@ -1,0 +1,71 @@
+# `make` lists the targets. All of them use the environment in .venv, which `make setup` builds.
+
+PYTHON ?= python3.11
+# What pip installs as torch. A machine with a torch of its own (a GPU build in the system's Python)
+# uses that one with `make setup TORCH=`.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Modules are compiled as they are first imported: faster than compiling all that is installed.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro show ui check lint types test test-fast test-gpu readme lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/runtime ## build the environment in .venv (TORCH= takes the system's torch)
+
+$(VENV)/runtime: requirements.lock
+	@echo "installing into $(VENV): about 2 GB, a minute or two"
+	@$(PYTHON) -m venv $(if $(TORCH),,--system-site-packages) $(VENV)
+	@$(if $(TORCH),$(PIP) --constraint requirements.lock $(TORCH))
+	@$(PIP) --no-deps --requirement requirements.lock
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime requirements-dev.lock
+	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@touch $@
+
+repro: setup ## run the whole pipeline, then show the results
+	@dvc repro
+	@$(MAKE) --no-print-directory show
+
+show: setup ## print the result tables
+	@python -m stages.report show
+
+ui: setup ## browse the MLflow history on http://127.0.0.1:5000
+	@test -f mlflow.db || (echo "error: no history yet (mlflow.db); run 'make repro' first"; exit 1)
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow server \
+		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
+
+check: lint types test ## everything that must pass before a change goes in
+
+lint: $(VENV)/dev ## ruff: errors, style, format
+	@ruff check
+	@ruff format --check
+
+types: $(VENV)/dev ## mypy, strict
+	@mypy
+
+test: $(VENV)/dev ## all tests; no network needed
+	@pytest --quiet
+
+test-fast: $(VENV)/dev ## the tests that run no whole pipeline
+	@pytest --quiet -m "not slow"
+
+test-gpu: $(VENV)/dev ## the tests that need a GPU
+	@pytest --quiet -m gpu
+
+readme: setup ## write the results of the last run into README.md
+	@python -m stages.report readme
+
+lock: ## pin the newest versions that pyproject.toml allows
+	@bash tools/lock.sh "$(PYTHON)" "$(TORCH)"
+
+clean: ## remove the environment and what tools left; results and history stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
