@@ -40,6 +40,7 @@ show: setup ## print the result tables
 
 ui: setup ## browse the MLflow history on http://127.0.0.1:5000
 	@test -f mlflow.db || (echo "error: no history yet (mlflow.db); run 'make repro' first"; exit 1)
+	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow server \
 		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
 
@@ -53,7 +54,7 @@ types: $(VENV)/dev ## mypy, strict
 	@mypy
 
 test: $(VENV)/dev ## all tests; no network needed
-	@pytest --quiet
+	@pytest --quiet --numprocesses 2 --dist loadfile
 
 test-fast: $(VENV)/dev ## the tests that run no whole pipeline
 	@pytest --quiet -m "not slow"

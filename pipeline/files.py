@@ -21,15 +21,18 @@ def staged_folder(target: Path) -> Iterator[Path]:
     or whole. What an earlier killed attempt left behind is removed first.
     """
     partial = target.with_name(f".{target.name}.partial")
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         if target.exists():
-            shutil.rmtree(target)
+            target.replace(old)
         partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

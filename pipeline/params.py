@@ -130,7 +130,7 @@ class TaskPrompts(Section):
     """How a task is put into words."""
 
     max_length: Annotated[int, Field(ge=8)]
-    verbalizer: dict[str, str]
+    verbalizer: dict[str, Annotated[str, Field(min_length=1)]]
     templates: dict[SuperGlueMethod, str]
 
 
@@ -205,6 +205,8 @@ def load_params(path: Path) -> Params:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ParamsError(f"{path}: no such file; run from the root of the project") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
     try:
         # DVC reads the file with the same library, so `1e-4` is a number to both.
         values = YAML(typ="safe", pure=True).load(text)

@@ -32,6 +32,8 @@ from pipeline.lineage import StageIdentity, output_hashes, project_root
 _SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 _LIBRARIES = ("torch", "transformers", "dvc", "mlflow", "numpy", "safetensors", "tokenizers")
 _MAX_TAG = 5000
+# MLflow's pages open on runs and their charts, not on traces of a chat application.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass
@@ -125,7 +127,9 @@ def stage_run(
             description=_description(name, stage),
         )
     except Exception as error:
-        raise TrackingError(f"MLflow opens no run: {_first_line(error)}") from error
+        raise TrackingError(
+            _without_password(f"MLflow opens no run: {_first_line(error)}")
+        ) from error
     run = StageRun(active.info.run_id, mlflow)
     status = "FAILED"
     try:
@@ -175,16 +179,22 @@ def _connect(experiment: str) -> ModuleType:
         if mlflow.get_experiment_by_name(experiment) is None:
             # Another stage may make it at the same moment.
             with contextlib.suppress(mlflow.MlflowException):
-                mlflow.create_experiment(experiment, artifact_location=location)
+                mlflow.create_experiment(
+                    experiment, artifact_location=location, tags=_EXPERIMENT_TAGS
+                )
         mlflow.set_experiment(experiment)
     except Exception as error:
-        shown = re.sub(r"//[^/@]*@", "//***@", uri or f"sqlite:///{root}/mlflow.db")
+        where = uri or f"sqlite:///{root}/mlflow.db"
         raise TrackingError(
-            f"MLflow at {shown} cannot be used: {_first_line(error)}\n"
-            "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
+            _without_password(f"MLflow at {where} cannot be used: {_first_line(error)}\n")
+            + "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
             "mlflow.db in the checkout). Nothing was run."
         ) from error
     return mlflow
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def _local_store(root: Path) -> Path:
@@ -301,7 +311,7 @@ def _description(name: str, stage: StageIdentity | None) -> str:
         f"Stage `{stage.name}` of the pipeline.",
         "",
         "```",
-        stage.command,
+        stage.command.replace(" --", " \\\n  --"),
         "```",
         "",
         "| read | content |",

@@ -32,12 +32,19 @@ def check_params(params: Params) -> None:
         check_model_name(params.model.name)
     with at("data.mirror"):
         _check_mirror(params.data.mirror)
-    for relation in [*params.lama.relations, *params.lama.templates]:
-        with at("lama.relations"):
-            _check_relation(relation)
-    for method in params.lama.training:
-        with at(f"lama.training.{method}.tune"):
-            _check_lama_tune(method, params.lama.training[method].tune)
+    for place, names in (
+        ("lama.relations", params.lama.relations),
+        ("lama.templates", params.lama.templates),
+    ):
+        for relation in names:
+            with at(place):
+                _check_relation(relation)
+    with at("lama.prompt_tokens"):
+        if "p-tuning" in params.lama.methods:
+            _check_prompt_tokens(sum(params.lama.prompt_tokens.model_dump().values()), tuned=True)
+    for name, settings in params.lama.training.items():
+        with at(f"lama.training.{name}.tune"):
+            _check_lama_tune(name, settings.tune)
     for relation, template in params.lama.templates.items():
         with at(f"lama.templates.{relation}"):
             manual_template(template)
@@ -47,8 +54,9 @@ def check_params(params: Params) -> None:
         for method, template in prompts.templates.items():
             with at(f"superglue.prompts.{task}.templates.{method}"):
                 parsed = parse_template(template, TASKS[task].fields)
-                tuned = params.superglue.training[method].tune
-                _check_prompt_tokens(parsed.prompt_tokens, tuned="prompt" in tuned)
+                training = params.superglue.training.get(method)
+                if training is not None:
+                    _check_prompt_tokens(parsed.prompt_tokens, tuned="prompt" in training.tune)
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
 

@@ -76,9 +76,14 @@ def lama(
         )
         write_csv(
             controls,
-            ["relation", "left_out", "majority"],
+            ["relation", "label", "left_out", "majority"],
             [
-                {"relation": name, "left_out": score.left_out, "majority": score.majority}
+                {
+                    "relation": name,
+                    "label": data.relations[name].label,
+                    "left_out": score.left_out,
+                    "majority": score.majority,
+                }
                 for name, score in scores.items()
             ],
         )

@@ -1,13 +1,17 @@
 """Write the report, or show its tables on the terminal."""
 
+import datetime
+import os
+import platform
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.files import staged_folder
+from pipeline.files import staged_folder, write_text
 from pipeline.params import load_params
 from pipeline.report.page import write_report
+from pipeline.report.readme import insert_results
 from pipeline.report.results import read_lama_results, read_task_results
 from stages.running import Out, ParamsFile, stage
 
@@ -76,6 +80,33 @@ def show(
         "dvc plots show\nChange something: edit params.yaml, then dvc repro",
         highlight=False,
     )
+
+
+@app.command()
+def readme(
+    report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    file: Annotated[Path, typer.Option(help="File with the two marks.")] = Path("README.md"),
+    figures: Annotated[Path, typer.Option(help="Where figures go.")] = Path("docs/figures"),
+) -> None:
+    """Write the tables of the last run into README.md, and its figures beside it."""
+    note = (
+        f"From `make repro` as cloned (`params.yaml`, seed included), {machine_name()}, "
+        f"{datetime.date.today().isoformat()}. Test sets are small: a few points may be chance.\n"
+    )
+    summary = (report / "summary.md").read_text(encoding="utf-8")
+    write_text(file, insert_results(file.read_text(encoding="utf-8"), f"{note}\n{summary}"))
+    for figure in sorted(report.glob("figures/*.svg")):
+        write_text(figures / figure.name, figure.read_text(encoding="utf-8"))
+
+
+def machine_name() -> str:
+    """Return the processor and the number of cores that this process may use."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{os.cpu_count()} cores of {model}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
@@ -49,15 +49,18 @@ def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
         identity = running_stage()
         experiment = f"p-tuning-{_EXPERIMENTS[kind]}"
         tags = {"stage": kind, **dict(zip(("benchmark", "task", "method"), about, strict=False))}
-        with stage_run(
-            identity, experiment=experiment, name="/".join((kind, *filter(None, about))),
-            tags={key: value for key, value in tags.items() if value},
-        ) as run:  # fmt: skip
+        named = {key: value for key, value in tags.items() if value}
+        name = "/".join((kind, *filter(None, about)))
+        with (
+            stage_run(identity, experiment=experiment, name=name, tags=named) as run,
+            _file_errors_named(),
+        ):
             yield RunningStage(run, identity)
-    except (PipelineError, OSError) as error:
+    except PipelineError as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise
-        _fail(error)
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None
 
 
 class RunningStage:
@@ -112,12 +115,17 @@ _EXPERIMENTS = {
 }
 
 
-def _fail(error: Exception) -> NoReturn:
-    text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}; check the path and its permissions"
-    typer.secho(f"error: {text}", err=True, fg="red")
-    raise typer.Exit(1) from None
+@contextlib.contextmanager
+def _file_errors_named() -> Iterator[None]:
+    """Say of an error of the file system which path it is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise PipelineError(str(error)) from error
+        raise PipelineError(
+            f"{error.filename}: {error.strerror}; check the path and its permissions"
+        ) from error
 
 
 def _end_with_dvc() -> None:

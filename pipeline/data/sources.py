@@ -126,6 +126,10 @@ def _find_wheel(source: PackageSource, cache: Path, mirror: Path | None) -> Path
     return kept
 
 
+# The descriptor, as sys.stderr is no file in a notebook or a test.
+_STDERR = 2
+
+
 def _pip_download(source: PackageSource, folder: Path) -> None:
     requirement = f"{source.package}=={source.version}"
     command = [
@@ -140,12 +144,13 @@ def _pip_download(source: PackageSource, folder: Path) -> None:
         str(folder),
         requirement,
     ]
-    done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=_STDERR, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0 or not (folder / source.wheel).is_file():
-        errors = [
-            line for line in done.stderr.splitlines() if "ERROR" in line or "No module" in line
-        ]
-        reason = errors[-1] if errors else done.stderr.strip() or "no wheel came"
+        lines = done.stderr.strip().splitlines() or ["no wheel came"]
+        errors = [line for line in lines if "ERROR" in line or "No module" in line]
+        # Where pip itself fails, it prints "ERROR: Exception:" and a traceback, the reason last.
+        crashed = not errors or errors[-1].startswith("ERROR: Exception")
+        reason = lines[-1] if crashed else errors[-1]
         raise DownloadError(
             f"pip could not fetch {requirement}: {reason}\n"
             "Check the network and pip's index settings, or set data.mirror in params.yaml to a "

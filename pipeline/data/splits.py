@@ -36,8 +36,8 @@ def split_items(
     order = list(groups.values())
     rng.shuffle(order)
 
-    share = min(1.0, len(items) / sum(sizes.values()))
-    room = {name: int(size * share) for name, size in sizes.items()}
+    wanted = sum(sizes.values())
+    room = {name: size * min(len(items), wanted) // wanted for name, size in sizes.items()}
     dealt: dict[str, list[Item]] = {name: [] for name in sizes}
     for members in order:
         for name in sizes:

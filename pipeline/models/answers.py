@@ -97,7 +97,9 @@ class AnswerModel:
     @torch.no_grad()
     def _check_against_network(self) -> None:
         """Compare with the model's own forward pass on two short rows of different length."""
-        ids = torch.arange(1, 9).remainder(len(self.words)).repeat(2, 1).to(self.device)
+        known = [i for i in range(len(self.words)) if i != self.codec.pad_id]
+        ids = torch.tensor([known[-8:], [*known[-6:], *[self.codec.pad_id] * 2]])
+        ids = ids.to(self.device)
         attention_mask = torch.ones_like(ids)
         attention_mask[1, 6:] = 0
         answers = torch.tensor([7, 5], device=self.device)

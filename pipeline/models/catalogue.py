@@ -4,10 +4,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.data.sources import SOURCES, fetch_source
+from pipeline.data.sources import fetch_source
 from pipeline.errors import ModelError
 from pipeline.files import link_or_copy
-from pipeline.models.gguf import convert_gguf
 
 # Name in params.yaml -> name in the table of sources. Each is a package that carries a GGUF file.
 PACKAGED_MODELS = {"smollm2-135m-instruct": "smollm2-135m-instruct"}
@@ -26,7 +25,7 @@ def check_model_name(name: str) -> None:
     folder = Path(name)
     if not folder.is_dir():
         raise ModelError(
-            f"model.name: {name!r} is neither a model of the catalogue "
+            f"{name!r} is neither a model of the catalogue "
             f"({', '.join(PACKAGED_MODELS)}) nor a folder"
         )
     missing = [file for file in _NEEDED if not (folder / file).is_file()]
@@ -34,7 +33,7 @@ def check_model_name(name: str) -> None:
         missing.append("*.safetensors")
     if missing:
         raise ModelError(
-            f"model.name: folder {name} has no {', '.join(missing)}; save the model there with "
+            f"folder {name} has no {', '.join(missing)}; save the model there with "
             "save_pretrained, and its fast tokenizer too"
         )
 
@@ -54,7 +53,9 @@ def obtain_model(name: str, target: Path, *, cache: Path, mirror: Path | None) -
     """
     check_model_name(name)
     if name in PACKAGED_MODELS:
-        assert PACKAGED_MODELS[name] in SOURCES
+        # Checking a name must not cost the import of torch.
+        from pipeline.models.gguf import convert_gguf
+
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as folder:
             fetch_source(PACKAGED_MODELS[name], Path(folder), cache=cache, mirror=mirror)
             convert_gguf(Path(folder, "model.gguf"), target)

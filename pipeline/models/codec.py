@@ -10,8 +10,8 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerFast
 
 # Behind one of these, a tokenizer sees text as the continuation of a line. The second serves where
-# the first would melt into the text's first word.
-_ANCHORS = ("a", "\n")
+# the tokenizer drops the first, unless it would melt into the text's first word.
+_ANCHORS = ("\n", "a")
 
 
 class Codec:
@@ -69,6 +69,8 @@ class Codec:
     @lru_cache(maxsize=65536)  # noqa: B019 - a codec lives as long as its process
     def _continuation(self, text: str) -> list[int]:
         for anchor, head in self._anchors:
+            if anchor.isalnum() and text[0].isalnum():
+                continue
             ids = self._ids(anchor + text)
             if head and ids[: len(head)] == head:
                 return ids[len(head) :]

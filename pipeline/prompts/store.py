@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -70,7 +71,10 @@ def load_prompts(folder: Path) -> dict[str, StoredPrompt]:
     """
     described = read_json(folder / "prompts.json")["prompts"]
     path = folder / "prompts.safetensors"
-    vectors = load_file(path) if path.exists() else {}
+    try:
+        vectors = load_file(path) if path.exists() else {}
+    except SafetensorError as error:
+        raise DataError(f"{path}: cut or altered ({error}); train again") from error
     prompts = {}
     for name, entry in described.items():
         count = entry.pop("prompt_tokens")

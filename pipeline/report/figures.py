@@ -10,7 +10,11 @@ from matplotlib.figure import Figure
 
 from pipeline.report.results import LamaResults, Row, TaskResults
 
-_COLOURS = ("#64748b", "#c2410c", "#0f766e", "#6d28d9", "#b45309", "#1d4ed8", "#be185d")
+_COLOURS = {
+    "manual": "#64748b",
+    "p-tuning": "#c2410c",
+    "manual-fine-tuning": "#1d4ed8",
+}
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "svg.hashsalt": "p-tuning",
@@ -44,17 +48,19 @@ def relations_figure(results: LamaResults) -> str:
             zorder=2,
             label="majority class",
         )
-        for number, method in enumerate(results.methods):
+        for method in results.methods:
             axes.scatter(
                 [100 * row[method] for row in rows],
                 places,
                 s=46,
                 zorder=3,
                 label=method,
-                color=_colour(number),
+                color=_COLOURS[method],
             )
-        axes.set_yticks(places, [f"{row['relation']}  (n={row['facts']})" for row in rows])
-        axes.set_xlim(0, 100)
+        axes.set_yticks(
+            places, [f"{row['relation']} {row['label']}  (n={row['facts']})" for row in rows]
+        )
+        axes.set_xlim(-1, 100)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel("test P@1, %")
         axes.grid(axis="x", color="#e2e8f0")
@@ -96,9 +102,9 @@ def _panels(
         for panel, name in zip(panels, names, strict=False):
             panel.set_title(name, loc="left", color="#334155")
             panel.grid(color="#e2e8f0")
-            for number, method in enumerate(methods):
+            for method in methods:
                 points = [p for p in curves if p[unit] == name and p["method"] == method]
-                _curve(panel, points, value, method, _colour(number), last)
+                _curve(panel, points, value, method, _COLOURS[method], last)
         panels[0].set_ylim(0, 100)
         panels[0].xaxis.get_major_locator().set_params(integer=True)
         figure.supxlabel("epoch", size=10, color="#334155")
@@ -119,11 +125,9 @@ def _curve(
         panel.plot(epochs, values, color=colour, marker="o", ms=3, label=label)
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
-
-
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(
+        buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )
     return buffer.getvalue()

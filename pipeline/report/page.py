@@ -85,7 +85,7 @@ def write_report(
 
 
 def _html(title: str, markdown: str, figures: dict[str, str]) -> str:
-    body: str = MarkdownIt("commonmark").enable("table").render(markdown)
+    body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     for name, figure in figures.items():
         start = body.index(f'<img src="figures/{name}.svg"')
         end = body.index("/>", start) + 2

@@ -16,8 +16,8 @@ class LamaResults:
 
     Attributes:
         methods: method -> its metrics file.
-        relations: one row a relation: `relation`, `facts`, `left_out`, `majority`, and P@1 under
-            each method's name.
+        relations: one row a relation: `relation`, `label`, `facts`, `left_out`,
+            `majority`, and P@1 under each method's name.
         curves: one row a method, relation and epoch: `method`, `relation`, `epoch`, `dev_p_at_1`.
         answers: rows `relation`, `subject`, `object`, and the answer under each method's name.
     """
@@ -63,6 +63,7 @@ def read_lama_results(
                 score["relation"],
                 {
                     "relation": score["relation"],
+                    "label": control["label"],
                     "facts": int(score["facts"]),
                     "left_out": int(control["left_out"]),
                     "majority": float(control["majority"]),

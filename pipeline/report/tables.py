@@ -1,13 +1,14 @@
 """Tables as Markdown."""
 
+import re
 from collections.abc import Sequence
 
 from pipeline.report.results import LamaResults, Row, TaskResults
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; every column but the first is aligned to the right."""
-    rule = ["---", *["---:"] * (len(columns) - 1)]
+    """Return a Markdown table; columns of numbers are aligned to the right."""
+    rule = ["---:" if all(map(_is_number, cells)) else "---" for cells in zip(*rows, strict=True)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *rows)) + "\n"
 
 
@@ -31,7 +32,7 @@ def lama_relations(results: LamaResults) -> str:
     methods = list(results.methods)
     rows = [
         [
-            row["relation"],
+            f"{row['relation']} {row['label']}",
             str(row["facts"]),
             str(row["left_out"]),
             _percent(row["majority"]),
@@ -48,8 +49,8 @@ def lama_answers(results: LamaResults) -> str:
     rows = [
         [
             row["relation"],
-            row["subject"],
-            row["object"],
+            escaped(row["subject"]),
+            escaped(row["object"]),
             *(_marked(row.get(method, ""), row["object"]) for method in methods),
         ]
         for row in results.answers
@@ -83,8 +84,17 @@ def _majority_row(methods: dict[str, Row], count: str) -> list[list[str]]:
     return [["majority class", _percent(first["test/majority"]), "", str(first[count])]]
 
 
+def _is_number(cell: str) -> bool:
+    return not cell or cell.replace(".", "", 1).isdigit()
+
+
 def _marked(answer: str, right: str) -> str:
-    return f"**{answer}**" if answer == right else answer
+    return f"**{escaped(answer)}**" if answer == right else escaped(answer)
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return re.sub(r"([\\|*_`\[\]<>&])", r"\\\1", text)
 
 
 def _percent(share: float) -> str:

@@ -1,8 +1,10 @@
 """LAMA as a task: its fields, its manual templates, and the hybrid template made from them."""
 
+import re
+
 from pipeline.data.lama import Fact
 from pipeline.errors import TemplateError
-from pipeline.prompts.template import Template, parse_template
+from pipeline.prompts.template import Field, Template, parse_template
 
 FIELDS = ("subject",)
 
@@ -19,7 +21,7 @@ def manual_template(text: str) -> Template:
         TemplateError: it lacks the subject or the mask, or has prompt tokens.
     """
     template = parse_template(text.replace("[X]", "{subject}").replace("[Y]", "{mask}"), FIELDS)
-    if "{subject}" not in template.source:
+    if not any(isinstance(part, Field) for part in template.parts):
         raise TemplateError(f"template {text!r}: no subject; write {{subject}} where it stands")
     if template.prompt_tokens:
         raise TemplateError(
@@ -45,7 +47,10 @@ def hybrid_template(manual: Template, *, start: int, before_mask: int, after_mas
     the mask for masked models, which its author calls a leftover (THUDM/P-tuning issue 40).
     """
     behind = f" [P*{after_mask}]" if after_mask else ""
-    text = manual.source.replace("{mask}", _tokens(before_mask) + "{mask}" + behind)
+    # Braces that stand for themselves are not the mask's.
+    pieces = re.split(r"(\{\{|\}\}|\{mask\})", manual.source)
+    mask = _tokens(before_mask) + "{mask}" + behind
+    text = "".join(mask if piece == "{mask}" else piece for piece in pieces)
     return parse_template(_tokens(start) + text, FIELDS)
 
 

@@ -1,0 +1,186 @@
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.lama import Fact
+from pipeline.data.splits import split_facts, split_items
+from pipeline.seeding import make_random
+
+NAMES = ("train", "dev", "test")
+
+sizes_of_splits = st.tuples(*[st.integers(1, 12)] * 3).map(
+    lambda sizes: dict(zip(NAMES, sizes, strict=True))
+)
+# The group of each item.
+groups_of_items = st.lists(st.integers(0, 15), max_size=50)
+few_places = st.sampled_from("ABCDEFGH")
+pairs = st.lists(st.tuples(few_places, few_places), min_size=1, max_size=60)
+
+
+def _deal(groups, sizes, seed=0):
+    return split_items(
+        list(enumerate(groups)),
+        sizes=sizes,
+        group=lambda item: item[1],
+        rng=random.Random(seed),
+    )
+
+
+def _facts(pairs_of_labels):
+    return [Fact("P47", subject, object_) for subject, object_ in pairs_of_labels]
+
+
+@settings(deadline=None)
+@given(groups=groups_of_items, sizes=sizes_of_splits, seed=st.integers(0, 5))
+def test_an_item_is_dealt_once_and_a_group_stands_in_one_split_only(groups, sizes, seed):
+    dealt = _deal(groups, sizes, seed)
+    items = [item for split in dealt.values() for item in split]
+    assert len(set(items)) == len(items)
+    assert set(items) <= set(enumerate(groups))
+    places = {(group, name) for name in NAMES for _, group in dealt[name]}
+    assert max(Counter(group for group, _ in places).values(), default=1) == 1
+
+
+@settings(deadline=None)
+@given(groups=groups_of_items, sizes=sizes_of_splits, seed=st.integers(0, 5))
+def test_a_group_is_dealt_whole(groups, sizes, seed):
+    dealt = _deal(groups, sizes, seed)
+    whole = Counter(groups)
+    for split in dealt.values():
+        for group, count in Counter(group for _, group in split).items():
+            assert count == whole[group]
+
+
+@settings(deadline=None)
+@given(groups=groups_of_items, sizes=sizes_of_splits, seed=st.integers(0, 5))
+def test_a_split_has_its_size_but_for_less_than_a_group(groups, sizes, seed):
+    dealt = _deal(groups, sizes, seed)
+    largest = max(Counter(groups).values(), default=1)
+    wanted = sum(sizes.values())
+    for name, size in sizes.items():
+        share = size * min(len(groups), wanted) / wanted
+        assert len(dealt[name]) <= share + 1e-9
+        assert len(dealt[name]) > int(share + 1e-9) - largest
+
+
+@settings(deadline=None)
+@given(count=st.integers(0, 40), sizes=sizes_of_splits)
+def test_items_by_themselves_fill_the_splits_exactly(count, sizes):
+    dealt = _deal(range(count), sizes)
+    wanted = sum(sizes.values())
+    assert {name: len(dealt[name]) for name in NAMES} == {
+        name: size * min(count, wanted) // wanted for name, size in sizes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes", "shares"),
+    [
+        (310, {"train": 120, "dev": 40, "test": 150}, (120, 40, 150)),
+        (1000, {"train": 120, "dev": 40, "test": 150}, (120, 40, 150)),
+        (31, {"train": 120, "dev": 40, "test": 150}, (12, 4, 15)),
+        (0, {"train": 120, "dev": 40, "test": 150}, (0, 0, 0)),
+        (7, {"train": 7, "dev": 7, "test": 35}, (1, 1, 5)),
+        (58, {"train": 10, "dev": 40, "test": 50}, (5, 23, 29)),
+    ],
+)
+def test_too_few_items_are_shared_in_proportion(count, sizes, shares):
+    dealt = _deal(range(count), sizes)
+    assert tuple(len(dealt[name]) for name in NAMES) == shares
+
+
+def test_pairs_fill_even_sizes_and_leave_odd_ones_one_short():
+    groups = [number // 2 for number in range(40)]
+    dealt = _deal(groups, {"train": 8, "dev": 5, "test": 6})
+    assert [len(dealt[name]) for name in NAMES] == [8, 4, 6]
+
+
+@settings(deadline=None)
+@given(groups=groups_of_items, sizes=sizes_of_splits, seed=st.integers(0, 5))
+def test_the_same_seed_gives_the_same_splits(groups, sizes, seed):
+    assert _deal(groups, sizes, seed) == _deal(groups, sizes, seed)
+
+
+def test_another_seed_gives_other_splits():
+    sizes = {"train": 10, "dev": 10, "test": 10}
+    assert _deal(range(50), sizes, seed=0) != _deal(range(50), sizes, seed=1)
+
+
+def test_every_item_has_the_same_chance_of_each_split():
+    sizes = {"train": 2, "dev": 2, "test": 4}
+    counts = Counter(
+        (item, name)
+        for seed in range(2000)
+        for name, items in _deal(range(8), sizes, seed).items()
+        for item, _ in items
+    )
+    for item in range(8):
+        # 500, 500, 1000 are expected; five standard deviations are 97 and 112.
+        assert counts[item, "train"] == pytest.approx(500, abs=97)
+        assert counts[item, "dev"] == pytest.approx(500, abs=97)
+        assert counts[item, "test"] == pytest.approx(1000, abs=112)
+
+
+@settings(deadline=None)
+@given(labels=pairs, sizes=sizes_of_splits, seed=st.integers(0, 5))
+def test_a_pair_stands_in_one_split_only_and_its_mirror_image_beside_it(labels, sizes, seed):
+    dealt = split_facts(_facts(labels), sizes=sizes, rng=random.Random(seed))
+    where = [
+        (frozenset((fact.sub_label, fact.obj_label)), name)
+        for name, split in dealt.items()
+        for fact in split
+    ]
+    for one, name in where:
+        assert {other for pair, other in where if pair == one} == {name}
+    used = [(f.sub_label, f.obj_label) for split in dealt.values() for f in split]
+    assert len(set(used)) == len(used)
+    assert set(used) <= set(labels)
+    for subject, object_ in used:
+        assert (object_, subject) in used or (object_, subject) not in labels
+
+
+def test_of_a_pair_that_occurs_twice_the_first_is_used():
+    facts = [
+        Fact("P17", "Lyon", "France", uuid="first"),
+        Fact("P17", "Oslo", "Norway"),
+        Fact("P17", "Lyon", "France", uuid="second"),
+    ]
+    dealt = split_facts(facts, sizes={"train": 9}, rng=random.Random(0))
+    assert sorted((f.sub_label, f.uuid) for f in dealt["train"]) == [
+        ("Lyon", "first"),
+        ("Oslo", None),
+    ]
+
+
+def test_repeats_do_not_count_towards_a_size():
+    facts = _facts([("A", "B")] * 90 + [("C", "D"), ("E", "F")])
+    dealt = split_facts(facts, sizes={"train": 1, "test": 2}, rng=random.Random(0))
+    assert {name: len(split) for name, split in dealt.items()} == {"train": 1, "test": 2}
+
+
+def test_a_relations_splits_do_not_depend_on_the_other_relations():
+    facts = {
+        relation: [Fact(relation, f"s{n}", f"{relation}{n % 7}") for n in range(60)]
+        for relation in ("P17", "P30", "P47")
+    }
+    sizes = {"train": 20, "dev": 10, "test": 20}
+
+    def build(relations):
+        return {
+            relation: split_facts(
+                facts[relation],
+                sizes=sizes,
+                rng=make_random(3, "splits", "lama", relation),
+            )
+            for relation in relations
+        }
+
+    everything = build(["P17", "P30", "P47"])
+    backwards = build(["P47", "P17"])
+    assert backwards["P17"] == everything["P17"]
+    assert backwards["P47"] == everything["P47"]
+    drawn = {name: [f.sub_label for f in everything[name]["train"]] for name in ("P17", "P30")}
+    assert drawn["P17"] != drawn["P30"]

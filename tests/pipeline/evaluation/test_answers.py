@@ -1,0 +1,297 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.data.lama import Fact
+from pipeline.errors import DataError
+from pipeline.evaluation.answers import Evaluation, evaluate_relation, evaluate_task
+from pipeline.evaluation.metrics import accuracy
+from pipeline.models.answers import AnswerModel
+from pipeline.models.loading import load_model
+from pipeline.prompts.store import WEIGHTS, StoredPrompt, load_prompts, save_prompts
+from pipeline.prompts.template import parse_template
+from pipeline.tasks import TASKS
+from pipeline.training.loop import train
+from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.problems import lama_problem, task_problem
+from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
+
+SUBJECTS = {
+    "Paris": "_Paris",
+    "Oslo": "_Oslo",
+    "Lyon city": "_Lyon _city",
+    "the city of Lyon": "_the _city _of _Lyon",
+    "Japan": "_Japan",
+    "a capital in Asia": "_a _capital _in _Asia",
+}
+ADAM = OptimiserSettings("adam", 1e-2, 0.0, "constant", 0.0, 1.0, None)
+RTE = TASKS["rte"]
+YES_NO = {"entailment": "yes", "not_entailment": "no"}
+
+
+@pytest.fixture(params=["bert", "gpt2"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, AnswerModel], family: str) -> AnswerModel:
+    return tiny_models[family]
+
+
+def stored(model: AnswerModel, count: int, template: str, **more: Any) -> StoredPrompt:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(count, model.words.shape[1], generator=generator) if count else None
+    return StoredPrompt(template, vectors, 3, 0.75, **more)
+
+
+def relation_facts() -> dict[str, list[Fact]]:
+    """Every subject with every object, and objects that are several tokens among them."""
+    test = [Fact("P17", subject, word) for subject in SUBJECTS for word in VOCABULARY]
+    test.insert(1, Fact("P17", "Paris", "Zanzibar"))
+    # As many of each, but for two: neither right nor wrong answers come by chance alone.
+    del test[-7:-3]
+    train = [Fact("P17", "Oslo", word) for word in ("Norway", "Asia", "Zanzibar", "Asia")]
+    return {"train": train, "test": test}
+
+
+def slow_answers(
+    family: str, model: AnswerModel, spelled: str, vectors: Tensor | None
+) -> list[Any]:
+    """Ask one fact at a time: (fact, answer, log-probability, rank)."""
+    words = ids(family, model.codec, " ".join(f"_{word}" for word in VOCABULARY))
+    answers = []
+    for fact in relation_facts()["test"]:
+        if fact.obj_label not in VOCABULARY:
+            continue
+        row = hand_row(family, model, spelled.format(SUBJECTS[fact.sub_label]))
+        with torch.no_grad():
+            scores = slow_scores(model, row, vectors, words).tolist()
+        best = max(range(len(scores)), key=lambda i: scores[i])
+        right = scores[VOCABULARY.index(fact.obj_label)]
+        answers.append((fact, VOCABULARY[best], scores[best], sum(s > right for s in scores) + 1))
+    return answers
+
+
+@pytest.mark.parametrize("rows_per_pass", [1, 4, 64])
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_relation_scores_as_by_one_fact_at_a_time(
+    model: AnswerModel, family: str, count: int, rows_per_pass: int
+) -> None:
+    template = "[P*2] {subject} is in [P] {mask} ." if count else "a: {subject} is in {mask} ."
+    spelled = "P P {} _is _in P M _ ." if count else "^a : {} _is _in M _ ."
+    prompt = stored(model, count, template)
+    slow = slow_answers(family, model, spelled, prompt.vectors)
+
+    found = evaluate_relation(
+        model,
+        "P17",
+        prompt,
+        relation_facts(),
+        [*VOCABULARY, "Zanzibar"],
+        rows_per_pass=rows_per_pass,
+    )
+
+    hits = [answer == fact.obj_label for fact, answer, _, _ in slow]
+    assert 0 < sum(hits) < len(hits)
+    assert found.test_score == sum(hits) / len(hits)
+    assert found.asked == len(slow) == 26
+    assert found.left_out == 1
+    assert found.dev_score == 0.75
+    assert len(found.predictions) == len(slow)
+    for record, (fact, answer, log_prob, rank) in zip(found.predictions, slow, strict=True):
+        assert record.pop("log_prob") == pytest.approx(log_prob, abs=1e-3)
+        assert record == {
+            "relation": "P17",
+            "subject": fact.sub_label,
+            "object": fact.obj_label,
+            "answer": answer,
+            "rank": rank,
+        }
+
+
+def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
+    model: AnswerModel,
+) -> None:
+    facts = relation_facts()
+    found = evaluate_relation(
+        model, "P17", stored(model, 0, "{subject} {mask}"), facts, VOCABULARY, rows_per_pass=9
+    )
+    asked = [fact.obj_label for fact in facts["test"] if fact.obj_label != "Zanzibar"]
+    assert found.majority == asked.count("Asia") / len(asked)
+
+
+def test_a_relation_that_the_model_cannot_answer_is_an_error(model: AnswerModel) -> None:
+    facts = {
+        "train": [Fact("P17", "Oslo", "Norway")],
+        "test": [Fact("P17", "Oslo", "Zanzibar")],
+    }
+    with pytest.raises(DataError, match="P17: no test example has an answer that is one token"):
+        evaluate_relation(
+            model, "P17", stored(model, 0, "{subject} {mask}"), facts, VOCABULARY, rows_per_pass=9
+        )
+
+
+def rte(premise: str, hypothesis: str, label: str, idx: int) -> dict[str, Any]:
+    return {"premise": premise, "hypothesis": hypothesis, "label": label, "idx": idx}
+
+
+def rte_examples() -> dict[str, list[dict[str, Any]]]:
+    labels = ["entailment", "not_entailment"]
+    return {
+        split: [
+            rte(premise, place, labels[(i + j + shift) % 2], 10 * i + j)
+            for i, premise in enumerate(("Paris is in France", "Oslo is a city", "Japan, Asia"))
+            for j, place in enumerate(("Norway", "Lyon is a city", "no"))
+        ]
+        for split, shift in (("train", 0), ("test", 1))
+    }
+
+
+def test_a_task_scores_as_by_one_example_at_a_time(model: AnswerModel, family: str) -> None:
+    spelled = {
+        "Paris is in France": "^Paris _is _in _France",
+        "Oslo is a city": "^Oslo _is _a _city",
+        "Japan, Asia": "^Japan , _Asia",
+        "Norway": "_Norway",
+        "Lyon is a city": "_Lyon _is _a _city",
+        "no": "_no",
+    }
+    prompt = stored(model, 1, "{premise}? {hypothesis}, [P] {mask}.", verbalizer=YES_NO)
+    examples = rte_examples()
+    words = ids(family, model.codec, "_yes _no")
+    slow = []
+    for record in examples["test"]:
+        text = f"{spelled[record['premise']]} ? {spelled[record['hypothesis']]} , P M ."
+        with torch.no_grad():
+            scores = slow_scores(model, hand_row(family, model, text), prompt.vectors, words)
+        slow.append("yes" if scores[0] > scores[1] else "no")
+
+    found = evaluate_task(model, RTE, prompt, examples, rows_per_pass=4)
+
+    right = [YES_NO[record["label"]] for record in examples["test"]]
+    hits = [a == b for a, b in zip(slow, right, strict=True)]
+    assert found.test_score == sum(hits) / 9
+    assert found.dev_score == 0.75
+    assert (found.asked, found.left_out) == (9, 0)
+    # Train has five entailments of nine, test four.
+    assert found.majority == 4 / 9
+    assert [record["answer"] for record in found.predictions] == slow
+    assert [record["rank"] for record in found.predictions] == [1 if hit else 2 for hit in hits]
+    for record, example, word in zip(found.predictions, examples["test"], right, strict=True):
+        assert record.items() >= {**example, "label_word": word}.items()
+
+
+def test_a_task_is_cut_to_the_length_that_it_was_trained_with(model: AnswerModel) -> None:
+    source = "{premise:shorten} {mask}"
+    examples = {
+        "train": [rte("no", "no", "entailment", 0)],
+        "test": [rte("Paris Lyon Oslo France", "no", "entailment", 0)],
+    }
+    short = {"train": examples["train"], "test": [rte("Paris", "no", "entailment", 0)]}
+    max_length = len(model.codec.prefix) + 1 + int(model.masked) + len(model.codec.suffix)
+    cut = stored(model, 0, source, verbalizer=YES_NO, max_length=max_length)
+    whole = stored(model, 0, source, verbalizer=YES_NO)
+
+    def log_prob(prompt: StoredPrompt, asked: dict[str, list[dict[str, Any]]]) -> float:
+        found = evaluate_task(model, RTE, prompt, asked, rows_per_pass=1)
+        return float(found.predictions[0]["log_prob"])
+
+    assert log_prob(cut, examples) == log_prob(whole, short)
+    assert log_prob(cut, examples) != log_prob(whole, examples)
+
+
+def evaluate_stored(model: AnswerModel, prompt: StoredPrompt) -> Evaluation:
+    return evaluate_relation(model, "P17", prompt, relation_facts(), VOCABULARY, rows_per_pass=8)
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "embedding"])
+def test_saved_prompts_give_equal_scores_after_loading(
+    model: AnswerModel, tmp_path: Path, encoder: str
+) -> None:
+    template = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
+    facts = {"train": make_facts(6), "dev": make_facts(5, start=2)}
+    trained = train(
+        model,
+        [lama_problem(model, name, template, facts, VOCABULARY) for name in ("P17", "P30")],
+        score=accuracy,
+        loss_over_vocabulary=True,
+        epochs=2,
+        batch=3,
+        patience=9,
+        encoder=encoder,
+        dropout=0.0,
+        prompt_optimiser=ADAM,
+        model_optimiser=None,
+        best_weights=tmp_path / WEIGHTS,
+        rows_per_pass=64,
+        seed=0,
+        on_epoch=lambda _: None,
+    )
+    prompts = {
+        name: StoredPrompt(template.source, one.vectors, one.best_epoch, one.best_score)
+        for name, one in trained.items()
+    }
+
+    save_prompts(tmp_path, "p-tuning", prompts)
+    loaded = load_prompts(tmp_path)
+
+    assert list(loaded) == ["P17", "P30"]
+    for name, prompt in prompts.items():
+        assert evaluate_stored(model, loaded[name]) == evaluate_stored(model, prompt)
+        # The test facts are the dev facts here: what training saw is what evaluation gives.
+        again = evaluate_relation(
+            model,
+            name,
+            loaded[name],
+            {"train": facts["train"], "test": facts["dev"]},
+            VOCABULARY,
+            rows_per_pass=64,
+        )
+        assert again.test_score == again.dev_score == trained[name].best_score
+    assert evaluate_stored(model, loaded["P17"]) != evaluate_stored(model, loaded["P30"])
+
+
+def test_a_tuned_task_gives_its_dev_score_after_loading(
+    tiny_folders: dict[str, Path], family: str, tmp_path: Path
+) -> None:
+    model = load_model(tiny_folders[family], device="cpu")
+    source = "{premise:shorten}? {hypothesis} [P] {mask}."
+    examples = rte_examples()
+    problem = task_problem(
+        model,
+        RTE,
+        parse_template(source, RTE.fields),
+        {"train": examples["train"], "dev": examples["test"]},
+        verbalizer=YES_NO,
+        max_length=20,
+    )
+    trained = train(
+        model,
+        [problem],
+        score=accuracy,
+        loss_over_vocabulary=False,
+        epochs=4,
+        batch=4,
+        patience=9,
+        encoder="lstm",
+        dropout=0.1,
+        prompt_optimiser=ADAM,
+        model_optimiser=ADAM,
+        best_weights=tmp_path / WEIGHTS,
+        rows_per_pass=64,
+        seed=0,
+        on_epoch=lambda _: None,
+    )["rte"]
+    prompt = StoredPrompt(
+        source, trained.vectors, trained.best_epoch, trained.best_score, YES_NO, 20
+    )
+    save_prompts(tmp_path, "p-tuning", {"rte": prompt})
+
+    fresh = load_model(tiny_folders[family], device="cpu", weights=tmp_path / WEIGHTS)
+    found = evaluate_task(fresh, RTE, load_prompts(tmp_path)["rte"], examples, rows_per_pass=3)
+
+    assert found.test_score == found.dev_score == trained.best_score

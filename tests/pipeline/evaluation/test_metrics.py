@@ -1,0 +1,54 @@
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, top_k_accuracy_score
+
+from pipeline.evaluation.metrics import accuracy, mean, ranks
+
+
+def scores(rows: int, words: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = torch.randn(rows, words, generator=generator).log_softmax(dim=1)
+    return log_probs, torch.randint(words, (rows,), generator=generator)
+
+
+@pytest.mark.parametrize(("rows", "words"), [(1, 2), (40, 3), (97, 50)])
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracy_is_that_of_sklearn(rows: int, words: int, seed: int) -> None:
+    log_probs, targets = scores(rows, words, seed)
+    assert accuracy(log_probs, targets) == accuracy_score(targets, log_probs.argmax(dim=1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranks_give_the_top_k_accuracy_of_sklearn(seed: int) -> None:
+    log_probs, targets = scores(60, 9, seed)
+    found = ranks(log_probs, targets)
+    for k in range(1, 9):
+        share = top_k_accuracy_score(targets, log_probs, k=k, labels=range(9))
+        assert (found <= k).double().mean().item() == pytest.approx(share)
+
+
+def test_accuracy_worked_by_hand() -> None:
+    log_probs = torch.tensor([[-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-3.0, -2.0, -1.0]])
+    assert accuracy(log_probs, torch.tensor([0, 1, 0])) == 2 / 3
+
+
+def test_of_equal_scores_the_first_word_is_the_answer() -> None:
+    log_probs = torch.tensor([[-2.0, -1.0, -1.0]])
+    assert accuracy(log_probs, torch.tensor([1])) == 1
+    assert accuracy(log_probs, torch.tensor([2])) == 0
+
+
+def test_equal_scores_rank_alike() -> None:
+    log_probs = torch.tensor([[-1.0, -3.0, -2.0, -2.0]]).repeat(4, 1)
+    assert ranks(log_probs, torch.tensor([0, 1, 2, 3])).tolist() == [1, 4, 2, 2]
+
+
+def test_a_mean_does_not_weigh() -> None:
+    assert mean([0.25, 0.5, 0.0]) == 0.25
+
+
+def test_nothing_has_no_score() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        accuracy(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="no values"):
+        mean([])

@@ -1,0 +1,229 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    GPT2LMHeadModel,
+)
+
+from pipeline.errors import ModelError
+from pipeline.models import answers
+from pipeline.models.answers import AnswerModel, _head_transform
+from pipeline.models.loading import load_model
+from pipeline.models.rows import NO_SLOT, Batch, Row, collate
+from tests.tiny import FAMILIES, MASKED
+from tests.worked import hand_row, slow_scores
+
+CPU = torch.device("cpu")
+SENTENCES = [
+    "^Paris _is _located _in M .",
+    "^Oslo _is M",
+    "^the _capital _of _Japan , _a _city _in _Asia , _is _located _in M , _with _no _border .",
+]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, AnswerModel], family: str) -> AnswerModel:
+    return tiny_models[family]
+
+
+def batched(model: AnswerModel, rows: list[Row], prompts: list[int] | None = None) -> Batch:
+    return collate(rows, prompts or [0] * len(rows), pad_id=model.codec.pad_id, device=CPU)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spelled", SENTENCES)
+def test_scores_are_those_of_the_whole_model_at_the_answer(
+    model: AnswerModel, family: str, spelled: str
+) -> None:
+    row = hand_row(family, model, spelled)
+    logits = model.network(input_ids=torch.tensor([row.token_ids])).logits[0, row.answer_position]
+
+    found = model.log_probs(batched(model, [row]), None)
+
+    torch.testing.assert_close(found[0], logits.log_softmax(0), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_scores_of_candidates_are_shares_among_them(model: AnswerModel, family: str) -> None:
+    row = hand_row(family, model, SENTENCES[0])
+    candidates = [9, 4, 30, 17]
+    logits = model.network(input_ids=torch.tensor([row.token_ids])).logits[0, row.answer_position]
+    shares = logits.exp()[candidates] / logits.exp()[candidates].sum()
+
+    found = model.log_probs(batched(model, [row]), None, torch.tensor(candidates))
+
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[0].exp(), shares, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_filling_other_rows_and_their_order_change_nothing(model: AnswerModel, family: str) -> None:
+    rows = [hand_row(family, model, spelled) for spelled in SENTENCES]
+    assert len({len(row.token_ids) for row in rows}) == 3
+    alone = torch.cat([model.log_probs(batched(model, [row]), None) for row in rows])
+
+    together = model.log_probs(batched(model, rows), None)
+    backwards = model.log_probs(batched(model, rows[::-1]), None)
+    pairs = model.log_probs(batched(model, [rows[0], rows[2]]), None)
+
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(backwards, alone.flip(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pairs, alone[[0, 2]], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_stands_in_the_filling_changes_nothing(model: AnswerModel, family: str) -> None:
+    batch = batched(model, [hand_row(family, model, spelled) for spelled in SENTENCES])
+    other = batch.token_ids.where(batch.attention_mask == 1, 20)
+    changed = Batch(**{**vars(batch), "token_ids": other})
+    assert not torch.equal(other, batch.token_ids)
+
+    torch.testing.assert_close(
+        model.log_probs(changed, None), model.log_probs(batch, None), rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_prompt_vectors_stand_where_an_obvious_loop_puts_them(
+    model: AnswerModel, family: str
+) -> None:
+    spelled = ["P P _Paris _is P M P .", "P _Oslo _is _in P M", "^Lyon _is _a P P _city _in M _ ."]
+    rows = [hand_row(family, model, s) for s in spelled]
+    prompts = torch.randn(3, 4, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    uses = [2, 0, 2]
+    slow = [slow_scores(model, row, prompts[use]) for row, use in zip(rows, uses, strict=True)]
+
+    found = model.log_probs(batched(model, rows, uses), prompts)
+
+    torch.testing.assert_close(found, torch.stack(slow), rtol=1e-4, atol=1e-4)
+
+
+def test_the_padding_id_under_a_prompt_token_is_never_read(model: AnswerModel, family: str) -> None:
+    batch = batched(model, [hand_row(family, model, "P P _Paris _is P M")])
+    prompts = torch.randn(1, 3, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    other = Batch(**{**vars(batch), "token_ids": batch.token_ids.where(batch.slots == NO_SLOT, 25)})
+    assert torch.equal(model.log_probs(batch, prompts), model.log_probs(other, prompts))
+
+
+def test_gradients_reach_the_used_prompt_vectors_alone(model: AnswerModel, family: str) -> None:
+    rows = [hand_row(family, model, s) for s in ("P P _Paris _is P M", "P _Oslo _is M", "P _is M")]
+    prompts = torch.randn(4, 5, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    prompts.requires_grad_()
+
+    log_probs = model.log_probs(batched(model, rows, [0, 3, 3]), prompts)
+    (-log_probs[:, 20].mean()).backward()
+
+    assert prompts.grad is not None
+    reached = prompts.grad.abs().sum(dim=2) > 0
+    used = torch.zeros(4, 5, dtype=torch.bool)
+    used[0, :3] = True
+    used[3, 0] = True
+    assert torch.equal(reached, used)
+
+
+def test_the_gradient_of_prompt_vectors_is_that_of_the_whole_model(
+    model: AnswerModel, family: str
+) -> None:
+    row = hand_row(family, model, "P P _Paris _is P M .")
+    start = torch.randn(1, 3, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    ours, slow = start.clone().requires_grad_(), start.clone().requires_grad_()
+
+    model.log_probs(batched(model, [row]), ours)[0, 20].backward()
+    slow_scores(model, row, slow[0])[20].backward()
+
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, slow.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_row_may_be_as_long_as_max_length_says(model: AnswerModel, family: str) -> None:
+    ids = torch.full((1, model.max_length), 20)
+    batch = Batch(ids, torch.full_like(ids, NO_SLOT), ids // 20, torch.tensor([5]), ids[:, 0] - 20)
+    with torch.no_grad():
+        assert model.log_probs(batch, None).isfinite().all()
+    assert model.max_length == (126 if family == "roberta" else 128)
+
+
+def test_only_masked_families_are_masked(model: AnswerModel, family: str) -> None:
+    assert model.masked == (family in MASKED)
+    assert not model.network.training
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", MASKED)
+def test_the_bias_of_the_head_counts(tiny_folders: dict[str, Path], family: str) -> None:
+    model = load_model(tiny_folders[family], device="cpu")
+    model.network.get_output_embeddings().bias.copy_(torch.linspace(-3, 3, len(model.words)))
+    row = hand_row(family, model, SENTENCES[0])
+    candidates = [40, 3, 20]
+
+    found = model.log_probs(batched(model, [row]), None)
+    chosen = model.log_probs(batched(model, [row]), None, torch.tensor(candidates))
+
+    slow = [slow_scores(model, row, None), slow_scores(model, row, None, candidates)]
+    torch.testing.assert_close(found[0], slow[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(chosen[0], slow[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_a_head_that_is_read_wrongly_is_noticed_at_loading(
+    model: AnswerModel, tiny_folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        answers,
+        "_head_transform",
+        lambda network: lambda hidden: 1.1 * _head_transform(network)(hidden),
+    )
+    kind = model.network.config.model_type
+    with pytest.raises(ModelError, match=f"the head of model type '{kind}'"):
+        load_model(tiny_folders[family], device="cpu")
+
+
+def test_a_causal_model_that_scales_its_scores_is_refused(
+    tiny_models: dict[str, AnswerModel],
+) -> None:
+    network = CohereForCausalLM(
+        CohereConfig(
+            vocab_size=348, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=32, logit_scale=0.5, initializer_range=0.3, pad_token_id=0,
+            bos_token_id=0, eos_token_id=0,
+        )
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="the head of model type 'cohere'"):
+        AnswerModel(network, tiny_models["gpt2"].codec, masked=False)
+
+
+def test_a_causal_model_that_adds_to_its_scores_is_refused(
+    tiny_models: dict[str, AnswerModel],
+) -> None:
+    class Biased(GPT2LMHeadModel):
+        def forward(self, *args: Any, **options: Any) -> Any:
+            output = super().forward(*args, **options)
+            bias: Tensor = torch.linspace(0, 1, output.logits.shape[-1])
+            output.logits = output.logits + bias
+            return output
+
+    network = Biased(tiny_models["gpt2"].network.config)
+    with pytest.raises(ModelError, match="the head of model type 'gpt2'"):
+        AnswerModel(network, tiny_models["gpt2"].codec, masked=False)
+
+
+def test_a_masked_model_of_an_unknown_type_is_refused_by_name(
+    tiny_models: dict[str, AnswerModel],
+) -> None:
+    network = DistilBertForMaskedLM(
+        DistilBertConfig(vocab_size=161, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
+    )
+    with pytest.raises(ModelError, match=r"'distilbert'.*known are albert, bert, camembert"):
+        AnswerModel(network, tiny_models["bert"].codec, masked=True)

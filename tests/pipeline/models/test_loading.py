@@ -1,0 +1,253 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM
+
+from pipeline.errors import ModelError
+from pipeline.models.answers import AnswerModel
+from pipeline.models.loading import choose_device, choose_dtype, load_model
+from pipeline.models.predict import predict
+from tests.tiny import FAMILIES, MASKED
+from tests.worked import hand_row
+
+TIED = {"bert", "roberta", "albert", "gpt2"}
+
+
+@pytest.fixture
+def copy(tiny_folders: dict[str, Path], tmp_path: Path, family: str) -> Path:
+    """A model folder to spoil."""
+    return Path(shutil.copytree(tiny_folders[family], tmp_path / family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_each_family_loads_as_what_it_is(
+    tiny_folders: dict[str, Path], family: str, dtype: str
+) -> None:
+    model = load_model(tiny_folders[family], device="cpu", dtype=dtype)
+    expected = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    assert model.masked == (family in MASKED)
+    assert {p.dtype for p in model.network.parameters()} == {expected}
+    assert model.device == torch.device("cpu")
+    assert model.network.config.model_type == family
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_without_a_gpu_the_cpu_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(name) == torch.device("cpu")
+
+
+def test_auto_takes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "there"),
+    [("cuda", 0, False), ("cuda", 1, True), ("cuda:1", 1, False), ("cuda:1", 2, True)],
+)
+def test_a_gpu_that_is_not_there_is_an_error(
+    name: str, gpus: int, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if there:
+        assert choose_device(name) == torch.device(name)
+        return
+    with pytest.raises(ModelError, match=rf"runtime\.device: {name} is not .* \({gpus} cuda"):
+        choose_device(name)
+
+
+def test_a_missing_mps_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"runtime\.device: mps is not on this machine"):
+        choose_device("mps")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", torch.float32),
+        ("auto", "cuda", torch.bfloat16),
+        ("auto", "mps", torch.float32),
+        ("float32", "cuda", torch.float32),
+        ("bfloat16", "cpu", torch.bfloat16),
+    ],
+)
+def test_the_type_of_numbers_follows_name_and_device(
+    name: str, device: str, dtype: torch.dtype
+) -> None:
+    assert choose_dtype(name, torch.device(device)) == dtype
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"{tmp_path}: not a model that transformers can load"):
+        load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("family", ["bert"])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "{"),
+        ("config.json", "{}"),
+        ("config.json", '{"model_type": "abacus"}'),
+        ("config.json", '{"model_type": "resnet", "architectures": ["ResNetForMaskedLM"]}'),
+        ("model.safetensors", None),
+        ("model.safetensors", "cut"),
+        ("tokenizer.json", "{"),
+    ],
+)
+def test_a_spoilt_folder_is_an_error_that_names_it(
+    copy: Path, file: str, content: str | None
+) -> None:
+    if content is None:
+        (copy / file).unlink()
+    else:
+        (copy / file).write_text(content)
+    with pytest.raises(ModelError, match=str(copy)):
+        load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize("family", ["bert"])
+@pytest.mark.parametrize(
+    "architectures", [None, [], ["BertModel"], ["BertForSequenceClassification"]]
+)
+def test_a_model_that_is_neither_masked_nor_causal_is_an_error(
+    copy: Path, architectures: list[str] | None
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config.pop("architectures")
+    if architectures is not None:
+        config["architectures"] = architectures
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"architectures is \[.*expected the name of a masked"):
+        load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_model_file_that_lacks_a_weight_is_an_error(copy: Path, family: str) -> None:
+    """Otherwise transformers makes one up, another one each time."""
+    file = copy / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "layers.1" in name or "layer.1" in name)
+    save_file({n: w for n, w in weights.items() if n != name}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=str(copy)):
+        load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_a_model_file_of_another_size_is_an_error(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 16}))
+    with pytest.raises(ModelError, match=str(copy)):
+        load_model(copy, device="cpu")
+
+
+def tuned(model: AnswerModel, path: Path) -> Path:
+    """Write other weights of the same model, each once, as training does."""
+    generator = torch.Generator().manual_seed(1)
+    save_file(
+        {
+            name: p.detach() + 0.1 * torch.randn(p.shape, generator=generator)
+            for name, p in model.network.named_parameters()
+        },
+        path,
+    )
+    return path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tuned_weights_replace_those_of_the_folder(
+    tiny_models: dict[str, AnswerModel],
+    tiny_folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+) -> None:
+    weights = tuned(tiny_models[family], tmp_path / "weights.safetensors")
+
+    model = load_model(tiny_folders[family], device="cpu", weights=weights)
+
+    state = load_file(weights)
+    assert state.keys() == dict(model.network.named_parameters()).keys()
+    for name, parameter in model.network.named_parameters():
+        assert torch.equal(parameter, state[name]), name
+    tied = model.network.get_output_embeddings().weight is model.words
+    assert tied == (family in TIED)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tuned_weights_change_the_answers_and_the_folder_stays(
+    tiny_models: dict[str, AnswerModel],
+    tiny_folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+) -> None:
+    weights = tuned(tiny_models[family], tmp_path / "weights.safetensors")
+    row = hand_row(family, tiny_models[family], "^Paris _is M .")
+    words = torch.tensor([20, 30])
+
+    def score(weights: Path | None) -> torch.Tensor:
+        model = load_model(tiny_folders[family], device="cpu", weights=weights)
+        return predict(model, [row], None, words, rows_per_pass=1)
+
+    assert torch.equal(score(weights), score(weights))
+    assert not torch.allclose(score(weights), score(None))
+    assert torch.equal(
+        score(None), predict(tiny_models[family], [row], None, words, rows_per_pass=1)
+    )
+
+
+@pytest.mark.parametrize(("family", "other"), [("bert", "roberta"), ("gpt2", "llama")])
+def test_weights_of_another_family_are_refused(
+    tiny_models: dict[str, AnswerModel],
+    tiny_folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+    other: str,
+) -> None:
+    weights = tuned(tiny_models[other], tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match="weights of another model"):
+        load_model(tiny_folders[family], device="cpu", weights=weights)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_lack_one_are_refused(
+    tiny_models: dict[str, AnswerModel],
+    tiny_folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+) -> None:
+    weights = tuned(tiny_models[family], tmp_path / "weights.safetensors")
+    state = load_file(weights)
+    for name in state:
+        save_file({n: w for n, w in state.items() if n != name}, weights)
+        with pytest.raises(ModelError, match=f"weights of another model .missing .*{name}"):
+            load_model(tiny_folders[family], device="cpu", weights=weights)
+        break
+
+
+def test_weights_of_another_size_are_refused(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    other = BertForMaskedLM(
+        BertConfig(
+            vocab_size=161, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=128,
+        )
+    )  # fmt: skip
+    weights = tmp_path / "weights.safetensors"
+    save_file({name: p.detach() for name, p in other.named_parameters()}, weights)
+    with pytest.raises(ModelError, match="weights of another model"):
+        load_model(tiny_folders["bert"], device="cpu", weights=weights)
+
+
+def test_a_cut_weights_file_is_an_error_that_names_it(
+    tiny_models: dict[str, AnswerModel], tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = tuned(tiny_models["bert"], tmp_path / "weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=str(weights)):
+        load_model(tiny_folders["bert"], device="cpu", weights=weights)

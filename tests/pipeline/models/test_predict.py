@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from pipeline.models.answers import AnswerModel
+from pipeline.models.predict import predict
+from pipeline.models.rows import Row
+from tests.worked import hand_row, slow_scores
+
+SENTENCES = [
+    "P _Oslo _is M .",
+    "P _the _capital _of _Japan _is _a _city , _located _in M _ .",
+    "P _Paris _is _in M .",
+    "P _Lyon _is _a _city _in M ,",
+    "P _is M",
+]
+WORD_IDS = torch.tensor([30, 9, 17])
+
+
+@pytest.fixture(params=["bert", "gpt2"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, AnswerModel], family: str) -> AnswerModel:
+    return tiny_models[family]
+
+
+@pytest.fixture
+def rows(model: AnswerModel, family: str) -> list[Row]:
+    return [hand_row(family, model, spelled) for spelled in SENTENCES]
+
+
+@pytest.fixture
+def vectors(model: AnswerModel) -> torch.Tensor:
+    return torch.randn(1, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("rows_per_pass", [1, 2, 3, 100])
+def test_scores_come_in_the_order_of_the_rows(
+    model: AnswerModel, rows: list[Row], vectors: torch.Tensor, rows_per_pass: int
+) -> None:
+    with torch.no_grad():
+        slow = [slow_scores(model, row, vectors, WORD_IDS.tolist()) for row in rows]
+
+    found = predict(model, rows, vectors, WORD_IDS, rows_per_pass=rows_per_pass)
+
+    torch.testing.assert_close(found, torch.stack(slow), rtol=1e-4, atol=1e-4)
+    assert not found.requires_grad
+
+
+def test_rows_without_prompt_tokens_need_no_vectors(model: AnswerModel, family: str) -> None:
+    row = hand_row(family, model, "^Paris _is M")
+    with torch.no_grad():
+        slow = slow_scores(model, row, None, WORD_IDS.tolist())
+
+    found = predict(model, [row, row], None, WORD_IDS, rows_per_pass=1)
+
+    torch.testing.assert_close(found, torch.stack([slow, slow]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_pass_holds_rows_of_like_length(
+    model: AnswerModel,
+    rows: list[Row],
+    vectors: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = []
+    log_probs = model.log_probs
+
+    def watched(batch, prompts, candidates=None):
+        shapes.append(tuple(batch.token_ids.shape))
+        return log_probs(batch, prompts, candidates)
+
+    monkeypatch.setattr(model, "log_probs", watched)
+    predict(model, rows, vectors, WORD_IDS, rows_per_pass=2)
+
+    lengths = sorted(len(row.token_ids) for row in rows)
+    assert shapes == [(2, lengths[1]), (2, lengths[3]), (1, lengths[4])]

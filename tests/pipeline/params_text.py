@@ -1,0 +1,97 @@
+"""A small `params.yaml`, written with one change or another."""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REMOVED = object()
+
+
+def _optimisation(**more: Any) -> dict[str, Any]:
+    return {
+        "optimizer": "adamw",
+        "learning_rate": 0.001,
+        "weight_decay": 0.01,
+        "schedule": "linear",
+        "warmup_ratio": 0.1,
+        "decay_per_epoch": 1.0,
+        "max_grad_norm": 1.0,
+        **more,
+    }
+
+
+def _prompt() -> dict[str, Any]:
+    return _optimisation(encoder="lstm", dropout=0.0)
+
+
+def _nothing_tuned() -> dict[str, Any]:
+    return {"tune": [], "epochs": 0, "batch": 1, "patience": 1}
+
+
+_TUNED = {"epochs": 2, "batch": 8, "patience": 2}
+
+_PARAMS: dict[str, Any] = {
+    "seed": 1,
+    "model": {"name": "smollm2-135m-instruct", "dtype": "auto"},
+    "data": {"mirror": None},
+    "lama": {
+        "source": "gazetteer",
+        "relations": ["P17", "P47"],
+        "methods": ["manual", "p-tuning"],
+        "splits": {"train_facts": 10, "dev_facts": 5, "test_facts": 20},
+        "templates": {},
+        "prompt_tokens": {"start": 3, "before_mask": 3, "after_mask": 3},
+        "training": {
+            "manual": _nothing_tuned(),
+            "p-tuning": {"tune": ["prompt"], **_TUNED, "prompt": _prompt()},
+        },
+    },
+    "superglue": {
+        "source": "gazetteer",
+        "tasks": ["rte"],
+        "methods": ["manual", "p-tuning"],
+        "splits": {"train_examples": 4, "dev_examples": 4, "test_examples": 8},
+        "prompts": {
+            "rte": {
+                "max_length": 64,
+                "verbalizer": {"entailment": "yes", "not_entailment": "no"},
+                "templates": {
+                    "manual": "{premise} Question: {hypothesis}? Answer: {mask}.",
+                    "p-tuning": "{premise} Question: {hypothesis}? [P] Answer: {mask}.",
+                },
+            }
+        },
+        "training": {
+            "manual": _nothing_tuned(),
+            "p-tuning": {
+                "tune": ["prompt", "model"],
+                **_TUNED,
+                "prompt": _prompt(),
+                "model": _optimisation(),
+            },
+        },
+    },
+    "report": {"title": "Small", "facts_shown": 4},
+    "runtime": {"device": "cpu", "threads": 1, "rows_per_pass": 8},
+}
+
+
+def write_params(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """Write parameters with some dotted paths set to other values, or `REMOVED`.
+
+    The text is JSON, which YAML 1.2 contains but for its spelling of NaN.
+    """
+    values = copy.deepcopy(_PARAMS)
+    for dotted, value in (changes or {}).items():
+        *sections, key = dotted.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        if value is REMOVED:
+            del section[key]
+        else:
+            section[key] = value
+    path.write_text(json.dumps(values, indent=1).replace(": NaN", ": .nan"), encoding="utf-8")
+    return path

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+
+from pipeline.errors import DataError
+from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts
+
+P17 = StoredPrompt("[P*2] {subject} is in {mask}", torch.rand(2, 4), 3, 0.1 + 0.2)
+RTE = StoredPrompt("{premise}? {mask}", None, 0, 0.5, {"entailment": "yes"}, 64)
+
+
+def _same(one: StoredPrompt, other: StoredPrompt) -> bool:
+    vectors = (one.vectors, other.vectors)
+    if None not in vectors:
+        return torch.equal(*vectors) and _same(
+            StoredPrompt(**{**vars(one), "vectors": None}),
+            StoredPrompt(**{**vars(other), "vectors": None}),
+        )
+    return one == other
+
+
+def test_prompts_come_back_bit_for_bit(tmp_path):
+    prompts = {"P30": StoredPrompt("{mask}", torch.rand(1, 4), 1, 1.0), "P17": P17, "rte": RTE}
+    save_prompts(tmp_path, "p-tuning", prompts)
+    again = load_prompts(tmp_path)
+    assert list(again) == ["P30", "P17", "rte"]
+    assert all(_same(again[name], prompts[name]) for name in prompts)
+
+
+def test_the_description_can_be_read_by_people(tmp_path):
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    assert json.loads((tmp_path / "prompts.json").read_text()) == {
+        "method": "p-tuning",
+        "prompts": {
+            "P17": {
+                "template": "[P*2] {subject} is in {mask}",
+                "prompt_tokens": 2,
+                "best_epoch": 3,
+                "dev_score": 0.30000000000000004,
+                "verbalizer": None,
+                "max_length": None,
+            }
+        },
+    }
+
+
+def test_without_prompt_tokens_there_is_no_file_of_vectors(tmp_path):
+    save_prompts(tmp_path, "manual", {"rte": RTE})
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.json"]
+    assert load_prompts(tmp_path)["rte"] == RTE
+
+
+def test_the_same_prompts_give_the_same_bytes(tmp_path):
+    other = StoredPrompt("{mask}", torch.rand(3, 4), 1, 1.0)
+    for folder in ("one", "other"):
+        save_prompts(tmp_path / folder, "p-tuning", {"P30": other, "P17": P17})
+    for name in ("prompts.json", "prompts.safetensors"):
+        one, other = ((tmp_path / folder / name).read_bytes() for folder in ("one", "other"))
+        assert one == other
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_vectors_are_kept_in_single_precision(tmp_path, dtype):
+    vectors = torch.rand(8, 4).to(dtype).t()[:2]  # with gaps in memory
+    prompt = StoredPrompt("{mask}", vectors.requires_grad_(), 1, 1.0)
+    save_prompts(tmp_path, "p-tuning", {"P17": prompt})
+    again = load_prompts(tmp_path)["P17"].vectors
+    assert again.dtype == torch.float32
+    assert torch.equal(again, vectors.float())
+
+
+def test_a_folder_without_prompts_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        load_prompts(tmp_path)
+
+
+def _lose(folder):
+    (folder / "prompts.safetensors").unlink()
+
+
+def _of_another_training(folder):
+    save_prompts(folder / "other", "p-tuning", {"P17": RTE, "P30": P17})
+    (folder / "other" / "prompts.safetensors").replace(folder / "prompts.safetensors")
+
+
+def _of_another_length(folder):
+    longer = StoredPrompt("{mask}", torch.rand(3, 4), 1, 1.0)
+    save_prompts(folder / "other", "p-tuning", {"P17": longer})
+    (folder / "other" / "prompts.safetensors").replace(folder / "prompts.safetensors")
+
+
+@pytest.mark.parametrize("damage", [_lose, _of_another_training, _of_another_length])
+def test_vectors_that_do_not_belong_to_the_prompts_are_refused(tmp_path, damage):
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    damage(tmp_path)
+    with pytest.raises(DataError, match="no 2 vectors for P17; train again") as caught:
+        load_prompts(tmp_path)
+    assert str(tmp_path / "prompts.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 60, -1])
+def test_a_cut_file_of_vectors_is_refused_with_its_name(tmp_path, kept):
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    path = tmp_path / "prompts.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError) as caught:
+        load_prompts(tmp_path)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,164 @@
+"""The files that evaluation leaves, with numbers made up for the purpose."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.files import write_csv, write_json, write_jsonl
+from pipeline.report.page import write_report
+from pipeline.report.results import (
+    LamaResults,
+    TaskResults,
+    read_lama_results,
+    read_task_results,
+)
+
+METHODS = ("manual", "p-tuning")
+RELATIONS = ("P17", "P30", "P1376")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the files of an evaluation lie; what a report is made from."""
+
+    root: Path
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics"
+
+    @property
+    def curves(self) -> Path:
+        return self.root / "curves"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    def add_lama(
+        self, methods: Sequence[str] = METHODS, relations: Sequence[str] = RELATIONS
+    ) -> None:
+        for number, method in enumerate(methods):
+            folder = self.evaluation / "lama" / method
+            scores = [
+                {"relation": name, "facts": 40 + i, "p_at_1": ((7 * i + 5 * number) % 41) / 41}
+                for i, name in enumerate(relations)
+            ]
+            controls = [
+                {"relation": name, "label": f"label {i}", "left_out": i, "majority": (i % 13) / 29}
+                for i, name in enumerate(relations)
+            ]
+            epochs = 1 if method == "manual" else 4
+            curve = [
+                {
+                    "relation": name,
+                    "epoch": epoch,
+                    "train_loss": None if epoch == 0 else 1 / epoch,
+                    "dev_loss": 2 / (epoch + 1),
+                    "dev_p_at_1": (i + epoch) / 50,
+                }
+                for i, name in enumerate(relations)
+                for epoch in range(epochs)
+            ]
+            answers = [
+                {
+                    "relation": name,
+                    "subject": f"{name}-subject{fact}",
+                    "object": f"object{fact}",
+                    "answer": f"object{fact * (number + fact % 2)}",
+                    "log_prob": -1.5,
+                    "rank": 1,
+                }
+                for name in relations
+                for fact in range(5)
+            ]
+            write_csv(folder / "relations.csv", list(scores[0]), scores)
+            write_csv(folder / "controls.csv", list(controls[0]), controls)
+            write_csv(self.curves / "lama" / f"{method}.csv", list(curve[0]), curve)
+            write_jsonl(folder / "predictions" / "predictions.jsonl", answers)
+            metrics = {
+                "test/p_at_1": 0.123 + number / 7,
+                "dev/p_at_1": 0.456 + number / 9,
+                "test/majority": 0.0987,
+                "test/facts": 1234,
+                "test/left_out": 56,
+            }
+            write_json(self.metrics / "lama" / f"{method}.json", metrics)
+
+    def add_task(self, task: str, methods: Sequence[str] = METHODS) -> None:
+        for number, method in enumerate(methods):
+            curve = [
+                {
+                    "task": task,
+                    "epoch": epoch,
+                    "train_loss": None,
+                    "dev_loss": 1.0,
+                    "dev_accuracy": (1 + epoch + number) / 8,
+                }
+                for epoch in range(1 if method == "manual" else 3)
+            ]
+            folder = Path("superglue", task)
+            write_csv(self.curves / folder / f"{method}.csv", list(curve[0]), curve)
+            metrics = {
+                "test/accuracy": 0.51 + number / 7,
+                "dev/accuracy": 0.62 + number / 9,
+                "test/majority": 0.5054,
+                "test/examples": 277,
+            }
+            write_json(self.metrics / folder / f"{method}.json", metrics)
+
+    def lama(self, methods: Sequence[str] = METHODS, answers: int = 4) -> LamaResults:
+        return read_lama_results(
+            methods,
+            metrics=self.metrics,
+            curves=self.curves,
+            evaluation=self.evaluation,
+            answers=answers,
+        )
+
+    def task(self, task: str, methods: Sequence[str] = METHODS) -> TaskResults:
+        return read_task_results(task, methods, metrics=self.metrics, curves=self.curves)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path / "results")
+
+
+def write(
+    folder: Path, lama: LamaResults | None, tasks: Sequence[TaskResults] = (), title: str = "Title"
+) -> Path:
+    """Write a report of some results and return its folder."""
+    write_report(
+        folder,
+        title=title,
+        model="tiny",
+        lama=lama,
+        lama_source="gazetteer",
+        tasks=tasks,
+        tasks_source="gazetteer",
+    )
+    return folder
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Callable[..., Path]:
+    return partial(write, tmp_path / "report")
+
+
+@pytest.fixture(scope="session")
+def full_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Files of both benchmarks; no test changes them."""
+    files = Files(tmp_path_factory.mktemp("full") / "results")
+    files.add_lama()
+    files.add_task("rte")
+    return files
+
+
+@pytest.fixture(scope="session")
+def full(full_files: Files) -> Path:
+    """The folder of the report of both benchmarks; no test changes it."""
+    return write(full_files.root / "report", full_files.lama(), [full_files.task("rte")])

@@ -1,0 +1,159 @@
+"""Figures are read back from their SVG: where the marks stand, and what is written."""
+
+import re
+from typing import get_args
+from xml.etree import ElementTree
+
+import pytest
+
+from pipeline.params import LamaMethod, SuperGlueMethod
+from pipeline.report.figures import curves_figure, relations_figure, tasks_figure
+from pipeline.report.results import LamaResults, TaskResults
+
+SVG = "{http://www.w3.org/2000/svg}"
+FORTY_ONE = [f"P{number}" for number in range(41)]
+
+
+def _results(scores, curves=()) -> LamaResults:
+    """Make results from method -> relation -> P@1, and (method, epoch, P@1) of relation P1."""
+    relations = {
+        name: {"relation": name, "label": "of", "facts": 10, "left_out": 0, "majority": 0.5}
+        for by_relation in scores.values()
+        for name in by_relation
+    }
+    for method, by_relation in scores.items():
+        for name, score in by_relation.items():
+            relations[name][method] = score
+    points = [
+        {"method": method, "relation": "P1", "epoch": epoch, "dev_p_at_1": score}
+        for method, epoch, score in curves
+    ]
+    return LamaResults({method: {} for method in scores}, list(relations.values()), points, [])
+
+
+def _groups(svg: str, name: str) -> list[ElementTree.Element]:
+    root = ElementTree.fromstring(svg)
+    return [g for g in root.iter(f"{SVG}g") if re.fullmatch(f"{name}_\\d+", g.get("id", ""))]
+
+
+def _scatters(svg: str) -> list[ElementTree.Element]:
+    """Return the groups of marks within the axes, without those of the legend."""
+    (axes,) = _groups(svg, "axes")
+    return [g for g in axes.iter(f"{SVG}g") if g.get("id", "").startswith("PathCollection")]
+
+
+def _marks(svg: str) -> list[list[tuple[float, float]]]:
+    """Return the places of the marks, a list for the control and for each method."""
+    return [
+        [(float(use.get("x")), float(use.get("y"))) for use in group.iter(f"{SVG}use")]
+        for group in _scatters(svg)
+    ]
+
+
+def _written(svg: str) -> list[str]:
+    """Return the texts; they are drawn as shapes, and matplotlib notes each in a comment."""
+    return [text.strip() for text in re.findall("<!-- (.*?) -->", svg)]
+
+
+def _lines(svg: str, colour: str) -> list[list[tuple[float, float]]]:
+    """Return the corners of the lines of one colour that lie within axes, not in the legend."""
+    paths = [
+        path
+        for axes in _groups(svg, "axes")
+        for path in axes.iter(f"{SVG}path")
+        if path.get("clip-path") and f"stroke: {colour}" in path.get("style", "")
+    ]
+    corner = re.compile(r"[ML] (\S+) (\S+)")
+    return [[(float(x), float(y)) for x, y in corner.findall(path.get("d"))] for path in paths]
+
+
+def test_marks_stand_where_the_numbers_are():
+    scores = {
+        "manual": {"P1": 0.0, "P2": 0.25, "P3": 1.0},
+        "p-tuning": {"P1": 0.5, "P2": 0.75, "P3": 0.125},
+    }
+    control, *methods = _marks(relations_figure(_results(scores)))
+    (left, _), (_, _), (right, _) = sorted(methods[0])
+    assert left < right
+    # Relations stand by their best score, the best on top.
+    order = ["P1", "P2", "P3"]
+    for marks, by_relation in zip(methods, scores.values(), strict=True):
+        shares = [(x - left) / (right - left) for x, _ in marks]
+        assert shares == pytest.approx([by_relation[name] for name in order], abs=1e-4)
+    assert [(x - left) / (right - left) for x, _ in control] == pytest.approx([0.5] * 3, abs=1e-4)
+    heights = [[y for _, y in marks] for marks in (control, *methods)]
+    assert heights[0] == heights[1] == heights[2] == sorted(heights[0], reverse=True)
+    assert len(set(heights[0])) == 3
+
+
+def test_relations_are_named_in_the_order_of_their_best_score():
+    scores = {"manual": {"P1": 0.9, "P2": 0.1}, "p-tuning": {"P1": 0.0, "P2": 0.5}}
+    texts = _written(relations_figure(_results(scores)))
+    names = [text for text in texts if text.startswith("P") and "n=" in text]
+    assert names == ["P2 of  (n=10)", "P1 of  (n=10)"]
+    assert {"manual", "p-tuning", "majority class", "test P@1, %"} <= set(texts)
+
+
+def test_a_curve_runs_through_its_numbers():
+    results = _results(
+        {"manual": {"P1": 0.1}, "p-tuning": {"P1": 0.2}},
+        [("manual", 0, 0.5), ("p-tuning", 0, 0.0), ("p-tuning", 1, 0.25), ("p-tuning", 2, 1.0)],
+    )
+    svg = curves_figure(results)
+    (trained,) = _lines(svg, "#c2410c")
+    (flat,) = _lines(svg, "#64748b")
+    (x0, bottom), (x1, y1), (x2, top) = trained
+    assert (y1 - bottom) / (top - bottom) == pytest.approx(0.25, abs=1e-4)
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=1e-4)
+    assert top < bottom
+    # What was not trained is a level line over all epochs.
+    assert [x for x, _ in flat] == pytest.approx([x0, x2], abs=1e-4)
+    assert [(y - bottom) / (top - bottom) for _, y in flat] == pytest.approx([0.5] * 2, abs=1e-4)
+
+
+def test_each_task_has_a_panel_with_its_own_curves():
+    tasks = [
+        TaskResults(
+            task,
+            {"manual": {}},
+            [
+                {"task": task, "method": "manual", "epoch": epoch, "dev_accuracy": accuracy}
+                for epoch, accuracy in enumerate(accuracies)
+            ],
+        )
+        for task, accuracies in (("rte", [0.0, 1.0]), ("cb", [1.0, 0.0]))
+    ]
+    svg = tasks_figure(tasks)
+    assert len(_groups(svg, "axes")) == 2
+    rising, falling = _lines(svg, "#64748b")
+    assert rising[0][1] > rising[1][1]
+    assert falling[0][1] < falling[1][1]
+    assert {"rte", "cb", "dev accuracy, %"} <= set(_written(svg))
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_every_relation_has_its_panel(count):
+    names = FORTY_ONE[:count]
+    results = _results({"manual": dict.fromkeys(names, 0.5)})
+    points = [
+        {"method": "manual", "relation": name, "epoch": 0, "dev_p_at_1": 0.5} for name in names
+    ]
+    svg = curves_figure(LamaResults(results.methods, results.relations, points, []))
+    assert len(_groups(svg, "axes")) == count
+    assert set(names) <= set(_written(svg))
+
+
+@pytest.mark.parametrize("methods", [["p-tuning"], get_args(LamaMethod), get_args(SuperGlueMethod)])
+def test_every_method_can_be_drawn_in_a_colour_of_its_own(methods):
+    svg = relations_figure(_results({method: {"P1": 0.5, "P2": 0.25} for method in methods}))
+    groups = _scatters(svg)
+    assert len(groups) == len(methods) + 1
+    fills = [re.search("fill: (#\\w+)", next(g.iter(f"{SVG}use")).get("style")) for g in groups[1:]]
+    assert len({fill[1] for fill in fills}) == len(methods)
+    assert set(methods) <= set(_written(svg))
+
+
+def test_the_figure_of_41_relations_names_each():
+    svg = relations_figure(_results({"manual": dict.fromkeys(FORTY_ONE, 0.5)}))
+    assert [len(marks) for marks in _marks(svg)] == [41, 41]
+    assert {f"{name} of  (n=10)" for name in FORTY_ONE} <= set(_written(svg))

@@ -1,0 +1,215 @@
+import multiprocessing
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline import tracking
+from pipeline.errors import DataError, TrackingError
+from pipeline.lineage import StageIdentity
+from pipeline.tracking import stage_run
+
+STAGE = StageIdentity(
+    name="train-lama@p-tuning",
+    command="python -m stages.train lama p-tuning",
+    params={"seed": 34, "lama": {"training": {"tune": ["prompt"], "epochs": 4}, "empty": {}}},
+    inputs={"data/splits/lama": "0123456789abcdef0123456789abcdef.dir"},
+    outputs=("models/lama/p-tuning",),
+    run_key="ab" * 32,
+    experiment="quick-fox",
+)
+
+
+def open_run(stage: StageIdentity | None = STAGE):
+    return stage_run(stage, experiment="e", name="train/lama/p-tuning", tags={"method": "p-tuning"})
+
+
+def all_runs() -> list[mlflow.entities.Run]:
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+
+def only_run() -> mlflow.entities.Run:
+    (run,) = all_runs()
+    return run
+
+
+def test_a_run_holds_what_identifies_the_stage(own_folder: Path) -> None:
+    with open_run() as run:
+        run.log_metrics({"dev/p_at_1": 0.25}, epoch=1)
+        run.log_metrics({"dev/p_at_1": 0.5}, epoch=2)
+    logged = only_run()
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_name == "train/lama/p-tuning"
+    assert logged.data.params == {
+        "seed": "34", "lama.training.tune": "['prompt']", "lama.training.epochs": "4",
+        "lama.empty": "{}",
+    }  # fmt: skip
+    tags = logged.data.tags
+    assert tags["dvc.run_key"] == STAGE.run_key
+    assert tags["dvc.stage"] == STAGE.name
+    assert tags["dvc.experiment"] == "quick-fox"
+    assert tags["dvc.dep.data/splits/lama"] == STAGE.inputs["data/splits/lama"]
+    assert tags["method"] == "p-tuning"
+    assert STAGE.command in tags["mlflow.note.content"]
+    history = mlflow.MlflowClient().get_metric_history(logged.info.run_id, "dev/p_at_1")
+    assert [(point.step, point.value) for point in history] == [(1, 0.25), (2, 0.5)]
+
+
+def test_a_run_outside_dvc_says_so(own_folder: Path) -> None:
+    with open_run(None):
+        pass
+    assert only_run().data.tags["dvc.experiment"] == "outside DVC"
+
+
+def test_a_dataset_is_found_by_the_hash_of_its_content(own_folder: Path) -> None:
+    digest = STAGE.inputs["data/splits/lama"]
+    with open_run() as run:
+        run.log_dataset("lama/gazetteer", "data/splits/lama", digest, "training")
+    (found,) = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"dataset.digest = '{digest}'",
+        output_format="list",
+    )
+    assert found.inputs.dataset_inputs[0].dataset.name == "lama/gazetteer"
+
+
+def test_an_error_leaves_a_failed_run_with_its_text(own_folder: Path) -> None:
+    with pytest.raises(DataError, match="cut at line 7"), open_run():
+        raise DataError("train.jsonl is cut at line 7")
+    run = only_run()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "train.jsonl is cut at line 7"
+
+
+def test_a_bug_leaves_its_traceback_too(own_folder: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_run() as run:
+        _ = 1 / 0
+    text = mlflow.artifacts.load_text(f"runs:/{run.run_id}/error.txt")
+    assert "ZeroDivisionError" in text
+    assert "test_tracking.py" in text
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_a_signal_leaves_a_killed_run(own_folder: Path, signal: type[BaseException]) -> None:
+    with pytest.raises(signal), open_run():
+        raise signal
+    assert only_run().info.status == "KILLED"
+
+
+def test_a_run_of_the_same_key_whose_process_is_gone_is_closed(own_folder: Path) -> None:
+    code = (
+        "import os\nfrom tests.pipeline.test_tracking import open_run\n"
+        "with open_run():\n    os._exit(9)\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=60)
+    mlflow.set_tracking_uri(f"sqlite:///{own_folder}/mlflow.db")
+    assert only_run().info.status == "RUNNING"
+    with open_run():
+        pass
+    assert sorted(run.info.status for run in all_runs()) == ["FINISHED", "KILLED"]
+
+
+def test_a_run_of_a_living_process_is_left_alone(own_folder: Path) -> None:
+    with open_run():
+        tracking._close_killed_runs(mlflow, STAGE)
+        assert only_run().info.status == "RUNNING"
+
+
+def test_the_history_is_at_the_root_also_from_a_temporary_folder(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(own_folder))
+    temporary = own_folder / ".dvc" / "tmp" / "exps" / "x"
+    temporary.mkdir(parents=True)
+    monkeypatch.chdir(temporary)
+    with open_run() as run:
+        run.log_text("hello", "note.txt")
+    assert list(temporary.iterdir()) == []
+    assert list((own_folder / "mlartifacts").rglob("note.txt"))
+
+
+def test_a_dirty_tree_is_noted_with_its_difference(own_folder: Path) -> None:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    Path("params.yaml").write_text("seed: 1\n")
+    Path("dvc.lock").write_text("a\n")
+    git("init", "-q")
+    git("add", "params.yaml", "dvc.lock")
+    git("commit", "-qm", "start")
+    Path("dvc.lock").write_text("b\n")
+    with open_run() as clean:
+        pass
+    Path("params.yaml").write_text("seed: 2\n")
+    with open_run() as dirty:
+        pass
+    tags = mlflow.get_run(clean.run_id).data.tags
+    assert tags["git.dirty"] == "false"
+    assert tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
+    assert mlflow.get_run(dirty.run_id).data.tags["git.dirty"] == "true"
+    patch = mlflow.artifacts.load_text(f"runs:/{dirty.run_id}/git/diff.patch")
+    assert "+seed: 2" in patch
+
+
+def test_an_unreachable_server_stops_before_any_work(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
+    started = time.monotonic()
+    worked = []
+    with pytest.raises(TrackingError) as caught, open_run():
+        worked.append(True)
+    assert not worked
+    assert time.monotonic() - started < 30
+    assert f"***@127.0.0.1:{port}" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "MLFLOW_TRACKING_URI" in str(caught.value)
+
+
+def test_a_log_that_fails_later_costs_no_result(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("the server is gone")
+
+    with open_run() as run:
+        monkeypatch.setattr(mlflow, "log_metrics", refuse)
+        run.log_metrics({"dev/p_at_1": 0.5})
+        run.log_metrics({"dev/p_at_1": 0.6})
+    assert capsys.readouterr().err.count("the server is gone") == 1
+
+
+def _use_store(root: str) -> None:
+    os.chdir(root)
+    with stage_run(None, experiment="e", name="n", tags={}):
+        pass
+
+
+def test_three_first_users_at_once_make_one_good_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_use_store, args=(str(tmp_path),)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        statuses = store.execute("SELECT status FROM runs").fetchall()
+    store.close()
+    assert statuses == [("FINISHED",)] * 3
+    assert not list((tmp_path / ".work").glob("*.partial"))

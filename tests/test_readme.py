@@ -1,0 +1,55 @@
+"""The README against the project: its commands, its paths, its figures."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import load_params
+from pipeline.report.readme import results_between_marks
+from pipeline.report.results import read_lama_results, read_task_results
+from pipeline.report.tables import lama_methods, task_methods
+from tests.project import ROOT
+
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_tables_are_those_of_the_metrics_files_in_git() -> None:
+    params = load_params(ROOT / "params.yaml")
+    shown = results_between_marks(README)
+    folders = {"metrics": ROOT / "metrics", "curves": ROOT / "curves"}
+    lama = read_lama_results(
+        params.lama.methods, **folders, evaluation=ROOT / "evaluation", answers=0
+    )
+    glue = params.superglue
+    tasks = [read_task_results(task, glue.methods, **folders) for task in glue.tasks]
+    assert lama_methods(lama).strip() in shown
+    assert task_methods(tasks).strip() in shown
+    assert str(len(lama.relations)) in shown
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_make_target_that_is_named_exists(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    found = re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text(), re.MULTILINE)
+    assert found
+    assert set(found) <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_every_path_of_the_tree_exists() -> None:
+    tree = README.split("## Find your way")[1].split("```")[1]
+    made = {"report/"}
+    for line in tree.strip().splitlines():
+        depth = len(line) - len(line.lstrip())
+        names = re.findall(r"[\w.]+(?:/|\.\w+)", line)[: None if depth == 0 else 1]
+        for name in names:
+            places = [ROOT / name, ROOT / "pipeline" / name]
+            assert name in made or any(place.exists() for place in places), name
