@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show ui check lint types test test-fast test-gpu readme lock clean
+.PHONY: help setup repro show ui check lint types test test-fast readme lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,10 +57,7 @@ test: $(VENV)/dev ## all tests; no network needed
 	@pytest --quiet --numprocesses 2 --dist loadfile
 
 test-fast: $(VENV)/dev ## the tests that run no whole pipeline
-	@pytest --quiet -m "not slow"
-
-test-gpu: $(VENV)/dev ## the tests that need a GPU
-	@pytest --quiet -m gpu
+	@pytest --quiet --numprocesses 2 --dist loadfile -m "not slow"
 
 readme: setup ## write the results of the last run into README.md
 	@python -m stages.report readme

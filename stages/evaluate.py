@@ -120,7 +120,7 @@ def superglue(
         }
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
         weights = trained / WEIGHTS
-        network = load_network(params, model, this, weights if weights.exists() else None)
+        network = load_network(params, model, this, weights=weights if weights.exists() else None)
         score = evaluate_task(
             network,
             kind,

@@ -78,7 +78,12 @@ class RunningStage:
 
 
 def load_network(
-    params: Params, folder: Path, this: RunningStage, weights: Path | None = None
+    params: Params,
+    folder: Path,
+    this: RunningStage,
+    *,
+    tuned: bool = False,
+    weights: Path | None = None,
 ) -> "AnswerModel":
     """Load the language model where `params.yaml` wants it, and note which it is."""
     import torch
@@ -91,7 +96,11 @@ def load_network(
     disable_progress_bar()  # loading takes a second
     this.run.set_tags({"model": params.model.name})
     return load_model(
-        folder, device=params.runtime.device, dtype=params.model.dtype, weights=weights
+        folder,
+        device=params.runtime.device,
+        dtype=params.model.dtype,
+        tuned=tuned,
+        weights=weights,
     )
 
 

@@ -112,7 +112,8 @@ def superglue(
             for split in ("train", "dev")
         }
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
-        network = load_network(params, model, this)
+        settings = params.superglue.training[method]
+        network = load_network(params, model, this, tuned="model" in settings.tune)
         prompts = params.superglue.prompts[task]
         template = parse_template(prompts.templates[method], kind.fields)
         problem = task_problem(
@@ -129,7 +130,7 @@ def superglue(
                 network,
                 [problem],
                 params,
-                params.superglue.training[method],
+                settings,
                 metric="accuracy",
                 loss_over_vocabulary=False,
                 weights=folder / WEIGHTS,

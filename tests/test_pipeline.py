@@ -24,7 +24,11 @@ def reproduced(
     tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
 ) -> Path:
     """A project after `dvc repro`, committed."""
-    root = make_project(tmp_path_factory.mktemp("pipeline") / "project", tiny_folders["gpt2"])
+    root = make_project(
+        tmp_path_factory.mktemp("pipeline") / "project",
+        tiny_folders["gpt2"],
+        lama__methods=["p-tuning"],
+    )
     shutil.copyfile(empty_store, root / "mlflow.db")
     run(root, "dvc", "repro")
     run(root, "git", "add", "-A")
@@ -105,10 +109,7 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     ({f"{RTE_TRAIN}__model__learning_rate": 2e-5}, {"train-superglue@rte-p-tuning"}),
     ({f"{RTE}__templates__p-tuning": "{premise} [P] {mask}"}, {"train-superglue@rte-p-tuning"}),
     ({f"{RTE}__templates__manual": "{premise} {hypothesis} {mask}"}, set()),
-    (
-        {"lama__prompt_tokens__start": 2},
-        {"train-lama@manual", "train-lama@p-tuning"},
-    ),
+    ({"lama__prompt_tokens__start": 2}, {"train-lama@p-tuning"}),
     ({"lama__splits__test_facts": 7}, {"splits-lama"}),
     ({"superglue__splits__dev_examples": 6}, {"splits-superglue@rte"}),
     ({"report__facts_shown": 3}, {"report"}),
@@ -116,7 +117,7 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     (
         {"seed": 35},
         {
-            "splits-lama", "splits-superglue@rte", "train-lama@manual", "train-lama@p-tuning",
+            "splits-lama", "splits-superglue@rte", "train-lama@p-tuning",
             "train-superglue@rte-p-tuning",
         },
     ),
@@ -150,10 +151,11 @@ def test_after_an_edit_only_what_depends_on_it_runs_and_logs_into_the_one_histor
     assert {logged.data.tags["dvc.experiment"] for logged in new} == {"quick-fox"}
     assert {logged.data.tags["git.dirty"] for logged in new} == {"true"}
 
-    # What an experiment has run, the workspace has too.
+    # What an experiment has run, the workspace has too. The file's bytes may differ: it is checked.
     edit_params(project, **{TRAIN: 0.002})
     run(project, "dvc", "repro")
-    assert len(history(project)) == before + len(stages)
+    later = history(project)[before + len(stages) :]
+    assert {logged.data.tags["dvc.stage"] for logged in later} <= {"validate"}
     assert run(project, "git", "status", "--porcelain", "metrics", "curves").stdout
 
 
@@ -217,7 +219,6 @@ def test_killing_dvc_ends_the_training_and_a_killed_stage_ends_with_the_same_byt
 ) -> None:
     long = {"epochs": 60, "patience": 60}
     edit_params(project, **{f"lama__training__p-tuning__{key}": long[key] for key in long})
-    run(project, "dvc", "repro", "-s", "validate")
     dvc, training = start_long_training(project)
     dvc.kill()
     training.wait(timeout=20)
@@ -248,8 +249,7 @@ def test_metrics_and_plots_are_what_dvc_shows(reproduced: Path) -> None:
     shown = json.loads(run(reproduced, "dvc", "metrics", "show", "--json").stdout)
     files = shown[""]["data"]
     assert set(files) == {
-        "metrics/lama/manual.json", "metrics/lama/p-tuning.json",
-        "metrics/superglue/rte/p-tuning.json",
+        "metrics/lama/p-tuning.json", "metrics/superglue/rte/p-tuning.json",
     }  # fmt: skip
     out = reproduced.parent / "plots"
     run(reproduced, "dvc", "plots", "show", "--out", str(out))

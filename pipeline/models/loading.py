@@ -1,10 +1,10 @@
 """Load a model folder as an `AnswerModel`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -43,15 +43,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the type that `model.dtype` names; `auto` is bfloat16 on CUDA, else float32."""
+def choose_dtype(name: str, device: torch.device, *, tuned: bool = False) -> torch.dtype:
+    """Return the type that `model.dtype` names.
+
+    `auto` is bfloat16 for a frozen model on CUDA, else float32: a tuned model's small steps would
+    be lost in bfloat16 weights.
+    """
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if device.type == "cuda" and not tuned else torch.float32
     return _DTYPES[name]
 
 
 def load_model(
-    folder: Path, *, device: str = "auto", dtype: str = "auto", weights: Path | None = None
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    tuned: bool = False,
+    weights: Path | None = None,
 ) -> AnswerModel:
     """Load a model and its tokenizer.
 
@@ -59,6 +68,7 @@ def load_model(
         folder: a folder of transformers (`config.json`, `*.safetensors`, `tokenizer.json`).
         device: as in `runtime.device`.
         dtype: as in `model.dtype`.
+        tuned: whether the model's own weights are, or will be, trained.
         weights: tuned weights that replace the folder's, as `AnswerModel.network` names them.
 
     Raises:
@@ -70,16 +80,22 @@ def load_model(
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         masked = _is_masked(config)
         kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        network: Any = kind.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             folder,
+            output_loading_info=True,
             config=config,
-            dtype=choose_dtype(dtype, place),
+            dtype=choose_dtype(dtype, place, tuned=tuned or weights is not None),
             attn_implementation="sdpa",
             local_files_only=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error
+    network, report = loaded
+    # Otherwise transformers makes missing weights up, other ones each time.
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
     if weights is not None:
@@ -92,16 +108,20 @@ def load_model(
 
 
 def _load_weights(network: torch.nn.Module, weights: Path) -> None:
-    state = load_file(weights)
-    outcome = network.load_state_dict(state, strict=False)
-    # Tied weights are saved once, under one of their names.
-    tied = set(getattr(network, "all_tied_weights_keys", {}) or {})
-    missing = [name for name in outcome.missing_keys if name not in tied]
-    if missing or outcome.unexpected_keys:
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise ModelError(f"{weights}: cut or altered ({error}); train again") from error
+    # Tied weights are saved once, under their first name, as named_parameters gives them.
+    own = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
+    found = {name: tuple(weight.shape) for name, weight in state.items()}
+    differing = sorted(dict(own.items() ^ found.items()))
+    if differing:
         raise ModelError(
-            f"{weights}: weights of another model (missing {missing[:3]}, unknown "
-            f"{outcome.unexpected_keys[:3]}); train again with this model"
+            f"{weights}: weights of another model ({', '.join(differing[:3])} differ); train again "
+            "with this one"
         )
+    network.load_state_dict(state, strict=False)
 
 
 def _is_masked(config: object) -> bool:

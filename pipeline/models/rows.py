@@ -62,7 +62,7 @@ def build_row(
 
     Args:
         template: a parsed template.
-        values: the text of each field.
+        values: the text of each field; white space around it is dropped.
         codec: the model's tokenizer.
         masked: whether the model is a masked one.
         max_length: most positions of a row, special tokens and prompt tokens included. Fields
@@ -74,7 +74,8 @@ def build_row(
     """
     if masked and codec.mask_id is None:
         raise TemplateError("the tokenizer of this masked model has no mask token")
-    values = dict(values)
+    used = [part.name for part in template.parts if isinstance(part, Field)]
+    values = {name: values[name].strip() for name in used}
     row = _build(template, values, codec, masked=masked)
     while len(row.token_ids) > max_length:
         _shorten(template, values, codec, len(row.token_ids) - max_length, max_length)
@@ -169,4 +170,6 @@ def _shorten(
             f"template {template.source!r}: {excess} tokens more than {max_length} and nothing to "
             "cut; mark a field with {name:shorten}, or raise max_length"
         )
-    values[longest] = codec.cut(values[longest], max(0, lengths[longest] - excess))
+    text = values[longest]
+    shorter = codec.cut(text, max(0, lengths[longest] - excess))
+    values[longest] = shorter if len(shorter) < len(text) else text[:-1].rstrip()

@@ -31,21 +31,13 @@ def make_encoder(
     return encoder
 
 
-class PromptBank(nn.Module):
-    """The encoders of several prompts; a batch's rows say which prompt they use."""
+def stack_prompts(prompts: Sequence[Tensor]) -> Tensor | None:
+    """Join the vectors of several prompts, for the rows of a batch to choose from.
 
-    def __init__(self, encoders: Sequence[PromptEncoder]) -> None:
-        """Take the encoders, one for each prompt."""
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
+    Args:
+        prompts: (prompt tokens, size) float each; their numbers of tokens may differ.
 
-    def forward(self, prompts: Sequence[int]) -> Tensor:
-        """Return the vectors of some prompts.
-
-        Args:
-            prompts: which of them, by position in the bank.
-
-        Returns:
-            (len(prompts), longest, size) float; shorter prompts are filled with zeros.
-        """
-        return nn.utils.rnn.pad_sequence([self.encoders[p]() for p in prompts], batch_first=True)
+    Returns:
+        (prompts, longest, size) float; shorter prompts are filled with zeros. None for no prompts.
+    """
+    return nn.utils.rnn.pad_sequence(list(prompts), batch_first=True) if prompts else None

@@ -17,7 +17,7 @@ from pipeline.models.answers import AnswerModel
 from pipeline.models.predict import predict
 from pipeline.models.questions import Questions
 from pipeline.models.rows import Row, collate
-from pipeline.prompts.bank import PromptBank, make_encoder
+from pipeline.prompts.bank import make_encoder, stack_prompts
 from pipeline.prompts.encoders import PromptEncoder
 from pipeline.seeding import derive_seed, make_random
 from pipeline.training.optimisers import Optimiser, OptimiserSettings
@@ -119,7 +119,8 @@ def train(
         model_optimiser: for the language model; None leaves it frozen.
         best_weights: where the tuned model's weights of the best epoch are written (safetensors);
             not touched where the model is frozen.
-        rows_per_pass: most rows of one pass; it changes memory and speed, not the result.
+        rows_per_pass: most rows of one pass; it changes memory and speed, not the result. A
+            tuned model may have dropout, so there a step is one pass.
         seed: with the problem's name, of all that is random.
         on_epoch: called after each epoch of each problem.
 
@@ -148,8 +149,10 @@ def train(
     for state in states:
         state.take_optimisers(model, prompt_optimiser, model_optimiser, epochs=epochs)
 
+    if model_optimiser is not None:
+        rows_per_pass = max(rows_per_pass, batch)
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "dropout", *(problem.name for problem in problems)))
+        torch.manual_seed(derive_seed(seed, "dropout of the model", problems[0].name))
         for epoch in range(epochs + 1):
             active = [state for state in states if state.rounds_below_best < patience]
             losses = (
@@ -178,6 +181,8 @@ class _State:
         self.rounds_below_best = 0
         self._batch = batch
         self._order = make_random(seed, "order of examples", problem.name)
+        self._steps = 0
+        self._seed = seed
 
     def take_optimisers(
         self,
@@ -204,13 +209,27 @@ class _State:
         for start in range(0, len(order), self._batch):
             yield order[start : start + self._batch]
 
+    def encode(self) -> Tensor | None:
+        """Return the prompt's vectors for a step of training: with gradients, and dropout.
+
+        The dropout of a step hangs on the problem and the step alone.
+        """
+        if self.encoder is None:
+            return None
+        self._steps += 1
+        with torch.random.fork_rng():
+            name = self.problem.name
+            torch.manual_seed(derive_seed(self._seed, "dropout", name, str(self._steps)))
+            vectors: Tensor = self.encoder.train()()
+            return vectors
+
     def vectors(self) -> Tensor | None:
-        """Return the prompt's vectors as they are now, without gradients and dropout."""
+        """Return a copy of the prompt's vectors on the CPU, without gradients and dropout."""
         if self.encoder is None:
             return None
         with torch.no_grad():
             vectors: Tensor = self.encoder.eval()()
-            return vectors.float()
+            return vectors.float().cpu().clone()
 
     def keep_if_best(self, record: EpochRecord) -> bool:
         """Note an epoch; return whether it is the best so far, or as good as the best."""
@@ -218,8 +237,7 @@ class _State:
         if record.epoch and record.dev_score < self.trained.best_score:
             self.rounds_below_best += 1
             return False
-        vectors = self.vectors()
-        self.trained.vectors = None if vectors is None else vectors.cpu()
+        self.trained.vectors = self.vectors()
         self.trained.best_epoch = record.epoch
         self.rounds_below_best = 0
         return True
@@ -244,9 +262,6 @@ def _train_epoch(
     """Run each problem through its examples once; return each problem's mean loss."""
     tuned = any(parameter.requires_grad for parameter in model.network.parameters())
     model.network.train(tuned)
-    for state in states:
-        if state.encoder is not None:
-            state.encoder.train()
     totals = [0.0] * len(states)
     streams = [list(state.batches()) for state in states]
     for step in range(max(map(len, streams), default=0)):
@@ -294,36 +309,43 @@ def _backward(
     The encoders run once a step: the passes leave their gradients at the vectors, from where one
     backward pass takes them through the encoders.
     """
-    used = sorted({item.state for item in items if states[item.state].encoder is not None})
-    slot = {number: place for place, number in enumerate(used)}
-    encoded = None
-    vectors = None
-    if used:
-        encoders = [encoder for n in used if (encoder := states[n].encoder) is not None]
-        encoded = PromptBank(encoders)(range(len(used)))
-        vectors = encoded.detach().requires_grad_()
-    candidates = None
-    if not loss_over_vocabulary:
-        candidates = states[0].problem.train.word_ids.to(model.device)
+    encoded = {n: states[n].encode() for n in sorted({item.state for item in items})}
+    with_prompt = {n: vectors for n, vectors in encoded.items() if vectors is not None}
+    slot = {number: place for place, number in enumerate(with_prompt)}
+    joined = stack_prompts(list(with_prompt.values()))
+    vectors = joined.detach().requires_grad_() if joined is not None else None
     losses = []
-    items = sorted(items, key=lambda item: len(item.row.token_ids))
-    for start in range(0, len(items), rows_per_pass):
-        chosen = items[start : start + rows_per_pass]
+    for chosen in _passes(items, rows_per_pass, by_problem=not loss_over_vocabulary):
         batch = collate(
             [item.row for item in chosen],
             [slot.get(item.state, 0) for item in chosen],
             pad_id=model.codec.pad_id,
             device=model.device,
         )
+        candidates = None
+        if not loss_over_vocabulary:
+            candidates = states[chosen[0].state].problem.train.word_ids.to(model.device)
         log_probs = model.log_probs(batch, vectors, candidates)
         targets = torch.tensor([item.target for item in chosen], device=model.device)
         loss = torch.nn.functional.nll_loss(log_probs, targets, reduction="none")
         weights = torch.tensor([item.weight for item in chosen], device=model.device)
         (loss * weights).sum().backward()
         losses += [(item.state, value) for item, value in zip(chosen, loss.tolist(), strict=True)]
-    if encoded is not None and vectors is not None:
-        encoded.backward(vectors.grad)
+    if joined is not None and vectors is not None:
+        joined.backward(vectors.grad)
     return losses
+
+
+def _passes(
+    items: Sequence[_Item], rows_per_pass: int, *, by_problem: bool
+) -> Iterator[list[_Item]]:
+    """Yield the items of each pass: of like length, and of one problem where words differ."""
+    groups: dict[int, list[_Item]] = {}
+    for item in sorted(items, key=lambda item: len(item.row.token_ids)):
+        groups.setdefault(item.state if by_problem else 0, []).append(item)
+    for group in groups.values():
+        for start in range(0, len(group), rows_per_pass):
+            yield group[start : start + rows_per_pass]
 
 
 def _score_dev(

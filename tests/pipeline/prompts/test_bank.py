@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.prompts.bank import PromptBank, make_encoder
+from pipeline.prompts.bank import make_encoder, stack_prompts
 
 KINDS = ("lstm", "mlp", "embedding")
 WORDS = torch.arange(80.0).reshape(20, 4)
@@ -49,27 +49,25 @@ def test_words_of_a_half_precision_model_become_full_precision_prompts():
     assert encoder().dtype == torch.float32
 
 
-def test_each_row_gets_its_own_prompt_filled_up_with_zeros():
-    encoders = [_encoder("mlp", "a", count=2), _encoder("mlp", "b", count=3),
-                _encoder("lstm", "c", count=1)]  # fmt: skip
-    rows = PromptBank(encoders)([2, 0, 1, 0])
-    assert rows.shape == (4, 3, 4)
-    for row, (encoder, count) in zip(rows, [(2, 1), (0, 2), (1, 3), (0, 2)], strict=True):
-        assert torch.equal(row[:count], encoders[encoder]())
-        assert not row[count:].any()
+def test_joined_prompts_are_filled_up_with_zeros():
+    prompts = [_encoder("mlp", "a", count=2)(), _encoder("mlp", "b", count=3)(),
+               _encoder("lstm", "c", count=1)()]  # fmt: skip
+    joined = stack_prompts(prompts)
+    assert joined.shape == (3, 3, 4)
+    for row, prompt in zip(joined, prompts, strict=True):
+        assert torch.equal(row[: len(prompt)], prompt)
+        assert not row[len(prompt) :].any()
+
+
+def test_no_prompts_join_to_none():
+    assert stack_prompts([]) is None
 
 
 def test_a_prompts_gradient_is_what_it_would_be_alone():
     together = [_encoder("lstm", name) for name in "abc"]
-    PromptBank(together)([0, 2, 0])[[0, 1, 2]].square().sum().backward()
+    stack_prompts([encoder() for encoder in together])[[0, 2]].square().sum().backward()
     alone = _encoder("lstm", "a")
-    (2 * alone().square().sum()).backward()
+    alone().square().sum().backward()
     for one, other in zip(together[0].parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
-    assert all(parameter.grad is None for parameter in together[1].parameters())
-
-
-def test_the_bank_has_the_parameters_of_all_its_prompts():
-    encoders = [_encoder("lstm", "a"), _encoder("embedding", "b")]
-    own = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
-    assert {id(parameter) for parameter in PromptBank(encoders).parameters()} == own
+    assert all(not parameter.grad.any() for parameter in together[1].parameters())
