@@ -1,6 +1,6 @@
 # `make` lists the targets. All of them use the environment in .venv, which `make setup` builds.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # What pip installs as torch. A machine with a torch of its own (a GPU build in the system's Python)
 # uses that one with `make setup TORCH=`.
 TORCH ?= torch==2.13.0

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.data.lama import read_lama
-from pipeline.data.superglue import read_examples
+from pipeline.data.superglue import read_splits
 from pipeline.evaluation.answers import evaluate_relation, evaluate_task
 from pipeline.evaluation.metrics import mean
 from pipeline.files import staged_folder, write_csv, write_json, write_jsonl
@@ -87,13 +87,15 @@ def lama(
                 for name, score in scores.items()
             ],
         )
-        values = {
-            "test/p_at_1": mean([score.test_score for score in scores.values()]),
-            "dev/p_at_1": mean([score.dev_score for score in scores.values()]),
-            "test/majority": mean([score.majority for score in scores.values()]),
-            "test/facts": sum(score.asked for score in scores.values()),
-            "test/left_out": sum(score.left_out for score in scores.values()),
-        }
+        values: dict[str, float] = {}
+        if scores:
+            values = {
+                "test/p_at_1": mean([score.test_score for score in scores.values()]),
+                "dev/p_at_1": mean([score.dev_score for score in scores.values()]),
+                "test/majority": mean([score.majority for score in scores.values()]),
+            }
+        values["test/facts"] = sum(score.asked for score in scores.values())
+        values["test/left_out"] = sum(score.left_out for score in scores.values())
         this.run.log_file(relations)
         this.run.log_metrics({f"test/p_at_1/{name}": s.test_score for name, s in scores.items()})
         _finish(this, values, metrics, out)
@@ -114,10 +116,7 @@ def superglue(
     with stage("evaluate", "superglue", task, method) as this:
         params = load_params(params_file)
         kind = TASKS[task]
-        examples = {
-            split: read_examples(splits / f"{split}.jsonl", fields=kind.fields, labels=kind.labels)
-            for split in ("train", "test")
-        }
+        examples = read_splits(splits, ("train", "test"), fields=kind.fields, labels=kind.labels)
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
         weights = trained / WEIGHTS
         network = load_network(params, model, this, weights=weights if weights.exists() else None)

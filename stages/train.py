@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.data.lama import read_lama
-from pipeline.data.superglue import read_examples
+from pipeline.data.superglue import read_splits
 from pipeline.evaluation.metrics import accuracy, mean
 from pipeline.files import staged_folder, write_csv
 from pipeline.models.answers import AnswerModel
@@ -107,10 +107,7 @@ def superglue(
     with stage("train", "superglue", task, method) as this:
         params = load_params(params_file)
         kind = TASKS[task]
-        examples = {
-            split: read_examples(splits / f"{split}.jsonl", fields=kind.fields, labels=kind.labels)
-            for split in ("train", "dev")
-        }
+        examples = read_splits(splits, ("train", "dev"), fields=kind.fields, labels=kind.labels)
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
         settings = params.superglue.training[method]
         network = load_network(params, model, this, tuned="model" in settings.tune)
@@ -216,9 +213,9 @@ def _write_curves(
     ]
     write_csv(path, [unit, "epoch", "train_loss", "dev_loss", f"dev_{metric}"], rows)
     this.run.log_file(path)
-    this.run.log_metrics(
-        {f"dev/{metric}": mean([result.best_score for result in trained.values()])}
-    )
+    if trained:
+        scores = [result.best_score for result in trained.values()]
+        this.run.log_metrics({f"dev/{metric}": mean(scores)})
 
 
 if __name__ == "__main__":

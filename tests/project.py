@@ -79,7 +79,8 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
 
 def edit_params(folder: Path, **edits: Any) -> None:
     """Edit values of params.yaml; dotted paths are written with `__`; the key must exist."""
-    yaml = YAML()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
     path = folder / "params.yaml"
     values = yaml.load(path)
     for dotted, value in edits.items():

@@ -13,6 +13,16 @@ from pipeline.files import read_jsonl
 Record = dict[str, Any]
 
 
+def read_splits(
+    folder: Path, names: Sequence[str], *, fields: Sequence[str], labels: Sequence[str]
+) -> dict[str, list[Record]]:
+    """Read `<name>.jsonl` of each named split (see `read_examples`)."""
+    return {
+        name: read_examples(folder / f"{name}.jsonl", fields=fields, labels=labels)
+        for name in names
+    }
+
+
 def read_examples(path: Path, *, fields: Sequence[str], labels: Sequence[str]) -> list[Record]:
     """Read the examples of one split and check them.
 

@@ -1,6 +1,7 @@
 """Prompt encoders: what makes the vectors of one prompt's tokens.
 
-Source: P-tuning, arXiv:2103.10385, section 3; THUDM/P-tuning LAMA/p_tuning/prompt_encoder.py.
+Source: P-tuning, arXiv:2103.10385 (v1 has the LSTM, v2 all three, its Table 8 compares them);
+THUDM/P-tuning LAMA/p_tuning/prompt_encoder.py.
 """
 
 import torch

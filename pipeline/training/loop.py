@@ -152,7 +152,7 @@ def train(
     if model_optimiser is not None:
         rows_per_pass = max(rows_per_pass, batch)
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "dropout of the model", problems[0].name))
+        torch.manual_seed(derive_seed(seed, "dropout of the model", *(p.name for p in problems)))
         for epoch in range(epochs + 1):
             active = [state for state in states if state.rounds_below_best < patience]
             losses = (

@@ -356,6 +356,25 @@ def test_a_misspelt_key_is_named_with_what_was_meant(
     assert_one_message(invoke(TRAIN, monkeypatch), "patiense", "did you mean 'patience'")
 
 
+def test_without_relations_nothing_is_asked(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_params(spare, lama__relations=[], superglue__tasks=[])
+    evaluate = (
+        "python -m stages.evaluate lama p-tuning --model data/model --splits splits "
+        "--trained out --out answers --relations r.csv --controls c.csv --metrics m.json"
+    )
+    report = "python -m stages.report build --metrics . --curves . --evaluation . --out report"
+    for command in (
+        "python -m stages.splits lama --raw data/raw/lama --out splits",
+        TRAIN_LAMA.replace("data/splits/lama", "splits"),
+        evaluate,
+        report,
+    ):
+        result = invoke(command, monkeypatch)
+        assert result.exit_code == 0, result.output
+    assert json.loads((spare / "m.json").read_text()) == {"test/facts": 0, "test/left_out": 0}
+    assert "No benchmark was run" in (spare / "report/report.md").read_text()
+
+
 def test_a_traceback_is_shown_to_those_who_ask(
     spare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
