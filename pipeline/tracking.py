@@ -141,7 +141,8 @@ def stage_run(
         if patch:
             run.log_text(patch, "git/diff.patch")
         yield run
-        run.set_tags({f"dvc.out.{path}": value for path, value in output_hashes().items()})
+        with run._unharmed():
+            run.set_tags({f"dvc.out.{path}": value for path, value in output_hashes().items()})
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"

@@ -10,7 +10,9 @@ from pipeline.data.superglue import read_splits
 from pipeline.evaluation.answers import evaluate_relation, evaluate_task
 from pipeline.evaluation.metrics import mean
 from pipeline.files import staged_folder, write_csv, write_json, write_jsonl
-from pipeline.params import LamaMethod, SuperGlueMethod, SuperGlueTask, load_params
+from pipeline.models.answers import AnswerModel
+from pipeline.models.loading import load_model
+from pipeline.params import LamaMethod, Params, SuperGlueMethod, SuperGlueTask, load_params
 from pipeline.prompts.store import WEIGHTS, load_prompts
 from pipeline.tasks import TASKS
 from stages.running import (
@@ -19,7 +21,6 @@ from stages.running import (
     ParamsFile,
     RunningStage,
     SplitsFolder,
-    load_network,
     say,
     stage,
 )
@@ -49,7 +50,7 @@ def lama(
         params = load_params(params_file)
         data = read_lama(splits, ["train", "test"])
         this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
-        network = load_network(params, model, this)
+        network = _load(this, params, model)
         scores = {
             name: evaluate_relation(
                 network,
@@ -119,7 +120,7 @@ def superglue(
         examples = read_splits(splits, ("train", "test"), fields=kind.fields, labels=kind.labels)
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
         weights = trained / WEIGHTS
-        network = load_network(params, model, this, weights=weights if weights.exists() else None)
+        network = _load(this, params, model, weights if weights.exists() else None)
         score = evaluate_task(
             network,
             kind,
@@ -136,6 +137,19 @@ def superglue(
             "test/examples": score.asked,
         }
         _finish(this, values, metrics, out)
+
+
+def _load(
+    this: RunningStage, params: Params, folder: Path, weights: Path | None = None
+) -> AnswerModel:
+    this.run.set_tags({"model": params.model.name})
+    return load_model(
+        folder,
+        device=params.runtime.device,
+        dtype=params.model.dtype,
+        threads=params.runtime.threads,
+        weights=weights,
+    )
 
 
 def _finish(this: RunningStage, values: dict[str, float], metrics: Path, out: Path) -> None:

@@ -7,17 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import psutil
 import typer
 
-if TYPE_CHECKING:
-    from pipeline.models.answers import AnswerModel
-
 from pipeline.errors import PipelineError
 from pipeline.lineage import StageIdentity, project_root, running_stage
-from pipeline.params import Params
 from pipeline.tracking import StageRun, stage_run
 
 ParamsFile = Annotated[
@@ -75,33 +71,6 @@ class RunningStage:
         """Log an input of the stage as a dataset, under DVC's hash of it."""
         digest = self._identity.inputs.get(path.as_posix()) if self._identity else None
         self.run.log_dataset(name, path.as_posix(), digest, context)
-
-
-def load_network(
-    params: Params,
-    folder: Path,
-    this: RunningStage,
-    *,
-    tuned: bool = False,
-    weights: Path | None = None,
-) -> "AnswerModel":
-    """Load the language model where `params.yaml` wants it, and note which it is."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    from pipeline.models.loading import load_model
-
-    if params.runtime.threads is not None:
-        torch.set_num_threads(params.runtime.threads)
-    disable_progress_bar()  # loading takes a second
-    this.run.set_tags({"model": params.model.name})
-    return load_model(
-        folder,
-        device=params.runtime.device,
-        dtype=params.model.dtype,
-        tuned=tuned,
-        weights=weights,
-    )
 
 
 def downloads_folder() -> Path:

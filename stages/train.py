@@ -12,6 +12,7 @@ from pipeline.data.superglue import read_splits
 from pipeline.evaluation.metrics import accuracy, mean
 from pipeline.files import staged_folder, write_csv
 from pipeline.models.answers import AnswerModel
+from pipeline.models.loading import load_model
 from pipeline.params import (
     LamaMethod,
     MethodParams,
@@ -34,7 +35,6 @@ from stages.running import (
     ParamsFile,
     RunningStage,
     SplitsFolder,
-    load_network,
     say,
     stage,
 )
@@ -58,7 +58,7 @@ def lama(
         params = load_params(params_file)
         data = read_lama(splits, ["train", "dev"])
         this.log_dataset(f"lama/{params.lama.source}", splits, "training")
-        network = load_network(params, model, this)
+        network = _load(this, params, model)
         templates = {
             name: method_template(
                 method,
@@ -110,7 +110,7 @@ def superglue(
         examples = read_splits(splits, ("train", "dev"), fields=kind.fields, labels=kind.labels)
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
         settings = params.superglue.training[method]
-        network = load_network(params, model, this, tuned="model" in settings.tune)
+        network = _load(this, params, model, tuned="model" in settings.tune)
         prompts = params.superglue.prompts[task]
         template = parse_template(prompts.templates[method], kind.fields)
         problem = task_problem(
@@ -143,6 +143,17 @@ def superglue(
             save_prompts(folder, method, {task: stored})
         _write_curves(this, curves, trained, unit="task", metric="accuracy")
         this.run.log_file(out / "prompts.json")
+
+
+def _load(this: RunningStage, params: Params, folder: Path, *, tuned: bool = False) -> AnswerModel:
+    this.run.set_tags({"model": params.model.name})
+    return load_model(
+        folder,
+        device=params.runtime.device,
+        dtype=params.model.dtype,
+        threads=params.runtime.threads,
+        tuned=tuned,
+    )
 
 
 def _train(

@@ -13,6 +13,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.errors import ModelError
 from pipeline.models.answers import AnswerModel
@@ -59,6 +60,7 @@ def load_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    threads: int | None = None,
     tuned: bool = False,
     weights: Path | None = None,
 ) -> AnswerModel:
@@ -68,6 +70,7 @@ def load_model(
         folder: a folder of transformers (`config.json`, `*.safetensors`, `tokenizer.json`).
         device: as in `runtime.device`.
         dtype: as in `model.dtype`.
+        threads: of the CPU, for torch as a whole; None: as many as there are cores.
         tuned: whether the model's own weights are, or will be, trained.
         weights: tuned weights that replace the folder's, as `AnswerModel.network` names them.
 
@@ -76,6 +79,9 @@ def load_model(
             is not there.
     """
     place = choose_device(device)
+    disable_progress_bar()  # loading takes a second
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         masked = _is_masked(config)
