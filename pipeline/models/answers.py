@@ -71,7 +71,10 @@ class AnswerModel:
         """
         embeds = self.network.get_input_embeddings()(batch.token_ids)
         if prompts is not None:
-            vectors = prompts[batch.prompts.unsqueeze(1), batch.slots.clamp(min=0)]
+            # As an embedding lookup: the gradient of plain indexing is summed in an order that
+            # differs from run to run.
+            places = batch.prompts.unsqueeze(1) * prompts.shape[1] + batch.slots.clamp(min=0)
+            vectors = nn.functional.embedding(places, prompts.flatten(0, 1))
             embeds = torch.where(
                 (batch.slots != NO_SLOT).unsqueeze(2), vectors.to(embeds.dtype), embeds
             )
