@@ -10,6 +10,8 @@ from transformers import (
     DistilBertConfig,
     DistilBertForMaskedLM,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
 )
 
 from pipeline.errors import ModelError
@@ -227,3 +229,30 @@ def test_a_masked_model_of_an_unknown_type_is_refused_by_name(
     )
     with pytest.raises(ModelError, match=r"'distilbert'.*known are albert, bert, camembert"):
         AnswerModel(network, tiny_models["bert"].codec, masked=True)
+
+
+def test_the_gradient_of_many_rows_is_summed_in_one_order(
+    tiny_models: dict[str, AnswerModel],
+) -> None:
+    """Bit for bit, with several threads: else no training is the same twice."""
+    codec = tiny_models["llama"].codec
+    config = LlamaConfig(
+        vocab_size=len(codec.tokenizer), hidden_size=512, intermediate_size=32,
+        num_hidden_layers=1, num_attention_heads=1,
+    )  # fmt: skip
+    model = AnswerModel(LlamaForCausalLM(config), codec, masked=False)
+    slots = (0, 1, 2, *[NO_SLOT] * 6, 3, 4, 5)
+    rows = [Row(tuple((7 * n + i) % 50 for i in range(12)), slots, 11) for n in range(32)]
+    batch = collate(rows, [n % 4 for n in range(32)], pad_id=0, device=model.device)
+    vectors = torch.randn(4, 6, 512, generator=torch.Generator().manual_seed(1))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(20):
+            leaf = vectors.clone().requires_grad_()
+            model.log_probs(batch, leaf)[:, 7].square().sum().backward()
+            gradients.append(leaf.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients[1:])
