@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pipeline.data.sources import fetch_source
 from pipeline.errors import ModelError
-from pipeline.files import link_or_copy
 
 # Name in params.yaml -> name in the table of sources. Each is a package that carries a GGUF file.
 PACKAGED_MODELS = {"smollm2-135m-instruct": "smollm2-135m-instruct"}
@@ -61,7 +60,6 @@ def obtain_model(name: str, target: Path, *, cache: Path, mirror: Path | None) -
             convert_gguf(Path(folder, "model.gguf"), target)
         return
     for file in sorted(Path(name).iterdir()):
-        if file.suffix == ".safetensors":
-            link_or_copy(file.resolve(), target / file.name)
-        elif file.suffix in (".json", ".txt", ".jinja", ".model"):
+        # Never a hard link: DVC makes what it caches read-only, and the user's file with it.
+        if file.suffix in (".safetensors", ".json", ".txt", ".jinja", ".model"):
             shutil.copyfile(file, target / file.name)

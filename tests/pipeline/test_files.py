@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import files
 from pipeline.errors import DataError
 from pipeline.files import (
-    link_or_copy,
     read_csv,
     read_json,
     read_jsonl,
@@ -286,20 +284,3 @@ def test_the_digest_is_that_of_the_standard(tmp_path):
     large = b"0123456789" * 300_000
     (tmp_path / "large").write_bytes(large)
     assert sha256(tmp_path / "large") == hashlib.sha256(large).hexdigest()
-
-
-def test_a_link_takes_no_second_copy(tmp_path):
-    (tmp_path / "source").write_text("content")
-    link_or_copy(tmp_path / "source", tmp_path / "deep" / "target")
-    assert (tmp_path / "deep" / "target").samefile(tmp_path / "source")
-
-
-def test_where_links_cannot_be_made_the_content_is_copied(tmp_path, monkeypatch):
-    def link(*_: object) -> None:
-        raise OSError("Invalid cross-device link")
-
-    monkeypatch.setattr(files.os, "link", link)
-    (tmp_path / "source").write_text("content")
-    link_or_copy(tmp_path / "source", tmp_path / "deep" / "target")
-    assert (tmp_path / "deep" / "target").read_text() == "content"
-    assert not (tmp_path / "deep" / "target").samefile(tmp_path / "source")

@@ -47,6 +47,8 @@ def test_a_linked_weights_file_is_copied_as_a_file(
     obtain_model(str(source), target, cache=tmp_path / "cache", mirror=None)
 
     assert not any(file.is_symlink() for file in target.iterdir())
+    # What DVC does to its copy must not reach the user's file.
+    assert not any(file.samefile(source / file.name) for file in target.iterdir())
     load_model(target, device="cpu")
 
 
