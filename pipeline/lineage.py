@@ -6,6 +6,7 @@ of an MLflow run. This is the only file that imports dvc.
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ def running_stage() -> StageIdentity | None:
             run_key=_get_stage_hash(stage) if _can_hash(stage) else None,
             experiment=os.environ.get("DVC_EXP_NAME"),
         )
+
+
+def recorded_run_keys(keys: Collection[str]) -> set[str]:
+    """Return those run keys whose stage DVC has recorded in its run cache, as done."""
+    if not keys:
+        return set()
+    from dvc.repo import Repo
+
+    with Repo(str(Path.cwd())) as repo:
+        runs = Path(repo.cache.local.path, "runs")
+        return {key for key in keys if (runs / key[:2] / key).is_dir()}
 
 
 def output_hashes() -> dict[str, str]:

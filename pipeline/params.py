@@ -16,7 +16,9 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
 
-LamaMethod = Literal["manual", "p-tuning"]
+LamaMethod = Literal[
+    "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete"
+]
 SuperGlueMethod = Literal["manual", "manual-fine-tuning", "p-tuning"]
 SuperGlueTask = Literal["rte"]
 Tuned = Literal["prompt", "model"]
@@ -64,8 +66,20 @@ class PromptParams(Optimisation):
     dropout: Share
 
 
+class SearchParams(Section):
+    """Where the words of a discrete prompt come from."""
+
+    prompts: Annotated[str, Field(min_length=1)]
+    iterations: Count
+    candidates: Count
+    batch: Count
+
+
 class MethodParams(Section):
-    """How one method is trained; `prompt` and `model` stand where `tune` names them."""
+    """How one method is trained; `prompt` and `model` stand where `tune` names them.
+
+    `search` belongs to the method `discrete` alone.
+    """
 
     tune: list[Tuned]
     epochs: Annotated[int, Field(ge=0)]
@@ -73,6 +87,7 @@ class MethodParams(Section):
     patience: Count
     prompt: PromptParams | None = None
     model: Optimisation | None = None
+    search: SearchParams | None = None
 
     @model_validator(mode="after")
     def _has_what_it_tunes(self) -> Self:
@@ -90,32 +105,35 @@ class MethodParams(Section):
         return self
 
 
-class PromptTokenCounts(Section):
-    """Numbers of prompt tokens at the three places of a hybrid template."""
-
-    start: Annotated[int, Field(ge=0)]
-    before_mask: Annotated[int, Field(ge=0)]
-    after_mask: Annotated[int, Field(ge=0)]
-
-
 class LamaSplits(Section):
-    """At most so many facts of each relation."""
+    """At most so many facts of each relation; None: all there are."""
 
-    train_facts: Count
-    dev_facts: Count
-    test_facts: Count
+    train_facts: Count | None
+    dev_facts: Count | None
+    test_facts: Count | None
+
+
+class StabilityParams(Section):
+    """The same relations under several manual templates."""
+
+    methods: list[LamaMethod]
+    relations: list[str]
+    templates: str | dict[str, list[str]]
+    templates_per_relation: Count | None
 
 
 class LamaParams(Section):
     """Knowledge probing."""
 
-    source: Literal["gazetteer"]
-    relations: list[str]
+    source: Literal["gazetteer", "lama"]
+    subset: Literal["34k", "29k"]
+    relations: list[str] | Literal["all"]
     methods: list[LamaMethod]
     splits: LamaSplits
     templates: dict[str, str]
-    prompt_tokens: PromptTokenCounts
+    prompts: dict[LamaMethod, str]
     training: dict[LamaMethod, MethodParams]
+    stability: StabilityParams
 
 
 class SuperGlueSplits(Section):
@@ -157,7 +175,8 @@ class RuntimeParams(Section):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Count | None
-    rows_per_pass: Count
+    rows_per_pass: Count | Literal["auto"]
+    checkpoint_seconds: Annotated[float, Field(ge=0)]
 
 
 class Params(Section):
@@ -173,8 +192,16 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _lists_are_covered(self) -> Self:
-        _check_list("lama.relations", self.lama.relations)
-        _check_list("lama.methods", self.lama.methods, self.lama.training, "lama.training")
+        lama = self.lama
+        if lama.relations != "all":
+            _check_list("lama.relations", lama.relations)
+        _check_list("lama.stability.relations", lama.stability.relations)
+        for name, methods in (
+            ("lama.methods", lama.methods),
+            ("lama.stability.methods", lama.stability.methods),
+        ):
+            _check_list(name, methods, lama.training, "lama.training")
+            _check_list(name, methods, lama.prompts, "lama.prompts")
         _check_list(
             "superglue.tasks", self.superglue.tasks, self.superglue.prompts, "superglue.prompts"
         )

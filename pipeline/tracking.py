@@ -41,16 +41,27 @@ class StageRun:
     """The MLflow run of a stage that is running.
 
     A call that fails warns once and lets the stage go on: results never depend on the log.
+
+    Attributes:
+        run_id: MLflow's.
+        attempt: 1, and one more each time that a killed stage goes on in the same run.
     """
 
     run_id: str
     _mlflow: ModuleType
+    attempt: int = 1
+    _logged: set[tuple[str, int]] = field(default_factory=set)
     _warned: bool = field(default=False)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
-        """Log numbers, of one epoch or of the whole run."""
+        """Log numbers, of one epoch or of the whole run.
+
+        What an earlier attempt of a resumed run has logged for an epoch is not logged twice.
+        """
+        step = epoch or 0
+        new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
         with self._unharmed():
-            self._mlflow.log_metrics(dict(metrics), step=epoch)
+            self._mlflow.log_metrics(new, step=step)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a small file that a person wants to see."""
@@ -82,6 +93,18 @@ class StageRun:
             dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
             self._mlflow.log_input(dataset, context=context)
 
+    def take_over(self, earlier: Any) -> None:
+        """Note what the earlier attempts of this run have logged, and that it goes on."""
+        with self._unharmed():
+            client = self._mlflow.MlflowClient()
+            for key in earlier.data.metrics:
+                history = client.get_metric_history(self.run_id, key)
+                self._logged |= {(key, point.step) for point in history}
+            self.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
+            self._mlflow.set_tags({"attempt": str(self.attempt)})
+            if "error" in earlier.data.tags:
+                client.delete_tag(self.run_id, "error")
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a longer text than MLflow takes is cut."""
         with self._unharmed():
@@ -102,7 +125,12 @@ class StageRun:
 
 @contextlib.contextmanager
 def stage_run(
-    stage: StageIdentity | None, *, experiment: str, name: str, tags: Mapping[str, str]
+    stage: StageIdentity | None,
+    *,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    resumes: str | None = None,
 ) -> Iterator[StageRun]:
     """Open the MLflow run of a stage; close it as the block ends.
 
@@ -114,6 +142,8 @@ def stage_run(
         experiment: MLflow's experiment; made if absent.
         name: the run's name, such as `train/lama/p-tuning`.
         tags: what the run is about (benchmark, task, method, model).
+        resumes: id of the run of an earlier attempt whose progress is gone on with; it is opened
+            again, if the store still has it. None opens a new one.
 
     Raises:
         TrackingError: the tracking server or store cannot be used.
@@ -121,7 +151,9 @@ def stage_run(
     mlflow = _connect(experiment)
     try:
         _close_killed_runs(mlflow, stage)
+        earlier = _find_run(mlflow, resumes)
         active = mlflow.start_run(
+            run_id=earlier.info.run_id if earlier is not None else None,
             run_name=name,
             tags={**tags, **_stage_tags(stage), **_machine_tags(), **_git_tags()},
             description=_description(name, stage),
@@ -133,6 +165,8 @@ def stage_run(
     run = StageRun(active.info.run_id, mlflow)
     status = "FAILED"
     try:
+        if earlier is not None:
+            run.take_over(earlier)
         if stage is not None:
             with run._unharmed():
                 mlflow.log_params(_flat(stage.params))
@@ -155,6 +189,25 @@ def stage_run(
     finally:
         with run._unharmed():
             mlflow.end_run(status)
+
+
+def stage_seconds(stage: str, benchmark: str, method: str) -> float | None:
+    """Return how long the newest finished run of a stage took, by the history; None without one.
+
+    Raises:
+        TrackingError: the tracking server or store cannot be used.
+    """
+    mlflow = _connect(f"p-tuning-{stage}")
+    runs = mlflow.search_runs(
+        filter_string=(
+            f"tags.stage = '{stage}' AND tags.benchmark = '{benchmark}' "
+            f"AND tags.method = '{method}' AND attributes.status = 'FINISHED'"
+        ),
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    return float(runs[0].data.metrics["seconds"]) if runs else None
 
 
 def _connect(experiment: str) -> ModuleType:
@@ -222,6 +275,18 @@ def _local_store(root: Path) -> Path:
             engine.dispose()
             partial.replace(store)
     return store
+
+
+def _find_run(mlflow: ModuleType, run_id: str | None) -> Any | None:
+    """Return an unfinished run of the store; None where there is none of this id."""
+    if run_id is None:
+        return None
+    try:
+        run = mlflow.get_run(run_id)
+    except mlflow.MlflowException:  # another store than last time, or deleted there
+        return None
+    unfinished = run.info.lifecycle_stage == "active" and run.info.status != "FINISHED"
+    return run if unfinished else None
 
 
 def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:

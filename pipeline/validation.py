@@ -5,12 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.data.gazetteer.facts import GAZETTEER_RELATIONS
+from pipeline.data.lama import ALL
+from pipeline.data.lama_sources import TEST_FACTS
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.models.catalogue import check_model_name
-from pipeline.params import Params
+from pipeline.params import LamaParams, Params, SearchParams
 from pipeline.prompts.template import parse_template
 from pipeline.tasks import TASKS
-from pipeline.tasks.lama import manual_template
+from pipeline.tasks.lama import check_layout, manual_template
 
 
 def check_params(params: Params) -> None:
@@ -32,19 +34,23 @@ def check_params(params: Params) -> None:
         check_model_name(params.model.name)
     with at("data.mirror"):
         _check_mirror(params.data.mirror)
-    for place, names in (
-        ("lama.relations", params.lama.relations),
-        ("lama.templates", params.lama.templates),
-    ):
+    chosen = [] if params.lama.relations == ALL else params.lama.relations
+    for place, names in (("lama.relations", chosen), ("lama.templates", params.lama.templates)):
         for relation in names:
             with at(place):
-                _check_relation(relation)
-    with at("lama.prompt_tokens"):
-        if "p-tuning" in params.lama.methods:
-            _check_prompt_tokens(sum(params.lama.prompt_tokens.model_dump().values()), tuned=True)
+                _check_relation(relation, params.lama.source)
     for name, settings in params.lama.training.items():
         with at(f"lama.training.{name}.tune"):
             _check_lama_tune(name, settings.tune)
+        with at(f"lama.training.{name}.search"):
+            _check_search(name, settings.search)
+        if name in params.lama.prompts:
+            with at(f"lama.prompts.{name}"):
+                tokens = check_layout(params.lama.prompts[name])
+                _check_prompt_tokens(tokens, tuned="prompt" in settings.tune or name == "discrete")
+    for relation in params.lama.stability.relations:
+        with at("lama.stability"):
+            _check_stability(relation, params.lama)
     for relation, template in params.lama.templates.items():
         with at(f"lama.templates.{relation}"):
             manual_template(template)
@@ -66,16 +72,48 @@ def _check_mirror(mirror: str | None) -> None:
         raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
 
 
-def _check_relation(relation: str) -> None:
-    if relation not in GAZETTEER_RELATIONS:
-        choices = ", ".join(GAZETTEER_RELATIONS)
-        raise ParamsError(f"'{relation}' is not a relation of gazetteer; choose from {choices}")
+def _check_relation(relation: str, source: str) -> None:
+    known = {"gazetteer": GAZETTEER_RELATIONS, "lama": tuple(TEST_FACTS)}[source]
+    if relation not in known:
+        choices = ", ".join(known)
+        raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
+
+
+# What each method may tune; the first is the paper's.
+_TUNES: dict[str, list[list[str]]] = {
+    "manual": [[]],
+    "fine-tuning": [["model"]],
+    "manual-fine-tuning": [["model"]],
+    "p-tuning": [["prompt"], ["prompt", "model"]],
+    "prompt-tuning": [["prompt"], ["prompt", "model"]],
+    "discrete": [[]],
+}
 
 
 def _check_lama_tune(method: str, tune: Sequence[str]) -> None:
-    wanted = {"manual": [], "p-tuning": ["prompt"]}[method]
-    if list(tune) != wanted:
-        raise ParamsError(f"{list(tune)}, but on LAMA {method} tunes {wanted}; the model is frozen")
+    if list(tune) not in _TUNES[method]:
+        allowed = " or ".join(map(str, _TUNES[method]))
+        raise ParamsError(f"{list(tune)}, but {method} tunes {allowed}; choose another method")
+
+
+def _check_search(method: str, search: SearchParams | None) -> None:
+    if (method == "discrete") != (search is not None):
+        state = "missing" if search is None else "not used"
+        raise ParamsError(f"{state}: this section belongs to the method discrete, and to it alone")
+
+
+def _check_stability(relation: str, lama: LamaParams) -> None:
+    if lama.relations != ALL and relation not in lama.relations:
+        raise ParamsError(f"'{relation}' is not in lama.relations; add it there")
+    if "discrete" in lama.stability.methods:
+        raise ParamsError("discrete has no manual template to vary; take it out of the methods")
+    templates = lama.stability.templates
+    if isinstance(templates, str):
+        return
+    if relation not in templates:
+        raise ParamsError(f"lama.stability.templates has none for {relation}")
+    for text in templates[relation]:
+        manual_template(text)
 
 
 def _check_labels(verbalizer: dict[str, str], labels: tuple[str, ...]) -> None:

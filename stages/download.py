@@ -13,7 +13,7 @@ from stages.running import Out, ParamsFile, downloads_folder, say, stage
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 # Source of a benchmark in params.yaml -> name in the table of sources.
-_RAW = {"gazetteer": "geonames"}
+_RAW = {"gazetteer": "geonames", "lama": "lama"}
 
 
 @app.command()

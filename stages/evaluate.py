@@ -1,20 +1,24 @@
 """Evaluate what training left, on the test split: the only place that reads it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.data.lama import read_lama
+from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_splits
-from pipeline.evaluation.answers import evaluate_relation, evaluate_task
+from pipeline.evaluation.answers import Evaluation, evaluate_relation, evaluate_task
 from pipeline.evaluation.metrics import mean
-from pipeline.files import staged_folder, write_csv, write_json, write_jsonl
+from pipeline.evaluation.stability import spread_over_templates
+from pipeline.files import read_json, staged_folder, write_csv, write_json, write_jsonl
 from pipeline.models.answers import AnswerModel
+from pipeline.models.capacity import rows_that_fit
 from pipeline.models.loading import load_model
 from pipeline.params import LamaMethod, Params, SuperGlueMethod, SuperGlueTask, load_params
-from pipeline.prompts.store import WEIGHTS, load_prompts
+from pipeline.prompts.store import load_prompts, weights_file
 from pipeline.tasks import TASKS
+from pipeline.tasks.lama import POSITIONS
 from stages.running import (
     ModelFolder,
     Out,
@@ -30,6 +34,7 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 TrainedFolder = Annotated[Path, typer.Option("--trained", help="Folder that train wrote.")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of metrics to write.")]
 Relations = Annotated[Path, typer.Option("--relations", help="CSV file of P@1 to write.")]
+Templates = Annotated[Path, typer.Option("--templates", help="CSV file of P@1 to write.")]
 Controls = Annotated[Path, typer.Option("--controls", help="CSV file of controls to write.")]
 
 
@@ -50,18 +55,7 @@ def lama(
         params = load_params(params_file)
         data = read_lama(splits, ["train", "test"])
         this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
-        network = _load(this, params, model)
-        scores = {
-            name: evaluate_relation(
-                network,
-                name,
-                prompt,
-                data.facts[name],
-                data.vocabulary,
-                rows_per_pass=params.runtime.rows_per_pass,
-            )
-            for name, prompt in load_prompts(trained).items()
-        }
+        scores = _scores(this, params, data, model, trained)
         with staged_folder(out) as folder:
             write_jsonl(
                 folder / "predictions.jsonl",
@@ -77,29 +71,74 @@ def lama(
         )
         write_csv(
             controls,
-            ["relation", "label", "left_out", "majority"],
+            ["relation", "label", "left_out", "majority", "naive_bayes"],
             [
                 {
                     "relation": name,
                     "label": data.relations[name].label,
                     "left_out": score.left_out,
                     "majority": score.majority,
+                    "naive_bayes": score.naive_bayes,
                 }
                 for name, score in scores.items()
             ],
         )
+        own = list(scores.values())
         values: dict[str, float] = {}
-        if scores:
+        if own:
             values = {
-                "test/p_at_1": mean([score.test_score for score in scores.values()]),
-                "dev/p_at_1": mean([score.dev_score for score in scores.values()]),
-                "test/majority": mean([score.majority for score in scores.values()]),
+                "test/p_at_1": mean([score.test_score for score in own]),
+                "dev/p_at_1": mean([score.dev_score for score in own]),
+                "test/majority": mean([score.majority for score in own]),
+                "test/naive_bayes": mean([score.naive_bayes or 0.0 for score in own]),
             }
-        values["test/facts"] = sum(score.asked for score in scores.values())
-        values["test/left_out"] = sum(score.left_out for score in scores.values())
+        values["test/facts"] = sum(score.asked for score in own)
+        values["test/left_out"] = sum(score.left_out for score in own)
         this.run.log_file(relations)
         this.run.log_metrics({f"test/p_at_1/{name}": s.test_score for name, s in scores.items()})
         _finish(this, values, metrics, out)
+
+
+@app.command()
+def stability(
+    method: LamaMethod,
+    model: ModelFolder,
+    splits: SplitsFolder,
+    trained: TrainedFolder,
+    out: Out,
+    templates: Templates,
+    metrics: Metrics,
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Score P@1 of each relation under each of several manual templates."""
+    with stage("evaluate", "stability", "", method) as this:
+        params = load_params(params_file)
+        data = read_lama(splits, ["train", "test"])
+        this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
+        scores = _scores(this, params, data, model, trained)
+        prompts = load_prompts(trained)
+        with staged_folder(out) as folder:
+            write_jsonl(
+                folder / "predictions.jsonl",
+                [
+                    {**record, "template": name}
+                    for name, score in scores.items()
+                    for record in score.predictions
+                ],
+            )
+        rows = [
+            {
+                "relation": name.partition("/")[0],
+                "number": int(name.partition("/")[2]),
+                "template": prompts[name].template,
+                "facts": score.asked,
+                "p_at_1": score.test_score,
+            }
+            for name, score in scores.items()
+        ]
+        write_csv(templates, ["relation", "number", "template", "facts", "p_at_1"], rows)
+        this.run.log_file(templates)
+        _finish(this, spread_over_templates(rows), metrics, out)
 
 
 @app.command()
@@ -119,15 +158,12 @@ def superglue(
         kind = TASKS[task]
         examples = read_splits(splits, ("train", "test"), fields=kind.fields, labels=kind.labels)
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
-        weights = trained / WEIGHTS
-        network = _load(this, params, model, weights if weights.exists() else None)
-        score = evaluate_task(
-            network,
-            kind,
-            load_prompts(trained)[task],
-            examples,
-            rows_per_pass=params.runtime.rows_per_pass,
+        prompt = load_prompts(trained)[task]
+        network = _load(this, params, model, weights_file(trained, task))
+        rows = rows_that_fit(
+            network, prompt.max_length or POSITIONS, wanted=params.runtime.rows_per_pass
         )
+        score = evaluate_task(network, kind, prompt, examples, rows_per_pass=rows)
         with staged_folder(out) as folder:
             write_jsonl(folder / "predictions.jsonl", score.predictions)
         values = {
@@ -139,16 +175,44 @@ def superglue(
         _finish(this, values, metrics, out)
 
 
-def _load(
-    this: RunningStage, params: Params, folder: Path, weights: Path | None = None
-) -> AnswerModel:
+def _scores(
+    this: RunningStage, params: Params, data: LamaSplits, model: Path, trained: Path
+) -> dict[str, Evaluation]:
+    """Evaluate each prompt, or tuned model; what a killed attempt has done is taken over."""
+    scores = {}
+    network: AnswerModel | None = None
+    tuned = False
+    for name, prompt in load_prompts(trained).items():
+        done = this.work.path("evaluated", f"{name}.json")
+        if not done.exists():
+            weights = weights_file(trained, name)
+            if network is None or tuned or weights.exists():
+                network, tuned = _load(this, params, model, weights), weights.exists()
+            score = evaluate_relation(
+                network,
+                name.partition("/")[0],
+                prompt,
+                data.facts[name.partition("/")[0]],
+                data.vocabulary,
+                rows_per_pass=rows_that_fit(
+                    network, POSITIONS, wanted=params.runtime.rows_per_pass
+                ),
+            )
+            write_json(done, asdict(score))
+            say(f"{name}  test/p_at_1 {score.test_score:.4f}  ({score.asked} facts)")
+        # Read back in either case, so that a restart cannot make a difference.
+        scores[name] = Evaluation(**read_json(done))
+    return scores
+
+
+def _load(this: RunningStage, params: Params, folder: Path, weights: Path) -> AnswerModel:
     this.run.set_tags({"model": params.model.name})
     return load_model(
         folder,
         device=params.runtime.device,
         dtype=params.model.dtype,
         threads=params.runtime.threads,
-        weights=weights,
+        weights=weights if weights.exists() else None,
     )
 
 

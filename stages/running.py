@@ -13,8 +13,9 @@ import psutil
 import typer
 
 from pipeline.errors import PipelineError
-from pipeline.lineage import StageIdentity, project_root, running_stage
+from pipeline.lineage import StageIdentity, project_root, recorded_run_keys, running_stage
 from pipeline.tracking import StageRun, stage_run
+from pipeline.work import WorkFolder, clear_recorded, work_folder
 
 ParamsFile = Annotated[
     Path, typer.Option("--params", help="The parameters, checked before anything is done.")
@@ -47,11 +48,18 @@ def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
         tags = {"stage": kind, **dict(zip(("benchmark", "task", "method"), about, strict=False))}
         named = {key: value for key, value in tags.items() if value}
         name = "/".join((kind, *filter(None, about)))
-        with (
-            stage_run(identity, experiment=experiment, name=name, tags=named) as run,
-            _file_errors_named(),
-        ):
-            yield RunningStage(run, identity)
+        with _work(kind, identity) as work:
+            resumes = work.noted("run_id") if work is not None else None
+            with (
+                stage_run(
+                    identity, experiment=experiment, name=name, tags=named, resumes=resumes
+                ) as run,
+                _file_errors_named(),
+                _timed(run, work),
+            ):
+                if work is not None:
+                    work.note("run_id", run.run_id)
+                yield RunningStage(run, identity, work)
     except PipelineError as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise
@@ -60,12 +68,21 @@ def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
 
 
 class RunningStage:
-    """A stage's run and what DVC knows of it."""
+    """A stage's run, what DVC knows of it, and where it keeps its progress."""
 
-    def __init__(self, run: StageRun, identity: StageIdentity | None) -> None:
-        """Take both."""
+    def __init__(
+        self, run: StageRun, identity: StageIdentity | None, work: WorkFolder | None
+    ) -> None:
+        """Take all three."""
         self.run = run
         self._identity = identity
+        self._work = work
+
+    @property
+    def work(self) -> WorkFolder:
+        """The folder of a stage that can be killed and go on."""
+        assert self._work is not None, "only stages of _RESUMABLE have one"
+        return self._work
 
     def log_dataset(self, name: str, path: Path, context: str) -> None:
         """Log an input of the stage as a dataset, under DVC's hash of it."""
@@ -83,6 +100,9 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+# Those that may take hours.
+_RESUMABLE = ("train", "evaluate")
+
 _EXPERIMENTS = {
     "validate": "data",
     "download": "data",
@@ -91,6 +111,37 @@ _EXPERIMENTS = {
     "evaluate": "evaluate",
     "report": "report",
 }
+
+
+@contextlib.contextmanager
+def _work(kind: str, identity: StageIdentity | None) -> Iterator[WorkFolder | None]:
+    root = project_root()
+    if identity is not None:
+        clear_recorded(root, recorded_run_keys)
+    if kind not in _RESUMABLE:
+        yield None
+        return
+    with work_folder(
+        root,
+        identity.run_key if identity is not None else None,
+        recorded=recorded_run_keys,
+        on_wait=lambda: say("another process is at this very stage; waiting for its end"),
+    ) as work:
+        yield work
+
+
+@contextlib.contextmanager
+def _timed(run: StageRun, work: WorkFolder | None) -> Iterator[None]:
+    """Log how long the stage took, the attempts that were killed in order included."""
+    started = time.monotonic()
+    before = float((work.noted("seconds") if work is not None else None) or 0)
+    try:
+        yield
+    finally:
+        seconds = before + time.monotonic() - started
+        if work is not None:
+            work.note("seconds", repr(seconds))
+        run.log_metrics({"seconds": round(seconds, 1)}, run.attempt)
 
 
 @contextlib.contextmanager

@@ -1,63 +1,130 @@
 """Build train, dev and test splits that share nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.data.gazetteer.facts import gazetteer_facts, gazetteer_relation, gazetteer_vocabulary
+from pipeline.data.gazetteer.facts import (
+    GAZETTEER_RELATIONS,
+    gazetteer_facts,
+    gazetteer_relation,
+    gazetteer_vocabulary,
+)
 from pipeline.data.gazetteer.places import read_places
 from pipeline.data.gazetteer.rte import gazetteer_rte
-from pipeline.data.lama import LamaSplits, write_lama
-from pipeline.data.splits import split_facts, split_items
+from pipeline.data.lama import (
+    ALL,
+    PAPER_PROMPTS,
+    SPLITS,
+    LamaSplits,
+    read_facts,
+    read_prompts,
+    read_relations,
+    read_vocabulary,
+    write_lama,
+)
+from pipeline.data.splits import clean_splits, split_facts, split_items
 from pipeline.files import staged_folder, write_json, write_jsonl
-from pipeline.params import SuperGlueTask, load_params
+from pipeline.params import LamaParams, SuperGlueTask, load_params
 from pipeline.seeding import make_random
 from pipeline.tasks import TASKS
 from stages.running import Out, ParamsFile, say, stage
 
 Raw = Annotated[Path, typer.Option("--raw", help="Folder that download wrote.")]
+Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of counts to write.")]
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 
 @app.command()
-def lama(raw: Raw, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
+def lama(
+    raw: Raw, out: Out, metrics: Metrics, params_file: ParamsFile = Path("params.yaml")
+) -> None:
     """Split the facts of each relation; a subject-object pair stands in one split only."""
     with stage("splits", "lama") as this:
         params = load_params(params_file)
-        places = read_places(raw)
-        sizes = params.lama.splits
-        splits = LamaSplits(
-            relations={name: gazetteer_relation(name) for name in params.lama.relations},
-            facts={
-                name: split_facts(
-                    gazetteer_facts(places, name),
-                    sizes={
-                        "train": sizes.train_facts,
-                        "dev": sizes.dev_facts,
-                        "test": sizes.test_facts,
-                    },
-                    rng=make_random(params.seed, "splits", "lama", name),
-                )
-                for name in params.lama.relations
-            },
-            vocabulary=gazetteer_vocabulary(places),
-        )
-        counts = {name: _counts(facts) for name, facts in splits.facts.items()}
+        build = {"gazetteer": _gazetteer, "lama": _lama}[params.lama.source]
+        splits, left_out = build(raw, params.lama, params.seed)
+        counts = {
+            name: {f"{split}/facts": len(own) for split, own in facts.items()} | left_out[name]
+            for name, facts in splits.facts.items()
+        }
         with staged_folder(out) as folder:
             write_lama(folder, splits)
             write_json(folder / "counts.json", counts)
+        totals = {"relations": len(counts), **_totals(counts.values())}
+        write_json(metrics, totals)
         this.run.log_file(out / "counts.json")
+        this.run.log_metrics(totals)
         this.run.log_metrics(
-            {
-                f"{split}/facts/{name}": count
-                for name, by_split in counts.items()
-                for split, count in by_split.items()
-            }
+            {f"{key}/{name}": count for name, own in counts.items() for key, count in own.items()}
         )
-        say(f"facts: {counts}")
+        say("  ".join(f"{key} {count}" for key, count in totals.items()))
+
+
+def _gazetteer(
+    raw: Path, params: LamaParams, seed: int
+) -> tuple[LamaSplits, dict[str, dict[str, int]]]:
+    """Deal the facts of the gazetteer; nothing is left out."""
+    places = read_places(raw)
+    names = GAZETTEER_RELATIONS if params.relations == ALL else params.relations
+    facts = {name: gazetteer_facts(places, name) for name in names}
+    splits = LamaSplits(
+        relations={name: gazetteer_relation(name) for name in names},
+        facts={
+            name: split_facts(
+                own,
+                sizes={
+                    split: len(own) if size is None else size
+                    for split, size in _sizes(params).items()
+                },
+                rng=make_random(seed, "splits", "lama", name),
+            )
+            for name, own in facts.items()
+        },
+        vocabulary=gazetteer_vocabulary(places),
+        prompts=PAPER_PROMPTS,
+    )
+    return splits, {name: {} for name in names}
+
+
+def _lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, dict[str, dict[str, int]]]:
+    """Take LAMA's facts as they are split, without what two splits share."""
+    known = read_relations(raw / "relations.jsonl")
+    names = list(known) if params.relations == ALL else params.relations
+    vocabulary = read_vocabulary(raw, params.subset)
+    words = set(vocabulary)
+    cleaned = {
+        name: clean_splits(
+            {split: read_facts(raw / name / f"{split}.jsonl") for split in SPLITS},
+            words=words,
+            sizes=_sizes(params),
+            rng=make_random(seed, "splits", "lama", name),
+        )
+        for name in names
+    }
+    splits = LamaSplits(
+        relations={name: known[name] for name in names},
+        facts={name: facts for name, (facts, _) in cleaned.items()},
+        vocabulary=vocabulary,
+        prompts={**PAPER_PROMPTS, **read_prompts(raw, names)},
+    )
+    return splits, {name: left_out for name, (_, left_out) in cleaned.items()}
+
+
+def _sizes(params: LamaParams) -> dict[str, int | None]:
+    sizes = params.splits
+    return {"train": sizes.train_facts, "dev": sizes.dev_facts, "test": sizes.test_facts}
+
+
+def _totals(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for own in counts:
+        totals.update(own)
+    return dict(totals)
 
 
 @app.command()

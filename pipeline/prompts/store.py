@@ -1,7 +1,7 @@
 """What training leaves behind: prompts that carry all that is needed to use them.
 
 A folder holds `prompts.json` (method, templates, words), `prompts.safetensors` (the vectors, by
-prompt name) and, where the language model was tuned, `weights.safetensors`.
+prompt name) and, where the language model was tuned, its weights in `weights/<name>.safetensors`.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,6 @@ from torch import Tensor
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json
 
-WEIGHTS = "weights.safetensors"
-
 
 @dataclass(frozen=True)
 class StoredPrompt:
@@ -30,6 +28,7 @@ class StoredPrompt:
         dev_score: of that epoch, by the task's metric.
         verbalizer: label -> word; None where the allowed words come with the data.
         max_length: most positions of a row; None: what the model has.
+        words: of a discrete prompt, those whose embeddings the vectors are.
     """
 
     template: str
@@ -38,6 +37,12 @@ class StoredPrompt:
     dev_score: float
     verbalizer: dict[str, str] | None = None
     max_length: int | None = None
+    words: list[str] | None = None
+
+
+def weights_file(folder: Path, name: str) -> Path:
+    """Return where the tuned model's weights of one prompt stand, if it was tuned."""
+    return folder / "weights" / f"{name.replace('/', '-')}.safetensors"
 
 
 def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt]) -> None:
@@ -50,6 +55,7 @@ def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt])
             "dev_score": prompt.dev_score,
             "verbalizer": prompt.verbalizer,
             "max_length": prompt.max_length,
+            "words": prompt.words,
         }
         for name, prompt in prompts.items()
     }

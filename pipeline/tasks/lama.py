@@ -1,12 +1,34 @@
-"""LAMA as a task: its fields, its manual templates, and the hybrid template made from them."""
+"""LAMA as a task: its fields, its manual templates, and the layouts that methods make from them."""
 
 import re
 
 from pipeline.data.lama import Fact
 from pipeline.errors import TemplateError
-from pipeline.prompts.template import Field, Template, parse_template
+from pipeline.prompts.template import Field, Mask, Template, parse_template
 
 FIELDS = ("subject",)
+
+# Positions of a row; seldom more.
+POSITIONS = 64
+
+# The manual template's text on the two sides of the mask, for a layout to place.
+_SIDES = ("before", "after")
+
+# Layouts by name: for masked models, for causal ones (which never see what stands behind the mask).
+LAYOUTS: dict[str, tuple[str, str]] = {
+    "manual": ("{before}{mask}{after}",) * 2,
+    # P-tuning v2: (3, sub, original prompt, 3, obj, 3). The manual template keeps its words and
+    # their order; the first prompt tokens stand in front, so that they split no sentence.
+    "paper-v2": ("[P*3] {before}[P*3] {mask} [P*3]{after}",) * 2,
+    # P-tuning v1: (3, sub, 3, obj, 3), without the words of the manual template.
+    "paper-v1": ("[P*3] {subject} [P*3] {mask} [P*3]",) * 2,
+    # THUDM/P-tuning, LAMA/p_tuning/modeling.py: the mask stands before the subject, which the
+    # author calls a leftover (issue 40).
+    "released-code": (
+        "[P*3] {mask} [P*3] {subject} [P*3]",
+        "[P*3] {subject} [P*3] {mask}",
+    ),
+}
 
 
 def fact_values(fact: Fact) -> dict[str, str]:
@@ -21,61 +43,69 @@ def manual_template(text: str) -> Template:
         TemplateError: it lacks the subject or the mask, or has prompt tokens.
     """
     template = parse_template(text.replace("[X]", "{subject}").replace("[Y]", "{mask}"), FIELDS)
-    if not any(isinstance(part, Field) for part in template.parts):
-        raise TemplateError(f"template {text!r}: no subject; write {{subject}} where it stands")
+    _check_subject(template)
     if template.prompt_tokens:
         raise TemplateError(
-            f"template {text!r}: a manual template has no prompt tokens; p-tuning puts them in, "
-            "as many as lama.prompt_tokens says"
+            f"template {text!r}: a manual template has no prompt tokens; lama.prompts puts them in"
         )
     return template
 
 
-def hybrid_template(manual: Template, *, start: int, before_mask: int, after_mask: int) -> Template:
-    """Put prompt tokens into a manual template: (3, sub, original prompt, 3, obj, 3).
-
-    The manual template keeps its words and their order. Where it does not begin with the subject,
-    the first prompt tokens stand before its first word, so that they split no sentence.
-
-    Args:
-        manual: a template of `manual_template`.
-        start: number of prompt tokens before all the rest.
-        before_mask: number right before the mask.
-        after_mask: number right behind it.
-
-    Source: P-tuning v2, section on knowledge probing; the released code puts the subject behind
-    the mask for masked models, which its author calls a leftover (THUDM/P-tuning issue 40).
-    """
-    behind = f" [P*{after_mask}]" if after_mask else ""
-    # Braces that stand for themselves are not the mask's.
-    pieces = re.split(r"(\{\{|\}\}|\{mask\})", manual.source)
-    mask = _tokens(before_mask) + "{mask}" + behind
-    text = "".join(mask if piece == "{mask}" else piece for piece in pieces)
-    return parse_template(_tokens(start) + text, FIELDS)
-
-
-def _tokens(count: int) -> str:
-    return f"[P*{count}] " if count else ""
-
-
-def method_template(
-    method: str, manual: Template, *, start: int, before_mask: int, after_mask: int
-) -> Template:
-    """Return the template that a method uses for a relation.
-
-    Args:
-        method: `manual` or `p-tuning`.
-        manual: the relation's manual template.
-        start: see `hybrid_template`; so are the next two.
-        before_mask: number of prompt tokens there.
-        after_mask: number of prompt tokens there.
+def check_layout(layout: str) -> int:
+    """Check a layout without a manual template and a model; return its number of prompt tokens.
 
     Raises:
-        TemplateError: p-tuning is left without any prompt token.
+        TemplateError: it is neither a name of `LAYOUTS` nor in the template language.
     """
-    if method == "manual":
-        return manual
-    template = hybrid_template(manual, start=start, before_mask=before_mask, after_mask=after_mask)
-    if not template.prompt_tokens:
-        raise TemplateError(f"{method}: no prompt tokens; raise a number in lama.prompt_tokens")
+    if layout in LAYOUTS:
+        layout = LAYOUTS[layout][0]
+    elif not re.search(r"[\[{]", layout):
+        names = ", ".join(LAYOUTS)
+        raise TemplateError(f"{layout!r} is no layout; choose from {names}, or write a template")
+    return parse_template(layout, (*FIELDS, *_SIDES)).prompt_tokens
+
+
+def lay_out(layout: str, manual: Template, *, masked: bool) -> Template:
+    """Return the template that a layout makes from a manual template.
+
+    Args:
+        layout: a name of `LAYOUTS`, or text in the template language, in which `{before}` and
+            `{after}` are the manual template's two sides of its mask.
+        manual: a template of `manual_template`.
+        masked: whether it is for a masked model.
+
+    Raises:
+        TemplateError: the layout is unknown or has no subject; or it is for a causal model, and
+            the subject stands behind the mask, where the model never sees it.
+    """
+    check_layout(layout)
+    text = LAYOUTS[layout][0 if masked else 1] if layout in LAYOUTS else layout
+    # Braces that stand for themselves are not the mask's.
+    pieces = re.split(r"(\{\{|\}\}|\{mask\})", manual.source)
+    at = pieces.index("{mask}")
+    sides = {"{before}": "".join(pieces[:at]), "{after}": "".join(pieces[at + 1 :])}
+    filled = "".join(sides.get(p, p) for p in re.split(r"(\{\{|\}\}|\{before\}|\{after\})", text))
+    template = parse_template(filled.strip(), FIELDS)
+    _check_subject(template)
+    if not masked and template.parts.index(Mask()) < _subject_place(template):
+        raise TemplateError(
+            f"template {filled!r}: the subject stands behind {{mask}}, where a causal model never "
+            "sees it; take another template or a masked model"
+        )
     return template
+
+
+def reads_subject_first(manual: Template) -> bool:
+    """Return whether the subject stands before the mask, so that a causal model can be asked."""
+    return _subject_place(manual) < manual.parts.index(Mask())
+
+
+def _check_subject(template: Template) -> None:
+    if not any(isinstance(part, Field) for part in template.parts):
+        raise TemplateError(
+            f"template {template.source!r}: no subject; write {{subject}} where it stands"
+        )
+
+
+def _subject_place(template: Template) -> int:
+    return next(i for i, part in enumerate(template.parts) if isinstance(part, Field))

@@ -6,8 +6,10 @@ as it would have ended alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +22,7 @@ from pipeline.models.rows import Row, collate
 from pipeline.prompts.bank import make_encoder, stack_prompts
 from pipeline.prompts.encoders import PromptEncoder
 from pipeline.seeding import derive_seed, make_random
+from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.optimisers import Optimiser, OptimiserSettings
 
 Score = Callable[[Tensor, Tensor], float]
@@ -98,6 +101,7 @@ def train(
     best_weights: Path,
     rows_per_pass: int,
     seed: int,
+    checkpoint: Checkpoint | None,
     on_epoch: Callable[[EpochRecord], None],
 ) -> dict[str, Trained]:
     """Train the prompts of some problems, the model, or both; or score dev once.
@@ -122,7 +126,9 @@ def train(
         rows_per_pass: most rows of one pass; it changes memory and speed, not the result. A
             tuned model may have dropout, so there a step is one pass.
         seed: with the problem's name, of all that is random.
-        on_epoch: called after each epoch of each problem.
+        checkpoint: where to note how far training is, and to go on from what is noted there by an
+            earlier call with the same arguments; the result is the same. None notes nothing.
+        on_epoch: called after each epoch of each problem; not for epochs that a checkpoint has.
 
     Returns:
         problem name -> how it ended.
@@ -132,6 +138,10 @@ def train(
     """
     if model_optimiser is not None and len(problems) != 1:
         raise ValueError("a tuned model belongs to one problem: train the problems one by one")
+    saved = checkpoint.load() if checkpoint is not None else None
+    if saved is not None and saved["position"] is None:
+        return {name: _trained(state) for name, state in saved["problems"].items()}
+    model.network.requires_grad_(model_optimiser is not None)
     states = []
     for problem in problems:
         prompt_encoder = None
@@ -144,28 +154,59 @@ def train(
                 seed=seed,
                 name=problem.name,
             ).to(model.device)
-        states.append(_State(problem, prompt_encoder, batch=batch, seed=seed))
-    model.network.requires_grad_(model_optimiser is not None)
-    for state in states:
+        state = _State(problem, prompt_encoder, batch=batch, seed=seed)
         state.take_optimisers(model, prompt_optimiser, model_optimiser, epochs=epochs)
+        states.append(state)
+    here = _Position(losses={problem.name: 0.0 for problem in problems})
+    if saved is not None:
+        here = _restore(model, states, saved)
+
+    def note() -> None:
+        if checkpoint is not None and checkpoint.due:
+            checkpoint.save(_progress(model, states, here))
 
     if model_optimiser is not None:
         rows_per_pass = max(rows_per_pass, batch)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "dropout of the model", *(p.name for p in problems)))
-        for epoch in range(epochs + 1):
-            active = [state for state in states if state.rounds_below_best < patience]
-            losses = (
-                _train_epoch(model, active, loss_over_vocabulary, rows_per_pass)
-                if epoch
-                else [None] * len(active)
+    while here.epoch <= epochs:
+        active = [state for state in states if state.rounds_below_best < patience]
+        if here.epoch:
+            _train_epoch(model, active, loss_over_vocabulary, rows_per_pass, here, note)
+        for state in active:
+            loss = here.losses[state.problem.name] / len(state.problem.train.rows)
+            record = _score_dev(
+                model, state, here.epoch, loss if here.epoch else None, score, rows_per_pass
             )
-            for state, loss in zip(active, losses, strict=True):
-                record = _score_dev(model, state, epoch, loss, score, rows_per_pass)
-                if state.keep_if_best(record) and model_optimiser is not None and epochs:
-                    _save_weights(model, best_weights)
-                on_epoch(record)
-    return {state.problem.name: state.trained for state in states}
+            if state.keep_if_best(record) and model_optimiser is not None and epochs:
+                _save_weights(model, best_weights)
+            on_epoch(record)
+        here.next_epoch()
+        note()
+    trained = {state.problem.name: state.trained for state in states}
+    if checkpoint is not None:
+        checkpoint.save(
+            {"position": None, "problems": {name: _as_dict(own) for name, own in trained.items()}}
+        )
+    return trained
+
+
+@dataclass
+class _Position:
+    """How far training is.
+
+    Attributes:
+        epoch: the one under way; 0 is before training.
+        step: the next one of it.
+        losses: problem name -> sum over the examples of the epoch so far, in nats.
+    """
+
+    losses: dict[str, float]
+    epoch: int = 0
+    step: int = 0
+
+    def next_epoch(self) -> None:
+        self.epoch += 1
+        self.step = 0
+        self.losses = dict.fromkeys(self.losses, 0.0)
 
 
 class _State:
@@ -179,9 +220,8 @@ class _State:
         self.optimisers: list[Optimiser] = []
         self.trained = Trained()
         self.rounds_below_best = 0
+        self.steps = 0  # taken so far, in all epochs
         self._batch = batch
-        self._order = make_random(seed, "order of examples", problem.name)
-        self._steps = 0
         self._seed = seed
 
     def take_optimisers(
@@ -202,10 +242,10 @@ class _State:
                 Optimiser(model.network.parameters(), network, epochs=epochs, steps_per_epoch=steps)
             )
 
-    def batches(self) -> Iterator[list[int]]:
-        """Yield positions of examples, each once, in a new random order."""
+    def batches(self, epoch: int) -> Iterator[list[int]]:
+        """Yield positions of examples, each once, in an order of the epoch's own."""
         order = list(range(len(self.problem.train.rows)))
-        self._order.shuffle(order)
+        make_random(self._seed, "order of examples", self.problem.name, str(epoch)).shuffle(order)
         for start in range(0, len(order), self._batch):
             yield order[start : start + self._batch]
 
@@ -216,10 +256,9 @@ class _State:
         """
         if self.encoder is None:
             return None
-        self._steps += 1
         with torch.random.fork_rng():
             name = self.problem.name
-            torch.manual_seed(derive_seed(self._seed, "dropout", name, str(self._steps)))
+            torch.manual_seed(derive_seed(self._seed, "dropout", name, str(self.steps)))
             vectors: Tensor = self.encoder.train()()
             return vectors
 
@@ -242,6 +281,12 @@ class _State:
         self.rounds_below_best = 0
         return True
 
+    def dropout_of_the_model(self) -> None:
+        """Seed what the tuned model draws in the step that comes."""
+        torch.manual_seed(
+            derive_seed(self._seed, "dropout of the model", self.problem.name, str(self.steps))
+        )
+
 
 @dataclass(frozen=True)
 class _Item:
@@ -258,29 +303,32 @@ def _train_epoch(
     states: Sequence[_State],
     loss_over_vocabulary: bool,
     rows_per_pass: int,
-) -> list[float]:
-    """Run each problem through its examples once; return each problem's mean loss."""
+    here: _Position,
+    after_step: Callable[[], None],
+) -> None:
+    """Run each problem through the examples that the epoch has left; add up their losses."""
     tuned = any(parameter.requires_grad for parameter in model.network.parameters())
     model.network.train(tuned)
-    totals = [0.0] * len(states)
-    streams = [list(state.batches()) for state in states]
-    for step in range(max(map(len, streams), default=0)):
+    streams = [list(state.batches(here.epoch)) for state in states]
+    for step in range(here.step, max(map(len, streams), default=0)):
         items = [
             item
             for number, (state, stream) in enumerate(zip(states, streams, strict=True))
             if step < len(stream)
             for item in _items(number, state, stream[step], loss_over_vocabulary)
         ]
-        for number, loss in _backward(model, states, items, loss_over_vocabulary, rows_per_pass):
-            totals[number] += loss
+        for number, loss in _backward(
+            model, states, items, loss_over_vocabulary, rows_per_pass, tuned=tuned
+        ):
+            here.losses[states[number].problem.name] += loss
         for state, stream in zip(states, streams, strict=True):
             if step < len(stream):
+                state.steps += 1
                 for optimiser in state.optimisers:
                     optimiser.step()
+        here.step = step + 1
+        after_step()
     model.network.eval()
-    return [
-        total / len(state.problem.train.rows) for total, state in zip(totals, states, strict=True)
-    ]
 
 
 def _items(
@@ -303,6 +351,8 @@ def _backward(
     items: list[_Item],
     loss_over_vocabulary: bool,
     rows_per_pass: int,
+    *,
+    tuned: bool,
 ) -> list[tuple[int, float]]:
     """Leave the gradients of one step; return each example's problem and loss.
 
@@ -325,7 +375,10 @@ def _backward(
         candidates = None
         if not loss_over_vocabulary:
             candidates = states[chosen[0].state].problem.train.word_ids.to(model.device)
-        log_probs = model.log_probs(batch, vectors, candidates)
+        with torch.random.fork_rng() if tuned else nullcontext():
+            if tuned:
+                states[0].dropout_of_the_model()
+            log_probs = model.log_probs(batch, vectors, candidates)
         targets = torch.tensor([item.target for item in chosen], device=model.device)
         loss = torch.nn.functional.nll_loss(log_probs, targets, reduction="none")
         weights = torch.tensor([item.weight for item in chosen], device=model.device)
@@ -372,3 +425,53 @@ def _save_weights(model: AnswerModel, path: Path) -> None:
     save_file(
         {name: p.detach().cpu().contiguous() for name, p in model.network.named_parameters()}, path
     )
+
+
+def _progress(model: AnswerModel, states: Sequence[_State], here: _Position) -> dict[str, Any]:
+    """Return all that `_restore` needs; what is random hangs on counts alone."""
+    weights = {
+        name: parameter.detach()
+        for name, parameter in model.network.named_parameters()
+        if parameter.requires_grad
+    }
+    return {
+        "position": asdict(here),
+        "weights": weights,
+        "problems": {
+            state.problem.name: {
+                **_as_dict(state.trained),
+                "rounds_below_best": state.rounds_below_best,
+                "steps": state.steps,
+                "encoder": None if state.encoder is None else state.encoder.state_dict(),
+                "optimisers": [optimiser.state() for optimiser in state.optimisers],
+            }
+            for state in states
+        },
+    }
+
+
+def _restore(model: AnswerModel, states: Sequence[_State], saved: dict[str, Any]) -> _Position:
+    model.network.load_state_dict(saved["weights"], strict=False)
+    for state in states:
+        own = saved["problems"][state.problem.name]
+        state.trained = _trained(own)
+        state.rounds_below_best = own["rounds_below_best"]
+        state.steps = own["steps"]
+        if state.encoder is not None:
+            state.encoder.load_state_dict(own["encoder"])
+        for optimiser, values in zip(state.optimisers, own["optimisers"], strict=True):
+            optimiser.restore(values)
+    return _Position(**saved["position"])
+
+
+def _as_dict(trained: Trained) -> dict[str, Any]:
+    return {
+        "vectors": trained.vectors,
+        "best_epoch": trained.best_epoch,
+        "history": [asdict(record) for record in trained.history],
+    }
+
+
+def _trained(own: dict[str, Any]) -> Trained:
+    history = [EpochRecord(**record) for record in own["history"]]
+    return Trained(own["vectors"], own["best_epoch"], history)

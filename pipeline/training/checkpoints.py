@@ -1,0 +1,52 @@
+"""Checkpoints of a training that is under way: whole or absent, and never too many."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# At most this share of the time goes into writing.
+_WRITING_SHARE = 0.05
+
+
+class Checkpoint:
+    """One file that holds how far a training is."""
+
+    def __init__(self, path: Path, *, seconds: float) -> None:
+        """Name the file.
+
+        Args:
+            path: of the file; its folder exists.
+            seconds: between two checkpoints, at least; more where writing takes long.
+        """
+        self._path = path
+        self._seconds = seconds
+        self._cost = 0.0
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return what was saved last; None where nothing was."""
+        if not self._path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        return state
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        wait = max(self._seconds, self._cost / _WRITING_SHARE)
+        return time.monotonic() - self._last >= wait
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write nested dictionaries and lists of tensors, numbers and text."""
+        started = time.monotonic()
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+        self._last = time.monotonic()
+        self._cost = self._last - started

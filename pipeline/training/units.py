@@ -1,0 +1,89 @@
+"""Units of training: what is trained in one go, noted, and not repeated after a kill.
+
+A unit is a bank of prompts, as many as fit in memory, or one tuned model.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from pipeline.models.answers import AnswerModel
+from pipeline.models.capacity import prompts_that_fit
+from pipeline.prompts.store import weights_file
+from pipeline.training.checkpoints import Checkpoint
+from pipeline.training.loop import EpochRecord, Problem, Score, Trained, train
+from pipeline.training.optimisers import OptimiserSettings
+
+
+class TrainSettings(TypedDict):
+    """What `train` takes beside model, problems and files; see there."""
+
+    score: Score
+    loss_over_vocabulary: bool
+    epochs: int
+    batch: int
+    patience: int
+    encoder: str | None
+    dropout: float
+    prompt_optimiser: OptimiserSettings | None
+    model_optimiser: OptimiserSettings | None
+    rows_per_pass: int
+    seed: int
+    on_epoch: Callable[[EpochRecord], None]
+
+
+def train_units(
+    model: AnswerModel,
+    problems: Sequence[Problem],
+    *,
+    load: Callable[[], AnswerModel],
+    folder: Path,
+    checkpoint_seconds: float,
+    **settings: Unpack[TrainSettings],
+) -> dict[str, Trained]:
+    """Train problems in units that are each gone on with after a kill.
+
+    Args:
+        model: as loaded.
+        problems: with different names.
+        load: gives the model anew, for the second and later ones that are tuned.
+        folder: of the progress. A call with the same arguments and what an earlier one left there
+            goes on; tuned weights are found there by `weights_file`.
+        checkpoint_seconds: see `Checkpoint`.
+        settings: see `train`.
+
+    Returns:
+        problem name -> how it ended.
+    """
+    tuned = settings["model_optimiser"] is not None
+    size = 1 if tuned else _bank_size(model, problems, settings["encoder"])
+    trained: dict[str, Trained] = {}
+    for start in range(0, len(problems), size):
+        unit = problems[start : start + size]
+        if tuned and start:
+            model = load()
+        weights = weights_file(folder, unit[0].name)
+        checkpoint = folder / "checkpoints" / _name(unit)
+        for path in (weights, checkpoint):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        trained |= train(
+            model,
+            unit,
+            best_weights=weights,
+            checkpoint=Checkpoint(checkpoint, seconds=checkpoint_seconds),
+            **settings,
+        )
+    return trained
+
+
+def _bank_size(model: AnswerModel, problems: Sequence[Problem], encoder: str | None) -> int:
+    if encoder is None or not problems:
+        return max(1, len(problems))
+    tokens = max(problem.prompt_tokens for problem in problems)
+    return prompts_that_fit(model, encoder, tokens)
+
+
+def _name(problems: Sequence[Problem]) -> str:
+    names = "\n".join(problem.name for problem in problems)
+    return f"{hashlib.sha256(names.encode()).hexdigest()[:16]}.pt"

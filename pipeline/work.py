@@ -1,0 +1,117 @@
+"""Where a stage keeps its progress: `.work/<run key>/`, outside its outputs, locked while it lives.
+
+The run key is the content of all that the stage depends on, so a folder that is found there was
+left by the same work, killed. It stays until DVC has recorded the stage: dvc may be killed between
+the stage's end and its own.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from pipeline.files import write_text
+
+_RUN_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+class WorkFolder:
+    """The progress of one stage execution."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take an existing folder."""
+        self.folder = folder
+
+    def path(self, *parts: str) -> Path:
+        """Return a path in the folder; the folders on the way to it are made."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def note(self, name: str, value: str) -> None:
+        """Keep a short text for the next attempt."""
+        write_text(self.path(f"{name}.txt"), value)
+
+    def noted(self, name: str) -> str | None:
+        """Return what an earlier attempt, or this one, noted under a name."""
+        path = self.path(f"{name}.txt")
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+@contextmanager
+def work_folder(
+    root: Path,
+    run_key: str | None,
+    *,
+    recorded: Callable[[Collection[str]], set[str]],
+    on_wait: Callable[[], None],
+) -> Iterator[WorkFolder]:
+    """Lock and yield the work folder of a run key.
+
+    Args:
+        root: of the main checkout, so that all checkouts of `dvc exp` share the progress.
+        run_key: None for a stage that DVC does not run: it gets a folder that is not kept.
+        recorded: which of some run keys DVC has recorded as done. Work that is found under a
+            recorded key is not gone on with: whoever runs the stage again wants it run.
+        on_wait: called once if another process works on the same key; this one then waits.
+    """
+    if run_key is None:
+        with tempfile.TemporaryDirectory(prefix="p-tuning-") as temporary:
+            yield WorkFolder(Path(temporary))
+        return
+    folder = root / ".work" / run_key
+    folder.parent.mkdir(exist_ok=True)
+    with _lock(folder, on_wait):
+        if recorded([run_key]):
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        yield WorkFolder(folder)
+
+
+def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) -> None:
+    """Delete the progress of all work that DVC has recorded as done and nobody is at."""
+    folders = {path.name: path for path in (root / ".work").glob("*") if _is_work(path)}
+    for key in sorted(recorded(folders)) if folders else []:
+        try:
+            with _lock(folders[key], None):
+                shutil.rmtree(folders[key], ignore_errors=True)
+        except BlockingIOError:
+            continue
+
+
+def _is_work(path: Path) -> bool:
+    return path.is_dir() and _RUN_KEY.fullmatch(path.name) is not None
+
+
+@contextmanager
+def _lock(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Hold the lock of a folder; with nobody to tell of the wait, raise BlockingIOError at once."""
+    path = folder.with_name(f"{folder.name}.lock")
+    file = _open_locked(path, on_wait)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _open_locked(path: Path, on_wait: Callable[[], None] | None) -> TextIO:
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is None:
+                file.close()
+                raise
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Who held it before may have deleted the file: then the lock is one on nothing.
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            return file
+        file.close()
