@@ -204,7 +204,7 @@ def prompt_gradient(
     """Return (tokens, size) float32: the gradient of the mean loss at a prompt's vectors.
 
     Args:
-        model: the language model, frozen.
+        model: the language model; no gradients are left at its weights.
         questions: rows with prompt tokens.
         chosen: positions of the examples whose loss it is.
         token_ids: the words of the prompt.
@@ -212,7 +212,8 @@ def prompt_gradient(
     """
     vectors = _vectors(model, token_ids).unsqueeze(0).requires_grad_()
     for items in _passes(questions, chosen, 1, rows_per_pass):
-        (_losses(model, questions, items, vectors).sum() / len(chosen)).backward()
+        loss = _losses(model, questions, items, vectors).sum() / len(chosen)
+        loss.backward(inputs=[vectors])
     gradient: Tensor | None = vectors.grad
     assert gradient is not None
     return gradient[0]
