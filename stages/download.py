@@ -22,7 +22,7 @@ def model(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     with stage("download", "model") as this:
         params = load_params(params_file)
         this.run.set_tags({"model": params.model.name})
-        say(f"fetching {params.model.name}; the embedded model takes about a minute")
+        say(f"fetching {params.model.name}")
         with staged_folder(out) as folder:
             obtain_model(
                 params.model.name, folder, cache=downloads_folder(), mirror=_mirror(params)

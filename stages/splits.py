@@ -23,6 +23,7 @@ from pipeline.data.lama import (
     read_facts,
     read_prompts,
     read_relations,
+    read_removed_overlaps,
     read_vocabulary,
     write_lama,
 )
@@ -112,7 +113,13 @@ def _lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, dict[st
         vocabulary=vocabulary,
         prompts={**PAPER_PROMPTS, **read_prompts(raw, names)},
     )
-    return splits, {name: left_out for name, (_, left_out) in cleaned.items()}
+    removed = read_removed_overlaps(raw)
+    return splits, {
+        name: {
+            key: count + removed[name, key.removesuffix("/overlap")] for key, count in own.items()
+        }
+        for name, (_, own) in cleaned.items()
+    }
 
 
 def _sizes(params: LamaParams) -> dict[str, int | None]:

