@@ -79,7 +79,7 @@ def recorded_run_keys(keys: Collection[str]) -> set[str]:
     from dvc.repo import Repo
 
     with Repo(str(Path.cwd())) as repo:
-        runs = Path(repo.cache.local.path, "runs")
+        runs = Path(repo.stage_cache.cache_dir)
         return {key for key in keys if (runs / key[:2] / key).is_dir()}
 
 

@@ -119,7 +119,7 @@ class StabilityParams(Section):
     methods: list[LamaMethod]
     relations: list[str]
     templates: str | dict[str, list[str]]
-    templates_per_relation: Count | None
+    templates_per_relation: Annotated[int, Field(ge=2)] | None
 
 
 class LamaParams(Section):

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.data.gazetteer.facts import GAZETTEER_RELATIONS
-from pipeline.data.lama import ALL
+from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS
 from pipeline.data.lama_sources import TEST_FACTS
+from pipeline.data.lama_upstream import PROMPTS
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.models.catalogue import check_model_name
 from pipeline.params import LamaParams, Params, SearchParams
@@ -43,12 +44,12 @@ def check_params(params: Params) -> None:
         with at(f"lama.training.{name}.tune"):
             _check_lama_tune(name, settings.tune)
         with at(f"lama.training.{name}.search"):
-            _check_search(name, settings.search)
+            _check_search(name, settings.search, params.lama.source)
         if name in params.lama.prompts:
             with at(f"lama.prompts.{name}"):
                 tokens = check_layout(params.lama.prompts[name])
                 _check_prompt_tokens(tokens, tuned="prompt" in settings.tune or name == "discrete")
-    for relation in params.lama.stability.relations:
+    for relation in params.lama.stability.relations if params.lama.stability.methods else ():
         with at("lama.stability"):
             _check_stability(relation, params.lama)
     for relation, template in params.lama.templates.items():
@@ -96,22 +97,38 @@ def _check_lama_tune(method: str, tune: Sequence[str]) -> None:
         raise ParamsError(f"{list(tune)}, but {method} tunes {allowed}; choose another method")
 
 
-def _check_search(method: str, search: SearchParams | None) -> None:
+def _check_search(method: str, search: SearchParams | None, source: str) -> None:
+    if search is not None and search.prompts != GRADIENT:
+        _check_collection(search.prompts, source)
     if (method == "discrete") != (search is not None):
         state = "missing" if search is None else "not used"
         raise ParamsError(f"{state}: this section belongs to the method discrete, and to it alone")
 
 
+def _check_collection(name: str, source: str) -> None:
+    known = [*PAPER_PROMPTS, *(PROMPTS if source == "lama" else ())]
+    if name not in known:
+        raise ParamsError(
+            f"'{name}' is no collection of templates that {source} has; choose from "
+            + ", ".join(known)
+        )
+
+
 def _check_stability(relation: str, lama: LamaParams) -> None:
-    if lama.relations != ALL and relation not in lama.relations:
+    if lama.relations == ALL:
+        _check_relation(relation, lama.source)
+    elif relation not in lama.relations:
         raise ParamsError(f"'{relation}' is not in lama.relations; add it there")
     if "discrete" in lama.stability.methods:
         raise ParamsError("discrete has no manual template to vary; take it out of the methods")
     templates = lama.stability.templates
     if isinstance(templates, str):
+        _check_collection(templates, lama.source)
+        if templates in PAPER_PROMPTS and relation not in PAPER_PROMPTS[templates]:
+            raise ParamsError(f"templates: {templates} has none for {relation}; leave it out")
         return
-    if relation not in templates:
-        raise ParamsError(f"lama.stability.templates has none for {relation}")
+    if len(templates.get(relation, [])) < 2:
+        raise ParamsError(f"templates: two or more are needed for {relation}")
     for text in templates[relation]:
         manual_template(text)
 

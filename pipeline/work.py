@@ -101,6 +101,7 @@ def _lock(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
 
 
 def _open_locked(path: Path, on_wait: Callable[[], None] | None) -> TextIO:
+    told = False
     while True:
         file = path.open("w")
         try:
@@ -109,9 +110,18 @@ def _open_locked(path: Path, on_wait: Callable[[], None] | None) -> TextIO:
             if on_wait is None:
                 file.close()
                 raise
-            on_wait()
+            if not told:
+                on_wait()
+            told = True
             fcntl.flock(file, fcntl.LOCK_EX)
-        # Who held it before may have deleted the file: then the lock is one on nothing.
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+        if _is_at(file, path):
             return file
         file.close()
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """Whether the open file is still the one of this name: who held it may have deleted it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,18 +1,29 @@
 """Write the report, or show its tables on the terminal."""
 
+import contextlib
 import datetime
 import os
 import platform
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipeline.files import staged_folder, write_text
+from pipeline.errors import DataError, PipelineError
+from pipeline.files import read_json, staged_folder, write_json, write_text
 from pipeline.params import load_params
+from pipeline.report.collect import gather
 from pipeline.report.page import write_report
 from pipeline.report.readme import insert_results
-from pipeline.report.results import read_lama_results, read_task_results
+from pipeline.report.results import (
+    read_lama_results,
+    read_stability_results,
+    read_task_results,
+)
+from pipeline.report.results_page import results_page
+from pipeline.tracking import stage_seconds
 from stages.running import Out, ParamsFile, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
@@ -31,14 +42,19 @@ def build(
         params = load_params(params_file)
         lama = params.lama
         glue = params.superglue
-        results = None
+        probing = None
         if lama.methods and lama.relations:
-            results = read_lama_results(
+            probing = read_lama_results(
                 lama.methods,
                 metrics=metrics,
                 curves=curves,
                 evaluation=evaluation,
                 answers=params.report.facts_shown,
+            )
+        stability = None
+        if lama.stability.methods and lama.stability.relations:
+            stability = read_stability_results(
+                lama.stability.methods, metrics=metrics, evaluation=evaluation
             )
         tasks = [
             read_task_results(task, glue.methods, metrics=metrics, curves=curves)
@@ -50,8 +66,10 @@ def build(
                 folder,
                 title=params.report.title,
                 model=params.model.name,
-                lama=results,
+                lama=probing,
+                stability=stability,
                 lama_source=lama.source,
+                lama_subset=lama.subset,
                 tasks=tasks,
                 tasks_source=glue.source,
             )
@@ -90,8 +108,9 @@ def readme(
 ) -> None:
     """Write the tables of the last run into README.md, and its figures beside it."""
     note = (
-        f"From `make repro` as cloned (`params.yaml`, seed included), {machine_name()}, "
-        f"{datetime.date.today().isoformat()}. Test sets are small: a few points may be chance.\n"
+        "From `make repro` as cloned (`params.yaml`, seed included), "
+        f"{os.cpu_count()} cores of {processor_name()}, {datetime.date.today().isoformat()}. "
+        "Test sets are small: a few points may be chance.\n"
     )
     summary = (report / "summary.md").read_text(encoding="utf-8")
     write_text(file, insert_results(file.read_text(encoding="utf-8"), f"{note}\n{summary}"))
@@ -99,14 +118,80 @@ def readme(
         write_text(figures / figure.name, figure.read_text(encoding="utf-8"))
 
 
-def machine_name() -> str:
-    """Return the processor and the number of cores that this process may use."""
+@app.command()
+def collect(
+    name: Annotated[str, typer.Option(help="Name of the record: letters, digits, '.', '-', '_'.")],
+    out: Annotated[Path, typer.Option(help="Folder of records, such as docs/results/lama.")],
+    note: Annotated[str, typer.Option(help="A remark that stands beside the results.")] = "",
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Keep what knowledge probing gave, in the project of the current folder, as one JSON file.
+
+    Run it after `dvc repro`; a record of that name is written over.
+
+    Example: python -m stages.report collect --name four-relations --out docs/results/lama
+    """
+    with _errors_in_one_line():
+        if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+            raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
+        params = load_params(params_file)
+        record = gather(
+            params,
+            Path(),
+            name=name,
+            note=note,
+            date=datetime.date.today().isoformat(),
+            hardware=hardware(params.runtime.device),
+            seconds_of=stage_seconds,
+        )
+        write_json(out / f"{name}.json", record)
+
+
+@app.command()
+def results(
+    results: Annotated[Path, typer.Option(help="Folder of records that `collect` wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown file to write.")],
+) -> None:
+    """Write the page of results from all records of a folder.
+
+    Example: python -m stages.report results --results docs/results/lama --out docs/results/lama.md
+    """
+    with _errors_in_one_line():
+        records = [read_json(path) for path in sorted(results.glob("*.json"))]
+        if not records:
+            raise DataError(f"{results}: no records; `python -m stages.report collect` writes them")
+        write_text(out, results_page(records))
+
+
+@contextlib.contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except PipelineError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return the processor, its cores, and the name of the GPU that `runtime.device` takes."""
+    import torch
+
+    gpu = device != "cpu" and torch.cuda.is_available()
+    return {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(device if ":" in device else None) if gpu else None,
+    }
+
+
+def processor_name() -> str:
+    """Return the processor's name as the system knows it."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         model = names[0] if names else model
-    return f"{os.cpu_count()} cores of {model}"
+    return model
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.data.lama import LamaSplits, read_lama
+from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
 from pipeline.data.superglue import read_splits
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import accuracy, mean
@@ -235,7 +235,7 @@ def _discrete(
 ) -> Outcome:
     """Search the words of a relation's prompt, or choose one that was published."""
     relation = problem.name
-    if search.prompts != "gradient":
+    if search.prompts != GRADIENT:
         key = "lama.training.discrete.search.prompts"
         return choose_published(
             network,

@@ -1,13 +1,15 @@
-"""A whole project of its own in a folder: the real code and dvc.yaml, a tiny model, tiny places.
+"""A whole project of its own in a folder: the real code and dvc.yaml, a tiny model, tiny data.
 
-The places come in a wheel of the real layout from a mirror, so that `download` runs as it does for
-everyone; only the digests in the copy's table of sources are those of the tiny files.
+The data come from a mirror of the real layout, so that `download` runs as it does for everyone:
+places in a wheel, and LAMA in a folder. Only the digests and numbers of facts in the copy's tables
+of sources are those of the tiny files.
 """
 
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.data.lama_upstream import PROMPTS
 from pipeline.data.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +37,40 @@ _COUNTRIES = {
     "CN": ("China", "AS", "Beijing", "JP"),
     "IN": ("India", "AS", "Delhi", ""),
 }
+
+# Of the tiny LAMA: relation -> manual template, and what its published ones say in between.
+LAMA_TEMPLATES = {
+    "P36": "The capital of [X] is [Y] .",
+    "P17": "[X] is located in [Y] .",
+    "P30": "[X] is located in [Y] .",
+}
+# Relation -> split -> subject and object of each fact. "Upper" stands for an object of several
+# tokens, "Oslo" for one outside the smaller vocabulary; of P17, a fact of test stands in dev too,
+# and one of dev and one of test in train. Of one more the mirror says that it was taken out.
+LAMA_FACTS: dict[str, dict[str, list[tuple[str, str]]]] = {
+    "P36": {
+        "train": [(f"{a} city", b) for a in "abc" for b in ("Paris", "Oslo", "Lyon")],
+        "dev": [("Norway", "Oslo"), ("France", "Paris"), ("a capital", "Lyon")],
+        "test": [("Japan", "Paris"), ("Asia", "Oslo"), ("Europe", "Lyon")],
+    },
+    "P17": {
+        "train": [
+            *((f"{a}, the city", b) for a in "abcd" for b in ("France", "Norway", "Japan")),
+            ("Lyon", "France"), ("Paris", "France"), ("a city", "Upper"),
+        ],
+        "dev": [("Lyon", "France"), ("a border", "Norway"), ("Paris", "France"), ("in", "Japan")],
+        "test": [
+            ("Paris", "France"), ("Oslo", "Norway"), ("the city of Lyon", "France"),
+            ("Oslo", "Upper"), ("a capital", "Japan"),
+        ],
+    },
+    "P30": {
+        "train": [(f"{a}", b) for a in ("France", "Norway", "a b") for b in ("Europe", "Asia")],
+        "dev": [("a", "Asia"), ("Paris", "Europe")],
+        "test": [("Oslo", "Europe"), ("Lyon", "Europe"), ("a city", "Asia"), ("Japan", "Asia")],
+    },
+}  # fmt: skip
+LAMA_WORDS = ["Paris", "Lyon", "France", "Norway", "Japan", "Europe", "Asia", "Upper"]
 
 
 def make_project(folder: Path, model: Path, **edits: Any) -> Path:
@@ -55,12 +92,14 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
     shutil.copyfile(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
     shutil.copyfile(ROOT / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")
     shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
-    _make_mirror(folder, folder.parent / f"{folder.name}-mirror")
+    mirror = folder.parent / f"{folder.name}-mirror"
+    _make_mirror(folder, mirror)
+    _make_lama_mirror(folder, mirror / "lama")
     edit_params(
         folder,
         **{
             "model__name": str(model),
-            "data__mirror": str(folder.parent / f"{folder.name}-mirror"),
+            "data__mirror": str(mirror),
             "lama__relations": ["P17", "P30"],
             "lama__splits": {"train_facts": 16, "dev_facts": 8, "test_facts": 8},
             "lama__training__p-tuning__epochs": 2,
@@ -149,6 +188,51 @@ def _make_mirror(project: Path, mirror: Path) -> None:
             text = text.replace(digest, hashlib.sha256(data).hexdigest())
     text = text.replace(source.sha256, hashlib.sha256(wheel.read_bytes()).hexdigest())
     table.write_text(text)
+
+
+def _make_lama_mirror(project: Path, folder: Path) -> None:
+    """Write a tiny LAMA, and its numbers of test facts into the project's table."""
+    for relation, splits in LAMA_FACTS.items():
+        for split, facts in splits.items():
+            records = [
+                {
+                    "uuid": f"{relation}-{split}-{number}",
+                    "sub_label": subject,
+                    "obj_label": object_,
+                    "predicate_id": relation,
+                }
+                for number, (subject, object_) in enumerate(facts)
+            ]
+            _write_lines(folder / relation / f"{split}.jsonl", records)
+    relations = [
+        {"relation": name, "template": template, "label": f"label of {name}", "type": "N-1"}
+        for name, template in LAMA_TEMPLATES.items()
+    ]
+    _write_lines(folder / "relations.jsonl", relations)
+    fact = {"sub_label": "Oslo", "obj_label": "Norway", "predicate_id": "P17"}
+    removed = {"split": "train", "line": 3, "reason": "in test", "record": fact}
+    _write_lines(folder / "removed_overlaps.jsonl", [removed])
+    (folder / "common_vocab_cased.txt").write_text("".join(f"{w}\n" for w in [*LAMA_WORDS, "Oslo"]))
+    vocabularies = {"bert-base-cased": LAMA_WORDS, "gpt2": [f"Ġ{word}" for word in LAMA_WORDS]}
+    (folder / "29k-vocab.json").write_text(json.dumps(vocabularies))
+    for name in PROMPTS:
+        texts = ["[X] is in [Y] .", "[Y] is the capital of [X] .", f"[X] of {name}: [Y]"]
+        if name == "autoprompt_relext_roberta":
+            texts = ['[X] "{">phys town bordering [Y] .']  # as published
+        prompts = [{"relation": r, "template": t} for r in LAMA_TEMPLATES for t in texts]
+        _write_lines(folder / "prompts" / f"{name}.jsonl", prompts)
+    table = project / "pipeline" / "data" / "lama_sources.py"
+    counts = {relation: len(splits["test"]) for relation, splits in LAMA_FACTS.items()}
+    text, found = re.subn(
+        r"(?ms)^(TEST_FACTS: [^=]*= )\{.*?^\}", rf"\g<1>{counts!r}", table.read_text()
+    )
+    assert found == 1
+    table.write_text(text)
+
+
+def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
 
 
 def _cities() -> list[tuple[str, str]]:

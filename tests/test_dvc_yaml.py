@@ -134,6 +134,21 @@ def test_a_missing_dependency_would_be_found() -> None:
     assert "pipeline/training/loop.py" in needed_by(stage)
     assert "pipeline/data/gazetteer/facts.py" not in needed_by(stage)
     assert "pipeline/tasks/rte.py" not in needed_by(STAGES["splits-lama"])
+    for name in ("train-lama", "train-stability"):
+        assert {"pipeline/training/search.py", "pipeline/training/units.py"} <= needed_by(
+            STAGES[name]
+        )
+    assert "pipeline/evaluation/stability.py" in needed_by(STAGES["evaluate-stability"])
+    assert not [f for f in needed_by(STAGES["evaluate-lama"]) if "/training/" in f]
+
+
+def test_what_a_stage_writes_hangs_on_its_own_method_alone() -> None:
+    """A method that is added, or whose settings change, must not rerun the others."""
+    for name, stage in STAGES.items():
+        params = stage.get("params", [])
+        for group in ("lama.prompts", "lama.training", "superglue.training"):
+            own = f"{group}.${{item.method}}"
+            assert [p for p in params if p.startswith(group)] in ([], [own]), name
 
 
 def test_runtime_is_the_only_group_that_no_stage_declares() -> None:

@@ -27,6 +27,9 @@ PAPER_PROMPTS = {
     }
 }
 
+# What `search.prompts` may say in place of a collection.
+GRADIENT = "gradient"
+
 # What `relations` may say in place of a list.
 ALL = "all"
 
@@ -108,7 +111,8 @@ def read_vocabulary(raw: Path, subset: str) -> list[str]:
     if subset == "34k":
         return _lines(raw / "common_vocab_cased.txt")
     path = raw / "29k-vocab.json"
-    words = read_json(path).get("bert-base-cased")
+    lists = read_json(path)
+    words = lists.get("bert-base-cased") if isinstance(lists, dict) else None
     if not isinstance(words, list) or not words:
         raise DataError(f"{path}: no list of words under bert-base-cased; fetch the file again")
     return words
@@ -131,6 +135,7 @@ def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, l
     """Return the published templates of some relations: collection -> relation -> templates.
 
     A template without subject or object is of no use and left out; so is one that stands twice.
+    Braces, which some searched prompts hold, are doubled as the template language wants them.
 
     Raises:
         DataError: a file is cut, or lacks a key.
@@ -139,7 +144,8 @@ def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, l
     for path in sorted((raw / "prompts").glob("*.jsonl")):
         collection = prompts.setdefault(path.stem, {})
         for record in read_jsonl(path, ["relation", "template"]):
-            relation, template = record["relation"], record["template"]
+            relation = record["relation"]
+            template = record["template"].replace("{", "{{").replace("}", "}}")
             whole = template.count("[X]") == 1 and template.count("[Y]") == 1
             known = collection.setdefault(relation, []) if relation in relations else None
             if known is not None and whole and template not in known:

@@ -44,6 +44,8 @@ def naive_bayes_share(train: Sequence[tuple[str, str]], test: Sequence[tuple[str
 
     words = CountVectorizer(lowercase=False, token_pattern=r"\S+")
     model = MultinomialNB().fit(words.fit_transform([s for s, _ in train]), [o for _, o in train])
-    answers = model.predict(words.transform([subject for subject, _ in test]))
+    likely = model.predict_joint_log_proba(words.transform([subject for subject, _ in test]))
+    # Equal but for rounding is equal; argmax takes the first, and classes_ is in alphabetic order.
+    answers = model.classes_[(likely >= likely.max(axis=1, keepdims=True) - 1e-9).argmax(axis=1)]
     right = [answer == object_ for answer, (_, object_) in zip(answers, test, strict=True)]
     return float(sum(right) / len(right))

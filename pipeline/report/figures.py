@@ -2,19 +2,41 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.results import LamaResults, Row, TaskResults
+from pipeline.report.results import LamaResults, Row, StabilityResults, TaskResults
+from pipeline.report.tables import CONTROLS
 
-_COLOURS = {
-    "manual": "#64748b",
-    "p-tuning": "#c2410c",
-    "manual-fine-tuning": "#1d4ed8",
+
+@dataclass(frozen=True)
+class _Mark:
+    """How a method is drawn: a colour that the colour-blind tell apart, and a shape for print."""
+
+    colour: str
+    shape: str
+    size: int = 46
+
+
+# Colours of Okabe and Ito, but for the grey.
+_MARKS = {
+    "manual": _Mark("#64748b", "o"),
+    "fine-tuning": _Mark("#56b4e9", "^"),
+    "manual-fine-tuning": _Mark("#0072b2", "s"),
+    "p-tuning": _Mark("#d55e00", "D"),
+    "prompt-tuning": _Mark("#cc79a7", "v"),
+    "discrete": _Mark("#009e73", "*", 110),
 }
+_CONTROLS = {"majority": "|", "naive_bayes": "x"}
+# It has iterations in place of epochs, ten times as many.
+_SEARCHED = "discrete"
+# From so many panels on they are small.
+_MANY = 13
+
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "svg.hashsalt": "p-tuning",
@@ -30,43 +52,82 @@ _STYLE: dict[Any, Any] = {
 
 
 def relations_figure(results: LamaResults) -> str:
-    """Draw P@1 of each relation: a mark for each method, a line between them, the control."""
-    rows = sorted(results.relations, key=lambda row: max(row[m] for m in results.methods))
+    """Draw P@1 of each relation: a mark for each method and control, a line between methods."""
+    methods = list(results.methods)
+    rows = sorted(results.relations, key=lambda row: max(row[method] for method in methods))
+    places = list(range(len(rows)))
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7, 1.4 + 0.34 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(7.5, 1.6 + 0.34 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        places = range(len(rows))
-        for place, row in zip(places, rows, strict=True):
-            values = [100 * row[method] for method in results.methods]
-            axes.plot([min(values), max(values)], [place, place], color="#cbd5e1", lw=3, zorder=1)
-        axes.scatter(
-            [100 * row["majority"] for row in rows],
-            places,
-            marker="|",
-            s=120,
-            color="#0f172a",
-            zorder=2,
-            label="majority class",
-        )
-        for method in results.methods:
+        _ranges(axes, [[row[method] for method in methods] for row in rows], places)
+        for control, shape in _CONTROLS.items():
             axes.scatter(
-                [100 * row[method] for row in rows],
+                [100 * row[control] for row in rows],
                 places,
-                s=46,
-                zorder=3,
-                label=method,
-                color=_COLOURS[method],
+                marker=shape,
+                s=120 if shape == "|" else 30,
+                color="#0f172a",
+                lw=1.3,
+                zorder=2,
+                label=CONTROLS[control],
             )
-        axes.set_yticks(
-            places, [f"{row['relation']} {row['label']}  (n={row['facts']})" for row in rows]
-        )
-        axes.set_xlim(-1, 100)
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel("test P@1, %")
-        axes.grid(axis="x", color="#e2e8f0")
-        axes.set_axisbelow(True)
+        for method in methods:
+            _scatter(axes, [row[method] for row in rows], places, method)
+        names = [f"{row['relation']} {row['label']}  (n={row['facts']})" for row in rows]
+        _percent_axis(axes, "test P@1, %", places, names)
         figure.legend(loc="outside upper left", ncols=4, frameon=False, handletextpad=0.2)
         return _svg(figure)
+
+
+def stability_figure(results: StabilityResults) -> str:
+    """Draw P@1 under each template: a strip for each relation and method, the best on the right."""
+    relations = list(dict.fromkeys(row["relation"] for row in results.templates))
+    strips = [(relation, method) for relation in relations for method in results.methods][::-1]
+    scores = [
+        [row[m] for row in results.templates if row["relation"] == r and m in row]
+        for r, m in strips
+    ]
+    # A gap stands between relations.
+    places = [i + 0.6 * (i // len(results.methods)) for i in range(len(strips))]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 0.9 + 0.3 * (places[-1] + 1)), layout="constrained")
+        axes = figure.subplots()
+        _ranges(axes, scores, places)
+        for place, own, (_, method) in zip(places, scores, strips, strict=True):
+            _scatter(axes, own, [place] * len(own), method)
+        names = [f"{relation} {method}" for relation, method in strips]
+        _percent_axis(axes, "test P@1, %, a mark for each template", places, names)
+        return _svg(figure)
+
+
+def _ranges(axes: Axes, scores: Sequence[Sequence[float]], places: Sequence[float]) -> None:
+    for place, own in zip(places, scores, strict=True):
+        ends = [100 * min(own), 100 * max(own)]
+        axes.plot(ends, [place, place], color="#cbd5e1", lw=3, zorder=1)
+
+
+def _scatter(axes: Axes, scores: Sequence[float], places: Sequence[float], method: str) -> None:
+    mark = _MARKS[method]
+    axes.scatter(
+        [100 * score for score in scores],
+        places,
+        s=mark.size,
+        zorder=3,
+        label=method,
+        color=mark.colour,
+        marker=mark.shape,
+        edgecolor="white",
+        lw=0.6,
+    )
+
+
+def _percent_axis(axes: Axes, label: str, places: Sequence[float], names: Sequence[str]) -> None:
+    axes.set_yticks(places, names, parse_math=False)
+    axes.set_xlim(-1, 101)
+    axes.set_ylim(places[0] - 0.6, places[-1] + 0.6)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", color="#e2e8f0")
+    axes.set_axisbelow(True)
 
 
 def curves_figure(results: LamaResults) -> str:
@@ -91,38 +152,61 @@ def _panels(
     value: str,
     label: str,
 ) -> str:
-    columns = min(4, len(names))
+    many = len(names) >= _MANY
+    columns = min(6 if many else 4, len(names))
     lines = -(-len(names) // columns)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(1.2 + 2 * columns, 1 + 1.9 * lines), layout="constrained")
+    wide, high = (1.5, 1.2) if many else (2, 1.9)
+    last = {method: _last_epoch(curves, method) for method in methods}
+    trained = [last[method] for method in methods if method != _SEARCHED]
+    epochs = max(trained, default=0) or max(last.values())
+    with mpl.rc_context({**_STYLE, "font.size": 8 if many else 10}):
+        figure = Figure(figsize=(1.2 + wide * columns, 1 + high * lines), layout="constrained")
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for panel in panels[len(names) :]:
             panel.set_visible(False)
-        last = max(point["epoch"] for point in curves)
+        for panel in panels[len(names) - columns : len(names)]:
+            panel.xaxis.set_tick_params(labelbottom=True)
         for panel, name in zip(panels, names, strict=False):
-            panel.set_title(name, loc="left", color="#334155")
+            panel.set_title(name, loc="left", color="#334155", size=8 if many else 10)
             panel.grid(color="#e2e8f0")
             for method in methods:
                 points = [p for p in curves if p[unit] == name and p["method"] == method]
-                _curve(panel, points, value, method, _COLOURS[method], last)
+                _curve(panel, points, value, method, last[method], epochs)
         panels[0].set_ylim(0, 100)
         panels[0].xaxis.get_major_locator().set_params(integer=True)
         figure.supxlabel("epoch", size=10, color="#334155")
         figure.supylabel(f"dev {label}, %", size=10, color="#334155")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
+        figure.legend(
+            handles, labels, loc="outside upper left", ncols=min(columns, 4), frameon=False
+        )
         return _svg(figure)
 
 
+def _last_epoch(curves: Sequence[Row], method: str) -> int:
+    return max((point["epoch"] for point in curves if point["method"] == method), default=0)
+
+
 def _curve(
-    panel: Axes, points: Sequence[Row], value: str, label: str, colour: str, last: int
+    panel: Axes, points: Sequence[Row], value: str, method: str, last: int, epochs: int
 ) -> None:
+    """Draw one curve; a search is laid over all epochs, since its iterations are far more."""
+    mark = _MARKS[method]
     values = [100 * point[value] for point in points]
     if len(points) == 1:  # nothing was trained: the same at every epoch
-        panel.plot([0, last], values * 2, color=colour, ls="--", label=label)
-    else:
-        epochs = [point["epoch"] for point in points]
-        panel.plot(epochs, values, color=colour, marker="o", ms=3, label=label)
+        panel.plot([0, epochs], values * 2, color=mark.colour, ls="--", label=method)
+        return
+    searched = method == _SEARCHED and last != epochs
+    scale = epochs / last if searched else 1
+    panel.plot(
+        [scale * point["epoch"] for point in points],
+        values,
+        color=mark.colour,
+        marker=mark.shape,
+        ms=mark.size**0.5 / 2,
+        markevery=max(1, len(points) // 6),
+        label=f"{method} (iterations 0 to {last})" if searched else method,
+    )
 
 
 def _svg(figure: Figure) -> str:

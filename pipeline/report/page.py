@@ -7,17 +7,34 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from pipeline.files import write_text
-from pipeline.report.figures import curves_figure, relations_figure, tasks_figure
-from pipeline.report.results import LamaResults, TaskResults
-from pipeline.report.tables import lama_answers, lama_methods, lama_relations, task_methods
+from pipeline.report.beside import Ours, beside_paper, paper_differences
+from pipeline.report.figures import (
+    curves_figure,
+    relations_figure,
+    stability_figure,
+    tasks_figure,
+)
+from pipeline.report.results import LamaResults, StabilityResults, TaskResults
+from pipeline.report.stability import stability_parts
+from pipeline.report.tables import (
+    data_name,
+    lama_answers,
+    lama_counts,
+    lama_methods,
+    lama_relations,
+    lama_title,
+    task_methods,
+)
 
 _STYLE = """
-body { font: 16px/1.55 system-ui, sans-serif; color: #1e293b; max-width: 52rem;
+body { font: 16px/1.55 system-ui, sans-serif; color: #1e293b; max-width: 60rem;
        margin: 2rem auto; padding: 0 1rem; }
 h1, h2, h3 { line-height: 1.2; color: #0f172a; } h2 { margin-top: 2.5rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; }
-th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid #e2e8f0; }
-th { border-bottom: 2px solid #94a3b8; white-space: nowrap; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: 0.92rem; }
+th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid #e2e8f0; }
+th { border-bottom: 2px solid #94a3b8; vertical-align: bottom; }
+td:first-child { white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; } svg { max-width: 100%; height: auto; }
 code { background: #f1f5f9; padding: 0 0.25rem; border-radius: 3px; }
 @media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } }
@@ -30,7 +47,9 @@ def write_report(
     title: str,
     model: str,
     lama: LamaResults | None,
+    stability: StabilityResults | None,
     lama_source: str,
+    lama_subset: str,
     tasks: Sequence[TaskResults],
     tasks_source: str,
 ) -> None:
@@ -41,7 +60,9 @@ def write_report(
         title: of the report.
         model: name of the language model.
         lama: None where knowledge probing was not run.
-        lama_source: where its facts are from.
+        stability: None where it was not run.
+        lama_source: where the facts of both are from.
+        lama_subset: which of them, where the source is LAMA itself.
         tasks: one for each SuperGLUE task that was run.
         tasks_source: where their examples are from.
     """
@@ -51,22 +72,20 @@ def write_report(
     if lama is not None:
         figures["lama_relations"] = relations_figure(lama)
         figures["lama_curves"] = curves_figure(lama)
-        count = len(lama.relations)
-        heading = f"## Knowledge probing: `{lama_source}`, {count} relations\n"
+        heading = f"## {lama_title(lama_source, lama_subset, len(lama.relations))}\n"
         summary += [heading, lama_methods(lama)]
-        parts += [
-            heading,
-            "P@1 is the share of facts whose object is the first answer, over the allowed "
-            "vocabulary; the mean is over relations, unweighted. The majority class answers every "
-            "fact of a relation with the most frequent object of its train split.\n",
-            lama_methods(lama),
-            "![P@1 by relation](figures/lama_relations.svg)\n",
-            lama_relations(lama),
-            "Left out: test facts whose object is not one token of this model.\n",
-            "![dev P@1 by epoch](figures/lama_curves.svg)\n",
-        ]
+        parts += [heading, *_lama(lama)]
+        if lama_source == "lama":
+            parts += _paper(lama, lama_subset, model)
         if lama.answers:
             parts += ["### Some answers\n", lama_answers(lama)]
+    if stability is not None:
+        figures["lama_stability"] = stability_figure(stability)
+        parts += [
+            f"## Stability over templates: {data_name(lama_source, lama_subset)}\n",
+            *stability_parts(lama_source, stability),
+            "![P@1 by template](figures/lama_stability.svg)\n",
+        ]
     if tasks:
         figures["superglue"] = tasks_figure(tasks)
         heading = f"## Language understanding: `{tasks_source}`\n"
@@ -82,6 +101,32 @@ def write_report(
     write_text(folder / "summary.md", "\n".join(summary))
     write_text(folder / "report.md", "\n".join(parts))
     write_text(folder / "index.html", _html(title, "\n".join(parts), figures))
+
+
+def _lama(results: LamaResults) -> list[str]:
+    first = next(iter(results.methods.values()))
+    return [
+        "P@1 is the share of facts whose object is the first answer, over the allowed "
+        "vocabulary; the mean is over relations, unweighted. Two controls use no language model: "
+        "the majority class answers every fact of a relation with the most frequent object of its "
+        "train split, naive Bayes guesses the object from the words of the subject.\n",
+        lama_methods(results),
+        f"{lama_counts(first, results.splits)}\n",
+        "![P@1 by relation](figures/lama_relations.svg)\n",
+        lama_relations(list(results.methods), results.relations),
+        "![dev P@1 by epoch](figures/lama_curves.svg)\n",
+    ]
+
+
+def _paper(results: LamaResults, subset: str, model: str) -> list[str]:
+    means = {method: metrics["test/p_at_1"] for method, metrics in results.methods.items()}
+    facts = next(iter(results.methods.values()))["test/facts"]
+    ours = [Ours(model, model, len(results.relations), facts, means)]
+    return [
+        "### Beside the paper\n",
+        beside_paper(subset, ours),
+        paper_differences(subset, ours),
+    ]
 
 
 def _html(title: str, markdown: str, figures: dict[str, str]) -> str:

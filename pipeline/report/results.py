@@ -1,6 +1,6 @@
 """Gather what was evaluated into plain rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,30 @@ class LamaResults:
 
     Attributes:
         methods: method -> its metrics file.
-        relations: one row a relation: `relation`, `label`, `facts`, `left_out`,
-            `majority`, and P@1 under each method's name.
+        relations: as `join_relations` makes them.
         curves: one row a method, relation and epoch: `method`, `relation`, `epoch`, `dev_p_at_1`.
         answers: rows `relation`, `subject`, `object`, and the answer under each method's name.
+        splits: the metrics file of the splits.
     """
 
     methods: dict[str, Row]
     relations: list[Row]
     curves: list[Row]
     answers: list[Row]
+    splits: Row
+
+
+@dataclass(frozen=True)
+class StabilityResults:
+    """The same relations under several manual templates.
+
+    Attributes:
+        methods: method -> its metrics file.
+        templates: as `join_templates` makes them.
+    """
+
+    methods: dict[str, Row]
+    templates: list[Row]
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ def read_lama_results(
 
     Args:
         methods: in the order of the report.
-        metrics: folder of `lama/<method>.json`.
+        metrics: folder of `lama/<method>.json` and `splits/lama.json`.
         curves: folder of `lama/<method>.csv`.
         evaluation: folder of `lama/<method>/{relations,controls}.csv` and `predictions`.
         answers: how many facts to show, spread over the relations.
@@ -52,39 +66,130 @@ def read_lama_results(
     Raises:
         DataError: a file is missing.
     """
-    relations: dict[str, Row] = {}
     shown: dict[tuple[str, str, str], Row] = {}
-    for method in methods:
-        folder = evaluation / "lama" / method
-        for score, control in zip(
-            read_csv(folder / "relations.csv"), read_csv(folder / "controls.csv"), strict=True
-        ):
-            row = relations.setdefault(
-                score["relation"],
-                {
-                    "relation": score["relation"],
-                    "label": control["label"],
-                    "facts": int(score["facts"]),
-                    "left_out": int(control["left_out"]),
-                    "majority": float(control["majority"]),
-                },
-            )
-            row[method] = float(score["p_at_1"])
-        if answers:
-            for record in read_jsonl(folder / "predictions" / "predictions.jsonl"):
-                key = (record["relation"], record["subject"], record["object"])
-                fact = dict(zip(("relation", "subject", "object"), key, strict=True))
-                shown.setdefault(key, fact)[method] = record["answer"]
+    for method in methods if answers else ():
+        path = evaluation / "lama" / method / "predictions" / "predictions.jsonl"
+        for record in read_jsonl(path):
+            key = (record["relation"], record["subject"], record["object"])
+            fact = dict(zip(("relation", "subject", "object"), key, strict=True))
+            shown.setdefault(key, fact)[method] = record["answer"]
     return LamaResults(
         methods={method: read_json(metrics / "lama" / f"{method}.json") for method in methods},
-        relations=list(relations.values()),
+        relations=join_relations(
+            {method: read_relations(evaluation / "lama" / method) for method in methods}
+        ),
         curves=[
             _point(row, method)
             for method in methods
             for row in read_csv(curves / "lama" / f"{method}.csv")
         ],
         answers=_spread(list(shown.values()), answers),
+        splits=read_json(metrics / "splits" / "lama.json"),
     )
+
+
+def read_relations(folder: Path) -> list[Row]:
+    """Read how one method did on each relation, and the controls.
+
+    Args:
+        folder: of `relations.csv` and `controls.csv`.
+
+    Returns:
+        Rows `relation`, `label`, `facts`, `left_out`, `majority`, `naive_bayes`, `p_at_1`.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    return [
+        {
+            "relation": score["relation"],
+            "label": control["label"],
+            "facts": int(score["facts"]),
+            "left_out": int(control["left_out"]),
+            "majority": float(control["majority"]),
+            "naive_bayes": float(control["naive_bayes"]),
+            "p_at_1": float(score["p_at_1"]),
+        }
+        for score, control in zip(
+            read_csv(folder / "relations.csv"), read_csv(folder / "controls.csv"), strict=True
+        )
+    ]
+
+
+def join_relations(columns: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Put the rows of several methods beside each other.
+
+    Args:
+        columns: method -> rows as `read_relations` returns them.
+
+    Returns:
+        One row a relation: as the first method that has it, with P@1 under each method's name in
+        place of `p_at_1`.
+    """
+    return _join(columns, ("relation",))
+
+
+def read_stability_results(
+    methods: Sequence[str], *, metrics: Path, evaluation: Path
+) -> StabilityResults:
+    """Read the files of the named methods.
+
+    Args:
+        methods: in the order of the report.
+        metrics: folder of `stability/<method>.json`.
+        evaluation: folder of `stability/<method>/templates.csv`.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    return StabilityResults(
+        methods={method: read_json(metrics / "stability" / f"{method}.json") for method in methods},
+        templates=join_templates(
+            {method: read_templates(evaluation / "stability" / method) for method in methods}
+        ),
+    )
+
+
+def read_templates(folder: Path) -> list[Row]:
+    """Read how one method did under each template of `templates.csv`.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    return [
+        {
+            "relation": row["relation"],
+            "number": int(row["number"]),
+            "template": row["template"],
+            "facts": int(row["facts"]),
+            "p_at_1": float(row["p_at_1"]),
+        }
+        for row in read_csv(folder / "templates.csv")
+    ]
+
+
+def join_templates(columns: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Put the rows of several methods beside each other, by relation and number.
+
+    Args:
+        columns: method -> rows as `read_templates` returns them.
+
+    Returns:
+        One row a template, with P@1 under each method's name in place of `p_at_1`. The text is
+        that of the method `manual`, which is the template itself, where that was run.
+    """
+    order = sorted(columns, key=lambda method: method != "manual")
+    return _join({method: columns[method] for method in order}, ("relation", "number"))
+
+
+def _join(columns: Mapping[str, Sequence[Row]], keys: Sequence[str]) -> list[Row]:
+    joined: dict[tuple[Any, ...], Row] = {}
+    for method, rows in columns.items():
+        for row in rows:
+            shared = {name: value for name, value in row.items() if name != "p_at_1"}
+            own = joined.setdefault(tuple(row[key] for key in keys), shared)
+            own[method] = row["p_at_1"]
+    return list(joined.values())
 
 
 def read_task_results(

@@ -1,9 +1,15 @@
-"""Tables as Markdown."""
+"""Tables and sentences as Markdown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from pipeline.report.paper import RELATIONS
 from pipeline.report.results import LamaResults, Row, TaskResults
+
+# Key in a relation's row and, behind `test/`, in a metrics file -> name.
+CONTROLS = {"majority": "majority class", "naive_bayes": "naive Bayes"}
+
+_SPLITS = ("train", "dev", "test")
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -12,35 +18,78 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *rows)) + "\n"
 
 
+def lama_title(source: str, subset: str, relations: int) -> str:
+    """Return a heading that says what facts were asked, and whether of all relations."""
+    return f"Knowledge probing: {data_name(source, subset)}, {relation_count(source, relations)}"
+
+
+def data_name(source: str, subset: str) -> str:
+    """Return what the facts are called; only LAMA itself has subsets."""
+    return f"`{source}` {subset}" if source == "lama" else f"`{source}`"
+
+
+def relation_count(source: str, relations: int) -> str:
+    """Return a number of relations, with LAMA's number where it is not reached."""
+    if source == "lama" and relations != RELATIONS:
+        return f"{relations} of {RELATIONS} relations"
+    return f"{relations} relation{'' if relations == 1 else 's'}"
+
+
 def lama_methods(results: LamaResults) -> str:
-    """Return the methods with their mean P@1, and the majority class beside them."""
+    """Return the methods with their mean P@1, and the controls beneath."""
     rows = [
         [
             method,
-            _percent(metrics["test/p_at_1"]),
-            _percent(metrics["dev/p_at_1"]),
+            percent(metrics["test/p_at_1"]),
+            percent(metrics["dev/p_at_1"]),
             str(metrics["test/facts"]),
         ]
         for method, metrics in results.methods.items()
     ]
-    rows += _majority_row(results.methods, "test/facts")
+    rows += _control_rows(results.methods, CONTROLS, "test/facts")
     return markdown_table(["method", "test P@1", "dev P@1", "test facts"], rows)
 
 
-def lama_relations(results: LamaResults) -> str:
-    """Return P@1 of each relation and method."""
-    methods = list(results.methods)
+def lama_counts(metrics: Row, splits: Row) -> str:
+    """Return sentences on the facts that were asked, and on those that were not.
+
+    Args:
+        metrics: a method's metrics file; what is left out is the same for all of one model.
+        splits: the metrics file of the splits.
+    """
+    text = (
+        f"Of {metrics['test/facts'] + metrics['test/left_out']} test facts, "
+        f"{metrics['test/left_out']} were left out: their object is not one token of this model."
+    )
+    if "train/overlap" not in splits:
+        return text
+    outside = ", ".join(f"{splits[f'{split}/outside_vocabulary']} {split}" for split in _SPLITS)
+    return (
+        f"{text} Removed before: {splits['train/overlap']} train and {splits['dev/overlap']} dev "
+        "facts whose subject and object stand in a later split too, and those whose object is "
+        f"outside the allowed vocabulary ({outside})."
+    )
+
+
+def lama_relations(methods: Sequence[str], relations: Sequence[Row]) -> str:
+    """Return the controls and P@1 of each relation; empty where a method was not asked.
+
+    Args:
+        methods: the columns.
+        relations: as `join_relations` makes them.
+    """
     rows = [
         [
-            f"{row['relation']} {row['label']}",
+            escaped(f"{row['relation']} {row['label']}"),
             str(row["facts"]),
             str(row["left_out"]),
-            _percent(row["majority"]),
-            *(_percent(row[method]) for method in methods),
+            *(percent(row[control]) for control in CONTROLS),
+            *(percent_or_empty(row.get(method)) for method in methods),
         ]
-        for row in results.relations
+        for row in relations
     ]
-    return markdown_table(["relation", "facts", "left out", "majority class", *methods], rows)
+    columns = ["relation", "facts", "left out", *CONTROLS.values(), *methods]
+    return markdown_table(columns, rows)
 
 
 def lama_answers(results: LamaResults) -> str:
@@ -61,27 +110,34 @@ def lama_answers(results: LamaResults) -> str:
 def task_methods(results: Sequence[TaskResults]) -> str:
     """Return the methods of each task with their accuracy, and the majority class beside them."""
     rows = []
+    majority = {"majority": CONTROLS["majority"]}
     for result in results:
         own = [
             [
                 method,
-                _percent(metrics["test/accuracy"]),
-                _percent(metrics["dev/accuracy"]),
+                percent(metrics["test/accuracy"]),
+                percent(metrics["dev/accuracy"]),
                 str(metrics["test/examples"]),
             ]
             for method, metrics in result.methods.items()
         ]
         rows += [
-            [result.task, *row] for row in own + _majority_row(result.methods, "test/examples")
+            [result.task, *row]
+            for row in own + _control_rows(result.methods, majority, "test/examples")
         ]
     return markdown_table(
         ["task", "method", "test accuracy", "dev accuracy", "test examples"], rows
     )
 
 
-def _majority_row(methods: dict[str, Row], count: str) -> list[list[str]]:
+def _control_rows(
+    methods: Mapping[str, Row], controls: Mapping[str, str], count: str
+) -> list[list[str]]:
     first = next(iter(methods.values()))
-    return [["majority class", _percent(first["test/majority"]), "", str(first[count])]]
+    return [
+        [name, percent(first[f"test/{control}"]), "", str(first[count])]
+        for control, name in controls.items()
+    ]
 
 
 def _is_number(cell: str) -> bool:
@@ -93,9 +149,15 @@ def _marked(answer: str, right: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return re.sub(r"([\\|*_`\[\]<>&])", r"\\\1", text)
+    """Return text that Markdown shows as it is, in one line."""
+    return re.sub(r"([\\|*_`~$\[\]<>&])", r"\\\1", " ".join(text.split()))
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share in percent."""
     return f"{100 * share:.1f}"
+
+
+def percent_or_empty(share: float | None) -> str:
+    """Return a share in percent, and nothing of nothing."""
+    return "" if share is None else percent(share)

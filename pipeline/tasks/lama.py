@@ -62,7 +62,15 @@ def check_layout(layout: str) -> int:
     elif not re.search(r"[\[{]", layout):
         names = ", ".join(LAYOUTS)
         raise TemplateError(f"{layout!r} is no layout; choose from {names}, or write a template")
-    return parse_template(layout, (*FIELDS, *_SIDES)).prompt_tokens
+    template = parse_template(layout, (*FIELDS, *_SIDES))
+    _check_subject(template)
+    for part in template.parts:
+        if isinstance(part, Field) and part.name in _SIDES and part.shorten:
+            raise TemplateError(
+                f"template {layout!r}: {{{part.name}:shorten}} is no field; write {{{part.name}}}, "
+                "and {subject:shorten} in the manual template"
+            )
+    return template.prompt_tokens
 
 
 def lay_out(layout: str, manual: Template, *, masked: bool) -> Template:

@@ -38,14 +38,39 @@ _PARAMS: dict[str, Any] = {
     "data": {"mirror": None},
     "lama": {
         "source": "gazetteer",
+        "subset": "34k",
         "relations": ["P17", "P47"],
-        "methods": ["manual", "p-tuning"],
+        "methods": ["manual", "p-tuning", "discrete"],
         "splits": {"train_facts": 10, "dev_facts": 5, "test_facts": 20},
         "templates": {},
-        "prompt_tokens": {"start": 3, "before_mask": 3, "after_mask": 3},
+        "prompts": {
+            "manual": "manual",
+            "fine-tuning": "{subject} {mask}",
+            "manual-fine-tuning": "manual",
+            "p-tuning": "paper-v2",
+            "prompt-tuning": "[P*9] {subject} {mask}",
+            "discrete": "{subject} [P*5] {mask} .",
+        },
         "training": {
             "manual": _nothing_tuned(),
+            "fine-tuning": {"tune": ["model"], **_TUNED, "model": _optimisation()},
+            "manual-fine-tuning": {"tune": ["model"], **_TUNED, "model": _optimisation()},
             "p-tuning": {"tune": ["prompt"], **_TUNED, "prompt": _prompt()},
+            "prompt-tuning": {
+                "tune": ["prompt"],
+                **_TUNED,
+                "prompt": _prompt() | {"encoder": "embedding"},
+            },
+            "discrete": {
+                **_nothing_tuned(),
+                "search": {"prompts": "gradient", "iterations": 2, "candidates": 3, "batch": 4},
+            },
+        },
+        "stability": {
+            "methods": ["manual"],
+            "relations": ["P17"],
+            "templates": "table-1",
+            "templates_per_relation": None,
         },
     },
     "superglue": {
@@ -74,7 +99,7 @@ _PARAMS: dict[str, Any] = {
         },
     },
     "report": {"title": "Small", "facts_shown": 4},
-    "runtime": {"device": "cpu", "threads": 1, "rows_per_pass": 8},
+    "runtime": {"device": "cpu", "threads": 1, "rows_per_pass": 8, "checkpoint_seconds": 30},
 }
 
 

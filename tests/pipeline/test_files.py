@@ -1,6 +1,8 @@
 import csv
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError
 from pipeline.files import (
+    link_or_copy,
     read_csv,
     read_json,
     read_jsonl,
@@ -128,6 +131,27 @@ def test_a_kill_while_the_old_folder_goes_leaves_the_target_absent_or_whole(tmp_
     (target / "old2").touch()
     assert _run(_KILLED_AT_REMOVING, target) == 9
     assert not target.exists() or _names(target) in (["old1", "old2"], ["new1", "new2"])
+
+
+def test_a_large_file_gets_a_second_name_without_a_copy(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "deep" / "target"
+    source.write_bytes(b"weights")
+    link_or_copy(source, target)
+    assert target.samefile(source)
+    source.unlink()
+    assert target.read_bytes() == b"weights"
+
+
+def test_where_names_cannot_be_shared_a_large_file_is_copied(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, target = tmp_path / "source", tmp_path / "deep" / "target"
+    source.write_bytes(b"weights")
+    link_or_copy(source, target)
+    assert target.read_bytes() == b"weights"
+    assert not target.samefile(source)
 
 
 def test_text_is_written_byte_for_byte(tmp_path):

@@ -9,6 +9,9 @@ from pipeline.params import load_params
 from tests.pipeline.params_text import REMOVED, write_params
 
 PROJECT = Path(__file__).parents[2]
+LAMA_METHODS = (
+    "'manual', 'fine-tuning', 'manual-fine-tuning', 'p-tuning', 'prompt-tuning' or 'discrete'"
+)
 
 
 def _mistakes(tmp_path: Path, changes: dict[str, Any]) -> list[str]:
@@ -54,7 +57,6 @@ def test_values_arrive_as_they_are_written(tmp_path):
         ("lama.training.p-tuning.batch", False, ["valid integer", "False"]),
         ("lama.training.p-tuning.prompt.learning_rate", "1e-4", ["valid number", "'1e-4'"]),
         ("lama.training.p-tuning.prompt.learning_rate", True, ["valid number", "True"]),
-        ("lama.relations", "P17", ["valid list", "'P17'"]),
         ("model.name", 5, ["valid string", "5"]),
         ("data", None, ["None"]),
         ("lama.templates", ["{subject} {mask}"], ["valid dictionary", "list"]),
@@ -68,7 +70,10 @@ def test_values_arrive_as_they_are_written(tmp_path):
         ("lama.training.p-tuning.prompt.decay_per_epoch", 1.01, ["less than or equal to 1"]),
         ("lama.training.p-tuning.prompt.max_grad_norm", 0, ["greater than 0"]),
         ("lama.training.p-tuning.prompt.max_grad_norm", math.nan, ["greater than 0"]),
-        ("lama.prompt_tokens.start", -1, ["greater than or equal to 0"]),
+        ("lama.training.discrete.search.iterations", 0, ["greater than or equal to 1"]),
+        ("lama.training.discrete.search.prompts", "", ["at least 1 character"]),
+        ("lama.stability.templates_per_relation", 0, ["greater than or equal to"]),
+        ("runtime.checkpoint_seconds", -1, ["greater than or equal to 0"]),
         ("superglue.prompts.rte.max_length", 7, ["greater than or equal to 8"]),
         ("runtime.threads", 0, ["greater than or equal to 1"]),
         ("model.name", "", ["at least 1 character"]),
@@ -81,6 +86,7 @@ def test_values_arrive_as_they_are_written(tmp_path):
             ["'gru'", "'lstm', 'mlp' or 'embedding'"],
         ),
         ("lama.training.p-tuning.prompt.optimizer", "sgd", ["'sgd'", "'adam' or 'adamw'"]),
+        ("lama.subset", "30k", ["'30k'", "'34k' or '29k'"]),
         ("runtime.device", "gpu", ["'gpu'", "auto", "cpu", "cuda"]),
         ("runtime.device", "cuda:", ["'cuda:'", "auto", "cpu", "cuda"]),
         # Missing.
@@ -98,14 +104,16 @@ def test_a_wrong_value_gives_one_line_with_its_path(tmp_path, path, value, said)
 @pytest.mark.parametrize(
     ("changes", "path", "said"),
     [
-        ({"lama.methods": ["manual", "ptuning"]}, "lama.methods.1", "'manual' or 'p-tuning'"),
+        ({"lama.methods": ["manual", "ptuning"]}, "lama.methods.1", LAMA_METHODS),
+        ({"lama.stability.methods": ["ptuning"]}, "lama.stability.methods.0", LAMA_METHODS),
         (
             {"superglue.methods": ["fine"]},
             "superglue.methods.0",
             "'manual', 'manual-fine-tuning' or 'p-tuning'",
         ),
         ({"superglue.tasks": ["rte", "boolk"]}, "superglue.tasks.1", "'rte'"),
-        ({"lama.training.x": {}}, "lama.training.x", "'manual' or 'p-tuning'"),
+        ({"lama.training.x": {}}, "lama.training.x", LAMA_METHODS),
+        ({"lama.prompts.x": "manual"}, "lama.prompts.x", LAMA_METHODS),
         ({"superglue.prompts.x": {}}, "superglue.prompts.x", "'rte'"),
         (
             {"superglue.prompts.rte.templates.x": "{mask}"},
@@ -127,6 +135,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path, changes, path
         ("lama.relations", ["P17", "P47", "P17"], "P17"),
         ("lama.relations", ["P47", "P17", "P17", "P47"], "P17, P47"),
         ("lama.methods", ["manual", "manual"], "manual"),
+        ("lama.stability.relations", ["P17", "P17"], "P17"),
+        ("lama.stability.methods", ["manual", "manual"], "manual"),
         ("superglue.tasks", ["rte", "rte"], "rte"),
         ("superglue.methods", ["p-tuning", "p-tuning"], "p-tuning"),
     ],
@@ -141,6 +151,10 @@ def test_an_entry_that_stands_twice_is_named(tmp_path, name, values, twice):
         (
             "lama.training.p-tuning",
             "lama.training: no entry for p-tuning, which lama.methods lists",
+        ),
+        (
+            "lama.prompts.p-tuning",
+            "lama.prompts: no entry for p-tuning, which lama.methods lists",
         ),
         (
             "superglue.training.manual",
@@ -160,8 +174,20 @@ def test_what_a_list_names_must_have_settings(tmp_path, removed, line):
     assert _mistakes(tmp_path, {removed: REMOVED}) == [line]
 
 
+@pytest.mark.parametrize("section", ["training", "prompts"])
+def test_what_only_stability_names_must_have_settings_too(tmp_path, section):
+    changes = {"lama.stability.methods": ["p-tuning"], "lama.methods": []}
+    (line,) = _mistakes(tmp_path, {**changes, f"lama.{section}.p-tuning": REMOVED})
+    assert line == f"lama.{section}: no entry for p-tuning, which lama.stability.methods lists"
+
+
 def test_what_no_list_names_may_have_settings(tmp_path):
-    changes = {"lama.methods": [], "superglue.tasks": [], "superglue.methods": []}
+    changes = {
+        "lama.methods": [],
+        "lama.stability.methods": [],
+        "superglue.tasks": [],
+        "superglue.methods": [],
+    }
     params = load_params(write_params(tmp_path / "params.yaml", changes))
     assert "p-tuning" in params.lama.training
 
@@ -181,10 +207,58 @@ def test_a_section_for_what_is_not_tuned_is_refused(tmp_path, name):
     assert f"'{name}'" in line
 
 
-@pytest.mark.parametrize(("method", "epochs"), [("manual", 1), ("p-tuning", 0)])
+@pytest.mark.parametrize(
+    ("method", "epochs"), [("manual", 1), ("discrete", 1), ("p-tuning", 0), ("fine-tuning", 0)]
+)
 def test_epochs_stand_where_something_is_tuned_and_only_there(tmp_path, method, epochs):
     (line,) = _mistakes(tmp_path, {f"lama.training.{method}.epochs": epochs})
     assert line.startswith(f"lama.training.{method}: epochs must be 0 where nothing is tuned")
+
+
+def test_all_relations_may_be_asked_for_by_one_word(tmp_path):
+    params = load_params(write_params(tmp_path / "params.yaml", {"lama.relations": "all"}))
+    assert params.lama.relations == "all"
+
+
+@pytest.mark.parametrize("relations", ["P17", "ALL", None, {"P17": 1}])
+def test_relations_are_a_list_or_that_word(tmp_path, relations):
+    lines = _mistakes(tmp_path, {"lama.relations": relations})
+    # One line for the list, one for the word: both are allowed.
+    assert all(line.startswith("lama.relations") for line in lines)
+    assert any("valid list" in line for line in lines)
+    assert any("is not one of 'all'" in line for line in lines)
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_split_may_have_all_facts(tmp_path, split):
+    changes = {f"lama.splits.{split}_facts": None}
+    params = load_params(write_params(tmp_path / "params.yaml", changes))
+    assert getattr(params.lama.splits, f"{split}_facts") is None
+
+
+@pytest.mark.parametrize("rows", [1, 4096, "auto"])
+def test_rows_in_a_pass_are_a_number_or_by_memory(tmp_path, rows):
+    params = load_params(write_params(tmp_path / "params.yaml", {"runtime.rows_per_pass": rows}))
+    assert params.runtime.rows_per_pass == rows
+
+
+@pytest.mark.parametrize("rows", [0, "many", None, 1.5])
+def test_other_rows_in_a_pass_are_refused(tmp_path, rows):
+    lines = _mistakes(tmp_path, {"runtime.rows_per_pass": rows})
+    assert all(line.startswith("runtime.rows_per_pass") for line in lines)
+
+
+@pytest.mark.parametrize("templates", ["pararel_patterns", {"P17": ["[X] in [Y]", "[X], [Y]"]}])
+def test_templates_of_stability_are_a_collection_or_written_out(tmp_path, templates):
+    changes = {"lama.stability.templates": templates}
+    params = load_params(write_params(tmp_path / "params.yaml", changes))
+    assert params.lama.stability.templates == templates
+
+
+def test_the_spread_over_one_template_is_none(tmp_path):
+    """A deviation needs two: one a relation would end in a crash after all training."""
+    (line,) = _mistakes(tmp_path, {"lama.stability.templates_per_relation": 1})
+    assert line.startswith("lama.stability.templates_per_relation: ")
 
 
 def test_every_mistake_has_its_own_line(tmp_path):

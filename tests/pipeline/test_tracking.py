@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -5,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -13,7 +15,7 @@ import pytest
 from pipeline import tracking
 from pipeline.errors import DataError, TrackingError
 from pipeline.lineage import StageIdentity
-from pipeline.tracking import stage_run
+from pipeline.tracking import StageRun, stage_run
 
 STAGE = StageIdentity(
     name="train-lama@p-tuning",
@@ -26,8 +28,14 @@ STAGE = StageIdentity(
 )
 
 
-def open_run(stage: StageIdentity | None = STAGE):
-    return stage_run(stage, experiment="e", name="train/lama/p-tuning", tags={"method": "p-tuning"})
+def open_run(stage: StageIdentity | None = STAGE, *, resumes: str | None = None):
+    return stage_run(
+        stage,
+        experiment="e",
+        name="train/lama/p-tuning",
+        tags={"method": "p-tuning"},
+        resumes=resumes,
+    )
 
 
 def all_runs() -> list[mlflow.entities.Run]:
@@ -121,6 +129,119 @@ def test_a_run_of_a_living_process_is_left_alone(own_folder: Path) -> None:
     with open_run():
         tracking._close_killed_runs(mlflow, STAGE)
         assert only_run().info.status == "RUNNING"
+
+
+def log_epochs(run: StageRun, *epochs: int) -> None:
+    for epoch in epochs:
+        run.log_metrics({"dev/loss/P17": 3.0 - epoch, "dev/p_at_1/P17": epoch / 10}, epoch)
+
+
+def leave_failed() -> str:
+    with contextlib.suppress(DataError), open_run() as run:
+        log_epochs(run, 0, 1)
+        raise DataError("the disk is full")
+    return run.run_id
+
+
+def leave_killed() -> str:
+    with contextlib.suppress(KeyboardInterrupt), open_run() as run:
+        log_epochs(run, 0, 1)
+        raise KeyboardInterrupt
+    return run.run_id
+
+
+def leave_running() -> str:
+    """Log in a process that ends as by kill -9."""
+    code = (
+        "import os\nfrom tests.pipeline.test_tracking import log_epochs, open_run\n"
+        "with open_run() as run:\n    log_epochs(run, 0, 1)\n    os._exit(9)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=120)
+    mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")
+    assert only_run().info.status == "RUNNING"
+    return only_run().info.run_id
+
+
+def history_of(run_id: str, metric: str) -> list[tuple[int, float]]:
+    points = mlflow.MlflowClient().get_metric_history(run_id, metric)
+    return [(point.step, point.value) for point in points]
+
+
+@pytest.mark.parametrize("leave", [leave_failed, leave_killed, leave_running])
+def test_an_unfinished_run_is_gone_on_with(
+    own_folder: Path, capfd: pytest.CaptureFixture[str], leave: Callable[[], str]
+) -> None:
+    earlier = leave()
+    capfd.readouterr()
+    with open_run(resumes=earlier) as run:
+        assert (run.run_id, run.attempt) == (earlier, 2)
+        assert only_run().info.status == "RUNNING"
+        log_epochs(run, 1, 2)
+    assert "warning" not in capfd.readouterr().err
+    logged = only_run()
+    assert logged.info.run_id == earlier
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_name == "train/lama/p-tuning"
+    assert logged.data.tags["attempt"] == "2"
+    assert "error" not in logged.data.tags
+    assert logged.data.params["lama.training.epochs"] == "4"
+    assert history_of(earlier, "dev/loss/P17") == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert history_of(earlier, "dev/p_at_1/P17") == [(0, 0.0), (1, 0.1), (2, 0.2)]
+
+
+def test_each_attempt_is_counted_and_belongs_to_its_own_process(own_folder: Path) -> None:
+    run_id = leave_killed()
+    mlflow.MlflowClient().set_tag(run_id, "process", "1 0.00")
+    for attempt in (2, 3):
+        with contextlib.suppress(KeyboardInterrupt), open_run(resumes=run_id) as run:
+            assert run.attempt == attempt
+            raise KeyboardInterrupt
+        tags = only_run().data.tags
+        assert tags["attempt"] == str(attempt)
+        assert tags["process"] == tracking._process_tag()
+        assert only_run().info.status == "KILLED"
+
+
+def test_a_metric_that_an_epoch_still_lacks_is_logged(own_folder: Path) -> None:
+    run_id = leave_killed()
+    with open_run(resumes=run_id) as run:
+        run.log_metrics({"dev/loss/P17": 2.0, "train/loss/P17": 5.0}, 1)
+    assert history_of(run_id, "train/loss/P17") == [(1, 5.0)]
+    assert [step for step, _ in history_of(run_id, "dev/loss/P17")] == [0, 1]
+
+
+def finish() -> str:
+    with open_run() as run:
+        log_epochs(run, 0, 1)
+    return run.run_id
+
+
+def delete() -> str:
+    run_id = leave_killed()
+    mlflow.MlflowClient().delete_run(run_id)
+    return run_id
+
+
+@pytest.mark.parametrize("leave", [finish, delete, lambda: "0" * 32], ids=["end", "delete", "none"])
+def test_a_run_that_is_finished_or_gone_is_not_opened_again(
+    own_folder: Path, leave: Callable[[], str]
+) -> None:
+    earlier = leave()
+    with open_run(resumes=earlier) as run:
+        assert run.run_id != earlier
+        assert run.attempt == 1
+        log_epochs(run, 0, 1)
+    assert history_of(run.run_id, "dev/loss/P17") == [(0, 3.0), (1, 2.0)]
+    tags = mlflow.get_run(run.run_id).data.tags
+    assert "attempt" not in tags
+
+
+def test_without_an_earlier_attempt_a_run_of_the_same_key_is_a_new_one(own_folder: Path) -> None:
+    leave_killed()
+    with open_run():
+        pass
+    assert sorted(run.info.status for run in all_runs()) == ["FINISHED", "KILLED"]
 
 
 def test_the_history_is_at_the_root_also_from_a_temporary_folder(

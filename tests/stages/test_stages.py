@@ -1,11 +1,11 @@
 """Every stage of dvc.yaml, run in this process on a tiny project, in the order of the graph."""
 
 import importlib.util
-import json
 import shlex
 import shutil
+import statistics
 import sys
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,31 @@ from dvc.repo import Repo
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from pipeline.files import read_csv, read_jsonl
+from pipeline.data.lama import SPLITS, LamaSplits, read_lama, read_relations
+from pipeline.data.lama_sources import TEST_FACTS
+from pipeline.files import read_csv, read_json, read_jsonl
+from pipeline.models.loading import load_model
 from pipeline.params import Section, load_params
-from tests.project import edit_params, make_project
+from pipeline.prompts.store import load_prompts
+from pipeline.prompts.template import Text, parse_template
+from pipeline.tasks.lama import FIELDS
+from pipeline.validation import check_params
+from tests.project import LAMA_FACTS, ROOT, edit_params, make_project
+
+MIRROR = ROOT.parent / "shared" / "mirror" / "lama"
+METHODS = [
+    "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete",
+]  # fmt: skip
+TUNED = ("fine-tuning", "manual-fine-tuning")
+# Few steps of all that is trained; large ones, so that what is tuned differs from what is not.
+FEW_STEPS: dict[str, Any] = {
+    "lama__training__discrete__search__iterations": 2,
+    "lama__training__discrete__search__candidates": 2,
+    "lama__training__discrete__search__batch": 4,
+    "lama__training__prompt-tuning__epochs": 1,
+    **{f"lama__training__{method}__epochs": 1 for method in TUNED},
+    **{f"lama__training__{method}__model__learning_rate": 0.05 for method in TUNED},
+}
 
 
 @dataclass
@@ -58,7 +80,8 @@ class Recorder:
             return Recorder(value, f"{path}.", self._read)
         if isinstance(value, dict) and any(isinstance(v, Section) for v in value.values()):
             return {key: self._wrap(item, f"{path}.{key}") for key, item in value.items()}
-        if isinstance(value, dict) and path.endswith("templates") and "prompts" in path:
+        by_entry = path == "lama.prompts" or (path.endswith("templates") and "prompts" in path)
+        if isinstance(value, dict) and by_entry:
             return RecordingDict(value, path, self._read)
         self._read.add(path)
         return value
@@ -92,13 +115,52 @@ def invoke(command: str, monkeypatch: pytest.MonkeyPatch, read: set[str] | None 
 @pytest.fixture(scope="module")
 def ready(
     tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
-) -> Iterator[Ready]:
-    root = make_project(tmp_path_factory.mktemp("stages") / "project", tiny_folders["llama"])
+) -> Ready:
+    """The gazetteer under every method, a causal model."""
+    root = make_project(
+        tmp_path_factory.mktemp("stages") / "project",
+        tiny_folders["llama"],
+        lama__methods=METHODS,
+        lama__stability__methods=["manual", "p-tuning"],
+        **FEW_STEPS,
+    )
     shutil.copyfile(empty_store, root / "mlflow.db")
+    return Ready(root, run_stages(root))
+
+
+@pytest.fixture(scope="module", params=["bert", "gpt2"])
+def ready_lama(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_folders: dict[str, Path],
+    empty_store: Path,
+) -> Ready:
+    """A tiny LAMA out of a mirror: all relations, all facts, published prompts."""
+    root = make_project(
+        tmp_path_factory.mktemp("stages-lama") / "project",
+        tiny_folders[request.param],
+        lama__source="lama",
+        lama__relations="all",
+        lama__splits={"train_facts": None, "dev_facts": None, "test_facts": None},
+        lama__methods=["manual", "p-tuning", "discrete"],
+        lama__stability__methods=["manual"],
+        lama__stability__relations=["P17", "P30"],
+        lama__stability__templates="pararel_patterns",
+        superglue__tasks=[],
+        **FEW_STEPS | {"lama__training__discrete__search__prompts": "lpaqa_mine"},
+    )
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    return Ready(root, run_stages(root))
+
+
+def run_stages(root: Path) -> dict[str, Ran]:
+    """Run all stages but the first in this process, in the order of the graph."""
     ran = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        # The copy has its own digests and counts in the tables of sources.
+        use_copied_sources(root, patch)
         with Repo(str(root)) as repo:
             order = [s for s in _topological(repo) if s.name != "validate"]
         for stage in order:
@@ -109,13 +171,11 @@ def ready(
                 for name in dep.params
             }
             with pytest.MonkeyPatch.context() as recording:
-                # The copy has its own digests in the table of sources.
-                _use_copied_sources(root, recording)
                 read: set[str] = set()
                 result = invoke(stage.cmd, recording, read)
             outputs = [out.def_path for out in stage.outs]
             ran[stage.addressing] = Ran(declared, read, result, outputs)
-        yield Ready(root, ran)
+    return ran
 
 
 def _topological(repo: Repo) -> list[Any]:
@@ -133,18 +193,23 @@ def _topological(repo: Repo) -> list[Any]:
     return done
 
 
-def _use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
-    path = root / "pipeline" / "data" / "sources.py"
-    spec = importlib.util.spec_from_file_location("copied_sources", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    patch.setitem(sys.modules, "copied_sources", module)
-    spec.loader.exec_module(module)
+def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make the tables of sources those of the project, the one that the other imports first."""
+    with pytest.MonkeyPatch.context() as importing:
+        for name in ("lama_sources", "sources"):
+            path = root / "pipeline" / "data" / f"{name}.py"
+            spec = importlib.util.spec_from_file_location(f"copied_{name}", path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            for known in (f"copied_{name}", f"pipeline.data.{name}"):
+                importing.setitem(sys.modules, known, module)
+            spec.loader.exec_module(module)
     patch.setattr("pipeline.data.sources.SOURCES", module.SOURCES)
 
 
-def test_every_stage_ends_well(ready: Ready) -> None:
+def assert_all_ended_well(ready: Ready) -> None:
+    check_params(load_params(ready.root / "params.yaml"))
     failed = {name: ran.result.output for name, ran in ready.stages.items() if ran.result.exit_code}
     assert not failed
     missing = [
@@ -156,7 +221,7 @@ def test_every_stage_ends_well(ready: Ready) -> None:
     assert not missing
 
 
-def test_a_stage_reads_no_parameter_that_it_does_not_declare(ready: Ready) -> None:
+def assert_all_is_declared(ready: Ready) -> None:
     for name, ran in ready.stages.items():
         assert ran.read, name
         undeclared = {
@@ -168,12 +233,25 @@ def test_a_stage_reads_no_parameter_that_it_does_not_declare(ready: Ready) -> No
         assert not undeclared, f"{name} reads {undeclared}; declare it under params"
 
 
+def test_every_stage_ends_well(ready: Ready) -> None:
+    assert_all_ended_well(ready)
+    stages = {name.partition("@")[0] for name in ready.stages}
+    assert stages >= {"train-lama", "train-stability", "train-superglue", "evaluate-stability"}
+    assert {f"train-lama@{method}" for method in METHODS} <= set(ready.stages)
+
+
+def test_a_stage_reads_no_parameter_that_it_does_not_declare(ready: Ready) -> None:
+    assert_all_is_declared(ready)
+
+
 def test_a_stage_declares_no_parameter_that_it_does_not_read(ready: Ready) -> None:
     for name, ran in ready.stages.items():
         idle = {
             declared
             for declared in ran.declared
-            if not any(
+            # Of the gazetteer, all facts are asked: see the test of LAMA.
+            if declared != "lama.subset"
+            and not any(
                 path == declared
                 or path.startswith(f"{declared}.")
                 or declared.startswith(f"{path}.")
@@ -184,29 +262,98 @@ def test_a_stage_declares_no_parameter_that_it_does_not_read(ready: Ready) -> No
 
 
 def test_metrics_stand_where_people_and_scripts_rely_on_them(ready: Ready) -> None:
-    lama = json.loads((ready.root / "metrics/lama/p-tuning.json").read_text())
-    assert {"test/p_at_1", "dev/p_at_1", "test/facts"} <= set(lama)
-    assert 0 <= lama["test/p_at_1"] <= 1
-    rte = json.loads((ready.root / "metrics/superglue/rte/p-tuning.json").read_text())
-    assert 0 <= rte["test/accuracy"] <= 1
-    path = ready.root / "evaluation/lama/p-tuning/relations.csv"
-    assert path.read_text().splitlines()[0] == "relation,facts,p_at_1"
-
-
-def test_the_mean_over_relations_is_that_of_the_predictions(ready: Ready) -> None:
-    for method in ("manual", "p-tuning"):
+    keys = {
+        "test/p_at_1", "dev/p_at_1", "test/majority", "test/naive_bayes", "test/facts",
+        "test/left_out",
+    }  # fmt: skip
+    for method in METHODS:
+        lama = read_json(ready.root / f"metrics/lama/{method}.json")
+        assert set(lama) == keys
+        assert all(0 <= lama[key] <= 1 for key in keys - {"test/facts", "test/left_out"})
         folder = ready.root / "evaluation/lama" / method
-        right: dict[str, list[bool]] = {}
-        for record in read_jsonl(folder / "predictions/predictions.jsonl"):
-            right.setdefault(record["relation"], []).append(record["answer"] == record["object"])
-        rows = read_csv(folder / "relations.csv")
-        assert {row["relation"]: int(row["facts"]) for row in rows} == {
-            relation: len(answers) for relation, answers in right.items()
-        }
-        shares = [sum(answers) / len(answers) for answers in right.values()]
-        metrics = json.loads((ready.root / f"metrics/lama/{method}.json").read_text())
-        assert metrics["test/p_at_1"] == pytest.approx(sum(shares) / len(shares))
-        assert metrics["test/facts"] == sum(map(len, right.values()))
+        head = (folder / "relations.csv").read_text().splitlines()[0]
+        assert head == "relation,facts,p_at_1"
+        head = (folder / "controls.csv").read_text().splitlines()[0]
+        assert head == "relation,label,left_out,majority,naive_bayes"
+    rte = read_json(ready.root / "metrics/superglue/rte/p-tuning.json")
+    assert 0 <= rte["test/accuracy"] <= 1
+    splits = read_json(ready.root / "metrics/splits/lama.json")
+    assert splits == {"relations": 2, "train/facts": 21, "dev/facts": 10, "test/facts": 10}
+    for method in ("manual", "p-tuning"):
+        stability = read_json(ready.root / f"metrics/stability/{method}.json")
+        assert set(stability) == {
+            "test/relations", "test/templates", "test/p_at_1", "test/p_at_1_worst",
+            "test/p_at_1_best", "test/p_at_1_std",
+        }  # fmt: skip
+
+
+def shares_of(records: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Key of a prediction -> share of right answers."""
+    right: dict[str, list[bool]] = {}
+    for record in records:
+        right.setdefault(record[key], []).append(record["answer"] == record["object"])
+    return {name: sum(answers) / len(answers) for name, answers in right.items()}
+
+
+def assert_scores_are_those_of_the_predictions(ready: Ready, method: str) -> None:
+    folder = ready.root / "evaluation/lama" / method
+    records = read_jsonl(folder / "predictions/predictions.jsonl")
+    asked = Counter(record["relation"] for record in records)
+    shares = shares_of(records, "relation")
+    rows = read_csv(folder / "relations.csv")
+    assert {row["relation"]: int(row["facts"]) for row in rows} == asked
+    for row in rows:
+        assert float(row["p_at_1"]) == pytest.approx(shares[row["relation"]])
+    metrics = read_json(ready.root / f"metrics/lama/{method}.json")
+    assert metrics["test/p_at_1"] == pytest.approx(sum(shares.values()) / len(shares))
+    assert metrics["test/facts"] == len(records)
+    controls = read_csv(folder / "controls.csv")
+    for key in ("majority", "naive_bayes"):
+        values = [float(row[key]) for row in controls]
+        assert metrics[f"test/{key}"] == pytest.approx(sum(values) / len(values))
+    stored = load_prompts(ready.root / "models/lama" / method)
+    scores = [prompt.dev_score for prompt in stored.values()]
+    assert metrics["dev/p_at_1"] == pytest.approx(sum(scores) / len(scores))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_mean_over_relations_is_that_of_the_predictions(ready: Ready, method: str) -> None:
+    assert_scores_are_those_of_the_predictions(ready, method)
+
+
+@pytest.mark.parametrize("method", ["manual", "p-tuning"])
+def test_stability_asks_the_same_facts_under_each_template(ready: Ready, method: str) -> None:
+    folder = ready.root / "evaluation/stability" / method
+    rows = read_csv(folder / "templates.csv")
+    assert [(row["relation"], row["number"]) for row in rows] == [
+        ("P17", str(number)) for number in range(1, 5)
+    ]
+    templates = [row["template"] for row in rows]
+    if method == "manual":
+        assert templates[0] == "{subject} is located in {mask}."
+    else:
+        assert templates[3] == (
+            "[P*3] {subject} is located in which country? In [P*3] {mask} [P*3]."
+        )
+    assert len(set(templates)) == 4
+    records = read_jsonl(folder / "predictions/predictions.jsonl")
+    asked = {
+        name: [(r["relation"], r["subject"], r["object"]) for r in records if r["template"] == name]
+        for name in ("P17/1", "P17/2", "P17/3", "P17/4")
+    }
+    assert len({tuple(facts) for facts in asked.values()}) == 1
+    assert sum(map(len, asked.values())) == len(records) > 0
+    shares = list(shares_of(records, "template").values())
+    assert [float(row["p_at_1"]) for row in rows] == pytest.approx(shares)
+    metrics = read_json(ready.root / f"metrics/stability/{method}.json")
+    assert metrics == {
+        "test/relations": 1,
+        "test/templates": 4,
+        "test/p_at_1": pytest.approx(statistics.mean(shares)),
+        "test/p_at_1_worst": pytest.approx(min(shares)),
+        "test/p_at_1_best": pytest.approx(max(shares)),
+        "test/p_at_1_std": pytest.approx(statistics.stdev(shares)),
+    }
 
 
 def test_logged_metrics_equal_the_written_file(ready: Ready) -> None:
@@ -215,52 +362,373 @@ def test_logged_metrics_equal_the_written_file(ready: Ready) -> None:
         run.info.run_name: run
         for run in mlflow.search_runs(search_all_experiments=True, output_format="list")
     }
-    for name, file in {
-        "evaluate/lama/p-tuning": "metrics/lama/p-tuning.json",
+    files = {
         "evaluate/superglue/rte/p-tuning": "metrics/superglue/rte/p-tuning.json",
-    }.items():
-        written = json.loads((ready.root / file).read_text())
+        "evaluate/stability/p-tuning": "metrics/stability/p-tuning.json",
+        "splits/lama": "metrics/splits/lama.json",
+        **{f"evaluate/lama/{method}": f"metrics/lama/{method}.json" for method in METHODS},
+    }
+    for name, file in files.items():
+        written = read_json(ready.root / file)
         assert {key: runs[name].data.metrics[key] for key in written} == written
     assert len(runs) == len(ready.stages)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
-def test_curves_hold_one_row_an_epoch_and_the_epoch_before(ready: Ready) -> None:
-    rows = read_csv(ready.root / "curves/lama/p-tuning.csv")
-    assert [row["epoch"] for row in rows if row["relation"] == "P17"] == ["0", "1", "2"]
-    manual = read_csv(ready.root / "curves/lama/manual.csv")
-    assert [row["epoch"] for row in manual] == ["0", "0"]
+@pytest.mark.parametrize(
+    ("method", "epochs"),
+    [("manual", 0), ("fine-tuning", 1), ("p-tuning", 2), ("prompt-tuning", 1), ("discrete", 2)],
+)
+def test_curves_hold_one_row_an_epoch_and_the_epoch_before(
+    ready: Ready, method: str, epochs: int
+) -> None:
+    rows = read_csv(ready.root / f"curves/lama/{method}.csv")
+    for relation in ("P17", "P30"):
+        own = [row for row in rows if row["relation"] == relation]
+        assert [row["epoch"] for row in own] == [str(epoch) for epoch in range(epochs + 1)]
+        assert [row["train_loss"] == "" for row in own] == [True] + [False] * epochs
+    assert len(rows) == 2 * (epochs + 1)
+    if method in ("manual", "p-tuning"):
+        stability = read_csv(ready.root / f"curves/stability/{method}.csv")
+        names = [f"P17/{number}" for number in range(1, 5)]
+        assert [row["relation"] for row in stability] == sorted(names * (epochs + 1))
 
 
+SAME = [
+    ("lama p-tuning --splits data/splits/lama", "models/lama/p-tuning"),
+    ("lama manual-fine-tuning --splits data/splits/lama", "models/lama/manual-fine-tuning"),
+    ("lama discrete --splits data/splits/lama", "models/lama/discrete"),
+    ("stability p-tuning --splits data/splits/lama", "models/stability/p-tuning"),
+    ("superglue rte p-tuning --splits data/splits/superglue/rte", "models/superglue/rte/p-tuning"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "folder"), SAME, ids=[folder for _, folder in SAME])
 def test_the_same_parameters_give_the_same_bytes(
-    ready: Ready, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ready: Ready, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: str, folder: str
 ) -> None:
     monkeypatch.chdir(ready.root)
-    for method, folder, name in (
-        ("lama p-tuning --splits data/splits/lama", "models/lama/p-tuning", "lama"),
-        (
-            "superglue rte p-tuning --splits data/splits/superglue/rte",
-            "models/superglue/rte/p-tuning",
-            "rte",
-        ),
-    ):
-        out = tmp_path / name
-        torch.manual_seed(0)  # whatever was drawn before must not matter
-        command = (
-            f"python -m stages.train {method} --model data/model --out {out} --curves {out}.csv"
-        )
-        assert invoke(command, monkeypatch).exit_code == 0
-        files = sorted(path.name for path in out.iterdir())
-        assert files == sorted(path.name for path in (ready.root / folder).iterdir())
-        for file in files:
-            assert (out / file).read_bytes() == (ready.root / folder / file).read_bytes(), file
+    out = tmp_path / "again"
+    torch.manual_seed(0)  # whatever was drawn before must not matter
+    command = (
+        f"python -m stages.train {arguments} --model data/model --out {out} --curves {out}.csv"
+    )
+    assert invoke(command, monkeypatch).exit_code == 0
+    assert contents(out) == contents(ready.root / folder)
 
 
-def test_prompts_have_moved_and_lama_keeps_no_model(ready: Ready) -> None:
-    vectors = load_file(ready.root / "models/lama/p-tuning/prompts.safetensors")
-    assert set(vectors) == {"P17", "P30"}
-    assert not (ready.root / "models/lama/p-tuning/weights.safetensors").exists()
-    assert (ready.root / "models/superglue/rte/p-tuning/weights.safetensors").exists()
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_prompts_have_moved_and_a_frozen_model_is_not_kept(ready: Ready) -> None:
+    for method in ("p-tuning", "prompt-tuning"):
+        vectors = load_file(ready.root / f"models/lama/{method}/prompts.safetensors")
+        assert set(vectors) == {"P17", "P30"}
+        assert all(len(own) == 9 for own in vectors.values())
+    kept = {
+        path.relative_to(ready.root / "models").as_posix()
+        for path in (ready.root / "models").rglob("weights/*")
+    }
+    assert kept == {
+        "superglue/rte/p-tuning/weights/rte.safetensors",
+        *(f"lama/{method}/weights/{name}.safetensors" for method in TUNED for name in RELATIONS),
+    }
+
+
+RELATIONS = ("P17", "P30")
+EVALUATE = (
+    "python -m stages.evaluate lama {method} --model data/model --splits data/splits/lama "
+    "--trained {trained} --out answers --relations r.csv --controls c.csv --metrics m.json"
+)
+
+
+def log_probs(predictions: Path) -> dict[str, list[float]]:
+    """Relation -> what the best answers were given, fact by fact."""
+    found: dict[str, list[float]] = {}
+    for record in read_jsonl(predictions / "predictions.jsonl"):
+        found.setdefault(record["relation"], []).append(record["log_prob"])
+    return found
+
+
+def test_evaluation_uses_each_relations_own_weights(
+    ready: Ready, spare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ready.root / "evaluation/lama/manual-fine-tuning/predictions"
+    manual = log_probs(ready.root / "evaluation/lama/manual/predictions")
+    tuned = log_probs(folder)
+    # The layout is that of manual; only the weights differ.
+    trained = ready.root / "models/lama/manual-fine-tuning"
+    layouts = [load_prompts(trained.with_name(m)) for m in ("manual", "manual-fine-tuning")]
+    assert [own["P17"].template for own in layouts] == ["{subject} is located in {mask} ."] * 2
+    assert all(tuned[name] != manual[name] for name in RELATIONS)
+
+    shutil.copytree(trained, "spoilt")
+    weights = {name: Path(f"spoilt/weights/{name}.safetensors") for name in RELATIONS}
+    assert weights["P17"].read_bytes() != weights["P30"].read_bytes()
+    shutil.copyfile(weights["P30"], weights["P17"])
+    command = EVALUATE.format(method="manual-fine-tuning", trained="spoilt")
+    assert invoke(command, monkeypatch).exit_code == 0
+    changed = log_probs(Path("answers"))
+    assert changed["P17"] != tuned["P17"]
+    assert changed["P30"] == tuned["P30"]
+
+    # A relation without weights of its own is asked of the model as it was, after one with them.
+    weights["P30"].unlink()
+    assert invoke(command, monkeypatch).exit_code == 0
+    assert log_probs(Path("answers"))["P30"] == manual["P30"]
+
+
+def test_cut_weights_are_named(ready: Ready, spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ready.root / "models/lama/fine-tuning", "spoilt")
+    path = Path("spoilt/weights/P30.safetensors")
+    path.write_bytes(path.read_bytes()[:-9])
+    command = EVALUATE.format(method="fine-tuning", trained="spoilt").replace("answers", "out")
+    assert_one_message(invoke(command, monkeypatch), "P30.safetensors", "train again")
+    assert not Path("m.json").exists()
+
+
+def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
+    prompts = read_json(ready.root / "models/lama/discrete/prompts.json")["prompts"]
+    model = load_model(ready.root / "data/model", device="cpu")
+    vectors = load_file(ready.root / "models/lama/discrete/prompts.safetensors")
+    for name in RELATIONS:
+        assert prompts[name]["template"] == "{subject} [P*5] {mask} ."
+        words = prompts[name]["words"]
+        assert len(words) == prompts[name]["prompt_tokens"] == 5
+        ids = model.codec.tokenizer.convert_tokens_to_ids(words)
+        assert torch.equal(vectors[name], model.words[ids].detach())
+    for method in METHODS[:-1]:
+        stored = load_prompts(ready.root / "models/lama" / method)
+        assert all(prompt.words is None for prompt in stored.values())
+
+
+# LAMA itself
+
+
+def test_every_stage_of_lama_ends_well_and_declares_what_it_reads(ready_lama: Ready) -> None:
+    assert_all_ended_well(ready_lama)
+    assert_all_is_declared(ready_lama)
+    assert "lama.subset" in ready_lama.stages["splits-lama"].read
+
+
+def test_lamas_splits_are_taken_as_they_are_without_what_two_of_them_share(
+    ready_lama: Ready,
+) -> None:
+    splits = read_lama(ready_lama.root / "data/splits/lama")
+    assert list(splits.relations) == list(splits.facts) == ["P36", "P17", "P30"]
+    pairs = {
+        name: {split: [(f.sub_label, f.obj_label) for f in own[split]] for split in SPLITS}
+        for name, own in splits.facts.items()
+    }
+    expected = {name: dict(own) for name, own in LAMA_FACTS.items()}
+    shared = {"train": [("Lyon", "France"), ("Paris", "France")], "dev": [("Paris", "France")]}
+    for split, own in shared.items():
+        expected["P17"][split] = [pair for pair in expected["P17"][split] if pair not in own]
+    assert pairs == expected
+    assert read_json(ready_lama.root / "metrics/splits/lama.json") == {
+        "relations": 3,
+        "train/facts": 28,
+        "dev/facts": 8,
+        "test/facts": 12,
+        "test/outside_vocabulary": 0,
+        "dev/overlap": 1,
+        "dev/outside_vocabulary": 0,
+        "train/overlap": 3,
+        "train/outside_vocabulary": 0,
+    }
+    counts = read_json(ready_lama.root / "data/splits/lama/counts.json")
+    # One of them was taken out before the mirror was made.
+    assert counts["P17"]["train/overlap"] == 3
+    assert counts["P36"] == {
+        "train/facts": 9, "dev/facts": 3, "test/facts": 3, "test/outside_vocabulary": 0,
+        "dev/overlap": 0, "dev/outside_vocabulary": 0, "train/overlap": 0,
+        "train/outside_vocabulary": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["manual", "p-tuning", "discrete"])
+def test_lamas_scores_are_those_of_the_predictions(ready_lama: Ready, method: str) -> None:
+    assert_scores_are_those_of_the_predictions(ready_lama, method)
+    metrics = read_json(ready_lama.root / f"metrics/lama/{method}.json")
+    # "Upper" is an allowed word, but no single token of these models.
+    assert (metrics["test/facts"], metrics["test/left_out"]) == (11, 1)
+    prompts = load_prompts(ready_lama.root / "models/lama" / method)
+    assert list(prompts) == ["P36", "P17", "P30"]
+    p17 = {
+        "manual": "{subject} is located in {mask} .",
+        "p-tuning": "[P*3] {subject} is located in [P*3] {mask} [P*3] .",
+    }
+    if method != "discrete":
+        assert prompts["P17"].template == p17[method]
+
+
+def test_a_published_prompt_is_one_of_those_that_the_model_can_be_asked(ready_lama: Ready) -> None:
+    masked = load_model(ready_lama.root / "data/model", device="cpu").masked
+    published = ["{subject} is in {mask} .", "{subject} of lpaqa_mine: {mask}"]
+    if masked:
+        published.append("{mask} is the capital of {subject} .")
+    for prompt in load_prompts(ready_lama.root / "models/lama/discrete").values():
+        assert prompt.template in published
+    rows = read_csv(ready_lama.root / "evaluation/stability/manual/templates.csv")
+    expected = {"P17": 3 if masked else 2, "P30": 3 if masked else 2}
+    assert Counter(row["relation"] for row in rows) == expected
+    said = ready_lama.stages["train-stability@manual"].result.output
+    assert ("P17: 1 templates name the subject last; left out" in said) == (not masked)
+
+
+def go(
+    ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, **edits: Any
+) -> tuple[Result, Path]:
+    """Run a stage of a project under edited parameters; return where it was told to write."""
+    params = tmp_path / "params.yaml"
+    shutil.copyfile(ready.root / "params.yaml", params)
+    edit_params(tmp_path, **edits)
+    monkeypatch.chdir(ready.root)
+    out = tmp_path / "out"
+    result = invoke(f"{command} --params {params} --out {out}", monkeypatch)
+    return result, out
+
+
+def test_the_smaller_subset_has_fewer_facts_and_caps_draw_of_them(
+    ready_lama: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = tmp_path / "metrics.json"
+    command = f"python -m stages.splits lama --raw data/raw/lama --metrics {metrics}"
+    result, out = go(
+        ready_lama, tmp_path, monkeypatch, command,
+        lama__subset="29k", lama__relations=["P17", "P36"],
+        lama__splits={"train_facts": 4, "dev_facts": None, "test_facts": None},
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    splits = read_lama(out)
+    assert list(splits.relations) == ["P17", "P36"]
+    assert "Oslo" not in splits.vocabulary
+    assert read_json(metrics) == {
+        "relations": 2, "train/facts": 8, "dev/facts": 5, "test/facts": 7,
+        "test/outside_vocabulary": 1, "dev/overlap": 1, "dev/outside_vocabulary": 1,
+        "train/overlap": 3, "train/outside_vocabulary": 3,
+    }  # fmt: skip
+
+
+def test_a_published_template_with_a_brace_is_words_like_any_other(
+    ready_lama: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of AutoPrompt's own is `[X] "{">phys town bordering [Y] .`."""
+    result, out = go(
+        ready_lama, tmp_path, monkeypatch,
+        f"python -m stages.train lama discrete --model data/model --splits data/splits/lama "
+        f"--curves {tmp_path}/curves.csv",
+        lama__training__discrete__search__prompts="autoprompt_relext_roberta",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    template = parse_template(load_prompts(out)["P17"].template, FIELDS)
+    texts = [part.text for part in template.parts if isinstance(part, Text)]
+    assert texts == [' "{">phys town bordering ', " ."]
+
+
+@pytest.mark.parametrize("stage", ["lama discrete", "stability manual"])
+@pytest.mark.parametrize(
+    ("collection", "said"),
+    [
+        ("lpaqa_best", "no collection 'lpaqa_best' in this data; it has table-1, autoprompt_bert"),
+        ("table-1", "'table-1' has no template for P"),
+    ],
+)
+def test_a_collection_that_is_not_there_is_named_with_those_that_are(
+    ready_lama: Ready,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    collection: str,
+    said: str,
+) -> None:
+    result, out = go(
+        ready_lama, tmp_path, monkeypatch,
+        f"python -m stages.train {stage} --model data/model --splits data/splits/lama "
+        f"--curves {tmp_path}/curves.csv",
+        lama__training__discrete__search__prompts=collection,
+        lama__stability__templates=collection,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert result.output.count("error:") == 1
+    assert said in result.output
+    assert not out.exists()
+
+
+def test_stability_needs_two_templates_that_the_model_can_be_asked(
+    ready_lama: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"P17": ["[X] in [Y]"], "P30": ["[X] in [Y]", "[X] on [Y]"]}
+    result, out = go(
+        ready_lama, tmp_path, monkeypatch,
+        f"python -m stages.train stability manual --model data/model --splits data/splits/lama "
+        f"--curves {tmp_path}/curves.csv",
+        lama__stability__templates=one,
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "P17: 1 of 1 templates can be asked of this model; stability needs two" in result.output
+    assert not out.exists()
+
+
+def build_from_mirror(
+    root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, subset: str
+) -> LamaSplits:
+    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
+    edit_params(
+        root, lama__source="lama", lama__relations="all", lama__subset=subset,
+        lama__splits={"train_facts": None, "dev_facts": None, "test_facts": None},
+    )  # fmt: skip
+    command = (
+        f"python -m stages.splits lama --raw {MIRROR} --out {out} --metrics {out}.json "
+        f"--params {root}/params.yaml"
+    )
+    result = invoke(command, monkeypatch)
+    assert result.exit_code == 0, result.output
+    return read_lama(out)
+
+
+@pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="no copy of LAMA in ../shared/mirror beside the repository"
+)
+@pytest.mark.parametrize(("subset", "facts"), [("34k", 34_039), ("29k", 29_521)])
+def test_lama_whole_has_its_published_numbers_of_facts_and_no_overlap(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, subset: str, facts: int
+) -> None:
+    splits = build_from_mirror(own_folder, own_folder / "splits", monkeypatch, subset)
+
+    assert list(splits.relations) == list(read_relations(MIRROR / "relations.jsonl"))
+    assert len(splits.relations) == 41
+    words = set(splits.vocabulary)
+    total = 0
+    for name, own in splits.facts.items():
+        raw = [r["obj_label"] for r in read_jsonl(MIRROR / name / "test.jsonl")]
+        assert len(raw) == TEST_FACTS[name]
+        assert len(own["test"]) == sum(word in words for word in raw)
+        total += len(own["test"])
+        pairs = {split: {(f.sub_label, f.obj_label) for f in own[split]} for split in SPLITS}
+        assert not pairs["train"] & pairs["dev"]
+        assert not (pairs["train"] | pairs["dev"]) & pairs["test"]
+        assert all(f.predicate_id == name for split in SPLITS for f in own[split])
+    assert total == facts
+    if subset == "34k":
+        assert {n: len(own["test"]) for n, own in splits.facts.items()} == TEST_FACTS
+    metrics = read_json(own_folder / "splits.json")
+    assert metrics["relations"] == 41
+    assert metrics["test/facts"] == facts
+    assert metrics["test/outside_vocabulary"] == 34_039 - facts
+    # What the copy says was taken out is counted too: 29,029 and 7,255 are AutoPrompt's own.
+    assert (metrics["train/overlap"], metrics["dev/overlap"]) == (119, 14)
+    for split, given in (("train", 29_029), ("dev", 7_255)):
+        kinds = ("facts", "overlap", "outside_vocabulary")
+        assert sum(metrics[f"{split}/{kind}"] for kind in kinds) == given
+
+
+# Mistakes and mishaps
 
 
 TRAIN = (
@@ -357,21 +825,29 @@ def test_a_misspelt_key_is_named_with_what_was_meant(
 
 
 def test_without_relations_nothing_is_asked(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit_params(spare, lama__relations=[], superglue__tasks=[])
+    edit_params(spare, lama__relations=[], lama__stability__relations=[], superglue__tasks=[])
     evaluate = (
         "python -m stages.evaluate lama p-tuning --model data/model --splits splits "
         "--trained out --out answers --relations r.csv --controls c.csv --metrics m.json"
     )
+    evaluate_stability = (
+        "python -m stages.evaluate stability p-tuning --model data/model --splits splits "
+        "--trained out --out answers --templates t.csv --metrics stability.json"
+    )
     report = "python -m stages.report build --metrics . --curves . --evaluation . --out report"
     for command in (
-        "python -m stages.splits lama --raw data/raw/lama --out splits",
+        "python -m stages.splits lama --raw data/raw/lama --out splits --metrics s.json",
         TRAIN_LAMA.replace("data/splits/lama", "splits"),
         evaluate,
+        TRAIN_LAMA.replace("data/splits/lama", "splits").replace("train lama", "train stability"),
+        evaluate_stability,
         report,
     ):
         result = invoke(command, monkeypatch)
         assert result.exit_code == 0, result.output
-    assert json.loads((spare / "m.json").read_text()) == {"test/facts": 0, "test/left_out": 0}
+    assert read_json(spare / "s.json") == {"relations": 0}
+    assert read_json(spare / "m.json") == {"test/facts": 0, "test/left_out": 0}
+    assert read_json(spare / "stability.json") == {"test/relations": 0, "test/templates": 0}
     assert "No benchmark was run" in (spare / "report/report.md").read_text()
 
 

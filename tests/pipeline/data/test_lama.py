@@ -1,9 +1,25 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from pipeline.data.lama import Fact, LamaSplits, Relation, read_facts, read_lama, write_lama
+from pipeline.data.lama import (
+    PAPER_PROMPTS,
+    Fact,
+    LamaSplits,
+    Relation,
+    read_facts,
+    read_lama,
+    read_prompts,
+    read_relations,
+    read_removed_overlaps,
+    read_vocabulary,
+    write_lama,
+)
 from pipeline.errors import DataError
+from pipeline.files import read_jsonl, write_json, write_jsonl
+from pipeline.prompts.template import Text
+from pipeline.tasks.lama import manual_template
 
 
 @pytest.fixture
@@ -26,6 +42,7 @@ def splits() -> LamaSplits:
             },
         },
         vocabulary=["Chad", "Chile", "France", "Niger", "Switzerland", "Österreich"],
+        prompts={"mine": {"P47": ["[X], [Y]", "[Y] é [X]"], "P17": []}, "none": {}},
     )
 
 
@@ -71,7 +88,9 @@ def test_a_split_that_is_not_asked_for_is_not_read(tmp_path, splits):
         read_lama(tmp_path)
 
 
-@pytest.mark.parametrize("lost", ["relations.jsonl", "vocabulary.txt", "P17/dev.jsonl"])
+@pytest.mark.parametrize(
+    "lost", ["relations.jsonl", "vocabulary.txt", "prompts.json", "P17/dev.jsonl"]
+)
 def test_a_lost_file_is_named(tmp_path, splits, lost):
     write_lama(tmp_path, splits)
     (tmp_path / lost).unlink()
@@ -108,3 +127,166 @@ def test_a_bad_fact_is_named_with_its_place(tmp_path, line, said):
         read_facts(path)
     assert str(caught.value).startswith(str(path))
     assert said in str(caught.value)
+
+
+def test_relations_come_in_the_order_of_their_file(tmp_path):
+    path = tmp_path / "relations.jsonl"
+    records = [
+        {"relation": "P9", "template": "[X] [Y]", "label": "nine", "type": "N-1"},
+        {"relation": "P1", "template": "[Y] [X]", "label": "one", "description": "d"},
+    ]
+    write_jsonl(path, records)
+    relations = read_relations(path)
+    assert list(relations) == ["P9", "P1"]
+    assert relations["P1"] == Relation("P1", "[Y] [X]", "one")
+
+
+def test_the_papers_own_prompts_are_manual_templates():
+    (texts,) = [texts for own in PAPER_PROMPTS.values() for texts in own.values()]
+    assert len(texts) == 4
+    assert len({manual_template(text).source for text in texts}) == 4
+
+
+# LAMA's raw folder
+
+
+def test_each_subset_has_its_own_vocabulary(tmp_path):
+    (tmp_path / "common_vocab_cased.txt").write_text("Oslo\nÖsterreich\nParis\n", encoding="utf-8")
+    models = {"gpt": ["Paris</w>"], "bert-base-cased": ["Paris", "Oslo"], "gpt2": ["ĠParis"]}
+    write_json(tmp_path / "29k-vocab.json", models)
+    assert read_vocabulary(tmp_path, "34k") == ["Oslo", "Österreich", "Paris"]
+    assert read_vocabulary(tmp_path, "29k") == ["Paris", "Oslo"]
+
+
+@pytest.mark.parametrize(
+    ("subset", "name"), [("34k", "common_vocab_cased.txt"), ("29k", "29k-vocab.json")]
+)
+def test_a_lost_vocabulary_is_named(tmp_path, subset, name):
+    with pytest.raises(DataError, match="no such file") as caught:
+        read_vocabulary(tmp_path, subset)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "no list of words under bert-base-cased"),
+        ('{"bert-base-cased": []}', "no list of words under bert-base-cased"),
+        ('{"bert-base-cased": "Paris"}', "no list of words under bert-base-cased"),
+        ('{"bert-base-uncased": ["paris"]}', "no list of words under bert-base-cased"),
+        ('["Paris"]', "no list of words under bert-base-cased"),
+        ('{"bert-base-cased": ["Par', "not JSON"),
+    ],
+)
+def test_a_vocabulary_of_another_form_is_refused(tmp_path, content, said):
+    (tmp_path / "29k-vocab.json").write_text(content)
+    with pytest.raises(DataError, match=said) as caught:
+        read_vocabulary(tmp_path, "29k")
+    assert str(tmp_path / "29k-vocab.json") in str(caught.value)
+
+
+def test_facts_that_were_taken_out_before_are_counted(tmp_path):
+    assert not read_removed_overlaps(tmp_path)
+    records = [
+        {"split": split, "line": 0, "record": {"predicate_id": relation, "sub_label": "a"}}
+        for split, relation in (("train", "P17"), ("dev", "P17"), ("train", "P17"), ("dev", "P3"))
+    ]
+    write_jsonl(tmp_path / "removed_overlaps.jsonl", records)
+    removed = read_removed_overlaps(tmp_path)
+    assert removed == {("P17", "train"): 2, ("P17", "dev"): 1, ("P3", "dev"): 1}
+    assert removed["P3", "train"] == 0
+
+
+def write_prompts(raw: Path, name: str, *templates: tuple[str, str]) -> None:
+    records = [{"relation": r, "template": t, "weight": 0.5} for r, t in templates]
+    write_jsonl(raw / "prompts" / f"{name}.jsonl", records)
+
+
+def test_published_templates_keep_their_order(tmp_path):
+    write_prompts(
+        tmp_path, "mine", ("P30", "[X] b [Y]"), ("P17", "[Y] c [X]"), ("P30", "[X] a [Y]"),
+    )  # fmt: skip
+    write_prompts(tmp_path, "auto", ("P17", " [X]¢List[Y] ."))
+    prompts = read_prompts(tmp_path, ["P17", "P30"])
+    assert prompts == {
+        "auto": {"P17": [" [X]¢List[Y] ."]},
+        "mine": {"P30": ["[X] b [Y]", "[X] a [Y]"], "P17": ["[Y] c [X]"]},
+    }
+    assert list(prompts) == ["auto", "mine"]
+
+
+def test_templates_of_relations_that_are_not_asked_are_left_out(tmp_path):
+    write_prompts(tmp_path, "mine", ("P30", "[X] b [Y]"), ("P17", "[X] a [Y]"))
+    write_prompts(tmp_path, "auto", ("P30", "[X] b [Y]"))
+    assert read_prompts(tmp_path, ["P17"]) == {"auto": {}, "mine": {"P17": ["[X] a [Y]"]}}
+
+
+def test_templates_of_no_use_are_left_out_and_so_are_repeats(tmp_path):
+    bad = ["[X] is", "is [Y]", "[X] and [X] in [Y]", "[X] in [Y] and [Y]", "", "[x] in [y]"]
+    write_prompts(
+        tmp_path, "mine", *(("P17", text) for text in ["[X] 1 [Y]", *bad, "[X] 2 [Y]", "[X] 1 [Y]"])
+    )
+    assert read_prompts(tmp_path, ["P17"]) == {"mine": {"P17": ["[X] 1 [Y]", "[X] 2 [Y]"]}}
+
+
+def test_braces_of_published_templates_are_words(tmp_path):
+    """AutoPrompt found `[X] "{">phys town bordering [Y] .`."""
+    write_prompts(tmp_path, "auto", ("P17", '[X] "{">phys } [Y]'), ("P17", "{mask} [X] [Y]"))
+    (texts,) = read_prompts(tmp_path, ["P17"])["auto"].values()
+    assert [
+        [part.text for part in manual_template(text).parts if isinstance(part, Text)]
+        for text in texts
+    ] == [[' "{">phys } '], ["{mask} ", " "]]
+
+
+def test_without_published_templates_there_are_none(tmp_path):
+    assert read_prompts(tmp_path, ["P17"]) == {}
+
+
+@pytest.mark.parametrize("line", ['{"relation": "P17"}', '{"template": "[X] [Y]"}', "{"])
+def test_a_bad_line_of_published_templates_is_named(tmp_path, line):
+    write_prompts(tmp_path, "mine", ("P17", "[X] [Y]"))
+    with (tmp_path / "prompts/mine.jsonl").open("a") as file:
+        file.write(line)
+    with pytest.raises(DataError, match=r"mine\.jsonl:2: "):
+        read_prompts(tmp_path, ["P17"])
+
+
+MIRROR = Path(__file__).parents[4] / "shared" / "mirror" / "lama"
+needs_mirror = pytest.mark.skipif(
+    not MIRROR.is_dir(), reason="no copy of LAMA in ../shared/mirror beside the repository"
+)
+
+
+@needs_mirror
+def test_the_shared_vocabulary_is_the_same_for_all_four_models():
+    lists = json.loads((MIRROR / "29k-vocab.json").read_text(encoding="utf-8"))
+    assert len(lists) == 4
+    words = read_vocabulary(MIRROR, "29k")
+    assert len(words) == len(set(words)) == 18_154
+    for own in lists.values():
+        assert sorted(word.removeprefix("Ġ") for word in own) == sorted(words)
+
+
+@needs_mirror
+def test_the_common_vocabulary_is_lamas_and_no_word_stands_twice():
+    words = read_vocabulary(MIRROR, "34k")
+    assert len(words) == len(set(words)) == 21_018
+
+
+@needs_mirror
+def test_published_templates_of_all_relations_are_read():
+    relations = list(read_relations(MIRROR / "relations.jsonl"))
+    assert len(relations) == 41
+    prompts = read_prompts(MIRROR, relations)
+    found = {name: sum(map(len, own.values())) for name, own in prompts.items()}
+    # As the projects published them, but for repeats.
+    assert found == {
+        path.stem: len({(r["relation"], r["template"]) for r in read_jsonl(path)})
+        for path in (MIRROR / "prompts").glob("*.jsonl")
+    }
+    assert {name: len(own) for name, own in prompts.items()} == {
+        "autoprompt_bert": 41, "autoprompt_relext_bert": 39, "autoprompt_relext_roberta": 39,
+        "autoprompt_roberta": 41, "lpaqa_manual_paraphrase": 41, "lpaqa_mine": 41,
+        "lpaqa_paraphrase": 41, "lpaqa_top1": 41, "pararel_patterns": 39,
+    }  # fmt: skip

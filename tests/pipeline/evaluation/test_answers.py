@@ -11,12 +11,14 @@ from pipeline.evaluation.answers import Evaluation, evaluate_relation, evaluate_
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.answers import AnswerModel
 from pipeline.models.loading import load_model
-from pipeline.prompts.store import WEIGHTS, StoredPrompt, load_prompts, save_prompts
+from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
 from pipeline.prompts.template import parse_template
 from pipeline.tasks import TASKS
+from pipeline.tasks.lama import lay_out, manual_template
 from pipeline.training.loop import train
 from pipeline.training.optimisers import OptimiserSettings
 from pipeline.training.problems import lama_problem, task_problem
+from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
 
 SUBJECTS = {
@@ -113,6 +115,80 @@ def test_a_relation_scores_as_by_one_fact_at_a_time(
         }
 
 
+# Against transformers alone, with nothing of this project but the tokenizer's files and weights
+
+
+def natural_ids(tokenizer: Any, template: str, subject: str, word: str) -> list[int]:
+    """Tokenise the sentence as anyone would write it."""
+    sentence = template.replace("[X]", subject).replace("[Y]", word)
+    ids_: list[int] = tokenizer(sentence)["input_ids"]
+    return ids_
+
+
+def natural_answer(
+    model: AnswerModel, template: str, subject: str, words: list[str]
+) -> tuple[str, dict[str, int]]:
+    """Fill in one fact, look at all scores at its object; return the answer and the words' ids.
+
+    A word is one token where putting it in another's place changes one id alone.
+    """
+    tokenizer = model.codec.tokenizer
+    written = {word: natural_ids(tokenizer, template, subject, word) for word in words}
+    one, other = written["France"], written["Norway"]
+    (place,) = (i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    allowed = {
+        word: own[place]
+        for word, own in written.items()
+        if own[:place] + own[place + 1 :] == one[:place] + one[place + 1 :]
+        and own[place] != tokenizer.unk_token_id
+    }
+    asked = [*one[:place], tokenizer.mask_token_id, *one[place + 1 :]]
+    if not model.masked:
+        place, asked = place - 1, one[:place]
+    with torch.no_grad():
+        logits = model.network(input_ids=torch.tensor([asked])).logits[0, place]
+    assert len(logits) == len(model.words)
+    return max(allowed, key=lambda word: float(logits[allowed[word]])), allowed
+
+
+@pytest.mark.parametrize("asked_of", FAMILIES)
+@pytest.mark.parametrize("rows_per_pass", [3, 64])
+def test_manual_p_at_1_is_exactly_that_of_plain_transformers_fact_by_fact(
+    tiny_models: dict[str, AnswerModel], asked_of: str, rows_per_pass: int
+) -> None:
+    model = tiny_models[asked_of]
+    lamas = "the capital of [X] is located in [Y] ."
+    template = lay_out("manual", manual_template(lamas), masked=model.masked)
+    words = ["Zanzibar", *VOCABULARY, "Upper Volta", "Paris", "Oslo", "city", "東"]
+    facts = [
+        Fact("P17", s, words[(3 * i + j) % 11]) for i, s in enumerate(SUBJECTS) for j in range(11)
+    ]
+    answers = {s: natural_answer(model, lamas, s, words) for s in SUBJECTS}
+    allowed = answers["Paris"][1]
+    assert set(words) - set(allowed) == {"Zanzibar", "Upper Volta", "東"}
+    kept = [fact for fact in facts if fact.obj_label in allowed]
+    right = sum(answers[fact.sub_label][0] == fact.obj_label for fact in kept)
+
+    found = evaluate_relation(
+        model,
+        "P17",
+        StoredPrompt(template.source, None, 0, 0.0),
+        {"train": facts[:3], "test": facts},
+        words,
+        rows_per_pass=rows_per_pass,
+    )
+
+    assert [record["answer"] for record in found.predictions] == [
+        answers[fact.sub_label][0] for fact in kept
+    ]
+    assert [(r["subject"], r["object"]) for r in found.predictions] == [
+        (fact.sub_label, fact.obj_label) for fact in kept
+    ]
+    assert 0 < right < len(kept)
+    assert found.test_score == right / len(kept)
+    assert (found.asked, found.left_out) == (len(kept), len(facts) - len(kept))
+
+
 def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
     model: AnswerModel,
 ) -> None:
@@ -122,6 +198,34 @@ def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
     )
     asked = [fact.obj_label for fact in facts["test"] if fact.obj_label != "Zanzibar"]
     assert found.majority == asked.count("Asia") / len(asked)
+
+
+def test_naive_bayes_is_counted_on_all_train_facts_and_asked_the_same_facts(
+    model: AnswerModel,
+) -> None:
+    facts = relation_facts()
+    # Words of a subject that go with an answer, one of them in a fact that the model is not asked.
+    facts["train"] = [
+        Fact("P17", "Oslo", "Norway"), Fact("P17", "Lyon", "France"), Fact("P17", "a", "Zanzibar"),
+    ]  # fmt: skip
+    found = evaluate_relation(
+        model, "P17", stored(model, 0, "{subject} {mask}"), facts, VOCABULARY, rows_per_pass=9
+    )
+    expected = {"Oslo": "Norway", "Lyon city": "France", "the city of Lyon": "France"}
+    asked = [fact for fact in facts["test"] if fact.obj_label != "Zanzibar"]
+    # Subjects of unknown words: of equally likely answers the first; "a ..." is no allowed answer.
+    answers = [
+        expected.get(fact.sub_label, "Zanzibar" if fact.sub_label[:2] == "a " else "France")
+        for fact in asked
+    ]
+    hits = [a == fact.obj_label for a, fact in zip(answers, asked, strict=True)]
+    assert found.naive_bayes == sum(hits) / len(asked)
+    assert len(asked) == found.asked
+
+
+def test_a_task_has_no_naive_bayes(model: AnswerModel) -> None:
+    prompt = stored(model, 0, "{premise}? {hypothesis}, {mask}.", verbalizer=YES_NO)
+    assert evaluate_task(model, RTE, prompt, rte_examples(), rows_per_pass=4).naive_bayes is None
 
 
 def test_a_relation_that_the_model_cannot_answer_is_an_error(model: AnswerModel) -> None:
@@ -226,9 +330,10 @@ def test_saved_prompts_give_equal_scores_after_loading(
         dropout=0.0,
         prompt_optimiser=ADAM,
         model_optimiser=None,
-        best_weights=tmp_path / WEIGHTS,
+        best_weights=tmp_path / "not touched",
         rows_per_pass=64,
         seed=0,
+        checkpoint=None,
         on_epoch=lambda _: None,
     )
     prompts = {
@@ -269,6 +374,8 @@ def test_a_tuned_task_gives_its_dev_score_after_loading(
         verbalizer=YES_NO,
         max_length=20,
     )
+    weights = weights_file(tmp_path, "rte")
+    weights.parent.mkdir()
     trained = train(
         model,
         [problem],
@@ -281,9 +388,10 @@ def test_a_tuned_task_gives_its_dev_score_after_loading(
         dropout=0.1,
         prompt_optimiser=ADAM,
         model_optimiser=ADAM,
-        best_weights=tmp_path / WEIGHTS,
+        best_weights=weights,
         rows_per_pass=64,
         seed=0,
+        checkpoint=None,
         on_epoch=lambda _: None,
     )["rte"]
     prompt = StoredPrompt(
@@ -291,7 +399,7 @@ def test_a_tuned_task_gives_its_dev_score_after_loading(
     )
     save_prompts(tmp_path, "p-tuning", {"rte": prompt})
 
-    fresh = load_model(tiny_folders[family], device="cpu", weights=tmp_path / WEIGHTS)
+    fresh = load_model(tiny_folders[family], device="cpu", weights=weights)
     found = evaluate_task(fresh, RTE, load_prompts(tmp_path)["rte"], examples, rows_per_pass=3)
 
     assert found.test_score == found.dev_score == trained.best_score

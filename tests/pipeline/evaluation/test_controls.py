@@ -1,7 +1,12 @@
+import math
+from collections import defaultdict
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.dummy import DummyClassifier
 
-from pipeline.evaluation.controls import majority_share
+from pipeline.evaluation.controls import majority_share, naive_bayes_share
 from pipeline.seeding import make_random
 
 
@@ -34,3 +39,89 @@ def test_the_share_is_that_of_sklearn(seed: int) -> None:
 def test_nothing_has_no_majority(train: list[str], test: list[str]) -> None:
     with pytest.raises(ValueError, match="no answers"):
         majority_share(train, test)
+
+
+# Naive Bayes
+
+
+def log_likelihoods(train: list[tuple[str, str]], subject: str) -> dict[str, float]:
+    """Object -> log-likelihood, with dictionaries, one word at a time."""
+    objects = [object_ for _, object_ in train]
+    known = {word for seen, _ in train for word in seen.split()}
+    found = {}
+    for object_ in sorted(set(objects)):
+        counts: dict[str, int] = defaultdict(int)
+        for seen, own in train:
+            if own == object_:
+                for word in seen.split():
+                    counts[word] += 1
+        total = sum(counts.values())
+        terms = [math.log(objects.count(object_) / len(objects))]
+        for word in subject.split():
+            if word in known:
+                terms.append(math.log((counts[word] + 1) / (total + len(known))))
+        found[object_] = math.fsum(terms)
+    return found
+
+
+def slow_answer(train: list[tuple[str, str]], subject: str) -> str:
+    scores = log_likelihoods(train, subject)
+    # Scores that differ by rounding alone are equal.
+    best = max(scores.values())
+    return min(object_ for object_, score in scores.items() if score > best - 1e-9)
+
+
+subjects = st.lists(
+    st.sampled_from(["New", "new", "York", "of", "L'Hay-les-Roses", "."]), min_size=1
+)
+facts = st.lists(
+    st.tuples(subjects.map(" ".join), st.sampled_from(["France", "Norway", "Asia"])), min_size=1
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(train=facts, test=facts)
+def test_naive_bayes_answers_as_with_dictionaries_and_logarithms(
+    train: list[tuple[str, str]], test: list[tuple[str, str]]
+) -> None:
+    expected = [slow_answer(train, subject) == object_ for subject, object_ in test]
+    assert naive_bayes_share(train, test) == sum(expected) / len(expected)
+
+
+def test_naive_bayes_worked_by_hand() -> None:
+    train = [("New York", "Asia"), ("York", "Norway"), ("York of", "Norway")]
+    # Asia: 1/3 * (1 + 1) / (2 + 3) = 6/45; Norway: 2/3 * (0 + 1) / (3 + 3) = 5/45.
+    assert naive_bayes_share(train, [("New", "Asia")]) == 1
+    # Words apart, in their own case: "new" is unknown, so the prior decides.
+    assert naive_bayes_share(train, [("new", "Norway")]) == 1
+    assert naive_bayes_share(train, [("New, York", "Norway"), ("New", "Norway")]) == 1 / 2
+
+
+@pytest.mark.parametrize(
+    ("train", "subject", "first"),
+    [
+        ([("New", "Norway"), ("York", "Asia")], "of", "Asia"),
+        ([("New", "Asia"), ("York", "Norway")], "New York", "Asia"),
+        ([("New", "Norway"), ("New", "asia"), ("New", "Asia")], "New", "Asia"),
+        # Equal but for rounding: 1/3 * 1/6 * 2/6 * 3/6, in one order and another.
+        ([("c b b", "Z"), ("a a", "X"), ("b a b", "Y")], "d c a b", "Y"),
+        ([("c", "X"), ("a", "X"), ("a c a", "X"), ("c b", "Z"), ("a a", "X")], "b", "X"),
+    ],
+)
+def test_of_equally_likely_answers_the_first_in_the_alphabet_counts(
+    train: list[tuple[str, str]], subject: str, first: str
+) -> None:
+    assert naive_bayes_share(train, [(subject, first)]) == 1
+
+
+def test_one_answer_in_train_is_every_answer() -> None:
+    test = [("York", "Asia"), ("of", "Norway")]
+    assert naive_bayes_share([("New", "Asia")], test) == 1 / 2
+
+
+@pytest.mark.parametrize(("train", "test"), [([], [("New", "Asia")]), ([("New", "Asia")], [])])
+def test_nothing_has_no_naive_bayes(
+    train: list[tuple[str, str]], test: list[tuple[str, str]]
+) -> None:
+    with pytest.raises(ValueError, match="no answers"):
+        naive_bayes_share(train, test)

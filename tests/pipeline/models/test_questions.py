@@ -4,8 +4,9 @@ from pipeline.errors import TemplateError
 from pipeline.models.answers import AnswerModel
 from pipeline.models.questions import build_questions, check_verbalizer
 from pipeline.prompts.template import parse_template
-from tests.tiny import FAMILIES
-from tests.worked import hand_row, ids
+from pipeline.tasks.lama import lay_out, manual_template
+from tests.tiny import FAMILIES, MASKED
+from tests.worked import VOCABULARY, hand_row, ids
 
 TEMPLATE = parse_template("{subject} is in {mask} .", ["subject"])
 CLOSED = parse_template("{subject} ({mask})", ["subject"])
@@ -32,6 +33,79 @@ def test_each_example_is_a_row_with_its_answer_among_the_words(
         hand_row(family, model, "^Paris _is _in M _ ."),
     ]
     assert asked.asked == [0, 1]
+
+
+# Layout -> how a sentence of it is spelled for masked models, and for causal ones.
+LAYOUTS = {
+    "manual": ("^Paris _is _located _in M _ .",) * 2,
+    "paper-v2": ("P P P _Paris _is _located _in P P P M P P P _ .",) * 2,
+    "paper-v1": ("P P P _Paris P P P M P P P",) * 2,
+    "released-code": ("P P P M P P P _Paris P P P", "P P P _Paris P P P M"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_becomes_the_row_that_one_would_write(
+    tiny_models: dict[str, AnswerModel], family: str, layout: str
+) -> None:
+    model = tiny_models[family]
+    manual = manual_template("[X] is located in [Y] .")
+    template = lay_out(layout, manual, masked=model.masked)
+
+    asked = build_questions(model, template, [(subject("Paris"), "France")], VOCABULARY)
+
+    spelled = LAYOUTS[layout][0 if model.masked else 1]
+    assert asked.rows == [hand_row(family, model, spelled)]
+
+
+def natural_id(model: AnswerModel, sentence: str, word: str) -> int:
+    """Return the id of a word at the place of [Y] in a sentence that is written as usual."""
+    one, other = (
+        model.codec.tokenizer(sentence.replace("[Y]", written))["input_ids"]
+        for written in (word, "Oslo")
+    )
+    ((found, _),) = (pair for pair in zip(one, other, strict=True) if pair[0] != pair[1])
+    return int(found)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_object_has_the_token_that_it_has_within_the_sentence(
+    tiny_models: dict[str, AnswerModel], family: str, layout: str
+) -> None:
+    """With its space and its casing, whatever stands in front of the mask in the layout."""
+    model = tiny_models[family]
+    lamas = "[X] is located in [Y] ."
+    template = lay_out(layout, manual_template(lamas), masked=model.masked)
+    words = [*VOCABULARY, "Paris", "yes", "capital", "Yes"]
+    examples = [(subject("Lyon"), word) for word in words]
+
+    asked = build_questions(model, template, examples, words)
+
+    # "Yes" has a token of its own in no family; where casing is dropped, it has that of "yes".
+    single = [word for word in words if word != "Yes" or family == "albert"]
+    assert [words[i] for i in asked.asked] == single
+    assert [int(asked.word_ids[target]) for target in asked.targets] == [
+        natural_id(model, lamas.replace("[X]", "Lyon"), word) for word in single
+    ]
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_an_object_that_begins_the_sentence_has_the_token_that_it_has_there(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    model = tiny_models[family]
+    template = lay_out("manual", manual_template("[Y] shares border with [X]"), masked=True)
+    examples = [(subject("Paris"), word) for word in VOCABULARY]
+
+    asked = build_questions(model, template, examples, VOCABULARY)
+
+    assert asked.word_ids.tolist() == [
+        natural_id(model, "[Y] shares border with Paris", word) for word in VOCABULARY
+    ]
+    within = [natural_id(model, "Paris shares border with [Y]", word) for word in VOCABULARY]
+    assert (asked.word_ids.tolist() == within) == (family != "roberta")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts
+from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
 
 P17 = StoredPrompt("[P*2] {subject} is in {mask}", torch.rand(2, 4), 3, 0.1 + 0.2)
+FOUND = StoredPrompt("{subject} [P*2] {mask}", torch.rand(2, 4), 5, 0.25, words=["Ġin", "##é"])
 RTE = StoredPrompt("{premise}? {mask}", None, 0, 0.5, {"entailment": "yes"}, 64)
 
 
@@ -21,10 +22,11 @@ def _same(one: StoredPrompt, other: StoredPrompt) -> bool:
 
 
 def test_prompts_come_back_bit_for_bit(tmp_path):
-    prompts = {"P30": StoredPrompt("{mask}", torch.rand(1, 4), 1, 1.0), "P17": P17, "rte": RTE}
+    first = StoredPrompt("{mask}", torch.rand(1, 4), 1, 1.0)
+    prompts = {"P30/2": first, "P17": P17, "rte": RTE, "P47": FOUND}
     save_prompts(tmp_path, "p-tuning", prompts)
     again = load_prompts(tmp_path)
-    assert list(again) == ["P30", "P17", "rte"]
+    assert list(again) == ["P30/2", "P17", "rte", "P47"]
     assert all(_same(again[name], prompts[name]) for name in prompts)
 
 
@@ -40,9 +42,22 @@ def test_the_description_can_be_read_by_people(tmp_path):
                 "dev_score": 0.30000000000000004,
                 "verbalizer": None,
                 "max_length": None,
+                "words": None,
             }
         },
     }
+
+
+def test_the_words_of_a_discrete_prompt_can_be_read_by_people(tmp_path):
+    save_prompts(tmp_path, "discrete", {"P47": FOUND})
+    text = (tmp_path / "prompts.json").read_text(encoding="utf-8")
+    assert '"Ġin"' in text
+    assert json.loads(text)["prompts"]["P47"]["words"] == ["Ġin", "##é"]
+
+
+def test_each_prompt_has_its_own_weights_file(tmp_path):
+    assert weights_file(tmp_path, "P17") == tmp_path / "weights/P17.safetensors"
+    assert weights_file(tmp_path, "P17/2") == tmp_path / "weights/P17-2.safetensors"
 
 
 def test_without_prompt_tokens_there_is_no_file_of_vectors(tmp_path):

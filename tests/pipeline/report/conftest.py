@@ -1,22 +1,41 @@
 """The files that evaluation leaves, with numbers made up for the purpose."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pipeline.evaluation.stability import spread_over_templates
 from pipeline.files import write_csv, write_json, write_jsonl
 from pipeline.report.page import write_report
 from pipeline.report.results import (
     LamaResults,
+    StabilityResults,
     TaskResults,
     read_lama_results,
+    read_stability_results,
     read_task_results,
 )
 
 METHODS = ("manual", "p-tuning")
+TABLE_1 = (
+    "{subject} is located in {mask}.",
+    "{subject} is located in which country or state? {mask}.",
+    "{subject} is located in which country? {mask}.",
+    "{subject} is located in which country? In {mask}.",
+)
+SPLITS = {
+    "train/facts": 28876,
+    "dev/facts": 7275,
+    "test/facts": 34039,
+    "train/overlap": 101,
+    "dev/overlap": 32,
+    "train/outside_vocabulary": 7,
+    "dev/outside_vocabulary": 8,
+    "test/outside_vocabulary": 9,
+}
 RELATIONS = ("P17", "P30", "P1376")
 
 
@@ -48,7 +67,13 @@ class Files:
                 for i, name in enumerate(relations)
             ]
             controls = [
-                {"relation": name, "label": f"label {i}", "left_out": i, "majority": (i % 13) / 29}
+                {
+                    "relation": name,
+                    "label": f"label {i}",
+                    "left_out": i,
+                    "majority": (i % 13) / 29,
+                    "naive_bayes": (i % 11) / 23,
+                }
                 for i, name in enumerate(relations)
             ]
             epochs = 1 if method == "manual" else 4
@@ -83,10 +108,34 @@ class Files:
                 "test/p_at_1": 0.123 + number / 7,
                 "dev/p_at_1": 0.456 + number / 9,
                 "test/majority": 0.0987,
+                "test/naive_bayes": 0.1654,
                 "test/facts": 1234,
                 "test/left_out": 56,
             }
             write_json(self.metrics / "lama" / f"{method}.json", metrics)
+        write_json(self.metrics / "splits" / "lama.json", SPLITS | {"relations": len(relations)})
+
+    def add_stability(
+        self,
+        methods: Sequence[str] = METHODS,
+        templates: Mapping[str, Sequence[str]] = {"P17": TABLE_1},
+    ) -> None:
+        """Method number n scores (1 + i) / (10 - n) under a relation's template i."""
+        for number, method in enumerate(methods):
+            before = "" if method == "manual" else "[P*3] "
+            rows = [
+                {
+                    "relation": relation,
+                    "number": i + 1,
+                    "template": before + template,
+                    "facts": 930,
+                    "p_at_1": (1 + i) / (10 - number),
+                }
+                for relation, own in templates.items()
+                for i, template in enumerate(own)
+            ]
+            write_csv(self.evaluation / "stability" / method / "templates.csv", list(rows[0]), rows)
+            write_json(self.metrics / "stability" / f"{method}.json", spread_over_templates(rows))
 
     def add_task(self, task: str, methods: Sequence[str] = METHODS) -> None:
         for number, method in enumerate(methods):
@@ -119,6 +168,9 @@ class Files:
             answers=answers,
         )
 
+    def stability(self, methods: Sequence[str] = METHODS) -> StabilityResults:
+        return read_stability_results(methods, metrics=self.metrics, evaluation=self.evaluation)
+
     def task(self, task: str, methods: Sequence[str] = METHODS) -> TaskResults:
         return read_task_results(task, methods, metrics=self.metrics, curves=self.curves)
 
@@ -129,15 +181,25 @@ def files(tmp_path: Path) -> Files:
 
 
 def write(
-    folder: Path, lama: LamaResults | None, tasks: Sequence[TaskResults] = (), title: str = "Title"
+    folder: Path,
+    lama: LamaResults | None,
+    tasks: Sequence[TaskResults] = (),
+    title: str = "Title",
+    *,
+    stability: StabilityResults | None = None,
+    source: str = "gazetteer",
+    subset: str = "34k",
+    model: str = "tiny",
 ) -> Path:
     """Write a report of some results and return its folder."""
     write_report(
         folder,
         title=title,
-        model="tiny",
+        model=model,
         lama=lama,
-        lama_source="gazetteer",
+        stability=stability,
+        lama_source=source,
+        lama_subset=subset,
         tasks=tasks,
         tasks_source="gazetteer",
     )
@@ -154,6 +216,7 @@ def full_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Files of both benchmarks; no test changes them."""
     files = Files(tmp_path_factory.mktemp("full") / "results")
     files.add_lama()
+    files.add_stability()
     files.add_task("rte")
     return files
 
@@ -161,4 +224,9 @@ def full_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="session")
 def full(full_files: Files) -> Path:
     """The folder of the report of both benchmarks; no test changes it."""
-    return write(full_files.root / "report", full_files.lama(), [full_files.task("rte")])
+    return write(
+        full_files.root / "report",
+        full_files.lama(),
+        [full_files.task("rte")],
+        stability=full_files.stability(),
+    )

@@ -7,8 +7,13 @@ from xml.etree import ElementTree
 import pytest
 
 from pipeline.params import LamaMethod, SuperGlueMethod
-from pipeline.report.figures import curves_figure, relations_figure, tasks_figure
-from pipeline.report.results import LamaResults, TaskResults
+from pipeline.report.figures import (
+    curves_figure,
+    relations_figure,
+    stability_figure,
+    tasks_figure,
+)
+from pipeline.report.results import LamaResults, StabilityResults, TaskResults
 
 SVG = "{http://www.w3.org/2000/svg}"
 FORTY_ONE = [f"P{number}" for number in range(41)]
@@ -17,10 +22,11 @@ FORTY_ONE = [f"P{number}" for number in range(41)]
 def _results(scores, curves=()) -> LamaResults:
     """Make results from method -> relation -> P@1, and (method, epoch, P@1) of relation P1."""
     relations = {
-        name: {"relation": name, "label": "of", "facts": 10, "left_out": 0, "majority": 0.5}
+        name: {"relation": name, "label": "of", "facts": 10, "left_out": 0, "majority": 0.5,
+               "naive_bayes": 0.25}
         for by_relation in scores.values()
         for name in by_relation
-    }
+    }  # fmt: skip
     for method, by_relation in scores.items():
         for name, score in by_relation.items():
             relations[name][method] = score
@@ -28,7 +34,7 @@ def _results(scores, curves=()) -> LamaResults:
         {"method": method, "relation": "P1", "epoch": epoch, "dev_p_at_1": score}
         for method, epoch, score in curves
     ]
-    return LamaResults({method: {} for method in scores}, list(relations.values()), points, [])
+    return LamaResults({method: {} for method in scores}, list(relations.values()), points, [], {})
 
 
 def _groups(svg: str, name: str) -> list[ElementTree.Element]:
@@ -72,7 +78,7 @@ def test_marks_stand_where_the_numbers_are():
         "manual": {"P1": 0.0, "P2": 0.25, "P3": 1.0},
         "p-tuning": {"P1": 0.5, "P2": 0.75, "P3": 0.125},
     }
-    control, *methods = _marks(relations_figure(_results(scores)))
+    control, bayes, *methods = _marks(relations_figure(_results(scores)))
     (left, _), (_, _), (right, _) = sorted(methods[0])
     assert left < right
     # Relations stand by their best score, the best on top.
@@ -81,8 +87,10 @@ def test_marks_stand_where_the_numbers_are():
         shares = [(x - left) / (right - left) for x, _ in marks]
         assert shares == pytest.approx([by_relation[name] for name in order], abs=1e-4)
     assert [(x - left) / (right - left) for x, _ in control] == pytest.approx([0.5] * 3, abs=1e-4)
-    heights = [[y for _, y in marks] for marks in (control, *methods)]
-    assert heights[0] == heights[1] == heights[2] == sorted(heights[0], reverse=True)
+    assert [(x - left) / (right - left) for x, _ in bayes] == pytest.approx([0.25] * 3, abs=1e-4)
+    heights = [[y for _, y in marks] for marks in (control, bayes, *methods)]
+    assert heights[0] == sorted(heights[0], reverse=True)
+    assert all(own == heights[0] for own in heights)
     assert len(set(heights[0])) == 3
 
 
@@ -91,7 +99,7 @@ def test_relations_are_named_in_the_order_of_their_best_score():
     texts = _written(relations_figure(_results(scores)))
     names = [text for text in texts if text.startswith("P") and "n=" in text]
     assert names == ["P2 of  (n=10)", "P1 of  (n=10)"]
-    assert {"manual", "p-tuning", "majority class", "test P@1, %"} <= set(texts)
+    assert {"manual", "p-tuning", "majority class", "naive Bayes", "test P@1, %"} <= set(texts)
 
 
 def test_a_curve_runs_through_its_numbers():
@@ -100,7 +108,7 @@ def test_a_curve_runs_through_its_numbers():
         [("manual", 0, 0.5), ("p-tuning", 0, 0.0), ("p-tuning", 1, 0.25), ("p-tuning", 2, 1.0)],
     )
     svg = curves_figure(results)
-    (trained,) = _lines(svg, "#c2410c")
+    (trained,) = _lines(svg, "#d55e00")
     (flat,) = _lines(svg, "#64748b")
     (x0, bottom), (x1, y1), (x2, top) = trained
     assert (y1 - bottom) / (top - bottom) == pytest.approx(0.25, abs=1e-4)
@@ -131,14 +139,10 @@ def test_each_task_has_a_panel_with_its_own_curves():
     assert {"rte", "cb", "dev accuracy, %"} <= set(_written(svg))
 
 
-@pytest.mark.parametrize("count", [1, 4, 5])
+@pytest.mark.parametrize("count", [1, 5, 13])
 def test_every_relation_has_its_panel(count):
     names = FORTY_ONE[:count]
-    results = _results({"manual": dict.fromkeys(names, 0.5)})
-    points = [
-        {"method": "manual", "relation": name, "epoch": 0, "dev_p_at_1": 0.5} for name in names
-    ]
-    svg = curves_figure(LamaResults(results.methods, results.relations, points, []))
+    svg = _curves_of(names)
     assert len(_groups(svg, "axes")) == count
     assert set(names) <= set(_written(svg))
 
@@ -147,13 +151,94 @@ def test_every_relation_has_its_panel(count):
 def test_every_method_can_be_drawn_in_a_colour_of_its_own(methods):
     svg = relations_figure(_results({method: {"P1": 0.5, "P2": 0.25} for method in methods}))
     groups = _scatters(svg)
-    assert len(groups) == len(methods) + 1
-    fills = [re.search("fill: (#\\w+)", next(g.iter(f"{SVG}use")).get("style")) for g in groups[1:]]
+    marks = [next(group.iter(f"{SVG}use")) for group in groups]
+    assert len(marks) == len(methods) + 2
+    fills = [re.search("fill: (#\\w+)", mark.get("style")) for mark in marks[2:]]
     assert len({fill[1] for fill in fills}) == len(methods)
+    # Without colours, the shapes tell them apart, the controls too.
+    shapes = {
+        path.get("id"): path.get("d") for path in ElementTree.fromstring(svg).iter(f"{SVG}path")
+    }
+    drawn = [shapes[mark.get("{http://www.w3.org/1999/xlink}href")[1:]] for mark in marks]
+    assert len(set(drawn)) == len(marks)
     assert set(methods) <= set(_written(svg))
 
 
 def test_the_figure_of_41_relations_names_each():
     svg = relations_figure(_results({"manual": dict.fromkeys(FORTY_ONE, 0.5)}))
-    assert [len(marks) for marks in _marks(svg)] == [41, 41]
+    assert [len(marks) for marks in _marks(svg)] == [41, 41, 41]
     assert {f"{name} of  (n=10)" for name in FORTY_ONE} <= set(_written(svg))
+
+
+def _curves_of(names) -> str:
+    results = _results({"manual": dict.fromkeys(names, 0.5)})
+    points = [
+        {"method": "manual", "relation": name, "epoch": 0, "dev_p_at_1": 0.5} for name in names
+    ]
+    return curves_figure(LamaResults(results.methods, results.relations, points, [], {}))
+
+
+def test_the_figure_of_relations_grows_with_them():
+    heights = []
+    for count in (5, 10, 20):
+        svg = relations_figure(_results({"manual": dict.fromkeys(FORTY_ONE[:count], 0.5)}))
+        heights.append(float(ElementTree.fromstring(svg).get("height").removesuffix("pt")))
+    assert heights[2] - heights[1] == pytest.approx(2 * (heights[1] - heights[0]))
+    assert heights[1] > heights[0]
+
+
+def test_a_search_is_laid_over_the_epochs_of_the_others():
+    results = _results(
+        {"p-tuning": {"P1": 0.2}, "discrete": {"P1": 0.1}},
+        [
+            *[("p-tuning", epoch, 0.5) for epoch in range(3)],
+            *[("discrete", iteration, 0.25) for iteration in range(21)],
+        ],
+    )
+    svg = curves_figure(results)
+    (trained,) = _lines(svg, "#d55e00")
+    (searched,) = _lines(svg, "#009e73")
+    assert (searched[0][0], searched[-1][0]) == pytest.approx((trained[0][0], trained[-1][0]))
+    assert "discrete (iterations 0 to 20)" in _written(svg)
+
+
+@pytest.mark.parametrize("others", [[], ["manual"]])
+def test_a_search_without_epochs_beside_it_has_its_own(others):
+    methods = [*others, "discrete"]
+    results = _results(
+        {method: {"P1": 0.1} for method in methods},
+        [*[(m, 0, 0.1) for m in others], *[("discrete", n, 0.25) for n in range(21)]],
+    )
+    written = _written(curves_figure(results))
+    assert "discrete" in written
+    assert "20" in written
+
+
+def test_a_published_prompt_that_was_chosen_is_a_level_line():
+    results = _results(
+        {"p-tuning": {"P1": 0.2}, "discrete": {"P1": 0.1}},
+        [("p-tuning", 0, 0.5), ("p-tuning", 1, 0.5), ("discrete", 0, 0.25)],
+    )
+    (line,) = _lines(curves_figure(results), "#009e73")
+    assert len(line) == 2
+    assert line[0][1] == line[1][1]
+
+
+def test_the_templates_of_a_relation_stand_in_a_strip_for_each_method():
+    templates = [
+        {"relation": relation, "number": number, "template": "", "facts": 9,
+         "manual": number / 4, "p-tuning": 0.5}
+        for relation in ("P1", "P2")
+        for number in (1, 2, 4)
+    ]  # fmt: skip
+    svg = stability_figure(StabilityResults({"manual": {}, "p-tuning": {}}, templates))
+    names = [text for text in _written(svg) if text.startswith("P")]
+    # From the bottom: the first relation is on top, its first method above the second.
+    assert names == ["P2 p-tuning", "P2 manual", "P1 p-tuning", "P1 manual"]
+    strips = _marks(svg)
+    heights = [{y for _, y in strip} for strip in strips]
+    assert [len(own) for own in heights] == [1] * 4
+    assert sorted(map(min, heights), reverse=True) == list(map(min, heights))
+    (a, b, c), level = (x for x, _ in strips[1]), {x for x, _ in strips[0]}
+    assert (c - b) / (b - a) == pytest.approx(2, abs=1e-3)
+    assert level == {b}

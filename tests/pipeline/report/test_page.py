@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import write_jsonl
+from pipeline.files import write_csv, write_jsonl
 
 PROJECT = Path(__file__).parents[3]
 FORTY_ONE = [f"P{number}" for number in range(41)]
@@ -88,7 +88,7 @@ def _page(folder: Path) -> Page:
 
 
 def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
-    methods, relations, answers, tasks = _markdown_tables((full / "report.md").read_text())
+    methods, relations, answers, *_, tasks = _markdown_tables((full / "report.md").read_text())
 
     for row, method in zip(methods[1:], ("manual", "p-tuning"), strict=False):
         metrics = json.loads((full_files.metrics / "lama" / f"{method}.json").read_text())
@@ -107,10 +107,14 @@ def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
             assert line["facts"] == score["facts"]
             assert line["left out"] == control["left_out"]
             assert line["majority class"] == f"{100 * float(control['majority']):.1f}"
+            assert line["naive Bayes"] == f"{100 * float(control['naive_bayes']):.1f}"
         metrics = json.loads((full_files.metrics / "superglue/rte" / f"{method}.json").read_text())
         assert ["rte", method, f"{100 * metrics['test/accuracy']:.1f}",
                 f"{100 * metrics['dev/accuracy']:.1f}", "277"] in tasks  # fmt: skip
-    assert methods[3] == ["majority class", "9.9", "", "1234"]
+    assert methods[3:] == [
+        ["majority class", "9.9", "", "1234"],
+        ["naive Bayes", "16.5", "", "1234"],
+    ]
     assert tasks[3] == ["rte", "majority class", "50.5", "", "277"]
     assert len(answers) == 5
 
@@ -156,7 +160,7 @@ def test_every_figure_is_in_the_page_where_the_markdown_shows_it(full):
         svg = (full / name).read_text()
         places.append(html.index(svg[svg.index("<svg") :]))
     assert places == sorted(places)
-    assert len(set(places)) == 3
+    assert len(set(places)) == 4
 
 
 def test_shapes_that_figures_share_by_name_are_the_same(full):
@@ -176,7 +180,7 @@ import sys
 from pathlib import Path
 from tests.pipeline.report.conftest import Files, write
 files = Files(Path(sys.argv[1]))
-write(Path(sys.argv[2]), files.lama(), [files.task("rte")])
+write(Path(sys.argv[2]), files.lama(), [files.task("rte")], stability=files.stability())
 """
 
 
@@ -192,7 +196,7 @@ def test_the_same_results_give_the_same_bytes_in_another_process(full_files, ful
         }
 
     assert digests(tmp_path / "again") == digests(full)
-    assert len(digests(full)) == 6
+    assert len(digests(full)) == 7
 
 
 @pytest.mark.parametrize("method", ["manual", "p-tuning"])
@@ -201,7 +205,7 @@ def test_one_method_by_itself_can_be_reported(files, report, method):
     files.add_task("rte", [method])
     folder = report(files.lama([method]), [files.task("rte", [method])])
     methods, relations, _, tasks = _page(folder).tables
-    assert [row[0] for row in methods[1:]] == [method, "majority class"]
+    assert [row[0] for row in methods[1:]] == [method, "majority class", "naive Bayes"]
     assert relations[0][-1] == method
     assert [row[1] for row in tasks[1:]] == [method, "majority class"]
 
@@ -222,6 +226,36 @@ def test_without_superglue_there_is_nothing_about_it(files, report):
     page = _page(folder)
     assert page.headings == ["Title", "Knowledge probing: gazetteer, 3 relations", "Some answers"]
     assert "superglue" not in (folder / "summary.md").read_text()
+
+
+def test_stability_alone_can_be_reported(files, report):
+    files.add_stability()
+    folder = report(None, stability=files.stability())
+    page = _page(folder)
+    assert page.headings == ["Title", "Stability over templates: gazetteer"]
+    assert len(page.tables) == 2
+    assert [path.name for path in folder.glob("figures/*")] == ["lama_stability.svg"]
+
+
+def test_facts_of_lama_stand_beside_the_paper_and_others_do_not(files, report):
+    files.add_lama()
+    lama = files.lama()
+    beside = "### Beside the paper"
+    assert beside not in (report(lama) / "report.md").read_text()
+    text = (report(lama, source="lama", subset="29k") / "report.md").read_text()
+    assert "## Knowledge probing: `lama` 29k, 3 of 41 relations" in text
+    assert "| ours: tiny | 3 of 41 | 1234 | 12.3 |" in text.split(beside)[1]
+    assert "MegatronLM 11B" in text
+    text = (report(lama, source="lama", subset="34k") / "report.md").read_text()
+    assert "E-BERT" in text
+    assert "MegatronLM" not in text
+
+
+def test_left_out_and_removed_facts_are_counted_in_the_report(files, report):
+    files.add_lama()
+    text = (report(files.lama(), source="lama") / "report.md").read_text()
+    assert "Of 1290 test facts, 56 were left out" in text
+    assert "101 train and 32 dev" in text
 
 
 def test_without_any_benchmark_the_report_says_so(report):
@@ -246,18 +280,37 @@ def test_41_relations_fit(files, report):
     _, relations, answers = _page(folder).tables
     assert [row[0].split()[0] for row in relations[1:]] == FORTY_ONE
     assert len(answers) == 51
-    panels = re.findall(r"<!-- (P\d+) -->", (folder / "figures/lama_curves.svg").read_text())
+    curves = (folder / "figures/lama_curves.svg").read_text()
+    panels = re.findall(r"<!-- (P\d+) -->", curves)
     assert panels == FORTY_ONE
+    # In points: they still fit a page.
+    height, width = re.search(r'<svg height="([\d.]+)pt".* width="([\d.]+)pt"', curves).groups()
+    assert max(float(width), float(height)) < 800
 
 
-@pytest.mark.parametrize("name", AWKWARD)
-def test_a_name_is_shown_as_it_is(files, report, name):
-    files.add_lama(["manual"], ["P17"])
-    path = files.evaluation / "lama" / "manual" / "predictions" / "predictions.jsonl"
-    record = {"relation": "P17", "subject": name, "object": "France", "answer": "Italy"}
-    write_jsonl(path, [record])
-    page = _page(report(files.lama(["manual"])))
-    assert page.tables[2][1] == ["P17", name, "France", "Italy"]
+def test_names_are_shown_as_they_are(files, report):
+    relations = [f"P{number}" for number, _ in enumerate(AWKWARD)]
+    files.add_lama(["manual"], relations)
+    folder = files.evaluation / "lama" / "manual"
+    write_jsonl(
+        folder / "predictions" / "predictions.jsonl",
+        [
+            {"relation": relation, "subject": name, "object": "France", "answer": name}
+            for relation, name in zip(relations, AWKWARD, strict=True)
+        ],
+    )
+    controls = [
+        {"relation": relation, "label": name, "left_out": 0, "majority": 0, "naive_bayes": 0}
+        for relation, name in zip(relations, AWKWARD, strict=True)
+    ]
+    write_csv(folder / "controls.csv", list(controls[0]), controls)
+    files.add_stability(["manual"], {"P17": AWKWARD})
+    lama = files.lama(["manual"], answers=99)
+    page = _page(report(lama, stability=files.stability(["manual"])))
+    _, labels, answers, _, templates = page.tables
+    assert [row[0].split(" ", 1)[1] for row in labels[1:]] == AWKWARD
+    assert [row[1:] for row in answers[1:]] == [[name, "France", name] for name in AWKWARD]
+    assert [row[2] for row in templates[1:]] == AWKWARD
     assert "script" not in {tag for tag, _ in page.elements}
 
 

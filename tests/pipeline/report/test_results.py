@@ -26,6 +26,7 @@ def test_relations_hold_the_numbers_of_the_files(files):
             assert row["label"] == controls[row["relation"]]["label"]
             assert row["left_out"] == int(controls[row["relation"]]["left_out"])
             assert row["majority"] == float(controls[row["relation"]]["majority"])
+            assert row["naive_bayes"] == float(controls[row["relation"]]["naive_bayes"])
 
 
 def test_methods_hold_their_metrics_in_the_order_asked_for(files):
@@ -116,6 +117,7 @@ def test_rows_of_one_relation_stand_together(files):
         "evaluation/lama/p-tuning/predictions/predictions.jsonl",
         "curves/lama/p-tuning.csv",
         "metrics/lama/p-tuning.json",
+        "metrics/splits/lama.json",
     ],
 )
 def test_a_lost_file_is_named(files, lost):
@@ -131,3 +133,31 @@ def test_predictions_are_not_needed_where_no_answers_are_shown(files):
     for path in files.evaluation.rglob("predictions.jsonl"):
         path.unlink()
     assert files.lama(answers=0).answers == []
+
+
+def test_templates_of_the_methods_are_matched_by_relation_and_number(files):
+    files.add_stability(templates={"P17": ["a {mask}", "b {mask}"], "P19": ["c {mask}"] * 2})
+    path = files.evaluation / "stability/p-tuning/templates.csv"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *reversed(lines)]) + "\n")
+    rows = files.stability(["p-tuning", "manual"]).templates
+    # The manual method's text is the readable one, whatever the order of the methods.
+    assert [(r["relation"], r["number"], r["template"]) for r in rows] == [
+        ("P17", 1, "a {mask}"),
+        ("P17", 2, "b {mask}"),
+        ("P19", 1, "c {mask}"),
+        ("P19", 2, "c {mask}"),
+    ]
+    assert [row["manual"] for row in rows] == [1 / 10, 2 / 10] * 2
+    assert [row["p-tuning"] for row in rows] == [1 / 9, 2 / 9] * 2
+
+
+@pytest.mark.parametrize(
+    "lost", ["evaluation/stability/manual/templates.csv", "metrics/stability/manual.json"]
+)
+def test_a_lost_file_of_stability_is_named(files, lost):
+    files.add_stability()
+    (files.root / lost).unlink()
+    with pytest.raises(DataError, match="no such file") as caught:
+        files.stability()
+    assert str(files.root / lost) in str(caught.value)

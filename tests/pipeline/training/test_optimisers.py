@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,3 +180,35 @@ def test_parameters_of_matrices_alone_need_no_vectors() -> None:
     parameter.grad = torch.ones(2, 2)
     optimiser.step()
     torch.testing.assert_close(parameter.detach(), torch.full((2, 2), 0.9))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
+@pytest.mark.parametrize("done", [0, 1, 4])
+def test_one_that_is_restored_goes_on_bit_for_bit(
+    tmp_path: Path, optimizer: str, schedule: str, done: int
+) -> None:
+    settings = replace(
+        SETTINGS, optimizer=optimizer, schedule=schedule, weight_decay=0.3, warmup_ratio=0.3,
+        decay_per_epoch=0.5, max_grad_norm=1.0,
+    )  # fmt: skip
+
+    def go(parameters: list[nn.Parameter], optimiser: Optimiser, steps: range) -> None:
+        for step in steps:
+            for parameter, gradient in zip(parameters, gradients(parameters, step), strict=True):
+                parameter.grad = gradient
+            optimiser.step()
+
+    whole = start()
+    go(whole, Optimiser(whole, settings, epochs=3, steps_per_epoch=2), range(6))
+
+    first = start()
+    stopped = Optimiser(first, settings, epochs=3, steps_per_epoch=2)
+    go(first, stopped, range(done))
+    torch.save(stopped.state(), tmp_path / "state.pt")
+    second = [nn.Parameter(parameter.detach().clone()) for parameter in first]
+    restored = Optimiser(second, settings, epochs=3, steps_per_epoch=2)
+    restored.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    go(second, restored, range(done, 6))
+
+    assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))

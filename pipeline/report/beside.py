@@ -1,0 +1,89 @@
+"""Our rows beside those of the paper."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from pipeline.params import LamaMethod
+from pipeline.report.paper import (
+    DOUBTS,
+    FACTS,
+    MODELS,
+    RELATIONS,
+    SETTING,
+    TABLE_3,
+    paper_name,
+    published_cell,
+    published_columns,
+    published_models,
+)
+from pipeline.report.tables import escaped, markdown_table, percent_or_empty
+
+METHODS: tuple[str, ...] = get_args(LamaMethod)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A row of ours beside the paper's.
+
+    Attributes:
+        name: how the row is called.
+        model: name of the language model.
+        relations: how many were asked.
+        facts: how many test facts were asked.
+        p_at_1: method -> mean over the relations.
+    """
+
+    name: str
+    model: str
+    relations: int
+    facts: int
+    p_at_1: Mapping[str, float]
+
+
+def beside_paper(subset: str, ours: Sequence[Ours]) -> str:
+    """Return our rows above those of the same subset of the paper's Table 3."""
+    published = {column.method for column in TABLE_3[subset]}
+    methods = [
+        method for method in METHODS if method in published or any(method in o.p_at_1 for o in ours)
+    ]
+    rows = [
+        [
+            f"ours: {escaped(own.name)}",
+            f"{own.relations} of {RELATIONS}",
+            str(own.facts),
+            *(percent_or_empty(own.p_at_1.get(method)) for method in methods),
+        ]
+        for own in ours
+    ] + [
+        [
+            " ".join(filter(None, (model, MODELS[model].size))),
+            str(RELATIONS),
+            FACTS[subset],
+            *(published_cell(subset, model, method) for method in methods),
+        ]
+        for model in published_models(subset)
+    ]
+    return markdown_table(["model", "relations", "facts", *methods], rows)
+
+
+def paper_differences(subset: str, ours: Sequence[Ours]) -> str:
+    """Return a list of what differs between our rows and the paper's, and of what is doubtful."""
+    models = dict.fromkeys(own.model for own in ours)
+    fewer = any(own.relations != RELATIONS for own in ours)
+    lines = [
+        *map(_model_difference, models),
+        *(["Fewer relations than the paper's 41 give another mean."] if fewer else []),
+        "An object must be one token of the model here; other facts are left out.",
+        SETTING,
+        f"The paper's columns: {published_columns(subset)}.",
+        *DOUBTS[subset],
+    ]
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _model_difference(model: str) -> str:
+    name = paper_name(model)
+    if name is None:
+        return f"{escaped(model)} is no model of the paper: compare methods, not numbers."
+    return f"{escaped(model)} is the paper's {name}."

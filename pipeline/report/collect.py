@@ -1,0 +1,114 @@
+"""Gather what one run of knowledge probing gave into one record, to be kept with the project."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.lama import ALL
+from pipeline.errors import DataError
+from pipeline.files import read_json
+from pipeline.params import LamaMethod, Params
+from pipeline.report.results import Row, read_relations, read_templates
+
+# Stage, benchmark and method -> how long it took; None where the history does not know.
+SecondsOf = Callable[[str, str, str], float | None]
+
+# What decides a result; a change elsewhere leaves the tree clean.
+_SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
+
+
+def gather(
+    params: Params,
+    root: Path,
+    *,
+    name: str,
+    note: str,
+    date: str,
+    hardware: Row,
+    seconds_of: SecondsOf,
+) -> Row:
+    """Return a record of the methods that `params.yaml` lists, ready to be written as JSON.
+
+    Args:
+        params: of the project, unchanged since its last `dvc repro`.
+        root: of the project.
+        name: of the record.
+        note: of whoever keeps it; may be empty.
+        date: when it was gathered, as YYYY-MM-DD.
+        hardware: `processor`, `cores` and `gpu` (None where none was used).
+        seconds_of: how long a stage took.
+
+    Raises:
+        DataError: no method is listed, a file is missing, or the files are about other relations.
+    """
+    lama = params.lama
+    methods = lama.methods if lama.relations else []
+    if not methods and not lama.stability.methods:
+        raise DataError("params.yaml lists no method of knowledge probing; nothing to collect")
+    return {
+        "name": name,
+        "note": note,
+        "date": date,
+        "git": _git_state(root),
+        "hardware": hardware,
+        "params": _params(params, [*methods, *lama.stability.methods]),
+        "splits": read_json(root / "metrics" / "splits" / "lama.json"),
+        "methods": {m: _method(params, root, m, seconds_of) for m in methods},
+        "stability": {m: _stability(root, m, seconds_of) for m in lama.stability.methods},
+    }
+
+
+def _method(params: Params, root: Path, method: str, seconds_of: SecondsOf) -> Row:
+    rows = read_relations(root / "evaluation" / "lama" / method)
+    found = {row["relation"]: row for row in rows}
+    if params.lama.relations != ALL and set(params.lama.relations) != set(found):
+        raise DataError(
+            f"evaluation/lama/{method} is about {', '.join(found)}, which is not lama.relations of "
+            "params.yaml; run `dvc repro` first"
+        )
+    return {
+        "metrics": read_json(root / "metrics" / "lama" / f"{method}.json"),
+        "seconds": _seconds(seconds_of, "lama", method),
+        "relations": rows,
+    }
+
+
+def _stability(root: Path, method: str, seconds_of: SecondsOf) -> Row:
+    return {
+        "metrics": read_json(root / "metrics" / "stability" / f"{method}.json"),
+        "seconds": _seconds(seconds_of, "stability", method),
+        "templates": read_templates(root / "evaluation" / "stability" / method),
+    }
+
+
+def _seconds(seconds_of: SecondsOf, benchmark: str, method: str) -> dict[str, float | None]:
+    return {stage: seconds_of(stage, benchmark, method) for stage in ("train", "evaluate")}
+
+
+def _params(params: Params, methods: list[LamaMethod]) -> Row:
+    """Return what decided the results; of a model in a folder its name alone."""
+    lama: dict[str, Any] = params.lama.model_dump(mode="json")
+    for section in ("prompts", "training"):
+        lama[section] = {method: lama[section][method] for method in dict.fromkeys(methods)}
+    model = params.model.model_dump(mode="json")
+    if Path(model["name"]).expanduser().is_dir():
+        model["name"] = Path(model["name"]).name
+    return {"seed": params.seed, "model": model, "lama": lama}
+
+
+def _git_state(root: Path) -> Row:
+    """Return the commit, and whether code or parameters differ from it; None without git."""
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--", *_SOURCES)
+    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
