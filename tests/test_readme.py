@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files import read_json
 from pipeline.params import load_params
 from pipeline.report.readme import results_between_marks
 from pipeline.report.results import read_lama_results, read_task_results
+from pipeline.report.results_page import results_page
 from pipeline.report.tables import lama_methods, task_methods
 from tests.project import ROOT
 
 README = (ROOT / "README.md").read_text()
+RECORDS = sorted((ROOT / "docs" / "results" / "lama").glob("*.json"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -27,6 +30,13 @@ def test_the_tables_are_those_of_the_metrics_files_in_git() -> None:
     assert lama_methods(lama).strip() in shown
     assert task_methods(tasks).strip() in shown
     assert str(len(lama.relations)) in shown
+
+
+def test_the_page_of_results_is_that_of_the_records_in_git() -> None:
+    page = ROOT / "docs" / "results" / "lama.md"
+    assert page.exists() == bool(RECORDS)
+    if RECORDS:
+        assert page.read_text() == results_page(list(map(read_json, RECORDS)))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -49,7 +59,7 @@ def test_every_path_of_the_tree_exists() -> None:
     made = {"report/"}
     for line in tree.strip().splitlines():
         depth = len(line) - len(line.lstrip())
-        names = re.findall(r"[\w.]+(?:/|\.\w+)", line)[: None if depth == 0 else 1]
+        names = re.findall(r"[\w./]+/|[\w/]+\.\w+", line)[: None if depth == 0 else 1]
         for name in names:
             places = [ROOT / name, ROOT / "pipeline" / name]
             assert name in made or any(place.exists() for place in places), name

@@ -1,8 +1,8 @@
 """The page of results, Markdown, from the records that `collect` made."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
-from pipeline.evaluation.metrics import mean
 from pipeline.report.beside import Ours, beside_paper, paper_differences
 from pipeline.report.gaps import not_run
 from pipeline.report.paper import TABLE_3
@@ -171,7 +171,7 @@ def _comparison(asked: Sequence[Asked], first: Asked, shared: Sequence[str]) -> 
             name,
             asked.run.name,
             *map(str, counts),
-            percent(mean([relation[key] for relation in own])),
+            percent(fmean(relation[key] for relation in own)),
         ]
 
     rows = [row(own.method, own, "p_at_1") for own in asked]

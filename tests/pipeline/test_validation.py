@@ -302,6 +302,11 @@ def test_lamas_published_templates_may_be_asked_for(tmp_path):
     _check(tmp_path, {**LAMA, STABILITY: "pararel_patterns", SEARCHED: "autoprompt_bert"})
 
 
+def test_stability_that_is_not_run_may_be_about_anything(tmp_path):
+    changes = {"lama.stability.methods": [], "lama.stability.relations": ["P131"]}
+    _check(tmp_path, {**changes, STABILITY: {}})
+
+
 def test_of_all_relations_stability_takes_a_known_one_too(tmp_path):
     changes = {
         "lama.relations": "all",

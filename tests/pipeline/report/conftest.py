@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation.stability import spread_over_templates
 from pipeline.files import write_csv, write_json, write_jsonl
 from pipeline.report.page import write_report
 from pipeline.report.results import (
@@ -121,6 +120,9 @@ class Files:
         templates: Mapping[str, Sequence[str]] = {"P17": TABLE_1},
     ) -> None:
         """Method number n scores (1 + i) / (10 - n) under a relation's template i."""
+        # With torch, which another process that only reads can do without.
+        from pipeline.evaluation.stability import spread_over_templates
+
         for number, method in enumerate(methods):
             before = "" if method == "manual" else "[P*3] "
             rows = [
