@@ -1,6 +1,7 @@
 """Figures as SVG text: the same data give the same bytes."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,11 @@ def relations_figure(results: LamaResults) -> str:
             )
         for method in methods:
             _scatter(axes, [row[method] for row in rows], places, method)
-        names = [f"{row['relation']} {row['label']}  (n={row['facts']})" for row in rows]
+        labels = [textwrap.shorten(row["label"], 34, placeholder=" …") for row in rows]
+        names = [
+            f"{row['relation']} {label}  (n={row['facts']})"
+            for row, label in zip(rows, labels, strict=True)
+        ]
         _percent_axis(axes, "test P@1, %", places, names)
         figure.legend(loc="outside upper left", ncols=4, frameon=False, handletextpad=0.2)
         return _svg(figure)

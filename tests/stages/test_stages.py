@@ -99,6 +99,13 @@ class RecordingDict(dict[str, str]):
         return super().__getitem__(key)
 
 
+def enter(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make a project the current folder, and its history the one that is logged into."""
+    patch.chdir(root)
+    # MLflow leaves the store of the stage before in the environment.
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 def invoke(command: str, monkeypatch: pytest.MonkeyPatch, read: set[str] | None = None) -> Result:
     """Run a stage's command in this process; note the parameters it reads."""
     _, _, module, *arguments = shlex.split(command)
@@ -157,8 +164,7 @@ def run_stages(root: Path) -> dict[str, Ran]:
     """Run all stages but the first in this process, in the order of the graph."""
     ran = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        enter(root, patch)
         # The copy has its own digests and counts in the tables of sources.
         use_copied_sources(root, patch)
         with Repo(str(root)) as repo:
@@ -407,7 +413,7 @@ SAME = [
 def test_the_same_parameters_give_the_same_bytes(
     ready: Ready, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: str, folder: str
 ) -> None:
-    monkeypatch.chdir(ready.root)
+    enter(ready.root, monkeypatch)
     out = tmp_path / "again"
     torch.manual_seed(0)  # whatever was drawn before must not matter
     command = (
@@ -588,7 +594,7 @@ def go(
     params = tmp_path / "params.yaml"
     shutil.copyfile(ready.root / "params.yaml", params)
     edit_params(tmp_path, **edits)
-    monkeypatch.chdir(ready.root)
+    enter(ready.root, monkeypatch)
     out = tmp_path / "out"
     result = invoke(f"{command} --params {params} --out {out}", monkeypatch)
     return result, out
@@ -749,8 +755,7 @@ def spare(ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_s
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         copy(source, tmp_path / name)
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
+    enter(tmp_path, monkeypatch)
     return tmp_path
 
 

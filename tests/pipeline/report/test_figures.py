@@ -164,6 +164,12 @@ def test_every_method_can_be_drawn_in_a_colour_of_its_own(methods):
     assert set(methods) <= set(_written(svg))
 
 
+def test_a_long_label_is_cut_so_that_the_marks_have_room():
+    results = _results({"manual": {"P131": 0.5}})
+    results.relations[0]["label"] = "located in the administrative territorial entity"
+    assert "P131 located in the administrative …  (n=10)" in _written(relations_figure(results))
+
+
 def test_the_figure_of_41_relations_names_each():
     svg = relations_figure(_results({"manual": dict.fromkeys(FORTY_ONE, 0.5)}))
     assert [len(marks) for marks in _marks(svg)] == [41, 41, 41]

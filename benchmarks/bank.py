@@ -1,0 +1,467 @@
+"""Measure the prompt bank against a plain loop over relations, at equal results.
+
+Both train the same prompts from the same facts with the same frozen model. The plain loop
+(`released_style.py`) takes one relation after the other and may do so for the first few of them;
+the bank takes all at once. Times are by training fact, scoring dev before and after each epoch
+included. Repetitions alternate, so that what else the machine does meets both.
+"""
+
+import argparse
+import datetime
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.facts import allowed_words, make_relations
+from benchmarks.machine import (
+    Timed,
+    count_flops,
+    describe,
+    hardware_name,
+    peak_flops,
+    slug,
+    timed,
+    versions,
+)
+from benchmarks.released_style import Relation, Switches, train_one_by_one
+from benchmarks.shapes import SHAPES, random_model
+from pipeline.evaluation.metrics import accuracy
+from pipeline.models.answers import AnswerModel
+from pipeline.models.loading import choose_device, choose_dtype, load_model
+from pipeline.training.loop import Trained, train
+from pipeline.training.optimisers import OptimiserSettings
+
+RESULTS = Path(__file__).parent / "results"
+
+# The released LAMA code's own.
+OPTIMISER = OptimiserSettings(
+    optimizer="adam",
+    learning_rate=1e-5,
+    weight_decay=5e-4,
+    schedule="exponential",
+    warmup_ratio=0.0,
+    decay_per_epoch=0.98,
+    max_grad_norm=None,
+)
+
+# From the released code to the bank, a step at a time. The second is what the bank is measured
+# against; the last step, to the bank itself, is that the relations share their passes.
+RELEASED = "released: loss, sort at all positions"
+PLAIN = "plain: head at all positions, rest at the answer"
+LADDER = {
+    RELEASED: Switches(every_position=True),
+    PLAIN: Switches(),
+    "+ head at the answer alone": Switches(answer_head=True),
+    "+ prompt vectors placed at once": Switches(answer_head=True, placed_at_once=True),
+    "+ best allowed word without sorting": Switches(
+        answer_head=True, placed_at_once=True, best_allowed=True
+    ),
+}
+SHARED = "+ passes shared by all relations: the bank"
+
+# Equal means: the vectors differ by no more than this share of the way that training moved them,
+# and a mean loss by no more than so many nats. Adam turns rounding into steps of full size.
+MOST_OF_MOVEMENT = 0.02
+MOST_NATS = 0.02
+
+_DEFAULT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 256}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained, and how; for both sides.
+
+    Attributes:
+        model: the language model, frozen.
+        relations: all of them.
+        one_by_one: how many of them the plain loop takes.
+        batch: examples of each relation in a step.
+        epochs: of each relation.
+        seed: of all that is random.
+    """
+
+    model: AnswerModel
+    relations: Sequence[Relation]
+    one_by_one: int
+    batch: int
+    epochs: int
+    seed: int
+
+    def plain(self, switches: Switches) -> dict[str, Trained]:
+        """Train the first relations one by one."""
+        return train_one_by_one(
+            self.model,
+            self.relations[: self.one_by_one],
+            optimiser=OPTIMISER,
+            epochs=self.epochs,
+            batch=self.batch,
+            seed=self.seed,
+            switches=switches,
+        )
+
+    def bank(self, rows_per_pass: int, *, few: bool = False, epochs: int | None = None) -> Any:
+        """Train all relations together, or as few as the plain loop takes."""
+        chosen = self.relations[: self.one_by_one] if few else self.relations
+        return train(
+            self.model,
+            [relation.problem for relation in chosen],
+            score=accuracy,
+            loss_over_vocabulary=True,
+            epochs=self.epochs if epochs is None else epochs,
+            batch=self.batch,
+            patience=self.epochs + 1,
+            encoder="lstm",
+            dropout=0.0,
+            prompt_optimiser=OPTIMISER,
+            model_optimiser=None,
+            best_weights=Path(),
+            rows_per_pass=rows_per_pass,
+            seed=self.seed,
+            checkpoint=None,
+            on_epoch=lambda _: None,
+        )
+
+    def facts(self, relations: int) -> int:
+        """Return the training facts that so many relations go through, in all epochs."""
+        return sum(len(r.train_subjects) for r in self.relations[:relations]) * self.epochs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table, write a file."""
+    options = _parse(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    model = _model(options, device)
+    started = time.perf_counter()
+    words = allowed_words(model, options.words)
+    relations = make_relations(
+        model,
+        relations=options.relations,
+        facts=options.facts,
+        dev=options.dev,
+        words=words,
+        seed=options.seed,
+    )
+    prepared = time.perf_counter() - started
+    one_by_one = min(options.plain_relations, options.relations)
+    work = Work(model, relations, one_by_one, options.batch, options.epochs, options.seed)
+    rows = options.rows_per_pass or [_DEFAULT_ROWS[device.type]]
+    _say(f"{options.name}, {hardware_name(device)}: {len(words)} allowed words; checking")
+    # Rounding in bfloat16 would drown what is to be seen.
+    equality = compare(work, rows[0])
+    model.network.to(dtype)
+    figures = measure(work, rows, options.repeats)
+    result = {
+        "benchmark": "bank",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": _command(options),
+        "hardware": describe(device),
+        "versions": versions(),
+        "model": _describe_model(options, model),
+        "settings": {
+            "relations": options.relations,
+            "plain_relations": one_by_one,
+            "facts": options.facts,
+            "dev": options.dev,
+            "batch": options.batch,
+            "epochs": options.epochs,
+            "allowed_words": len(words),
+            "repeats": options.repeats,
+            "seed": options.seed,
+            "optimiser": asdict(OPTIMISER),
+        },
+        "prepare_seconds": prepared,
+        "equality": equality,
+        **figures,
+    }
+    _say(table(result))
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"bank-{slug(options.name)}-{slug(hardware_name(device))}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    _say(f"written: {path}")
+
+
+def compare(work: Work, rows_per_pass: int) -> dict[str, float]:
+    """Return by how much the results of the plain loop and of the bank differ.
+
+    Raises:
+        RuntimeError: by more than rounding, or training moved nothing.
+    """
+    plain = work.plain(LADDER[PLAIN])
+    bank = work.bank(rows_per_pass)
+    start = work.bank(rows_per_pass, few=True, epochs=0)
+    found = differences(plain, bank, start)
+    if not found["moved"]:
+        raise RuntimeError("nothing to compare: dev chose each prompt as it was before training")
+    nats = max(found["dev_loss"], found["train_loss"])
+    if found["vectors_of_movement"] > MOST_OF_MOVEMENT or nats > MOST_NATS or found["dev_score"]:
+        raise RuntimeError(f"the bank and the plain loop do not end alike: {found}")
+    return found
+
+
+def differences(
+    ours: dict[str, Trained], theirs: dict[str, Trained], start: dict[str, Trained]
+) -> dict[str, float]:
+    """Return the largest differences over the relations of `ours`.
+
+    Args:
+        ours: how relations ended.
+        theirs: how the same ones, and perhaps others, ended elsewhere.
+        start: how `ours` began.
+
+    Returns:
+        `vectors`: of a number of the vectors; `moved`: of such a number from its start;
+        `vectors_of_movement`: of the vectors, as a share of their way; `dev_loss` and `train_loss`:
+        in nats; `dev_score`; and `relations`, how many were compared.
+    """
+    found = dict.fromkeys(
+        ("moved", "vectors", "vectors_of_movement", "dev_loss", "train_loss", "dev_score"), 0.0
+    )
+
+    def note(key: str, value: float) -> None:
+        found[key] = max(found[key], value)
+
+    for name, mine in ours.items():
+        other = theirs[name]
+        assert mine.vectors is not None
+        assert other.vectors is not None
+        assert len(mine.history) == len(other.history)
+        apart = mine.vectors - other.vectors
+        way = mine.vectors - start[name].vectors
+        note("moved", float(way.abs().max()))
+        note("vectors", float(apart.abs().max()))
+        if way.any():
+            note("vectors_of_movement", float(apart.norm() / way.norm()))
+        for one, two in zip(mine.history, other.history, strict=True):
+            note("dev_loss", abs(one.dev_loss - two.dev_loss))
+            note("dev_score", abs(one.dev_score - two.dev_score))
+            note("train_loss", abs((one.train_loss or 0.0) - (two.train_loss or 0.0)))
+    return {"relations": len(ours), **found}
+
+
+def measure(work: Work, rows: Sequence[int], repeats: int) -> dict[str, Any]:
+    """Time every step of the ladder and the bank, in turns.
+
+    Args:
+        work: what to train.
+        rows: the bank's rows of a pass, each tried.
+        repeats: turns.
+
+    Returns:
+        The figures of the result file.
+    """
+    device = work.model.device
+    runs: dict[str, Callable[[], Any]] = {
+        name: lambda switches=switches: work.plain(switches) for name, switches in LADDER.items()
+    }
+    flops = {name: count_flops(run) / work.facts(work.one_by_one) for name, run in runs.items()}
+    for size in rows:
+        flops[_bank(size)] = count_flops(lambda size=size: work.bank(size, few=True)) / work.facts(
+            work.one_by_one
+        )
+        runs[_bank(size)] = lambda size=size: work.bank(size)
+    peaks = [peak_flops(device, work.model.words.dtype)]
+    times: dict[str, list[Timed]] = {name: [] for name in runs}
+    for turn in range(repeats):
+        gc.collect()
+        for name, run in runs.items():
+            _say(f"turn {turn + 1} of {repeats}: {name}")
+            times[name].append(timed(run, device))
+    peaks.append(peak_flops(device, work.model.words.dtype))
+    described = {
+        name: _describe_run(
+            taken,
+            facts=work.facts(len(work.relations) if name.startswith("bank") else work.one_by_one),
+            flops=flops[name],
+            peak=max(peaks),
+        )
+        for name, taken in times.items()
+    }
+    sweep = {size: described[_bank(size)] for size in rows}
+    best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
+    bank = {"rows_per_pass": best, **sweep[best]}
+    return {
+        "dtype": str(work.model.words.dtype).removeprefix("torch."),
+        "matmul_peak_flops_per_second": max(peaks),
+        "plain": described[PLAIN],
+        "bank": bank,
+        "ratio": _ratio(described[PLAIN], bank),
+        "ratio_to_released": _ratio(described[RELEASED], bank),
+        "ladder": _ladder({**{name: described[name] for name in LADDER}, SHARED: bank}),
+        "rows_per_pass": [{"rows_per_pass": size, **figures} for size, figures in sweep.items()],
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return a result as a small table of text."""
+    settings, plain, bank = result["settings"], result["plain"], result["bank"]
+    lines = [
+        "",
+        f"{result['model']['name']}, {result['dtype']}, {result['hardware']['name']}; the plain "
+        f"loop on {settings['plain_relations']} relations, the bank on {settings['relations']}",
+        f"{'by training fact':38} {'plain':>10} {'bank':>10}",
+    ]
+    for label, key, scale in (
+        ("milliseconds", "milliseconds_per_fact", 1),
+        ("facts per second", "facts_per_second", 1),
+        ("GFLOP", "flops_per_fact", 1e-9),
+        ("GFLOP/s", "flops_per_second", 1e-9),
+        ("share of the largest matmul's FLOP/s", "share_of_peak", 1),
+        ("peak memory, GiB", "peak_memory_bytes", 2.0**-30),
+    ):
+        values = ["-" if r[key] is None else f"{r[key] * scale:.3g}" for r in (plain, bank)]
+        lines.append(f"{label:38} {values[0]:>10} {values[1]:>10}")
+    lines += ["", f"{'step':50} {'ms/fact':>9} {'times as fast as plain':>23}"]
+    for step in result["ladder"]:
+        figures = f"{step['milliseconds_per_fact']:9.2f} {step['cumulative_ratio']:23.2f}"
+        lines.append(f"{step['step']:50} {figures}")
+    if len(result["rows_per_pass"]) > 1:
+        lines += ["", f"{'rows of a pass of the bank':50} {'ms/fact':>9}"]
+        for tried in result["rows_per_pass"]:
+            lines.append(f"{tried['rows_per_pass']:50} {tried['milliseconds_per_fact']:9.2f}")
+    ratio, released, equality = result["ratio"], result["ratio_to_released"], result["equality"]
+    lines += [
+        "",
+        f"bank / plain: {ratio['of_minima']:.2f} times as fast ({ratio['lowest']:.2f} to "
+        f"{ratio['highest']:.2f} in single turns; {ratio['of_cpu_seconds']:.2f} by CPU time); "
+        f"bank / released: {released['of_minima']:.2f}",
+        f"equal results, {equality['relations']} relations in float32: vectors differ by at most "
+        f"{equality['vectors']:.1e} ({equality['vectors_of_movement']:.2%} of their movement), dev "
+        f"loss by {equality['dev_loss']:.1e}, dev score by {equality['dev_score']:.1e}",
+    ]
+    return "\n".join(lines)
+
+
+def _bank(rows_per_pass: int) -> str:
+    return f"bank, {rows_per_pass} rows a pass"
+
+
+def _describe_run(
+    taken: Sequence[Timed], *, facts: int, flops: float, peak: float
+) -> dict[str, Any]:
+    fastest = min(run.seconds for run in taken)
+    peaks = [run.peak_bytes for run in taken if run.peak_bytes is not None]
+    return {
+        "facts": facts,
+        "seconds": [run.seconds for run in taken],
+        "cpu_seconds": [run.cpu_seconds for run in taken],
+        "milliseconds_per_fact": 1000 * fastest / facts,
+        "facts_per_second": facts / fastest,
+        "flops_per_fact": flops,
+        "flops_per_second": flops * facts / fastest,
+        "share_of_peak": flops * facts / fastest / peak,
+        "peak_memory_bytes": max(peaks, default=None),
+    }
+
+
+def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> dict[str, float]:
+    """Return how many times as fast the second is, by the fastest turns and by single ones."""
+    single = [
+        (one / slow["facts"]) / (two / fast["facts"])
+        for one, two in zip(slow["seconds"], fast["seconds"], strict=True)
+    ]
+    return {
+        "of_minima": slow["milliseconds_per_fact"] / fast["milliseconds_per_fact"],
+        "lowest": min(single),
+        "highest": max(single),
+        "of_cpu_seconds": (min(slow["cpu_seconds"]) / slow["facts"])
+        / (min(fast["cpu_seconds"]) / fast["facts"]),
+    }
+
+
+def _ladder(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    base = steps[PLAIN]["milliseconds_per_fact"]
+    return [
+        {
+            "step": name,
+            "milliseconds_per_fact": figures["milliseconds_per_fact"],
+            "cumulative_ratio": base / figures["milliseconds_per_fact"],
+            "seconds": figures["seconds"],
+            "flops_per_fact": figures["flops_per_fact"],
+        }
+        for name, figures in steps.items()
+    ]
+
+
+def _model(options: argparse.Namespace, device: torch.device) -> AnswerModel:
+    """Return the model in float32, for the comparison."""
+    if options.model is not None:
+        return load_model(options.model, device=device.type, dtype="float32")
+    return random_model(options.shape, device=device, seed=options.seed)
+
+
+def _describe_model(options: argparse.Namespace, model: AnswerModel) -> dict[str, Any]:
+    network = model.network
+    return {
+        "name": options.name,
+        "weights": "random" if options.model is None else "of a folder",
+        "type": network.config.model_type,
+        "masked": model.masked,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "vocabulary": len(model.words),
+    }
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command, a model's folder by its name alone."""
+    words = [
+        Path(word).name if options.model is not None and Path(word) == options.model else word
+        for word in options.arguments
+    ]
+    return " ".join(["python -m benchmarks.bank", *words])
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bank",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", type=Path, help="folder of a model of transformers")
+    what.add_argument("--shape", choices=SHAPES, default="smollm2-135m", help="random weights")
+    parser.add_argument("--name", help="of the results; else the shape's or the folder's")
+    for name, default, text in (
+        ("relations", 41, "that the bank trains together"),
+        ("plain-relations", 4, "of those, that the plain loop trains one by one"),
+        ("facts", 16, "of a relation, to learn from"),
+        ("dev", 8, "further facts of a relation, scored before and after each epoch"),
+        ("batch", 8, "facts of a relation in a step"),
+        ("epochs", 1, "of each relation"),
+        ("words", 21018, "allowed words, at most; LAMA's common vocabulary has 21018"),
+        ("repeats", 2, "turns"),
+        ("seed", 34, "of all that is random"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16; when timed")
+    parser.add_argument("--threads", type=int, help="of the CPU; else torch's choice")
+    parser.add_argument(
+        "--rows-per-pass",
+        type=lambda text: [int(part) for part in text.split(",")],
+        help="of the bank, such as 64,256,1024: each is tried; else what `auto` takes at most",
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result file")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(given)
+    options.arguments = given
+    options.name = options.name or (options.model.name if options.model else options.shape)
+    return options
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

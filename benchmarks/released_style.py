@@ -1,0 +1,283 @@
+"""A plain loop in the style of the released P-tuning code: one relation after the other.
+
+It is what the prompt bank is measured against. Each step tokenises its rows, puts the prompt
+vectors into the embeddings one by one, runs the whole model with its vocabulary head at every
+position, and finds the best allowed word by sorting the whole vocabulary. Start, order of examples,
+optimiser, position of the loss and metric are the bank's, so that the results are equal.
+
+Source: how THUDM/P-tuning, LAMA/p_tuning/modeling.py and LAMA/cli.py work; the code here is new.
+Left on purpose: for GPT the released loss reads one position before the one that the score reads;
+here both read the position before the answer. The released code also sorts at every position and
+takes the loss over every position; here that is the switch `every_position`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, embedding
+
+from pipeline.models.answers import AnswerModel
+from pipeline.models.questions import Questions
+from pipeline.models.rows import NO_SLOT, Batch, build_row, collate
+from pipeline.prompts.bank import make_encoder
+from pipeline.prompts.template import Template
+from pipeline.seeding import make_random
+from pipeline.training.loop import EpochRecord, Problem, Trained
+from pipeline.training.optimisers import Optimiser, OptimiserSettings
+
+_NO_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation, for both sides of the comparison.
+
+    Attributes:
+        template: with prompt tokens.
+        train_subjects: of the facts to learn from.
+        dev_subjects: of the others.
+        problem: the same facts as the bank takes them, in the same order.
+    """
+
+    template: Template
+    train_subjects: list[str]
+    dev_subjects: list[str]
+    problem: Problem
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Where the loop differs from the plain one; none of them changes a result.
+
+    Attributes:
+        every_position: loss and sorting run over every position of a row, as in the released code.
+        answer_head: the vocabulary head runs at the answer alone.
+        placed_at_once: all prompt vectors are placed by one operation.
+        best_allowed: the best word is the largest score among the allowed words.
+    """
+
+    every_position: bool = False
+    answer_head: bool = False
+    placed_at_once: bool = False
+    best_allowed: bool = False
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What a batch gave: (rows, words) log-probabilities among the allowed words, and the rest."""
+
+    loss: Tensor
+    hits: int
+    allowed_log_probs: Tensor
+
+
+def train_one_by_one(
+    model: AnswerModel,
+    relations: Sequence[Relation],
+    *,
+    optimiser: OptimiserSettings,
+    epochs: int,
+    batch: int,
+    seed: int,
+    switches: Switches,
+) -> dict[str, Trained]:
+    """Train the prompt of each relation, one relation after the other.
+
+    Args:
+        model: the language model; stays frozen.
+        relations: with different names.
+        optimiser: for each relation's LSTM encoder.
+        epochs: all of them are run.
+        batch: examples of a step, and of a pass over dev.
+        seed: with the relation's name, of all that is random.
+        switches: see there.
+
+    Returns:
+        relation name -> how it ended, as `pipeline.training.loop.train` tells it.
+    """
+    model.network.requires_grad_(False)
+    trained = {}
+    for relation in relations:
+        run = _Run(model, relation, batch=batch, seed=seed, switches=switches)
+        trained[relation.problem.name] = run.train(optimiser, epochs)
+    return trained
+
+
+class _Run:
+    """The training of one relation."""
+
+    def __init__(
+        self,
+        model: AnswerModel,
+        relation: Relation,
+        *,
+        batch: int,
+        seed: int,
+        switches: Switches,
+    ) -> None:
+        self._model = model
+        self._relation = relation
+        self._batch = batch
+        self._seed = seed
+        self._switches = switches
+        self._allowed = relation.problem.train.word_ids.to(model.device)
+        self._allowed_set = set(self._allowed.tolist())
+        self._encoder = make_encoder(
+            "lstm",
+            relation.template.prompt_tokens,
+            model.words,
+            dropout=0.0,
+            seed=seed,
+            name=relation.problem.name,
+        ).to(model.device)
+
+    def train(self, settings: OptimiserSettings, epochs: int) -> Trained:
+        """Score dev, then train and score dev in turns."""
+        questions = self._relation.problem.train
+        count = len(questions.rows)
+        optimiser = Optimiser(
+            self._encoder.parameters(),
+            settings,
+            epochs=epochs,
+            steps_per_epoch=-(-count // self._batch),
+        )
+        trained = Trained()
+        self._keep_if_best(trained, self._score_dev(0, None))
+        for epoch in range(1, epochs + 1):
+            order = list(range(count))
+            name = self._relation.problem.name
+            make_random(self._seed, "order of examples", name, str(epoch)).shuffle(order)
+            total = 0.0
+            for start in range(0, count, self._batch):
+                chosen = order[start : start + self._batch]
+                answered = self._answer(self._relation.train_subjects, questions, chosen)
+                answered.loss.backward()
+                optimiser.step()
+                total += answered.loss.item() * len(chosen)
+            self._keep_if_best(trained, self._score_dev(epoch, total / count))
+        return trained
+
+    @torch.no_grad()
+    def _score_dev(self, epoch: int, train_loss: float | None) -> EpochRecord:
+        questions = self._relation.problem.dev
+        count = len(questions.rows)
+        hits, loss = 0, 0.0
+        for start in range(0, count, self._batch):
+            chosen = list(range(start, min(start + self._batch, count)))
+            answered = self._answer(self._relation.dev_subjects, questions, chosen)
+            hits += answered.hits
+            targets = questions.targets[chosen].to(self._model.device)
+            loss -= float(answered.allowed_log_probs.gather(1, targets.unsqueeze(1)).sum())
+        name = self._relation.problem.name
+        return EpochRecord(name, epoch, train_loss, loss / count, hits / count)
+
+    @torch.no_grad()
+    def _keep_if_best(self, trained: Trained, record: EpochRecord) -> None:
+        trained.history.append(record)
+        if record.epoch == 0 or record.dev_score >= trained.best_score:
+            trained.vectors = self._encoder().float().cpu().clone()
+            trained.best_epoch = record.epoch
+
+    def _answer(self, subjects: list[str], questions: Questions, chosen: list[int]) -> _Answered:
+        """Ask some facts: from their text to loss, hits and scores."""
+        batch = self._rows([subjects[i] for i in chosen])
+        targets = questions.targets[chosen].to(self._model.device)
+        target_ids = self._allowed[targets]
+        embeds = self._embed(batch)
+        if self._switches.answer_head:
+            logits = self._logits_at_answer(embeds, batch)
+            loss = cross_entropy(logits.float(), target_ids)
+            hits = self._hits(logits, target_ids)
+        else:
+            everywhere = self._network(embeds, batch).logits
+            logits = everywhere[torch.arange(len(chosen)), batch.answer_positions]
+            if self._switches.every_position:
+                loss = _loss_everywhere(everywhere, batch, target_ids)
+                hits = self._hits_everywhere(everywhere, batch, target_ids)
+            else:
+                loss = cross_entropy(logits.float(), target_ids)
+                hits = self._hits(logits, target_ids)
+        log_probs = logits.detach()[:, self._allowed].float().log_softmax(dim=1)
+        return _Answered(loss, hits, log_probs)
+
+    def _rows(self, subjects: list[str]) -> Batch:
+        codec = self._model.codec
+        rows = [
+            build_row(
+                self._relation.template,
+                {"subject": subject},
+                codec,
+                masked=self._model.masked,
+                max_length=self._model.max_length,
+            )
+            for subject in subjects
+        ]
+        return collate(rows, [0] * len(rows), pad_id=codec.pad_id, device=self._model.device)
+
+    def _embed(self, batch: Batch) -> Tensor:
+        """Return (rows, length, size): embeddings with the prompt vectors in their places."""
+        embeds: Tensor = self._model.network.get_input_embeddings()(batch.token_ids)
+        vectors = self._encoder().to(embeds.dtype)
+        is_prompt = batch.slots != NO_SLOT
+        if self._switches.placed_at_once:
+            placed = embedding(batch.slots.clamp(min=0), vectors)
+            return torch.where(is_prompt.unsqueeze(2), placed, embeds)
+        count = len(vectors)
+        places = is_prompt.nonzero().reshape(len(batch.slots), count, 2)[:, :, 1]
+        for row in range(len(batch.slots)):
+            for slot in range(count):
+                embeds[row, places[row, slot], :] = vectors[slot]
+        return embeds
+
+    def _network(self, embeds: Tensor, batch: Batch) -> Any:
+        return self._model.network(
+            inputs_embeds=embeds, attention_mask=batch.attention_mask, **self._options
+        )
+
+    def _logits_at_answer(self, embeds: Tensor, batch: Batch) -> Tensor:
+        network = self._model.network
+        hidden = network.base_model(
+            inputs_embeds=embeds, attention_mask=batch.attention_mask, **self._options
+        )[0]
+        head = next(part for name, part in network.named_children() if name in _HEADS)
+        logits: Tensor = head(hidden[torch.arange(len(hidden)), batch.answer_positions])
+        return logits
+
+    @property
+    def _options(self) -> dict[str, bool]:
+        return {} if self._model.masked else {"use_cache": False}
+
+    def _hits(self, logits: Tensor, target_ids: Tensor) -> int:
+        """Count the rows of (rows, vocabulary) whose best allowed word is the right one."""
+        if self._switches.best_allowed:
+            best = self._allowed[logits[:, self._allowed].argmax(dim=1)]
+            return int((best == target_ids).sum())
+        ranked = logits.argsort(dim=1, descending=True)
+        return sum(
+            self._first_allowed(ranked[row]) == target for row, target in enumerate(target_ids)
+        )
+
+    def _hits_everywhere(self, logits: Tensor, batch: Batch, target_ids: Tensor) -> int:
+        """Count as `_hits` does, from (rows, length, vocabulary) sorted as a whole."""
+        ranked = logits.argsort(dim=2, descending=True)
+        answers = batch.answer_positions
+        return sum(
+            self._first_allowed(ranked[row, answers[row]]) == target
+            for row, target in enumerate(target_ids)
+        )
+
+    def _first_allowed(self, ranked: Tensor) -> int:
+        return next(word for word in ranked.tolist() if word in self._allowed_set)
+
+
+# What a model's vocabulary head is called: causal models and RoBERTa, BERT, ALBERT.
+_HEADS = ("lm_head", "cls", "predictions")
+
+
+def _loss_everywhere(logits: Tensor, batch: Batch, target_ids: Tensor) -> Tensor:
+    labels = torch.full_like(batch.token_ids, _NO_LABEL)
+    labels.scatter_(1, batch.answer_positions.unsqueeze(1), target_ids.unsqueeze(1))
+    return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=_NO_LABEL)

@@ -1,0 +1,402 @@
+"""Kill the pipeline at random moments, go on with `dvc repro`: is the end the same to the byte?
+
+A tiny project runs once undisturbed. A copy of it is killed with SIGKILL, dvc and stage together,
+at moments drawn evenly over the time that the undisturbed run took, so that long stages are hit
+more often; each time `dvc repro` goes on. In the end every output file and the MLflow history are
+held against those of the undisturbed run.
+
+    python -m benchmarks.restart --kills 10
+"""
+
+import argparse
+import bisect
+import contextlib
+import itertools
+import os
+import queue
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.files import sha256, write_json
+from tests.project import environment_of, make_project
+from tests.tiny import save_tiny
+
+RESULTS = Path(__file__).parent / "results" / "restart.json"
+
+_OUTPUTS = ("data", "models", "curves", "metrics", "evaluation", "report")
+_STAGE = re.compile(r"Running stage '(.+)':")
+_EPOCH = re.compile(r"(\S+) epoch (\d+) ")
+_EVALUATED = re.compile(r"(P\d+)  test/")
+_RUN_KEY = re.compile(r"[0-9a-f]{64}")
+_LONG = {"epochs": 60, "patience": 60}
+
+# What git and the model hub are told in the projects, whoever runs this.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    **{
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "benchmark"), ("EMAIL", "benchmark@example.com"))
+    },
+}
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: so many seconds into a stage; stage "" is dvc's own start."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass
+class Kill:
+    """What a kill hit, and what came of it.
+
+    Attributes:
+        planned: the stage that it was meant for.
+        hit: the stage that ran; "" where none did.
+        seconds: that it had run for.
+        done: how far it had told to be.
+        then: where the next attempt went on with it.
+    """
+
+    planned: str
+    hit: str
+    seconds: float
+    done: str
+    then: str = ""
+
+
+@dataclass
+class Told:
+    """What one `dvc repro` has told: per stage, in order, and when the last of them started."""
+
+    lines: dict[str, list[str]] = field(default_factory=lambda: {"": []})
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def stage(self) -> str:
+        """The stage that was started last."""
+        return next(reversed(self.lines))
+
+    def add(self, line: str) -> None:
+        """Take a line of the output."""
+        if found := _STAGE.match(line):
+            self.lines[found[1]] = []
+            self.since = time.monotonic()
+        self.lines[self.stage].append(line)
+
+    def progress(self, stage: str) -> list[str]:
+        """Return what a stage has told of its progress, as `P17 epoch 3` or `P17 evaluated`."""
+        told = []
+        for line in self.lines.get(stage, []):
+            if found := _EPOCH.match(line):
+                told.append(f"{found[1]} epoch {found[2]}")
+            elif found := _EVALUATED.match(line):
+                told.append(f"{found[1]} evaluated")
+        return told
+
+
+class Repro:
+    """A `dvc repro` in a process group of its own, as a terminal would start it."""
+
+    def __init__(self, project: Path) -> None:
+        """Start it."""
+        self.told = Told()
+        self._process = subprocess.Popen(
+            ["dvc", "repro"], cwd=project, env=environment_of(project), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def follow(self, seconds: float | None = None) -> Iterator[str]:
+        """Yield lines as they come: to the end, or for some time."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                line = self._lines.get(timeout=left)
+            except queue.Empty:
+                return
+            if line is None:
+                self._lines.put(None)
+                return
+            self.told.add(line)
+            yield line
+
+    def kill(self) -> None:
+        """Kill dvc and the stage at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for _ in self.follow():
+            pass
+
+    def end(self) -> int:
+        """Let it run to its end; return its exit code."""
+        for _ in self.follow():
+            pass
+        return self._process.wait()
+
+
+def timeline(project: Path) -> list[tuple[str, float]]:
+    """Run a project undisturbed; return how long dvc's start and each stage took, in order.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    repro = Repro(project)
+    starts = [("", time.monotonic())]
+    for line in repro.follow():
+        if found := _STAGE.match(line):
+            starts.append((found[1], time.monotonic()))
+    if repro.end():
+        raise RuntimeError("".join(map("".join, repro.told.lines.values())))
+    ends = [start for _, start in starts[1:]] + [time.monotonic()]
+    return [(stage, end - start) for (stage, start), end in zip(starts, ends, strict=True)]
+
+
+def draw_moments(stages: list[tuple[str, float]], kills: int, seed: int) -> list[Moment]:
+    """Draw moments evenly over the whole time, the earliest first."""
+    dice = random.Random(seed)
+    ends = list(itertools.accumulate(seconds for _, seconds in stages))
+    moments = []
+    for drawn in sorted(dice.uniform(0, ends[-1]) for _ in range(kills)):
+        place = bisect.bisect_left(ends, drawn)
+        stage, seconds = stages[place]
+        moments.append(Moment(stage, drawn - ends[place] + seconds))
+    return moments
+
+
+def kill_at(project: Path, moment: Moment, order: list[str]) -> tuple[Told, float]:
+    """Run `dvc repro` and kill it at a moment; if that stage is over, as the next one starts.
+
+    Returns:
+        what it had told, and how many seconds its stage had run for.
+    """
+    repro = Repro(project)
+    place = order.index(moment.stage)
+    for line in repro.follow() if place else ():
+        if _STAGE.match(line) and order.index(repro.told.stage) >= place:
+            break
+    if repro.told.stage == moment.stage:
+        for line in repro.follow(moment.seconds):
+            if _STAGE.match(line) and place:
+                break
+    seconds = time.monotonic() - repro.told.since
+    repro.kill()
+    return repro.told, seconds
+
+
+def run_disturbed(
+    project: Path, moments: list[Moment], order: list[str]
+) -> tuple[list[Kill], float]:
+    """Kill at each moment, then go on to the end; return the kills and the seconds it all took.
+
+    Raises:
+        RuntimeError: the pipeline does not go on.
+    """
+    started = time.monotonic()
+    kills: list[Kill] = []
+    for moment in moments:
+        told, seconds = kill_at(project, moment, order)
+        _note_what_went_on(kills, told)
+        done = told.progress(told.stage)
+        kills.append(Kill(moment.stage, told.stage, round(seconds, 1), done[-1] if done else ""))
+        console.print(f"killed in {told.stage or 'dvc'}  {kills[-1].done}", style="dim")
+    repro = Repro(project)
+    code = repro.end()
+    _note_what_went_on(kills, repro.told)
+    if code:
+        raise RuntimeError("".join(map("".join, repro.told.lines.values())))
+    return kills, time.monotonic() - started
+
+
+def _note_what_went_on(kills: list[Kill], told: Told) -> None:
+    """Say of each kill where its stage went on, once an attempt has got so far."""
+    for kill in kills:
+        if kill.hit and not kill.then and kill.hit in told.lines:
+            kill.then = next(iter(told.progress(kill.hit)), "from its start")
+        elif kill.hit and not kill.then and told.stage:
+            kill.then = "was done"
+
+
+def digests(project: Path) -> dict[str, str]:
+    """Return path -> SHA-256 of every file that the stages have written, half-written ones too."""
+    return {
+        path.relative_to(project).as_posix(): sha256(path)
+        for folder in _OUTPUTS
+        for path in sorted((project / folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An MLflow run: whose it is, how it ended, and each point of its metrics but the times."""
+
+    stage: str
+    status: str
+    points: list[tuple[str, int, float]]
+
+
+def history(project: Path) -> dict[str, list[Logged]]:
+    """Return run key -> its MLflow runs."""
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
+        runs: dict[str, list[Logged]] = {}
+        for run_id, status in store.execute(
+            "SELECT run_uuid, status FROM runs ORDER BY start_time"
+        ):
+            tags = dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run_id]))
+            points = store.execute(
+                "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND key != 'seconds' "
+                "ORDER BY key, step",
+                [run_id],
+            ).fetchall()
+            key = tags.get("dvc.run_key", "")
+            runs.setdefault(key, []).append(Logged(tags["dvc.stage"], status, points))
+        return runs
+
+
+def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield what is held against what, and what differs in it."""
+    before, after = digests(undisturbed), digests(killed)
+    yield (
+        f"{len(before)} output files are byte-equal",
+        sorted(
+            path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+        ),
+    )
+    left = [path.name for path in (killed / ".work").iterdir() if _RUN_KEY.match(path.name)]
+    yield "no progress is left over", left
+    expected, runs = history(undisturbed), history(killed)
+    yield (
+        f"the history has the same {len(expected)} run keys",
+        sorted(expected.keys() ^ runs.keys()),
+    )
+    every = [run for own in runs.values() for run in own]
+    yield "no run is left running", [run.stage for run in every if run.status == "RUNNING"]
+    finished = {key: [run for run in own if run.status == "FINISHED"] for key, own in runs.items()}
+    yield (
+        "each key has one finished run",
+        [f"{runs[key][0].stage}: {len(own)}" for key, own in finished.items() if len(own) != 1],
+    )
+    yield (
+        "no epoch is logged twice",
+        [
+            f"{run.stage} {name} {step}"
+            for run in every
+            for (name, step), count in Counter((k, s) for k, s, _ in run.points).items()
+            if count > 1
+        ],
+    )
+    yield (
+        "the finished runs have the same metrics",
+        [
+            own[0].stage
+            for key, own in expected.items()
+            if all(run.points != own[0].points for run in finished.get(key, []))
+        ],
+    )
+
+
+def show(kills: list[Kill], checks: list[tuple[str, list[str]]]) -> None:
+    """Print where the kills hit and what came of it."""
+    table = Table("kill hit", "seconds into it", "which had told", "and then went on", box=None)
+    for kill in kills:
+        table.add_row(kill.hit or "dvc's start", f"{kill.seconds:.1f}", kill.done, kill.then)
+    console.print(table)
+    for what, wrong in checks:
+        console.print(f"{what}: {'differs: ' + ', '.join(wrong) if wrong else 'OK'}")
+
+
+def main() -> int:
+    """Run the benchmark; 0 where nothing differs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.restart", description=__doc__)
+    parser.add_argument("--kills", type=int, default=10, help="how many (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--folder", type=Path, help="an empty folder to work in, and to keep")
+    parser.add_argument("--write", action="store_true", help=f"write results/{RESULTS.name}")
+    asked = parser.parse_args()
+    os.environ.update(_ENVIRONMENT)
+    with contextlib.ExitStack() as stack:
+        folder = asked.folder
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="restart-")))
+        # Absolute, as the model's path is part of what a stage depends on.
+        folder = folder.resolve()
+        undisturbed, killed = _make_projects(folder)
+        console.print("running undisturbed", style="dim")
+        stages = timeline(undisturbed)
+        order = [stage for stage, _ in stages]
+        seconds = sum(taken for _, taken in stages)
+        console.print(f"{len(order) - 1} stages, {seconds:.0f} seconds", style="dim")
+        kills, disturbed = run_disturbed(
+            killed, draw_moments(stages, asked.kills, asked.seed), order
+        )
+        checks = list(differences(undisturbed, killed))
+    show(kills, checks)
+    good = not any(wrong for _, wrong in checks)
+    if asked.write:
+        write_json(
+            RESULTS,
+            {
+                "kills": [asdict(kill) for kill in kills],
+                "seed": asked.seed,
+                "stages": len(order) - 1,
+                "seconds": {"undisturbed": round(seconds), "killed": round(disturbed)},
+                "checks": {what: wrong or "OK" for what, wrong in checks},
+            },
+        )
+    return 0 if good else 1
+
+
+def _make_projects(folder: Path) -> tuple[Path, Path]:
+    """Make the same project twice."""
+    model = save_tiny("gpt2", folder / "model")
+    methods = ("p-tuning", "manual-fine-tuning")
+    undisturbed = make_project(
+        folder / "undisturbed",
+        model,
+        lama__methods=[*methods, "discrete"],
+        runtime__checkpoint_seconds=0,
+        lama__training__discrete__search__iterations=_LONG["epochs"],
+        **{
+            f"lama__training__{method}__{key}": value
+            for method in methods
+            for key, value in _LONG.items()
+        },
+        **{f"superglue__training__p-tuning__{key}": value for key, value in _LONG.items()},
+    )
+    killed = shutil.copytree(undisturbed, folder / "killed", symlinks=True)
+    return undisturbed, killed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
