@@ -220,7 +220,9 @@ def test_gzips_checksum_is_read_to_the_end(path, target):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<!DOCTYPE html>\n", b"PK is no zip", gzip.compress(b"no tar" * 500)]
+    "content",
+    [b"", b"<!DOCTYPE html>\n", b"PK is no zip", gzip.compress(b"no tar" * 500, mtime=0)],
+    ids=["empty", "page", "no zip", "no tar"],
 )
 def test_what_is_no_archive_is_refused(path, target, content):
     path.write_bytes(content)
