@@ -56,7 +56,7 @@ _ENVIRONMENT = {
     },
 }
 
-console = Console()
+console = Console(width=110)
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ class Repro:
             self.told.add(line)
             yield line
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing to kill any more."""
+        return self._process.poll() is not None
+
     def kill(self) -> None:
         """Kill dvc and the stage at once."""
         with contextlib.suppress(ProcessLookupError):
@@ -195,21 +200,21 @@ def draw_moments(stages: list[tuple[str, float]], kills: int, seed: int) -> list
 
 
 def kill_at(project: Path, moment: Moment, order: list[str]) -> tuple[Told, float]:
-    """Run `dvc repro` and kill it at a moment; if that stage is over, as the next one starts.
+    """Run `dvc repro` and kill it so many seconds after a stage, or one behind it, has started.
 
     Returns:
-        what it had told, and how many seconds its stage had run for.
+        what it had told, and how many seconds the stage that was hit had run for.
     """
     repro = Repro(project)
     place = order.index(moment.stage)
     for line in repro.follow() if place else ():
         if _STAGE.match(line) and order.index(repro.told.stage) >= place:
             break
-    if repro.told.stage == moment.stage:
-        for line in repro.follow(moment.seconds):
-            if _STAGE.match(line) and place:
-                break
+    for _ in repro.follow(moment.seconds):
+        pass
     seconds = time.monotonic() - repro.told.since
+    if repro.has_ended:
+        repro.told.lines["after the end"] = []
     repro.kill()
     return repro.told, seconds
 
@@ -242,7 +247,8 @@ def _note_what_went_on(kills: list[Kill], told: Told) -> None:
     """Say of each kill where its stage went on, once an attempt has got so far."""
     for kill in kills:
         if kill.hit and not kill.then and kill.hit in told.lines:
-            kill.then = next(iter(told.progress(kill.hit)), "from its start")
+            otherwise = "nothing left to do" if kill.done else "from its start"
+            kill.then = next(iter(told.progress(kill.hit)), otherwise)
         elif kill.hit and not kill.then and told.stage:
             kill.then = "was done"
 

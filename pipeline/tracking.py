@@ -192,7 +192,7 @@ def stage_run(
 
 
 def stage_seconds(stage: str, benchmark: str, method: str) -> float | None:
-    """Return how long the newest finished run of a stage took, by the history; None without one.
+    """Return the seconds that the newest finished run of a stage took; None if none is known.
 
     Raises:
         TrackingError: the tracking server or store cannot be used.
@@ -207,7 +207,7 @@ def stage_seconds(stage: str, benchmark: str, method: str) -> float | None:
         max_results=1,
         output_format="list",
     )
-    return float(runs[0].data.metrics["seconds"]) if runs else None
+    return runs[0].data.metrics.get("seconds") if runs else None
 
 
 def _connect(experiment: str) -> ModuleType:

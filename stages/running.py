@@ -171,6 +171,8 @@ def _end_with_dvc() -> None:
     dvc = next((p for p in psutil.Process().parents() if _is_dvc(p)), None)
     if dvc is not None:
         threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
+    elif os.environ.get("DVC_STAGE") and psutil.Process().ppid() == 1:
+        raise SystemExit(143)  # dvc was killed while this process was still starting
 
 
 def _watch(dvc: psutil.Process) -> None:

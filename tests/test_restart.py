@@ -274,27 +274,6 @@ def test_a_dvc_killed_while_the_stage_still_loads_leaves_nobody_at_work(
     assert not (project / "models/lama/p-tuning").exists()
 
 
-def test_a_dvc_killed_while_it_stores_the_outputs_costs_no_training(
-    prepared: Path, undisturbed: Future[Path], tmp_path: Path
-) -> None:
-    project = copy(prepared, tmp_path)
-    stage = "train-lama@p-tuning"
-    dying = tmp_path / "dvc"
-    dying.write_text(
-        "import os, sys\nfrom dvc.cli import main\nfrom dvc.stage import Stage\n"
-        "Stage.commit = lambda *_, **__: os._exit(9)\nmain(sys.argv[1:])\n"
-    )
-    killed = run(project, "python", str(dying), "repro", "-s", stage, check=False)
-    assert killed.returncode == 9
-    assert len(work_folders(project)) == 1
-
-    again = run(project, "dvc", "repro", "-s", stage)
-    assert PROGRESS.findall(again.stderr) == []
-    expected = outputs(undisturbed.result(), "models", "curves")
-    assert outputs(project, "models", "curves") == expected
-    assert_one_run(project, stage, attempts=2, epochs=EPOCHS["p-tuning"])
-
-
 def test_of_two_at_the_same_stage_the_second_waits_and_takes_over_what_is_done(
     prepared: Path, undisturbed: Future[Path], tmp_path: Path
 ) -> None:

@@ -151,9 +151,10 @@ def search_words(
         else:
             dev_loss, dev_score = _score_dev(model, dev, token_ids, score, rows_per_pass)
         history.append(SearchRecord(iteration, token_ids, train_loss, dev_loss, dev_score))
+        # Told before it is noted: told twice after a kill, but never not at all.
+        on_iteration(history[-1])
         if checkpoint is not None:
             write_json(checkpoint, {"search": search, "history": [asdict(r) for r in history]})
-        on_iteration(history[-1])
     best = _best(history)
     return Searched(best.token_ids, best.iteration, history)
 

@@ -18,6 +18,7 @@ from dvc.repo import Repo
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+from pipeline.data.gazetteer.facts import GAZETTEER_RELATIONS
 from pipeline.data.lama import SPLITS, LamaSplits, read_lama, read_relations
 from pipeline.data.lama_sources import TEST_FACTS
 from pipeline.files import read_csv, read_json, read_jsonl
@@ -487,6 +488,55 @@ def test_evaluation_uses_each_relations_own_weights(
     weights["P30"].unlink()
     assert invoke(command, monkeypatch).exit_code == 0
     assert log_probs(Path("answers"))["P30"] == manual["P30"]
+
+
+def test_p_tuning_may_tune_the_model_with_the_prompt(
+    ready: Ready, spare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params(Path("params.yaml"))
+    both = params.superglue.training["p-tuning"].model_dump() | {"epochs": 4}
+    both["model"]["learning_rate"] = 0.003
+    assert both["tune"] == ["prompt", "model"]
+    edit_params(spare, **{"lama__training__p-tuning": both})
+    result = invoke(TRAIN_LAMA, monkeypatch)
+    assert result.exit_code == 0, result.output
+    assert set(contents(Path("out"))) == {
+        "prompts.json", "prompts.safetensors",
+        *(f"weights/{name}.safetensors" for name in RELATIONS),
+    }  # fmt: skip
+    command = EVALUATE.format(method="p-tuning", trained="out")
+    assert invoke(command, monkeypatch).exit_code == 0
+    tuned = log_probs(Path("answers"))
+    shutil.rmtree("out/weights")
+    assert invoke(command, monkeypatch).exit_code == 0
+    untuned = log_probs(Path("answers"))
+    # Where dev keeps the start, the weights are the model's own.
+    moved = {name: prompt.best_epoch > 0 for name, prompt in load_prompts(Path("out")).items()}
+    assert any(moved.values())
+    assert {name: tuned[name] != untuned[name] for name in RELATIONS} == moved
+
+
+def test_all_relations_and_facts_of_the_gazetteer_may_be_asked_for(
+    spare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_params(
+        spare, lama__relations="all",
+        lama__splits={"train_facts": None, "dev_facts": None, "test_facts": None},
+    )  # fmt: skip
+    command = "python -m stages.splits lama --raw data/raw/lama --out out --metrics m.json"
+    assert invoke(command, monkeypatch).exit_code == 0
+    splits = read_lama(Path("out"))
+    assert tuple(splits.relations) == GAZETTEER_RELATIONS
+    # Nobody says how to deal them, so each split gets a third.
+    assert {name: len(splits.facts["P17"][name]) for name in SPLITS} == dict.fromkeys(SPLITS, 20)
+    totals = read_json(Path("m.json"))
+    assert totals == {
+        "relations": 6,
+        **{
+            f"{split}/facts": sum(len(own[split]) for own in splits.facts.values())
+            for split in SPLITS
+        },
+    }
 
 
 def test_cut_weights_are_named(ready: Ready, spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
