@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ SHARED = "+ passes shared by all relations: the bank"
 MOST_OF_MOVEMENT = 0.02
 MOST_NATS = 0.02
 
+_ROWS_TO_COMPARE = 8
 _DEFAULT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 256}
 
 
@@ -155,11 +156,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one_by_one = min(options.plain_relations, options.relations)
     work = Work(model, relations, one_by_one, options.batch, options.epochs, options.seed)
     rows = options.rows_per_pass or [_DEFAULT_ROWS[device.type]]
-    _say(f"{options.name}, {hardware_name(device)}: {len(words)} allowed words; checking")
-    # Rounding in bfloat16 would drown what is to be seen.
-    equality = compare(work, rows[0])
-    model.network.to(dtype)
-    figures = measure(work, rows, options.repeats)
+    _say(f"{options.name}, {hardware_name(device)}: {len(words)} allowed words")
+    equality = None
+    if dtype != torch.float32:
+        # Rounding in bfloat16 would drown what is to be seen.
+        equality = compare(work, work.plain(LADDER[PLAIN]), work.bank(rows[0], few=True))
+        model.network.to(dtype)
+    figures, plain, bank = measure(work, rows, options.repeats)
+    if equality is None:
+        equality = compare(work, plain, bank)
     result = {
         "benchmark": "bank",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -190,16 +195,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _say(f"written: {path}")
 
 
-def compare(work: Work, rows_per_pass: int) -> dict[str, float]:
-    """Return by how much the results of the plain loop and of the bank differ.
+def compare(work: Work, plain: dict[str, Trained], bank: dict[str, Trained]) -> dict[str, float]:
+    """Return by how much the results of the plain loop and of the bank differ (`differences`).
 
     Raises:
         RuntimeError: by more than rounding, or training moved nothing.
     """
-    plain = work.plain(LADDER[PLAIN])
-    bank = work.bank(rows_per_pass)
-    start = work.bank(rows_per_pass, few=True, epochs=0)
-    found = differences(plain, bank, start)
+    found = differences(plain, bank, work.bank(_ROWS_TO_COMPARE, few=True, epochs=0))
     if not found["moved"]:
         raise RuntimeError("nothing to compare: dev chose each prompt as it was before training")
     nats = max(found["dev_loss"], found["train_loss"])
@@ -248,7 +250,9 @@ def differences(
     return {"relations": len(ours), **found}
 
 
-def measure(work: Work, rows: Sequence[int], repeats: int) -> dict[str, Any]:
+def measure(
+    work: Work, rows: Sequence[int], repeats: int
+) -> tuple[dict[str, Any], dict[str, Trained], dict[str, Trained]]:
     """Time every step of the ladder and the bank, in turns.
 
     Args:
@@ -257,18 +261,14 @@ def measure(work: Work, rows: Sequence[int], repeats: int) -> dict[str, Any]:
         repeats: turns.
 
     Returns:
-        The figures of the result file.
+        The figures of the result file, and how the relations ended in the plain loop and the bank.
     """
     device = work.model.device
     runs: dict[str, Callable[[], Any]] = {
         name: lambda switches=switches: work.plain(switches) for name, switches in LADDER.items()
     }
-    flops = {name: count_flops(run) / work.facts(work.one_by_one) for name, run in runs.items()}
-    for size in rows:
-        flops[_bank(size)] = count_flops(lambda size=size: work.bank(size, few=True)) / work.facts(
-            work.one_by_one
-        )
-        runs[_bank(size)] = lambda size=size: work.bank(size)
+    runs |= {_bank(size): lambda size=size: work.bank(size) for size in rows}
+    flops = _flops_per_fact(work, rows)
     peaks = [peak_flops(device, work.model.words.dtype)]
     times: dict[str, list[Timed]] = {name: [] for name in runs}
     for turn in range(repeats):
@@ -289,7 +289,7 @@ def measure(work: Work, rows: Sequence[int], repeats: int) -> dict[str, Any]:
     sweep = {size: described[_bank(size)] for size in rows}
     best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
     bank = {"rows_per_pass": best, **sweep[best]}
-    return {
+    figures = {
         "dtype": str(work.model.words.dtype).removeprefix("torch."),
         "matmul_peak_flops_per_second": max(peaks),
         "plain": described[PLAIN],
@@ -297,8 +297,25 @@ def measure(work: Work, rows: Sequence[int], repeats: int) -> dict[str, Any]:
         "ratio": _ratio(described[PLAIN], bank),
         "ratio_to_released": _ratio(described[RELEASED], bank),
         "ladder": _ladder({**{name: described[name] for name in LADDER}, SHARED: bank}),
-        "rows_per_pass": [{"rows_per_pass": size, **figures} for size, figures in sweep.items()],
+        "rows_per_pass": [{"rows_per_pass": size, **tried} for size, tried in sweep.items()],
     }
+    return figures, times[PLAIN][0].result, times[_bank(best)][0].result
+
+
+def _flops_per_fact(work: Work, rows: Sequence[int]) -> dict[str, float]:
+    """Count, on few relations, what each run computes for a training fact; it warms up as well."""
+    one = replace(work, one_by_one=1)
+    flops = {
+        name: count_flops(lambda switches=switches: one.plain(switches)) / one.facts(1)
+        for name, switches in LADDER.items()
+    }
+    few = work.one_by_one
+    for size in rows:
+        # As many passes for few relations as for all: rows of a pass are as alike in length.
+        scaled = max(1, size * few // len(work.relations))
+        counted = count_flops(lambda scaled=scaled: work.bank(scaled, few=True))
+        flops[_bank(size)] = counted / work.facts(few)
+    return flops
 
 
 def table(result: dict[str, Any]) -> str:
@@ -432,7 +449,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", help="of the results; else the shape's or the folder's")
     for name, default, text in (
         ("relations", 41, "that the bank trains together"),
-        ("plain-relations", 4, "of those, that the plain loop trains one by one"),
+        ("plain-relations", 3, "of those, that the plain loop trains one by one"),
         ("facts", 16, "of a relation, to learn from"),
         ("dev", 8, "further facts of a relation, scored before and after each epoch"),
         ("batch", 8, "facts of a relation in a step"),

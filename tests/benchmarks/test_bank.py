@@ -93,15 +93,15 @@ def test_no_switch_changes_a_result(
     assert_alike(asked.plain(LADDER[step]), asked.plain(LADDER[PLAIN]))
 
 
-def test_results_that_differ_are_refused(
-    tiny_models: dict[str, AnswerModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_that_differ_are_refused(tiny_models: dict[str, AnswerModel]) -> None:
     asked = work(tiny_models["bert"])
-    bank.compare(asked, 64)
-    other = work(tiny_models["bert"], seed=6)
-    monkeypatch.setattr(Work, "plain", lambda self, _: other.bank(64, few=self.one_by_one > 0))
+    ended = asked.bank(8, few=True)
+    assert bank.compare(asked, ended, ended)["vectors"] == 0.0
     with pytest.raises(RuntimeError, match="do not end alike"):
-        bank.compare(asked, 64)
+        bank.compare(asked, ended, work(tiny_models["bert"], seed=6).bank(8, few=True))
+    untouched = asked.bank(8, few=True, epochs=0)
+    with pytest.raises(RuntimeError, match="nothing to compare"):
+        bank.compare(asked, untouched, untouched)
 
 
 def test_the_command_writes_what_the_readme_shows(
