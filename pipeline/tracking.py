@@ -278,15 +278,17 @@ def _local_store(root: Path) -> Path:
 
 
 def _find_run(mlflow: ModuleType, run_id: str | None) -> Any | None:
-    """Return an unfinished run of the store; None where there is none of this id."""
+    """Return a run of the store; None where there is none of this id.
+
+    It may be finished: dvc can be killed between the stage's end and its own note of it.
+    """
     if run_id is None:
         return None
     try:
         run = mlflow.get_run(run_id)
     except mlflow.MlflowException:  # another store than last time, or deleted there
         return None
-    unfinished = run.info.lifecycle_stage == "active" and run.info.status != "FINISHED"
-    return run if unfinished else None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:

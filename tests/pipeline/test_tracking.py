@@ -223,10 +223,17 @@ def delete() -> str:
     return run_id
 
 
-@pytest.mark.parametrize("leave", [finish, delete, lambda: "0" * 32], ids=["end", "delete", "none"])
-def test_a_run_that_is_finished_or_gone_is_not_opened_again(
-    own_folder: Path, leave: Callable[[], str]
-) -> None:
+def test_a_finished_run_that_dvc_has_not_recorded_is_gone_on_with(own_folder: Path) -> None:
+    earlier = finish()
+    with open_run(resumes=earlier) as run:
+        assert run.run_id == earlier
+        assert run.attempt == 2
+    (logged,) = all_runs()
+    assert logged.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("leave", [delete, lambda: "0" * 32], ids=["delete", "none"])
+def test_a_run_that_is_gone_is_not_opened_again(own_folder: Path, leave: Callable[[], str]) -> None:
     earlier = leave()
     with open_run(resumes=earlier) as run:
         assert run.run_id != earlier
