@@ -19,8 +19,8 @@ from pipeline.errors import ParamsError
 LamaMethod = Literal[
     "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete"
 ]
-SuperGlueMethod = Literal["manual", "manual-fine-tuning", "p-tuning"]
-SuperGlueTask = Literal["rte"]
+SuperGlueMethod = Literal["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"]
+SuperGlueTask = Literal["boolq", "cb", "copa", "multirc", "rte", "wic", "wsc"]
 Tuned = Literal["prompt", "model"]
 
 Count = Annotated[int, Field(ge=1)]
@@ -137,25 +137,27 @@ class LamaParams(Section):
 
 
 class SuperGlueSplits(Section):
-    """Numbers of examples of each task; equal numbers of each label where the task allows."""
+    """At most so many records of each task; None: all there are."""
 
-    train_examples: Count
-    dev_examples: Count
-    test_examples: Count
+    train_examples: Count | None
+    dev_examples: Count | None
+    test_examples: Count | None
+    held_out: Annotated[float, Field(gt=0, lt=1)]
 
 
 class TaskPrompts(Section):
     """How a task is put into words."""
 
     max_length: Annotated[int, Field(ge=8)]
-    verbalizer: dict[str, Annotated[str, Field(min_length=1)]]
+    verbalizer: str | dict[str, Annotated[str, Field(min_length=1)]] | None
     templates: dict[SuperGlueMethod, str]
 
 
 class SuperGlueParams(Section):
     """Language understanding."""
 
-    source: Literal["gazetteer"]
+    source: Literal["gazetteer", "superglue"]
+    protocol: Literal["few-shot-32", "full-held-out", "full-paper"]
     tasks: list[SuperGlueTask]
     methods: list[SuperGlueMethod]
     splits: SuperGlueSplits

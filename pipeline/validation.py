@@ -1,6 +1,6 @@
 """Checks of `params.yaml` that need more than its own types: names, templates, folders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,8 @@ from pipeline.data.lama_sources import TEST_FACTS
 from pipeline.data.lama_upstream import PROMPTS
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.models.catalogue import check_model_name
-from pipeline.params import LamaParams, Params, SearchParams
-from pipeline.prompts.template import parse_template
-from pipeline.tasks import TASKS
+from pipeline.params import LamaParams, MethodParams, Params, SearchParams
+from pipeline.tasks import TASKS, task_template, task_verbalizer
 from pipeline.tasks.lama import check_layout, manual_template
 
 
@@ -42,7 +41,7 @@ def check_params(params: Params) -> None:
                 _check_relation(relation, params.lama.source)
     for name, settings in params.lama.training.items():
         with at(f"lama.training.{name}.tune"):
-            _check_lama_tune(name, settings.tune)
+            _check_tune(name, settings.tune, _TUNES)
         with at(f"lama.training.{name}.search"):
             _check_search(name, settings.search, params.lama.source)
         if name in params.lama.prompts:
@@ -55,12 +54,15 @@ def check_params(params: Params) -> None:
     for relation, template in params.lama.templates.items():
         with at(f"lama.templates.{relation}"):
             manual_template(template)
+    for method, settings in params.superglue.training.items():
+        with at(f"superglue.training.{method}"):
+            _check_superglue_training(method, settings)
     for task, prompts in params.superglue.prompts.items():
         with at(f"superglue.prompts.{task}.verbalizer"):
-            _check_labels(prompts.verbalizer, TASKS[task].labels)
+            task_verbalizer(TASKS[task], prompts.verbalizer)
         for method, template in prompts.templates.items():
             with at(f"superglue.prompts.{task}.templates.{method}"):
-                parsed = parse_template(template, TASKS[task].fields)
+                parsed = task_template(TASKS[task], template, classifier=method == "classifier")
                 training = params.superglue.training.get(method)
                 if training is not None:
                     _check_prompt_tokens(parsed.prompt_tokens, tuned="prompt" in training.tune)
@@ -91,10 +93,26 @@ _TUNES: dict[str, list[list[str]]] = {
 }
 
 
-def _check_lama_tune(method: str, tune: Sequence[str]) -> None:
-    if list(tune) not in _TUNES[method]:
-        allowed = " or ".join(map(str, _TUNES[method]))
-        raise ParamsError(f"{list(tune)}, but {method} tunes {allowed}; choose another method")
+# What each method may tune on SuperGLUE, where prompts and model are trained together.
+_SUPERGLUE_TUNES: dict[str, list[list[str]]] = {
+    "manual": [[]],
+    "classifier": [["model"]],
+    "manual-fine-tuning": [["model"]],
+    "p-tuning": [["prompt", "model"], ["prompt"]],
+    "prompt-tuning": [["prompt"]],
+}
+
+
+def _check_tune(method: str, tune: Sequence[str], allowed: Mapping[str, list[list[str]]]) -> None:
+    if list(tune) not in allowed[method]:
+        choices = " or ".join(map(str, allowed[method]))
+        raise ParamsError(f"{list(tune)}, but {method} tunes {choices}; choose another method")
+
+
+def _check_superglue_training(method: str, settings: MethodParams) -> None:
+    _check_tune(method, settings.tune, _SUPERGLUE_TUNES)
+    if settings.search is not None:
+        raise ParamsError("search: not used; it belongs to lama.training.discrete alone")
 
 
 def _check_search(method: str, search: SearchParams | None, source: str) -> None:
@@ -131,14 +149,6 @@ def _check_stability(relation: str, lama: LamaParams) -> None:
         raise ParamsError(f"templates: two or more are needed for {relation}")
     for text in templates[relation]:
         manual_template(text)
-
-
-def _check_labels(verbalizer: dict[str, str], labels: tuple[str, ...]) -> None:
-    if set(verbalizer) != set(labels):
-        raise ParamsError(
-            f"labels are {', '.join(verbalizer)}; the task's are {', '.join(labels)}, and each "
-            "needs a word"
-        )
 
 
 def _check_prompt_tokens(count: int, *, tuned: bool) -> None:

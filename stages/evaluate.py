@@ -7,17 +7,18 @@ from typing import Annotated
 import typer
 
 from pipeline.data.lama import LamaSplits, read_lama
-from pipeline.data.superglue import read_splits
+from pipeline.data.superglue import read_examples
 from pipeline.evaluation.answers import Evaluation, evaluate_relation, evaluate_task
-from pipeline.evaluation.metrics import mean
+from pipeline.evaluation.metrics import mean, task_score
 from pipeline.evaluation.stability import spread_over_templates
 from pipeline.files import read_json, staged_folder, write_csv, write_json, write_jsonl
 from pipeline.models.answers import AnswerModel
 from pipeline.models.capacity import rows_that_fit
 from pipeline.models.loading import load_model
+from pipeline.models.questions import classifier_labels
 from pipeline.params import LamaMethod, Params, SuperGlueMethod, SuperGlueTask, load_params
 from pipeline.prompts.store import load_prompts, weights_file
-from pipeline.tasks import TASKS
+from pipeline.tasks import TASKS, task_template
 from pipeline.tasks.lama import POSITIONS
 from stages.running import (
     ModelFolder,
@@ -90,7 +91,7 @@ def lama(
                 "test/p_at_1": mean([score.test_score for score in own]),
                 "dev/p_at_1": mean([score.dev_score for score in own]),
                 "test/majority": mean([score.majority for score in own]),
-                "test/naive_bayes": mean([score.naive_bayes or 0.0 for score in own]),
+                "test/naive_bayes": mean([score.naive_bayes for score in own]),
             }
         values["test/facts"] = sum(score.asked for score in own)
         values["test/left_out"] = sum(score.left_out for score in own)
@@ -152,25 +153,37 @@ def superglue(
     metrics: Metrics,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Score one task over its label words."""
+    """Score one task by its metrics."""
     with stage("evaluate", "superglue", task, method) as this:
         params = load_params(params_file)
         kind = TASKS[task]
-        examples = read_splits(splits, ("train", "test"), fields=kind.fields, labels=kind.labels)
+        examples = {
+            split: read_examples(splits / f"{split}.jsonl", kind.examples)
+            for split in ("train", "test")
+        }
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
         prompt = load_prompts(trained)[task]
-        network = _load(this, params, model, weights_file(trained, task))
+        classifier = method == "classifier"
+        labels = None
+        if classifier:
+            template = task_template(kind, prompt.template, classifier=True)
+            labels = classifier_labels(kind, template)
+        network = _load(this, params, model, weights_file(trained, task), labels)
         rows = rows_that_fit(
             network, prompt.max_length or POSITIONS, wanted=params.runtime.rows_per_pass
         )
-        score = evaluate_task(network, kind, prompt, examples, rows_per_pass=rows)
+        found = evaluate_task(
+            network, kind, prompt, examples, classifier=classifier, rows_per_pass=rows
+        )
         with staged_folder(out) as folder:
-            write_jsonl(folder / "predictions.jsonl", score.predictions)
+            write_jsonl(folder / "predictions.jsonl", found.predictions)
         values = {
-            "test/accuracy": score.test_score,
-            "dev/accuracy": score.dev_score,
-            "test/majority": score.majority,
-            "test/examples": score.asked,
+            **{f"test/{name}": value for name, value in found.metrics.items()},
+            "test/score": task_score(found.metrics),
+            "dev/score": prompt.dev_score,
+            **{f"test/majority_{name}": value for name, value in found.majority.items()},
+            "test/majority": task_score(found.majority),
+            "test/examples": found.asked,
         }
         _finish(this, values, metrics, out)
 
@@ -205,7 +218,9 @@ def _scores(
     return scores
 
 
-def _load(this: RunningStage, params: Params, folder: Path, weights: Path) -> AnswerModel:
+def _load(
+    this: RunningStage, params: Params, folder: Path, weights: Path, labels: int | None = None
+) -> AnswerModel:
     this.run.set_tags({"model": params.model.name})
     return load_model(
         folder,
@@ -213,6 +228,7 @@ def _load(this: RunningStage, params: Params, folder: Path, weights: Path) -> An
         dtype=params.model.dtype,
         threads=params.runtime.threads,
         weights=weights if weights.exists() else None,
+        labels=labels,
     )
 
 

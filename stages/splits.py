@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipeline.data.gazetteer.examples import GAZETTEER_EXAMPLES
 from pipeline.data.gazetteer.facts import (
     GAZETTEER_RELATIONS,
     gazetteer_facts,
@@ -14,7 +15,6 @@ from pipeline.data.gazetteer.facts import (
     gazetteer_vocabulary,
 )
 from pipeline.data.gazetteer.places import read_places
-from pipeline.data.gazetteer.rte import gazetteer_rte
 from pipeline.data.lama import (
     ALL,
     PAPER_PROMPTS,
@@ -27,11 +27,12 @@ from pipeline.data.lama import (
     read_vocabulary,
     write_lama,
 )
-from pipeline.data.splits import clean_splits, split_facts, split_items
+from pipeline.data.splits import clean_splits, hold_out, split_facts, split_items, take
+from pipeline.data.superglue import Record, read_records
 from pipeline.files import staged_folder, write_json, write_jsonl
-from pipeline.params import LamaParams, SuperGlueTask, load_params
+from pipeline.params import LamaParams, SuperGlueParams, SuperGlueTask, load_params
 from pipeline.seeding import make_random
-from pipeline.tasks import TASKS
+from pipeline.tasks import TASKS, Task
 from stages.running import Out, ParamsFile, say, stage
 
 Raw = Annotated[Path, typer.Option("--raw", help="Folder that download wrote.")]
@@ -138,33 +139,81 @@ def _totals(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 def superglue(
     task: SuperGlueTask, raw: Raw, out: Out, params_file: ParamsFile = Path("params.yaml")
 ) -> None:
-    """Split the examples of one task; examples of one group stand in one split only."""
+    """Split the records of one task; records of one group stand in one split only."""
     with stage("splits", "superglue", task) as this:
         params = load_params(params_file)
-        sizes = params.superglue.splits
-        examples = list(gazetteer_rte(read_places(raw), make_random(params.seed, "examples", task)))
-        splits = split_items(
-            examples,
-            sizes={
-                "train": sizes.train_examples,
-                "dev": sizes.dev_examples,
-                "test": sizes.test_examples,
-            },
-            group=lambda example: example[TASKS[task].group],
-            rng=make_random(params.seed, "splits", "superglue", task),
-        )
-        counts = _counts(splits)
+        build = {"gazetteer": _made_records, "superglue": _official_records}
+        splits = build[params.superglue.source](raw, task, params.superglue, params.seed)
+        counts = {
+            f"{split}/{unit}": count
+            for split, records in splits.items()
+            for unit, count in _counted(records, TASKS[task]).items()
+        }
         with staged_folder(out) as folder:
             for split, records in splits.items():
                 write_jsonl(folder / f"{split}.jsonl", records)
             write_json(folder / "counts.json", counts)
         this.run.log_file(out / "counts.json")
-        this.run.log_metrics({f"{split}/examples": count for split, count in counts.items()})
-        say(f"examples: {counts}")
+        this.run.log_metrics(counts)
+        say("  ".join(f"{key} {count}" for key, count in counts.items()))
 
 
-def _counts(splits: Mapping[str, Sequence[Any]]) -> dict[str, int]:
-    return {split: len(items) for split, items in splits.items()}
+def _made_records(
+    raw: Path, task: SuperGlueTask, params: SuperGlueParams, seed: int
+) -> dict[str, list[Record]]:
+    """Deal the examples that are made of the gazetteer's facts."""
+    made = GAZETTEER_EXAMPLES[task](read_places(raw), make_random(seed, "examples", task))
+    records = list(made)
+    return split_items(
+        records,
+        sizes={
+            split: len(records) if size is None else size
+            for split, size in _record_sizes(params).items()
+        },
+        group=TASKS[task].group,
+        rng=make_random(seed, "splits", "superglue", task),
+    )
+
+
+def _official_records(
+    raw: Path, task: SuperGlueTask, params: SuperGlueParams, seed: int
+) -> dict[str, list[Record]]:
+    """Take SuperGLUE's records as the protocol has it; see `superglue.protocol`."""
+    kind = TASKS[task]
+
+    def read(name: str) -> list[Record]:
+        return [record for record, _ in read_records(raw / f"{name}.jsonl", kind.examples)]
+
+    if params.protocol == "few-shot-32":
+        given = {"train": read("fewglue/train"), "dev": read("fewglue/dev32")}
+    elif params.protocol == "full-paper":
+        given = {"train": read("train"), "dev": read("val")}
+    else:
+        given = hold_out(
+            read("train"),
+            share=params.splits.held_out,
+            group=kind.group,
+            rng=make_random(seed, "held out", task),
+        )
+    given["test"] = read("val")
+    return {
+        split: take(given[split], size, make_random(seed, "splits", task, split))
+        for split, size in _record_sizes(params).items()
+    }
+
+
+def _record_sizes(params: SuperGlueParams) -> dict[str, int | None]:
+    sizes = params.splits
+    return {"train": sizes.train_examples, "dev": sizes.dev_examples, "test": sizes.test_examples}
+
+
+def _counted(records: Sequence[Record], task: Task) -> dict[str, int]:
+    """Return how many records these are, and how many examples where a record holds several."""
+    examples = [example for record in records for example in task.examples(record)]
+    counts = {"examples": len(examples)}
+    if len(examples) != len(records):
+        counts = {"passages": len(records), **counts}
+    return counts
 
 
 if __name__ == "__main__":

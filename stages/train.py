@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import Tensor
 
 from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
-from pipeline.data.superglue import read_splits
+from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
-from pipeline.evaluation.metrics import accuracy, mean
+from pipeline.evaluation.metrics import accuracy, answered, mean, task_metrics, task_score
 from pipeline.files import link_or_copy, staged_folder, write_csv
 from pipeline.models.answers import AnswerModel
 from pipeline.models.capacity import rows_that_fit
 from pipeline.models.loading import load_model
+from pipeline.models.questions import classifier_labels
 from pipeline.params import (
     LamaMethod,
     MethodParams,
@@ -28,11 +30,11 @@ from pipeline.params import (
     load_params,
 )
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
-from pipeline.prompts.template import Template, parse_template
-from pipeline.tasks import TASKS
+from pipeline.prompts.template import Template
+from pipeline.tasks import TASKS, task_template, task_verbalizer
 from pipeline.tasks.lama import POSITIONS, lay_out, manual_template
 from pipeline.training.discrete import Outcome, choose_published, search_prompt, usable_templates
-from pipeline.training.loop import EpochRecord, Problem, Trained
+from pipeline.training.loop import EpochRecord, Problem, Score, Trained
 from pipeline.training.optimisers import OptimiserSettings
 from pipeline.training.problems import lama_problem, task_problem
 from pipeline.training.units import train_units
@@ -110,36 +112,47 @@ def superglue(
     with stage("train", "superglue", task, method) as this:
         params = load_params(params_file)
         kind = TASKS[task]
-        examples = read_splits(splits, ("train", "dev"), fields=kind.fields, labels=kind.labels)
+        examples = {
+            split: read_examples(splits / f"{split}.jsonl", kind.examples)
+            for split in ("train", "dev")
+        }
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
         settings = params.superglue.training[method]
-        load = partial(_load, this, params, model, settings)
-        network = load()
         prompts = params.superglue.prompts[task]
-        template = parse_template(prompts.templates[method], kind.fields)
+        classifier = method == "classifier"
+        template = task_template(kind, prompts.templates[method], classifier=classifier)
+        verbalizer = None if classifier else task_verbalizer(kind, prompts.verbalizer)
+        labels = classifier_labels(kind, template) if classifier else None
+        load = partial(_load, this, params, model, settings, labels=labels)
+        network = load()
         problem = task_problem(
             network,
             kind,
             template,
             examples,
-            verbalizer=prompts.verbalizer,
+            verbalizer=verbalizer,
             max_length=prompts.max_length,
+            classifier=classifier,
         )
+
+        def score(log_probs: Tensor, _: Tensor) -> float:
+            return task_score(task_metrics(kind, examples["dev"], answered(kind, log_probs)))
+
         rows = rows_that_fit(network, prompts.max_length, wanted=params.runtime.rows_per_pass)
         trained = _train(
             this, params, settings, network, [problem],
-            metric="accuracy", loss_over_vocabulary=False, rows_per_pass=rows, load=load,
+            score=score, metric="score", loss_over_vocabulary=False, rows_per_pass=rows, load=load,
         )[task]  # fmt: skip
         stored = StoredPrompt(
             template.source,
             trained.vectors,
             trained.best_epoch,
             trained.best_score,
-            prompts.verbalizer,
+            verbalizer,
             prompts.max_length,
         )
         outcomes: dict[str, Outcome] = {task: (stored, trained.history)}
-        _write(this, method, settings, outcomes, out, curves, unit="task", metric="accuracy")
+        _write(this, method, settings, outcomes, out, curves, unit="task", metric="score")
 
 
 def _read_lama(this: RunningStage, params: Params, splits: Path) -> LamaSplits:
@@ -203,7 +216,7 @@ def _lama(
     if settings.search is None:
         trained = _train(
             this, params, settings, network, list(map(problem, asked)),
-            metric="p_at_1", loss_over_vocabulary=True, rows_per_pass=rows,
+            score=accuracy, metric="p_at_1", loss_over_vocabulary=True, rows_per_pass=rows,
             load=load,
         )  # fmt: skip
         outcomes = {
@@ -262,7 +275,14 @@ def _discrete(
     )
 
 
-def _load(this: RunningStage, params: Params, folder: Path, method: MethodParams) -> AnswerModel:
+def _load(
+    this: RunningStage,
+    params: Params,
+    folder: Path,
+    method: MethodParams,
+    *,
+    labels: int | None = None,
+) -> AnswerModel:
     this.run.set_tags({"model": params.model.name})
     return load_model(
         folder,
@@ -270,6 +290,8 @@ def _load(this: RunningStage, params: Params, folder: Path, method: MethodParams
         dtype=params.model.dtype,
         threads=params.runtime.threads,
         tuned="model" in method.tune,
+        labels=labels,
+        seed=params.seed,
     )
 
 
@@ -280,6 +302,7 @@ def _train(
     network: AnswerModel,
     problems: Sequence[Problem],
     *,
+    score: Score,
     metric: str,
     loss_over_vocabulary: bool,
     rows_per_pass: int,
@@ -291,7 +314,7 @@ def _train(
         load=load,
         folder=this.work.folder,
         checkpoint_seconds=params.runtime.checkpoint_seconds,
-        score=accuracy,
+        score=score,
         loss_over_vocabulary=loss_over_vocabulary,
         epochs=method.epochs,
         batch=method.batch,

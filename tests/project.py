@@ -104,7 +104,12 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
             "lama__splits": {"train_facts": 16, "dev_facts": 8, "test_facts": 8},
             "lama__training__p-tuning__epochs": 2,
             "superglue__methods": ["p-tuning"],
-            "superglue__splits": {"train_examples": 8, "dev_examples": 8, "test_examples": 8},
+            "superglue__splits": {
+                "train_examples": 8,
+                "dev_examples": 8,
+                "test_examples": 8,
+                "held_out": 0.5,
+            },
             "superglue__training__p-tuning__epochs": 2,
             "runtime__threads": 1,
             **edits,

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pipeline.data.lama_sources import TEST_FACTS, LamaSource
 from pipeline.data.lama_upstream import URLS
+from pipeline.data.superglue_sources import SUPERGLUE
 from pipeline.errors import ChecksumError, DownloadError
 from pipeline.files import sha256
 
@@ -110,6 +111,7 @@ SOURCES: dict[str, Source] = {
         urls=URLS,
         test_facts=TEST_FACTS,
     ),
+    **SUPERGLUE,
 }
 
 

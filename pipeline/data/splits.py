@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.data.lama import Fact
+from pipeline.errors import DataError
 
 Item = TypeVar("Item")
 
@@ -45,6 +46,50 @@ def split_items(
                 dealt[name].extend(members)
                 break
     return dealt
+
+
+def hold_out(
+    items: Sequence[Item], *, share: float, group: Callable[[Item], Hashable], rng: random.Random
+) -> dict[str, list[Item]]:
+    """Take a dev set out of train, whole groups at a time; both keep their order.
+
+    Args:
+        items: the whole train set.
+        share: of the items that goes to dev, from 0 to 1; at least one item.
+        group: items with an equal group stay together.
+        rng: the order in which groups are drawn.
+
+    Raises:
+        DataError: nothing would be left in train.
+    """
+    groups = {group(item): 0 for item in items}
+    for item in items:
+        groups[group(item)] += 1
+    order = list(groups)
+    rng.shuffle(order)
+    wanted = max(1, round(share * len(items)))
+    held: set[Hashable] = set()
+    count = 0
+    for name in order:
+        if count < wanted:
+            held.add(name)
+            count += groups[name]
+    if count == len(items):
+        raise DataError(
+            f"{len(items)} examples in {len(groups)} groups leave none to learn from when "
+            f"{share:g} of them are held out; take another protocol"
+        )
+    return {
+        "train": [item for item in items if group(item) not in held],
+        "dev": [item for item in items if group(item) in held],
+    }
+
+
+def take(items: Sequence[Item], size: int | None, rng: random.Random) -> list[Item]:
+    """Return so many items, drawn with `rng`, in the order that they had; None: all."""
+    if size is None or size >= len(items):
+        return list(items)
+    return [items[i] for i in sorted(rng.sample(range(len(items)), size))]
 
 
 def split_facts(
@@ -96,9 +141,6 @@ def clean_splits(
         allowed = [fact for fact in disjoint if fact.obj_label in words]
         counts[f"{split}/overlap"] = len(splits[split]) - len(disjoint)
         counts[f"{split}/outside_vocabulary"] = len(disjoint) - len(allowed)
-        size = sizes[split]
-        if size is not None and size < len(allowed):
-            allowed = [allowed[i] for i in sorted(rng.sample(range(len(allowed)), size))]
-        clean[split] = allowed
+        clean[split] = take(allowed, sizes[split], rng)
     del counts["test/overlap"]
     return {split: clean[split] for split in splits}, counts

@@ -3,51 +3,44 @@
 The pipeline's own splits are called `train`, `dev` and `test` in every benchmark.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import DataError
 from pipeline.files import read_jsonl
 
 Record = dict[str, Any]
+Read = TypeVar("Read")
 
 
-def read_splits(
-    folder: Path, names: Sequence[str], *, fields: Sequence[str], labels: Sequence[str]
-) -> dict[str, list[Record]]:
-    """Read `<name>.jsonl` of each named split (see `read_examples`)."""
-    return {
-        name: read_examples(folder / f"{name}.jsonl", fields=fields, labels=labels)
-        for name in names
-    }
-
-
-def read_examples(path: Path, *, fields: Sequence[str], labels: Sequence[str]) -> list[Record]:
-    """Read the examples of one split and check them.
+def read_records(
+    path: Path, examples: Callable[[Record], Iterable[Read]]
+) -> list[tuple[Record, list[Read]]]:
+    """Read the records of one split and check them.
 
     Args:
         path: the file.
-        fields: keys that must hold text.
-        labels: what `label` may be.
+        examples: a task's reading of one record (see `Task.examples`).
 
     Returns:
-        Objects in the official schema.
+        Each record as it stands, with the examples that it holds.
 
     Raises:
-        DataError: the file is missing or empty, a line is cut, a field is missing or no text, or
-            a label is unknown.
+        DataError: the file is missing or empty, a line is cut, or a record is not of the task's
+            schema; the text names the line.
     """
-    records = read_jsonl(path, [*fields, "label"])
-    if not records:
+    found = []
+    for number, record in enumerate(read_jsonl(path), 1):
+        try:
+            found.append((record, list(examples(record))))
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}; fetch or make the file again") from None
+    if not found:
         raise DataError(f"{path}: no examples; delete the file and run `dvc repro`")
-    for number, record in enumerate(records, 1):
-        for field in fields:
-            if not isinstance(record[field], str):
-                raise DataError(f"{path}: example {number}: {field} is {record[field]!r}, not text")
-        if record["label"] not in labels:
-            choices = ", ".join(labels)
-            raise DataError(
-                f"{path}: example {number}: label {record['label']!r} is not one of {choices}"
-            )
-    return records
+    return found
+
+
+def read_examples(path: Path, examples: Callable[[Record], Iterable[Read]]) -> list[Read]:
+    """Read the examples of one split (see `read_records`)."""
+    return [example for _, own in read_records(path, examples) for example in own]

@@ -1,44 +1,60 @@
 """Evaluate one trained prompt: on the facts of a relation, or on the examples of a task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.data.lama import Fact
-from pipeline.data.superglue import Record
 from pipeline.errors import DataError
-from pipeline.evaluation.controls import majority_share, naive_bayes_share
-from pipeline.evaluation.metrics import accuracy, ranks
+from pipeline.evaluation.controls import majority, majority_share, naive_bayes_share
+from pipeline.evaluation.metrics import accuracy, answered, ranks, task_metrics
 from pipeline.models.answers import AnswerModel
 from pipeline.models.predict import predict
-from pipeline.models.questions import build_questions
+from pipeline.models.questions import build_questions, build_task_questions
 from pipeline.prompts.store import StoredPrompt
 from pipeline.prompts.template import parse_template
-from pipeline.tasks import Task
+from pipeline.tasks import Example, Task
 from pipeline.tasks.lama import FIELDS, fact_values
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How one prompt did.
+    """How one prompt did on a relation.
 
     Attributes:
-        test_score: share of test examples answered right (P@1 on LAMA, accuracy on SuperGLUE).
+        test_score: share of test facts answered right: P@1.
         dev_score: the same on dev, as training left it.
-        majority: share of the same test examples whose answer is the most frequent one of train.
-        asked: number of test examples that were scored.
+        majority: share of the same test facts whose object is the most frequent one of train.
+        naive_bayes: what naive Bayes over the subject's words answers right of them.
+        asked: number of test facts that were scored.
         left_out: number whose answer is not one token of the model.
-        predictions: one record for each scored test example.
-        naive_bayes: on LAMA, what naive Bayes over the subject's words answers right of them.
+        predictions: one record for each scored test fact.
     """
 
     test_score: float
     dev_score: float
     majority: float
+    naive_bayes: float
     asked: int
     left_out: int
     predictions: list[dict[str, Any]]
-    naive_bayes: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskEvaluation:
+    """How one prompt, or tuned model, did on a task.
+
+    Attributes:
+        metrics: the task's, by name.
+        majority: the same for the most frequent label of train.
+        asked: number of test examples.
+        predictions: one record for each.
+    """
+
+    metrics: dict[str, float]
+    majority: dict[str, float]
+    asked: int
+    predictions: list[dict[str, Any]]
 
 
 def evaluate_relation(
@@ -55,65 +71,17 @@ def evaluate_relation(
     Raises:
         DataError: no test fact has an object that is one token of the model.
     """
-    examples = {
-        split: [(fact_values(fact), fact.obj_label) for fact in facts[split]] for split in facts
-    }
-    describe = [
-        {"relation": relation, "subject": f.sub_label, "object": f.obj_label} for f in facts["test"]
-    ]
-    result = _evaluate(
-        model, relation, prompt, FIELDS, examples, vocabulary, describe, rows_per_pass
-    )
-    naive_bayes = naive_bayes_share(
-        [(fact.sub_label, fact.obj_label) for fact in facts["train"]],
-        [(record["subject"], record["object"]) for record in result.predictions],
-    )
-    return replace(result, naive_bayes=naive_bayes)
-
-
-def evaluate_task(
-    model: AnswerModel,
-    task: Task,
-    prompt: StoredPrompt,
-    examples: Mapping[str, Sequence[Record]],
-    *,
-    rows_per_pass: int,
-) -> Evaluation:
-    """Ask every test example of a task, over its label words; train gives the control."""
-    verbalizer = prompt.verbalizer or {}
-    described = {
-        split: [(record, verbalizer[record["label"]]) for record in examples[split]]
-        for split in examples
-    }
-    describe = [
-        {**record, "label_word": verbalizer[record["label"]]} for record in examples["test"]
-    ]
-    words = [verbalizer[label] for label in task.labels]
-    return _evaluate(
-        model, task.name, prompt, task.fields, described, words, describe, rows_per_pass
-    )
-
-
-def _evaluate(
-    model: AnswerModel,
-    name: str,
-    prompt: StoredPrompt,
-    fields: Sequence[str],
-    examples: Mapping[str, Sequence[tuple[Mapping[str, str], str]]],
-    words: Sequence[str],
-    describe: Sequence[Mapping[str, Any]],
-    rows_per_pass: int,
-) -> Evaluation:
+    asked = [(fact_values(fact), fact.obj_label) for fact in facts["test"]]
     questions = build_questions(
         model,
-        parse_template(prompt.template, fields),
-        examples["test"],
-        words,
+        parse_template(prompt.template, FIELDS),
+        asked,
+        vocabulary,
         max_length=prompt.max_length,
     )
     if not questions.rows:
         raise DataError(
-            f"{name}: no test example has an answer that is one token of the model; take another "
+            f"{relation}: no test fact has an object that is one token of the model; take another "
             "model or leave it out"
         )
     log_probs = predict(
@@ -121,20 +89,67 @@ def _evaluate(
     )
     best = log_probs.max(dim=1)
     right = ranks(log_probs, questions.targets)
-    test = [examples["test"][i][1] for i in questions.asked]
+    test = [facts["test"][i] for i in questions.asked]
+    train = [(fact.sub_label, fact.obj_label) for fact in facts["train"]]
     return Evaluation(
         test_score=accuracy(log_probs, questions.targets),
         dev_score=prompt.dev_score,
-        majority=majority_share([word for _, word in examples["train"]], test),
+        majority=majority_share([word for _, word in train], [fact.obj_label for fact in test]),
+        naive_bayes=naive_bayes_share(train, [(f.sub_label, f.obj_label) for f in test]),
         asked=len(test),
-        left_out=len(examples["test"]) - len(test),
+        left_out=len(asked) - len(test),
         predictions=[
             {
-                **describe[example],
+                "relation": relation,
+                "subject": fact.sub_label,
+                "object": fact.obj_label,
                 "answer": questions.words[int(best.indices[row])],
                 "log_prob": round(float(best.values[row]), 4),
                 "rank": int(right[row]),
             }
-            for row, example in enumerate(questions.asked)
+            for row, fact in enumerate(test)
+        ],
+    )
+
+
+def evaluate_task(
+    model: AnswerModel,
+    task: Task,
+    prompt: StoredPrompt,
+    examples: Mapping[str, Sequence[Example]],
+    *,
+    classifier: bool,
+    rows_per_pass: int,
+) -> TaskEvaluation:
+    """Ask every test example of a task; the labels of train give the control."""
+    test = examples["test"]
+    questions = build_task_questions(
+        model,
+        task,
+        parse_template(prompt.template, task.fields, masks=(0, 1) if classifier else (1,)),
+        test,
+        verbalizer=prompt.verbalizer,
+        max_length=prompt.max_length or model.max_length,
+        classifier=classifier,
+    )
+    log_probs = predict(
+        model, questions.rows, prompt.vectors, questions.word_ids, rows_per_pass=rows_per_pass
+    )
+    answers = answered(task, log_probs)
+    frequent = majority([example.label for example in examples["train"]])
+    return TaskEvaluation(
+        metrics=task_metrics(task, test, answers),
+        majority=task_metrics(task, test, [frequent] * len(test)),
+        asked=len(test),
+        predictions=[
+            {
+                "example": example.name,
+                "label": example.label,
+                "answer": answer,
+                "log_prob": round(float(best), 4),
+            }
+            for example, answer, best in zip(
+                test, answers, log_probs.max(dim=1).values, strict=True
+            )
         ],
     )

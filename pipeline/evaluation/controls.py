@@ -8,19 +8,28 @@ from collections import Counter
 from collections.abc import Sequence
 
 
+def majority(answers: Sequence[str]) -> str:
+    """Return the most frequent answer; of equally frequent ones the first in the alphabet.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not answers:
+        raise ValueError("no answers to count")
+    counts = Counter(answers)
+    return min(counts, key=lambda answer: (-counts[answer], answer))
+
+
 def majority_share(train: Sequence[str], test: Sequence[str]) -> float:
     """Return the share of test answers that equal the most frequent answer of train.
-
-    Of equally frequent answers the first in the alphabet counts.
 
     Raises:
         ValueError: one of the two is empty.
     """
-    if not train or not test:
+    if not test:
         raise ValueError("no answers to count")
-    counts = Counter(train)
-    majority = min(counts, key=lambda answer: (-counts[answer], answer))
-    return sum(answer == majority for answer in test) / len(test)
+    frequent = majority(train)
+    return sum(answer == frequent for answer in test) / len(test)
 
 
 def naive_bayes_share(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> float:

@@ -1,8 +1,10 @@
 """Metrics: pure functions of scores and right answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
+
+from pipeline.tasks import Example, Task
 
 
 def accuracy(log_probs: Tensor, targets: Tensor) -> float:
@@ -37,3 +39,70 @@ def mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("no values to average")
     return sum(values) / len(values)
+
+
+def task_metrics(
+    task: Task, examples: Sequence[Example], answers: Sequence[str]
+) -> dict[str, float]:
+    """Return the task's metrics by name, each from 0 to 1.
+
+    Args:
+        task: whose metrics they are.
+        examples: that were asked.
+        answers: the label that was given to each.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    if not examples:
+        raise ValueError("no examples to score")
+    return {name: TASK_METRICS[name](examples, answers) for name in task.metrics}
+
+
+def task_score(metrics: Mapping[str, float]) -> float:
+    """Return one number of a task: the mean of its metrics.
+
+    Source: P-tuning v2, Table 4, whose averages take CB and MultiRC so, as SuperGLUE's own do.
+    """
+    return mean(list(metrics.values()))
+
+
+def answered(task: Task, log_probs: Tensor) -> list[str]:
+    """Return the best label of each row of (rows, labels) scores; of equal ones the first."""
+    return [task.labels[i] for i in log_probs.argmax(dim=1).tolist()]
+
+
+def _label_accuracy(examples: Sequence[Example], answers: Sequence[str]) -> float:
+    return mean([float(e.label == answer) for e, answer in zip(examples, answers, strict=True)])
+
+
+def _macro_f1(examples: Sequence[Example], answers: Sequence[str]) -> float:
+    """F1 of each label that occurs, unweighted mean (CB)."""
+    from sklearn.metrics import f1_score  # takes a second to import
+
+    right = [example.label for example in examples]
+    return float(f1_score(right, list(answers), average="macro", zero_division=0))
+
+
+def _f1_of_answers(examples: Sequence[Example], answers: Sequence[str]) -> float:
+    """F1 of the label 1 over all answers, whatever question they belong to (MultiRC's F1a)."""
+    from sklearn.metrics import f1_score  # takes a second to import
+
+    right = [example.label for example in examples]
+    return float(f1_score(right, list(answers), pos_label="1", zero_division=0))
+
+
+def _exact_match(examples: Sequence[Example], answers: Sequence[str]) -> float:
+    """Share of questions all of whose answers were judged right (MultiRC's EM)."""
+    whole: dict[str, bool] = {}
+    for example, answer in zip(examples, answers, strict=True):
+        whole[example.question] = whole.get(example.question, True) and example.label == answer
+    return mean([float(right) for right in whole.values()])
+
+
+TASK_METRICS: dict[str, Callable[[Sequence[Example], Sequence[str]], float]] = {
+    "accuracy": _label_accuracy,
+    "f1": _macro_f1,
+    "f1a": _f1_of_answers,
+    "em": _exact_match,
+}

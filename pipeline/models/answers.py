@@ -1,8 +1,8 @@
 """One question, one place: which position is scored, over which words.
 
-`AnswerModel` takes rows with prompt vectors and gives scores of words at the answer. It is the
-only place that asks which family a model is of. The vocabulary head runs at answer positions
-alone, and over the asked words alone.
+`AnswerModel` takes rows with prompt vectors and gives scores of words at the answer, or of answers
+of several tokens. It is the only place that asks which family a model is of. The vocabulary head
+runs at answer positions alone, and over the asked words alone.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,11 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import ModelError
 from pipeline.models.codec import Codec
-from pipeline.models.rows import NO_SLOT, Batch
+from pipeline.models.rows import NO_ANSWER, NO_SLOT, Batch
+from pipeline.seeding import derive_seed
+
+# Name of the classification head within the network.
+_CLASSIFIER = "answer_classifier"
 
 
 class AnswerModel:
@@ -43,6 +47,27 @@ class AnswerModel:
         self._output: nn.Linear = network.get_output_embeddings()
         self._check_against_network()
 
+    def add_classifier(self, outputs: int, *, seed: int) -> None:
+        """Read answers with a new classification head from now on, not with the vocabulary head.
+
+        The head is a part of `network`, so that it is trained, saved and loaded with it: dropout
+        and a linear layer, for a masked model behind a dense layer with tanh (BERT's pooler).
+
+        Args:
+            outputs: number of labels; 1 scores each of an example's own answers.
+            seed: the seed of `params.yaml`; the same one gives the same weights.
+        """
+        size: int = self.network.config.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "classifier"))
+            pooler = [nn.Linear(size, size), nn.Tanh()] if self.masked else []
+            head = nn.Sequential(*pooler, nn.Dropout(0.1), nn.Linear(size, outputs))
+            for layer in head:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.02)
+                    nn.init.zeros_(layer.bias)
+        self.network.add_module(_CLASSIFIER, head.to(self.device, self.words.dtype).eval())
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -67,8 +92,40 @@ class AnswerModel:
             candidates: (words,) int64, ids of the allowed words; None allows the vocabulary.
 
         Returns:
-            (rows, words) float32: log-probabilities among the allowed words.
+            (rows, words) float32: log-probabilities among the allowed words; of a model with a
+            classifier, among its labels, whatever `candidates` are.
         """
+        hidden = self._hidden(batch, prompts)
+        answers = hidden[torch.arange(len(hidden), device=hidden.device), batch.answer_positions]
+        return self._scores(answers, candidates).log_softmax(dim=1)
+
+    def choice_scores(self, batch: Batch, prompts: Tensor | None) -> Tensor:
+        """Score the answer that each row has written out.
+
+        Args:
+            batch: rows with `answer_ids`; rows as a whole for a model with a classifier.
+            prompts: as in `log_probs`.
+
+        Returns:
+            (rows,) float32: the mean log-probability of the answer's tokens, so that a long answer
+            is no worse than a short one; of a model with a classifier, its score.
+        """
+        hidden = self._hidden(batch, prompts)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        if batch.answer_ids is None:
+            return self._scores(hidden[rows, batch.answer_positions], None).squeeze(1)
+        present = batch.answer_ids != NO_ANSWER
+        row, place = present.nonzero(as_tuple=True)
+        answers = hidden[row, batch.answer_positions[row] + place]
+        log_probs = self._scores(answers, None).log_softmax(dim=1)
+        tokens = batch.answer_ids[row, place].unsqueeze(1)
+        # index_add, as its order of summing is fixed on a CPU: the same bits every time.
+        total = torch.zeros(len(hidden), device=hidden.device)
+        total = total.index_add(0, row, log_probs.gather(1, tokens).squeeze(1))
+        return total / present.sum(dim=1)
+
+    def _hidden(self, batch: Batch, prompts: Tensor | None) -> Tensor:
+        """Return (rows, length, hidden size): the last layer, prompt vectors in their places."""
         embeds = self.network.get_input_embeddings()(batch.token_ids)
         if prompts is not None:
             # As an embedding lookup: the gradient of plain indexing is summed in an order that
@@ -80,18 +137,24 @@ class AnswerModel:
             )
         # Padding is on the right: no position of a causal model's row ever sees it.
         attention_mask = batch.attention_mask if self.masked else None
-        hidden = self.network.base_model(
+        hidden: Tensor = self.network.base_model(
             inputs_embeds=embeds, attention_mask=attention_mask, **self._options
         )[0]
-        rows = torch.arange(len(hidden), device=hidden.device)
-        answers = self._transform(hidden[rows, batch.answer_positions])
+        return hidden
+
+    def _scores(self, answers: Tensor, candidates: Tensor | None) -> Tensor:
+        """Return (answers, words or labels) float32 of (answers, hidden size)."""
+        classifier = getattr(self.network, _CLASSIFIER, None)
+        if classifier is not None:
+            scores: Tensor = classifier(answers)
+            return scores.float()
+        answers = self._transform(answers)
         weight: Tensor = self._output.weight
         bias: Tensor | None = self._output.bias
         if candidates is not None:
             weight = weight[candidates]
             bias = bias[candidates] if bias is not None else None
-        logits = nn.functional.linear(answers, weight, bias)
-        return logits.float().log_softmax(dim=1)
+        return nn.functional.linear(answers, weight, bias).float()
 
     @property
     def _options(self) -> dict[str, bool]:

@@ -63,6 +63,8 @@ def load_model(
     threads: int | None = None,
     tuned: bool = False,
     weights: Path | None = None,
+    labels: int | None = None,
+    seed: int = 0,
 ) -> AnswerModel:
     """Load a model and its tokenizer.
 
@@ -73,6 +75,8 @@ def load_model(
         threads: of the CPU, for torch as a whole; None: as many as there are cores.
         tuned: whether the model's own weights are, or will be, trained.
         weights: tuned weights that replace the folder's, as `AnswerModel.network` names them.
+        labels: of a classifier that is added before they do; None adds none.
+        seed: of the classifier's first weights.
 
     Raises:
         ModelError: the folder holds no masked or causal model that can be loaded, or the device
@@ -104,13 +108,12 @@ def load_model(
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
+    model = AnswerModel(network.to(place), Codec(tokenizer), masked=masked)
+    if labels is not None:
+        model.add_classifier(labels, seed=seed)
     if weights is not None:
-        _load_weights(network, weights)
-    return AnswerModel(
-        network.to(place),
-        Codec(tokenizer),
-        masked=masked,
-    )
+        _load_weights(model.network, weights)
+    return model
 
 
 def _load_weights(network: torch.nn.Module, weights: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scores without gradients, batch by batch."""
+"""Scores of examples: of one pass, and of many without gradients."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,50 @@ import torch
 from torch import Tensor
 
 from pipeline.models.answers import AnswerModel
-from pipeline.models.rows import Row, collate
+from pipeline.models.rows import Asked, Choices, Row, collate
+
+
+def ask(
+    model: AnswerModel,
+    asked: Sequence[Asked],
+    prompts: Sequence[int],
+    vectors: Tensor | None,
+    candidates: Tensor | None,
+) -> Tensor:
+    """Score the answers of some examples in one pass.
+
+    Args:
+        model: a language model.
+        asked: the examples, all rows or all choices.
+        prompts: for each, its prompt's position in `vectors`.
+        vectors: (prompts, longest, embedding size) float; None where no template has prompt tokens.
+        candidates: (words,) int64, the allowed words of rows; None allows the vocabulary.
+
+    Returns:
+        (examples, words) float32: log-probabilities among the allowed words; for choices
+        (examples, 2): of the first, and of the best of the others.
+    """
+    rows: list[Row] = []
+    owners: list[int] = []
+    for example, one in enumerate(asked):
+        own = one.rows if isinstance(one, Choices) else (one,)
+        rows.extend(own)
+        owners.extend([example] * len(own))
+    batch = collate(
+        rows, [prompts[i] for i in owners], pad_id=model.codec.pad_id, device=model.device
+    )
+    if not any(isinstance(one, Choices) for one in asked):
+        return model.log_probs(batch, vectors, candidates)
+    counts = [owners.count(example) for example in range(len(asked))]
+    scores = model.choice_scores(batch, vectors).split(counts)
+    first_and_rival = [torch.stack((own[0], own[1:].max())) for own in scores]
+    return torch.stack(first_and_rival).log_softmax(dim=1)
 
 
 @torch.no_grad()
 def predict(
     model: AnswerModel,
-    rows: Sequence[Row],
+    rows: Sequence[Asked],
     vectors: Tensor | None,
     word_ids: Tensor,
     *,
@@ -24,10 +61,10 @@ def predict(
 
     Args:
         model: a language model; left in the mode it is in.
-        rows: of one prompt.
+        rows: examples of one prompt.
         vectors: (prompt tokens, embedding size) float, or None where the template has none.
         word_ids: (words,) int64, the allowed words.
-        rows_per_pass: most rows of one pass.
+        rows_per_pass: most examples of one pass.
 
     Returns:
         (rows, words) float32 on the CPU: log-probabilities among the allowed words.
@@ -38,11 +75,6 @@ def predict(
     candidates = word_ids.to(model.device)
     for start in range(0, len(order), rows_per_pass):
         chosen = order[start : start + rows_per_pass]
-        batch = collate(
-            [rows[i] for i in chosen],
-            [0] * len(chosen),
-            pad_id=model.codec.pad_id,
-            device=model.device,
-        )
-        scores[chosen] = model.log_probs(batch, prompts, candidates).cpu()
+        log_probs = ask(model, [rows[i] for i in chosen], [0] * len(chosen), prompts, candidates)
+        scores[chosen] = log_probs.cpu()
     return scores

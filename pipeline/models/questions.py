@@ -9,24 +9,25 @@ from torch import Tensor
 from pipeline.errors import TemplateError
 from pipeline.models.answers import AnswerModel
 from pipeline.models.codec import Codec
-from pipeline.models.rows import Row, build_row
-from pipeline.prompts.template import Template
+from pipeline.models.rows import Asked, Choices, Row, build_row
+from pipeline.prompts.template import Field, Mask, Template
+from pipeline.tasks import Example, Task
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Rows with their allowed answers.
+    """Examples with their allowed answers.
 
     Attributes:
-        rows: one for each example that is asked.
+        rows: one for each example that is asked; of `Choices` where each has answers of its own.
         targets: (rows,) int64, the right answer's position in `words`.
-        words: the allowed words.
-        word_ids: (words,) int64, their tokens.
+        words: the allowed words, or the labels where words are not what is asked for.
+        word_ids: (words,) int64, their tokens; for labels, their positions.
         asked: for each row, its example's position in the input: examples whose answer is not
             one token of the model are left out.
     """
 
-    rows: list[Row]
+    rows: Sequence[Asked]
     targets: Tensor
     words: list[str]
     word_ids: Tensor
@@ -77,6 +78,98 @@ def build_questions(
         word_ids=torch.tensor(list(index), dtype=torch.int64),
         asked=asked,
     )
+
+
+def build_task_questions(
+    model: AnswerModel,
+    task: Task,
+    template: Template,
+    examples: Sequence[Example],
+    *,
+    verbalizer: Mapping[str, str] | None,
+    max_length: int,
+    classifier: bool,
+    most_choices: int | None = None,
+) -> Questions:
+    """Put the examples of a task into a template.
+
+    The answer is a label's word; or one of the example's own answers, written out; or, for a
+    classifier, a label of a row that is read as a whole.
+
+    Args:
+        model: who is asked.
+        task: of the examples.
+        template: as parsed.
+        examples: one or more.
+        verbalizer: label -> word; None where no words are asked for.
+        max_length: most positions of a row.
+        classifier: whether the model has one.
+        most_choices: of each example's own answers, ask the first and so many less one of the
+            others, spread over them: training needs not all of them. None: all.
+
+    Raises:
+        TemplateError: template or verbalizer do not fit the model, or a row cannot be built.
+    """
+    if not model.masked and not classifier:
+        _check_all_seen(template)
+    if verbalizer is not None and not classifier:
+        check_verbalizer(model.codec, template, verbalizer)
+        return build_questions(
+            model,
+            template,
+            [(example.values, verbalizer[example.label]) for example in examples],
+            [verbalizer[label] for label in task.labels],
+            max_length=max_length,
+        )
+
+    def row(example: Example, answer: str | None) -> Row:
+        return build_row(
+            template,
+            example.values,
+            model.codec,
+            masked=model.masked,
+            max_length=min(max_length, model.max_length),
+            answer=answer,
+            whole=classifier,
+        )
+
+    by_choice = Mask() in template.parts
+    rows = [
+        Choices(tuple(row(example, answer) for answer in _some(example.choices, most_choices)))
+        if by_choice
+        else row(example, None)
+        for example in examples
+    ]
+    return Questions(
+        rows=rows,
+        targets=torch.tensor([task.labels.index(example.label) for example in examples]),
+        words=list(task.labels),
+        word_ids=torch.arange(len(task.labels)),
+        asked=list(range(len(examples))),
+    )
+
+
+def classifier_labels(task: Task, template: Template) -> int:
+    """Return how many scores a classifier gives of each row: one, where a row is one answer."""
+    return 1 if Mask() in template.parts else len(task.labels)
+
+
+def _some(choices: Sequence[str], most: int | None) -> list[str]:
+    first, *others = choices
+    if most is None or len(others) < most:
+        return [first, *others]
+    return [first, *(others[i * len(others) // (most - 1)] for i in range(most - 1))]
+
+
+def _check_all_seen(template: Template) -> None:
+    """Check that a causal model sees every field: what stands behind the mask is cut."""
+    behind = template.parts[template.parts.index(Mask()) :]
+    lost = [part.name for part in behind if isinstance(part, Field)]
+    if lost:
+        raise TemplateError(
+            f"template {template.source!r}: {{{lost[0]}}} stands behind {{mask}}, where a causal "
+            "model never sees it; take another template or a masked model"
+        )
 
 
 def check_verbalizer(codec: Codec, template: Template, verbalizer: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from pipeline.models.codec import Codec
 from pipeline.prompts.template import Field, Mask, PromptTokens, Template, Text
 
 NO_SLOT = -1
+NO_ANSWER = -1
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,35 @@ class Row:
     Attributes:
         token_ids: one for each position; at a prompt token, the padding id.
         slots: for each position the prompt token that stands there, counted from 0, or -1.
-        answer_position: where the answer is read.
+        answer_position: where the answer is read, or its first token.
+        answer_ids: of an answer that is written out, its tokens; those behind the first are read
+            at the positions that follow. Empty where several words are asked at one position.
     """
 
     token_ids: tuple[int, ...]
     slots: tuple[int, ...]
     answer_position: int
+    answer_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One example whose answers are written out: a row for each of them, the first one's first.
+
+    Attributes:
+        rows: two or more.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Of the longest row."""
+        return max((row.token_ids for row in self.rows), key=len)
+
+
+# What one example is to a model.
+Asked = Row | Choices
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,7 @@ class Batch:
         attention_mask: (rows, length) int64, 1 at the row's own positions.
         answer_positions: (rows,) int64.
         prompts: (rows,) int64, which prompt of the bank's output a row uses.
+        answer_ids: (rows, longest) int64, as in `Row`, filled with -1; None where no row has any.
     """
 
     token_ids: Tensor
@@ -45,6 +70,7 @@ class Batch:
     attention_mask: Tensor
     answer_positions: Tensor
     prompts: Tensor
+    answer_ids: Tensor | None = None
 
 
 def build_row(
@@ -54,6 +80,8 @@ def build_row(
     *,
     masked: bool,
     max_length: int,
+    answer: str | None = None,
+    whole: bool = False,
 ) -> Row:
     """Put an example into a template.
 
@@ -67,19 +95,28 @@ def build_row(
         masked: whether the model is a masked one.
         max_length: most positions of a row, special tokens and prompt tokens included. Fields
             that the template marks are cut from their end, the longest first.
+        answer: an answer of one token or several that is written out: a masked model gets as many
+            masks, a causal one the answer itself. None asks for words at one position.
+        whole: whether a classifier reads the row as a whole: the answer, if there is one, stands
+            as text in place of the mask, and what is read is the first position of a masked model
+            or the last of a causal one.
 
     Raises:
         TemplateError: the row is too long and nothing may be cut, or a causal model has nothing
             in front of the mask.
     """
-    if masked and codec.mask_id is None:
+    if masked and not whole and codec.mask_id is None:
         raise TemplateError("the tokenizer of this masked model has no mask token")
     used = [part.name for part in template.parts if isinstance(part, Field)]
     values = {name: values[name].strip() for name in used}
-    row = _build(template, values, codec, masked=masked)
+
+    def build() -> Row:
+        return _build(template, values, codec, masked=masked, answer=answer, whole=whole)
+
+    row = build()
     while len(row.token_ids) > max_length:
         _shorten(template, values, codec, len(row.token_ids) - max_length, max_length)
-        row = _build(template, values, codec, masked=masked)
+        row = build()
     return row
 
 
@@ -94,27 +131,39 @@ def collate(
         pad_id: fills token ids.
         device: of the result.
     """
-    length = max(len(row.token_ids) for row in rows)
-
-    def filled(values: Sequence[Sequence[int]], filling: int) -> Tensor:
-        table = [[*value, *[filling] * (length - len(value))] for value in values]
-        return torch.tensor(table, dtype=torch.int64).to(device)
-
+    answers = [row.answer_ids for row in rows]
     return Batch(
-        token_ids=filled([row.token_ids for row in rows], pad_id),
-        slots=filled([row.slots for row in rows], NO_SLOT),
-        attention_mask=filled([[1] * len(row.token_ids) for row in rows], 0),
+        token_ids=_table([row.token_ids for row in rows], pad_id).to(device),
+        slots=_table([row.slots for row in rows], NO_SLOT).to(device),
+        attention_mask=_table([[1] * len(row.token_ids) for row in rows], 0).to(device),
         answer_positions=torch.tensor([row.answer_position for row in rows]).to(device),
         prompts=torch.tensor(prompts).to(device),
+        answer_ids=_table(answers, NO_ANSWER).to(device) if any(answers) else None,
     )
 
 
-def _build(template: Template, values: Mapping[str, str], codec: Codec, *, masked: bool) -> Row:
+def _table(values: Sequence[Sequence[int]], filling: int) -> Tensor:
+    length = max(map(len, values))
+    return torch.tensor(
+        [[*value, *[filling] * (length - len(value))] for value in values], dtype=torch.int64
+    )
+
+
+def _build(
+    template: Template,
+    values: Mapping[str, str],
+    codec: Codec,
+    *,
+    masked: bool,
+    answer: str | None,
+    whole: bool,
+) -> Row:
     ids = list(codec.prefix)
     slots = [NO_SLOT] * len(ids)
     start = len(ids)
     text = ""
-    answer = -1
+    at = -1
+    answer_ids: list[int] = []
     next_slot = 0
 
     def flush() -> None:
@@ -135,24 +184,36 @@ def _build(template: Template, values: Mapping[str, str], codec: Codec, *, maske
                 ids.extend([codec.pad_id] * part.count)
                 slots.extend(range(next_slot, next_slot + part.count))
                 next_slot += part.count
+            case Mask() if whole:
+                text += answer or ""
             case Mask():
+                space = text[-1:].isspace()
                 flush()
+                if answer is not None:
+                    spaced = f" {answer.strip()}" if space else answer.strip()
+                    answer_ids = codec.segment(spaced, start=len(ids) == start)
                 if not masked:
-                    answer = len(ids) - 1
+                    at = len(ids) - 1
+                    ids.extend(answer_ids[:-1])
+                    slots.extend([NO_SLOT] * len(answer_ids[:-1]))
                     break
-                answer = len(ids)
-                ids.append(codec.mask_id or 0)
-                slots.append(NO_SLOT)
-    if answer < 0:
+                at = len(ids)
+                count = 1 if answer is None else len(answer_ids)
+                ids.extend([codec.mask_id or 0] * count)
+                slots.extend([NO_SLOT] * count)
+    if masked or whole:
+        flush()
+    if masked:
+        ids.extend(codec.suffix)
+        slots.extend([NO_SLOT] * len(codec.suffix))
+    if whole:
+        at = 0 if masked else len(ids) - 1
+    if at < 0:
         raise TemplateError(
             f"template {template.source!r}: nothing stands in front of {{mask}}, where a causal "
             "model reads the answer; put words or [P] there"
         )
-    if masked:
-        flush()
-        ids.extend(codec.suffix)
-        slots.extend([NO_SLOT] * len(codec.suffix))
-    return Row(tuple(ids), tuple(slots), answer)
+    return Row(tuple(ids), tuple(slots), at, tuple(answer_ids))
 
 
 def _shorten(

@@ -71,20 +71,25 @@ class Template:
     @property
     def space_before_mask(self) -> bool:
         """Whether white space stands right before the mask: the answer is then a new word."""
+        if Mask() not in self.parts:
+            return False
         before = self.parts[self.parts.index(Mask()) - 1] if self.parts[0] != Mask() else None
         return isinstance(before, Text) and before.text[-1:].isspace()
 
 
-def parse_template(source: str, fields: Collection[str]) -> Template:
+def parse_template(
+    source: str, fields: Collection[str], *, masks: Collection[int] = (1,)
+) -> Template:
     """Parse a template.
 
     Args:
         source: text in the template language.
         fields: names of the fields that an example has.
+        masks: how many masks there may be; a classifier needs none.
 
     Raises:
-        TemplateError: no or several masks, an unknown field, no prompt tokens in `[P*0]`, a brace
-            without its partner.
+        TemplateError: another number of masks, an unknown field, no prompt tokens in `[P*0]`, a
+            brace without its partner.
     """
     parts: list[Part] = []
     text = ""
@@ -108,11 +113,10 @@ def parse_template(source: str, fields: Collection[str]) -> Template:
     text += source[end:]
     if text:
         parts.append(Text(text))
-    if parts.count(Mask()) != 1:
-        raise TemplateError(
-            f"template {source!r}: {parts.count(Mask())} masks; write {{mask}} once, where the "
-            "answer stands"
-        )
+    count = parts.count(Mask())
+    if count not in masks:
+        wanted = "write {mask} once, where the answer stands" if 1 in masks else "take it out"
+        raise TemplateError(f"template {source!r}: {count} masks; {wanted}")
     return Template(source, tuple(parts))
 
 

@@ -27,6 +27,7 @@ class _Mark:
 _MARKS = {
     "manual": _Mark("#64748b", "o"),
     "fine-tuning": _Mark("#56b4e9", "^"),
+    "classifier": _Mark("#e69f00", "P"),
     "manual-fine-tuning": _Mark("#0072b2", "s"),
     "p-tuning": _Mark("#d55e00", "D"),
     "prompt-tuning": _Mark("#cc79a7", "v"),
@@ -142,11 +143,11 @@ def curves_figure(results: LamaResults) -> str:
 
 
 def tasks_figure(results: Sequence[TaskResults]) -> str:
-    """Draw dev accuracy by epoch, a panel for each task, a line for each method."""
+    """Draw the dev score by epoch, a panel for each task, a line for each method."""
     curves = [point for result in results for point in result.curves]
     methods = list(dict.fromkeys(method for result in results for method in result.methods))
     names = [result.task for result in results]
-    return _panels(curves, "task", names, methods, "dev_accuracy", "accuracy")
+    return _panels(curves, "task", names, methods, "dev_score", "score")
 
 
 def _panels(

@@ -93,7 +93,7 @@ def write_report(
         parts += [heading]
         if tasks_source == "gazetteer":
             parts += ["Made examples in the official schema; they are not SuperGLUE.\n"]
-        parts += [task_methods(tasks), "![dev accuracy by epoch](figures/superglue.svg)\n"]
+        parts += [task_methods(tasks), "![dev score by epoch](figures/superglue.svg)\n"]
     if not figures:
         parts += ["No benchmark was run: `params.yaml` lists no methods, relations or tasks.\n"]
     for name, figure in figures.items():

@@ -108,25 +108,46 @@ def lama_answers(results: LamaResults) -> str:
 
 
 def task_methods(results: Sequence[TaskResults]) -> str:
-    """Return the methods of each task with their accuracy, and the majority class beside them."""
+    """Return each task's methods with their score and metrics, and the majority class beneath."""
     rows = []
-    majority = {"majority": CONTROLS["majority"]}
     for result in results:
-        own = [
+        for method, metrics in result.methods.items():
+            rows.append(
+                [
+                    result.task,
+                    method,
+                    percent(metrics["test/score"]),
+                    percent(metrics["dev/score"]),
+                    _task_metrics(metrics, "test/"),
+                    str(metrics["test/examples"]),
+                ]
+            )
+        first = next(iter(result.methods.values()))
+        rows.append(
             [
-                method,
-                percent(metrics["test/accuracy"]),
-                percent(metrics["dev/accuracy"]),
-                str(metrics["test/examples"]),
+                result.task,
+                CONTROLS["majority"],
+                percent(first["test/majority"]),
+                "",
+                _task_metrics(first, "test/majority_"),
+                str(first["test/examples"]),
             ]
-            for method, metrics in result.methods.items()
-        ]
-        rows += [
-            [result.task, *row]
-            for row in own + _control_rows(result.methods, majority, "test/examples")
-        ]
+        )
     return markdown_table(
-        ["task", "method", "test accuracy", "dev accuracy", "test examples"], rows
+        ["task", "method", "test score", "dev score", "of it", "test examples"], rows
+    )
+
+
+# Key in a metrics file -> name.
+_TASK_METRICS = {"accuracy": "accuracy", "f1": "macro F1", "f1a": "F1a", "em": "EM"}
+
+
+def _task_metrics(metrics: Row, prefix: str) -> str:
+    """Return the metrics whose mean the score is."""
+    return ", ".join(
+        f"{name} {percent(metrics[prefix + key])}"
+        for key, name in _TASK_METRICS.items()
+        if prefix + key in metrics
     )
 
 

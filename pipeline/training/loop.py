@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.models.answers import AnswerModel
-from pipeline.models.predict import predict
+from pipeline.models.predict import ask, predict
 from pipeline.models.questions import Questions
-from pipeline.models.rows import Row, collate
+from pipeline.models.rows import Asked
 from pipeline.prompts.bank import make_encoder, stack_prompts
 from pipeline.prompts.encoders import PromptEncoder
 from pipeline.seeding import derive_seed, make_random
@@ -293,7 +293,7 @@ class _Item:
     """One training example of a step: whose it is, and its share of the loss."""
 
     state: int
-    row: Row
+    row: Asked
     target: int
     weight: float
 
@@ -366,19 +366,19 @@ def _backward(
     vectors = joined.detach().requires_grad_() if joined is not None else None
     losses = []
     for chosen in _passes(items, rows_per_pass, by_problem=not loss_over_vocabulary):
-        batch = collate(
-            [item.row for item in chosen],
-            [slot.get(item.state, 0) for item in chosen],
-            pad_id=model.codec.pad_id,
-            device=model.device,
-        )
         candidates = None
         if not loss_over_vocabulary:
             candidates = states[chosen[0].state].problem.train.word_ids.to(model.device)
         with torch.random.fork_rng() if tuned else nullcontext():
             if tuned:
                 states[0].dropout_of_the_model()
-            log_probs = model.log_probs(batch, vectors, candidates)
+            log_probs = ask(
+                model,
+                [item.row for item in chosen],
+                [slot.get(item.state, 0) for item in chosen],
+                vectors,
+                candidates,
+            )
         targets = torch.tensor([item.target for item in chosen], device=model.device)
         loss = torch.nn.functional.nll_loss(log_probs, targets, reduction="none")
         weights = torch.tensor([item.weight for item in chosen], device=model.device)

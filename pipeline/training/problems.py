@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.data.lama import Fact
-from pipeline.data.superglue import Record
 from pipeline.errors import DataError
 from pipeline.models.answers import AnswerModel
-from pipeline.models.questions import Questions, build_questions, check_verbalizer
+from pipeline.models.questions import Questions, build_questions, build_task_questions
 from pipeline.prompts.template import Template
-from pipeline.tasks import Task
+from pipeline.tasks import Example, Task
 from pipeline.tasks.lama import fact_values
 from pipeline.training.loop import Problem
 
@@ -35,28 +34,44 @@ def lama_problem(
     return _problem(relation, template, questions)
 
 
+# In training, an answer competes with so many others at most: each is a row of its own.
+_MOST_CHOICES = 4
+
+
 def task_problem(
     model: AnswerModel,
     task: Task,
     template: Template,
-    examples: Mapping[str, Sequence[Record]],
+    examples: Mapping[str, Sequence[Example]],
     *,
-    verbalizer: Mapping[str, str],
+    verbalizer: Mapping[str, str] | None,
     max_length: int,
+    classifier: bool,
 ) -> Problem:
     """Make the problem of one SuperGLUE task from its train and dev examples.
+
+    Args:
+        model: who is asked.
+        task: of the examples.
+        template: as parsed.
+        examples: of the splits `train` and `dev`.
+        verbalizer: label -> word; None where no words are asked for.
+        max_length: most positions of a row.
+        classifier: whether the model has one.
 
     Raises:
         TemplateError: the template or the verbalizer does not fit the model.
     """
-    check_verbalizer(model.codec, template, verbalizer)
     questions = {
-        split: build_questions(
+        split: build_task_questions(
             model,
+            task,
             template,
-            [(example, verbalizer[example["label"]]) for example in examples[split]],
-            [verbalizer[label] for label in task.labels],
+            examples[split],
+            verbalizer=verbalizer,
             max_length=max_length,
+            classifier=classifier,
+            most_choices=_MOST_CHOICES if split == "train" else None,
         )
         for split in ("train", "dev")
     }

@@ -26,9 +26,9 @@ from pipeline.errors import TemplateError
 from pipeline.files import read_json, write_json
 from pipeline.models.answers import AnswerModel
 from pipeline.models.codec import Codec
-from pipeline.models.predict import predict
+from pipeline.models.predict import ask, predict
 from pipeline.models.questions import Questions
-from pipeline.models.rows import NO_SLOT, collate
+from pipeline.models.rows import NO_SLOT, Row
 from pipeline.seeding import make_random
 from pipeline.training.loop import Score
 
@@ -114,7 +114,9 @@ def search_words(
         ValueError: they have more than `tokens`, or no word is allowed.
         DataError: the checkpoint is not JSON.
     """
-    places = sorted({slot for row in train.rows for slot in row.slots} - {NO_SLOT})
+    places = sorted(
+        {slot for row in train.rows if isinstance(row, Row) for slot in row.slots} - {NO_SLOT}
+    )
     if not places:
         raise TemplateError(
             f"{name}: no prompt token to search words for; put [P] into the template, for a causal "
@@ -317,14 +319,15 @@ def _losses(
     model: AnswerModel, questions: Questions, items: Sequence[tuple[int, int]], vectors: Tensor
 ) -> Tensor:
     """Return (items,) float32: cross-entropy of the right word among the whole vocabulary."""
-    batch = collate(
+    log_probs = ask(
+        model,
         [questions.rows[example] for example, _ in items],
         [prompt for _, prompt in items],
-        pad_id=model.codec.pad_id,
-        device=model.device,
+        vectors,
+        None,
     )
     right = questions.word_ids[questions.targets[[example for example, _ in items]]]
-    return nll_loss(model.log_probs(batch, vectors), right.to(model.device), reduction="none")
+    return nll_loss(log_probs, right.to(model.device), reduction="none")
 
 
 def _vectors(model: AnswerModel, token_ids: TokenIds) -> Tensor:

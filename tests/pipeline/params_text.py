@@ -75,9 +75,10 @@ _PARAMS: dict[str, Any] = {
     },
     "superglue": {
         "source": "gazetteer",
+        "protocol": "few-shot-32",
         "tasks": ["rte"],
         "methods": ["manual", "p-tuning"],
-        "splits": {"train_examples": 4, "dev_examples": 4, "test_examples": 8},
+        "splits": {"train_examples": 4, "dev_examples": 4, "test_examples": 8, "held_out": 0.5},
         "prompts": {
             "rte": {
                 "max_length": 64,

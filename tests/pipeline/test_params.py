@@ -109,16 +109,24 @@ def test_a_wrong_value_gives_one_line_with_its_path(tmp_path, path, value, said)
         (
             {"superglue.methods": ["fine"]},
             "superglue.methods.0",
-            "'manual', 'manual-fine-tuning' or 'p-tuning'",
+            "'manual', 'classifier', 'manual-fine-tuning', 'p-tuning' or 'prompt-tuning'",
         ),
-        ({"superglue.tasks": ["rte", "boolk"]}, "superglue.tasks.1", "'rte'"),
+        (
+            {"superglue.tasks": ["rte", "boolk"]},
+            "superglue.tasks.1",
+            "'boolq', 'cb', 'copa', 'multirc', 'rte', 'wic' or 'wsc'",
+        ),
         ({"lama.training.x": {}}, "lama.training.x", LAMA_METHODS),
         ({"lama.prompts.x": "manual"}, "lama.prompts.x", LAMA_METHODS),
-        ({"superglue.prompts.x": {}}, "superglue.prompts.x", "'rte'"),
+        (
+            {"superglue.prompts.x": {}},
+            "superglue.prompts.x",
+            "'boolq', 'cb', 'copa', 'multirc', 'rte', 'wic' or 'wsc'",
+        ),
         (
             {"superglue.prompts.rte.templates.x": "{mask}"},
             "superglue.prompts.rte.templates.x",
-            "'manual', 'manual-fine-tuning' or 'p-tuning'",
+            "'manual', 'classifier', 'manual-fine-tuning', 'p-tuning' or 'prompt-tuning'",
         ),
     ],
 )

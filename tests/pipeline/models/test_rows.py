@@ -194,4 +194,5 @@ def test_rows_are_filled_on_the_right() -> None:
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.answer_positions.tolist() == [2, 0]
     assert batch.prompts.tolist() == [1, 0]
-    assert {t.dtype for t in vars(batch).values()} == {torch.int64}
+    assert batch.answer_ids is None
+    assert {t.dtype for t in vars(batch).values() if t is not None} == {torch.int64}

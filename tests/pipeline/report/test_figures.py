@@ -125,7 +125,7 @@ def test_each_task_has_a_panel_with_its_own_curves():
             task,
             {"manual": {}},
             [
-                {"task": task, "method": "manual", "epoch": epoch, "dev_accuracy": accuracy}
+                {"task": task, "method": "manual", "epoch": epoch, "dev_score": accuracy}
                 for epoch, accuracy in enumerate(accuracies)
             ],
         )
@@ -136,7 +136,7 @@ def test_each_task_has_a_panel_with_its_own_curves():
     rising, falling = _lines(svg, "#64748b")
     assert rising[0][1] > rising[1][1]
     assert falling[0][1] < falling[1][1]
-    assert {"rte", "cb", "dev accuracy, %"} <= set(_written(svg))
+    assert {"rte", "cb", "dev score, %"} <= set(_written(svg))
 
 
 @pytest.mark.parametrize("count", [1, 5, 13])

@@ -109,13 +109,14 @@ def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
             assert line["majority class"] == f"{100 * float(control['majority']):.1f}"
             assert line["naive Bayes"] == f"{100 * float(control['naive_bayes']):.1f}"
         metrics = json.loads((full_files.metrics / "superglue/rte" / f"{method}.json").read_text())
-        assert ["rte", method, f"{100 * metrics['test/accuracy']:.1f}",
-                f"{100 * metrics['dev/accuracy']:.1f}", "277"] in tasks  # fmt: skip
+        assert ["rte", method, f"{100 * metrics['test/score']:.1f}",
+                f"{100 * metrics['dev/score']:.1f}",
+                f"accuracy {100 * metrics['test/accuracy']:.1f}", "277"] in tasks  # fmt: skip
     assert methods[3:] == [
         ["majority class", "9.9", "", "1234"],
         ["naive Bayes", "16.5", "", "1234"],
     ]
-    assert tasks[3] == ["rte", "majority class", "50.5", "", "277"]
+    assert tasks[3] == ["rte", "majority class", "50.5", "", "accuracy 50.5", "277"]
     assert len(answers) == 5
 
 

@@ -55,7 +55,7 @@ def test_a_curve_has_a_point_an_epoch(files):
         ("p-tuning", 3, 0.08),
     ]
     points = files.task("rte").curves
-    assert [(p["task"], p["method"], p["epoch"], p["dev_accuracy"]) for p in points] == [
+    assert [(p["task"], p["method"], p["epoch"], p["dev_score"]) for p in points] == [
         ("rte", "manual", 0, 0.125),
         ("rte", "p-tuning", 0, 0.25),
         ("rte", "p-tuning", 1, 0.375),

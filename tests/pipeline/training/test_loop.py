@@ -16,7 +16,7 @@ from pipeline.models.questions import Questions, build_questions
 from pipeline.prompts.bank import make_encoder
 from pipeline.prompts.encoders import PromptEncoder
 from pipeline.prompts.template import parse_template
-from pipeline.tasks import TASKS
+from pipeline.tasks import TASKS, Example
 from pipeline.tasks.lama import lay_out, manual_template
 from pipeline.training import loop
 from pipeline.training.checkpoints import Checkpoint
@@ -667,7 +667,7 @@ def test_the_global_random_state_stays_as_it_is(
 # It learns
 
 
-def rte_examples() -> list[dict[str, str]]:
+def rte_examples() -> list[Example]:
     """Sixteen examples in RTE's schema, half of each label."""
     cities = [("Paris", "France", "Europe"), ("Oslo", "Norway", "Europe"),
               ("Lyon", "France", "Europe"), ("a city", "Japan", "Asia")]  # fmt: skip
@@ -678,13 +678,11 @@ def rte_examples() -> list[dict[str, str]]:
             other = ("Norway", "Europe")
         for place in (country, continent, *other):
             label = "entailment" if place in (country, continent) else "not_entailment"
-            examples.append(
-                {
-                    "premise": f"{city} is located in {country}, in {continent}.",
-                    "hypothesis": f"{city} is in {place}",
-                    "label": label,
-                }
-            )
+            values = {
+                "premise": f"{city} is located in {country}, in {continent}.",
+                "hypothesis": f"{city} is in {place}",
+            }
+            examples.append(Example(str(len(examples)), values, label))
     return examples
 
 
@@ -708,6 +706,7 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
         {"train": examples, "dev": examples},
         verbalizer={"entailment": "yes", "not_entailment": "no"},
         max_length=64,
+        classifier=False,
     )
     adamw = replace(
         ADAM, optimizer="adamw", learning_rate=3e-3, schedule="linear", warmup_ratio=0.2

@@ -4,7 +4,7 @@ from pipeline.data.lama import Fact
 from pipeline.errors import DataError, TemplateError
 from pipeline.models.answers import AnswerModel
 from pipeline.prompts.template import parse_template
-from pipeline.tasks import TASKS
+from pipeline.tasks import TASKS, Example
 from pipeline.training.problems import lama_problem, task_problem
 from tests.tiny import FAMILIES
 from tests.worked import hand_row, ids
@@ -19,8 +19,8 @@ def fact(subject: str, object_: str) -> Fact:
     return Fact("P17", subject, object_)
 
 
-def example(premise: str, hypothesis: str, label: str) -> dict[str, str]:
-    return {"premise": premise, "hypothesis": hypothesis, "label": label}
+def example(premise: str, hypothesis: str, label: str) -> Example:
+    return Example("0", {"premise": premise, "hypothesis": hypothesis}, label)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,7 +57,20 @@ def test_a_relation_without_a_single_answer_is_an_error_that_names_it(
         lama_problem(tiny_models["bert"], "P17", HYBRID, splits, ["Norway", "Zanzibar"])
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_field_that_a_causal_model_never_sees_is_an_error(
+    tiny_models: dict[str, AnswerModel],
+) -> None:
+    examples = {split: [example("Paris", "no", "entailment")] for split in ("train", "dev")}
+    with pytest.raises(
+        TemplateError, match=r"\{hypothesis\} stands behind \{mask\}, where a causal"
+    ):
+        task_problem(
+            tiny_models["llama"], RTE, PATTERN, examples,
+            verbalizer=YES_NO, max_length=64, classifier=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_task_becomes_a_problem_over_its_label_words(
     tiny_models: dict[str, AnswerModel], family: str
 ) -> None:
@@ -68,7 +81,13 @@ def test_a_task_becomes_a_problem_over_its_label_words(
     }
 
     problem = task_problem(
-        model, RTE, PATTERN, examples, verbalizer=dict(reversed(YES_NO.items())), max_length=64
+        model,
+        RTE,
+        PATTERN,
+        examples,
+        verbalizer=dict(reversed(YES_NO.items())),
+        max_length=64,
+        classifier=False,
     )
 
     assert (problem.name, problem.prompt_tokens) == ("rte", 1)
@@ -82,7 +101,13 @@ def test_the_premise_of_a_task_is_cut_to_max_length(tiny_models: dict[str, Answe
     model = tiny_models["bert"]
     examples = [example("Paris Lyon Oslo France", "a", "entailment")]
     problem = task_problem(
-        model, RTE, PATTERN, {"train": examples, "dev": examples}, verbalizer=YES_NO, max_length=10
+        model,
+        RTE,
+        PATTERN,
+        {"train": examples, "dev": examples},
+        verbalizer=YES_NO,
+        max_length=10,
+        classifier=False,
     )
     assert problem.train.rows == [hand_row("bert", model, "^Paris _Lyon ? P M , _a .")]
 
@@ -90,7 +115,15 @@ def test_the_premise_of_a_task_is_cut_to_max_length(tiny_models: dict[str, Answe
 def test_a_task_without_examples_is_an_error(tiny_models: dict[str, AnswerModel]) -> None:
     examples = {"train": [example("Paris", "no", "entailment")], "dev": []}
     with pytest.raises(DataError, match="rte: no dev example"):
-        task_problem(tiny_models["bert"], RTE, PATTERN, examples, verbalizer=YES_NO, max_length=64)
+        task_problem(
+            tiny_models["bert"],
+            RTE,
+            PATTERN,
+            examples,
+            verbalizer=YES_NO,
+            max_length=64,
+            classifier=False,
+        )
 
 
 def test_a_verbalizer_of_several_tokens_is_an_error(tiny_models: dict[str, AnswerModel]) -> None:
@@ -103,6 +136,7 @@ def test_a_verbalizer_of_several_tokens_is_an_error(tiny_models: dict[str, Answe
             {"train": examples, "dev": examples},
             verbalizer=YES_NO | {"entailment": "certainly"},
             max_length=64,
+            classifier=False,
         )
 
 

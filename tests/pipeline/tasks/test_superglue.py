@@ -1,0 +1,144 @@
+"""What the seven tasks make of a record, and what they refuse."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import DataError, TemplateError
+from pipeline.prompts.template import Mask
+from pipeline.tasks import TASKS, task_template, task_verbalizer
+
+WIC = {"word": "place", "sentence1": "A place.", "sentence2": "They place it.", "idx": 3,
+       "label": True, "start1": 2, "end1": 7, "start2": 5, "end2": 10}  # fmt: skip
+WSC = {"text": "Mark told Pete many lies about himself , which Pete kept .", "idx": 5,
+       "label": False, "target": {"span1_index": 0, "span1_text": "Mark", "span2_index": 6,
+                                  "span2_text": "himself"}}  # fmt: skip
+COPA = {"premise": "The sun rose.", "choice1": "I woke.", "choice2": "The night fell.",
+        "question": "effect", "label": 0, "idx": 1}  # fmt: skip
+MULTIRC = {"idx": 6, "passage": {"text": "Lyon is in France.", "questions": [
+    {"question": "Where is Lyon?", "idx": 27, "answers": [
+        {"text": "France", "idx": 333, "label": 1}, {"text": "Peru", "idx": 334, "label": 0}]},
+    {"question": "What is Lyon?", "idx": 28, "answers": [
+        {"text": "A city", "idx": 335, "label": 1}]}]}}  # fmt: skip
+BOOLQ = {"question": "is lyon in france", "passage": "Lyon is.", "idx": 2, "label": True}
+CB = {"premise": "It rains.", "hypothesis": "It pours", "label": "neutral", "idx": 8}
+RECORDS: dict[str, dict[str, Any]] = {
+    "boolq": BOOLQ, "cb": CB, "copa": COPA, "multirc": MULTIRC,
+    "rte": {**CB, "label": "entailment"}, "wic": WIC, "wsc": WSC,
+}  # fmt: skip
+
+
+def only(task: str, record: dict[str, Any]) -> Any:
+    (example,) = TASKS[task].examples(record)
+    return example
+
+
+def test_the_answers_of_multirc_keep_their_question() -> None:
+    first, second, third = TASKS["multirc"].examples(MULTIRC)
+    assert [e.name for e in (first, second, third)] == ["6/27/333", "6/27/334", "6/28/335"]
+    assert [e.question for e in (first, second, third)] == ["6/27", "6/27", "6/28"]
+    assert [e.label for e in (first, second, third)] == ["1", "0", "1"]
+    assert second.values["answer"] == "Peru"
+
+
+def test_the_choices_of_copa_are_second_halves_of_a_sentence() -> None:
+    example = only("copa", COPA)
+    assert example.choices == ("I woke", "the night fell")
+    assert example.values["premise"] == "The sun rose"
+    assert example.values["joiner"] == "so"
+    assert only("copa", {**COPA, "question": "cause"}).values["joiner"] == "because"
+
+
+def test_a_pronoun_is_marked_and_its_noun_competes_with_others() -> None:
+    example = only("wsc", WSC)
+    assert example.values["text"] == (
+        "Mark told Pete many lies about *himself* , which Pete kept ."
+    )
+    assert example.choices == ("Mark", "Pete")
+    assert example.label == "false"
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "said"),
+    [
+        ("boolq", {"label": 1}, "label 1 is not one of true, false"),
+        ("boolq", {"label": "true"}, "label 'true' is not one of true, false"),
+        ("copa", {"label": True}, "label true is not one of 0, 1"),
+        ("copa", {"question": "why"}, "question 'why' is not one of cause, effect"),
+        ("copa", {"choice2": " . "}, "a choice is empty"),
+        ("wic", {"end1": 99}, "start1 and end1 are 2 and 99, outside sentence1 of 8 characters"),
+        ("wic", {"start2": 10}, "start2 and end2 are 10 and 10, outside sentence2"),
+        ("wic", {"start1": -1}, "start1 and end1 are -1 and 7, outside sentence1"),
+        ("wsc", {"target": "Mark"}, "target is 'Mark', not an object"),
+        ("wsc", {"target": WSC["target"] | {"span2_index": 12}}, "span2_index is 12, outside"),
+        ("wsc", {"target": WSC["target"] | {"span1_index": -1}}, "span1_index is -1, outside"),
+        ("wsc", {"target": WSC["target"] | {"span1_text": " "}}, "span1_text is empty"),
+        ("multirc", {"passage": {"text": "a", "questions": []}}, "questions is [], not a list of"),
+        ("multirc", {"passage": {"text": "a", "questions": ["b"]}}, "questions is ['b'], not a"),
+    ],
+)
+def test_a_record_that_is_not_of_the_schema_is_refused(
+    task: str, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        list(TASKS[task].examples({**RECORDS[task], **change}))
+    assert str(caught.value).startswith(said)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@given(task=st.sampled_from(sorted(RECORDS)), key=st.integers(0, 9), value=JSON)
+def test_whatever_stands_in_a_field_it_is_read_or_refused_in_one_line(
+    task: str, key: int, value: Any
+) -> None:
+    record = RECORDS[task]
+    name = list(record)[key % len(record)]
+    for changed in ({**record, name: value}, {k: v for k, v in record.items() if k != name}):
+        refused = ""
+        examples = []
+        try:
+            examples = list(TASKS[task].examples(changed))
+        except DataError as error:
+            refused = str(error)
+        assert bool(examples) != bool(refused)
+        assert len(refused) < 300
+        assert {example.label for example in examples} <= set(TASKS[task].labels)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_pattern_and_verbalizer_of_a_task_fits_it(task: str) -> None:
+    kind = TASKS[task]
+    assert {"p-tuning", "prompt-tuning", "classifier"} <= set(kind.patterns)
+    for name, source in kind.patterns.items():
+        template = task_template(kind, name, classifier=name == "classifier")
+        assert template.source == source
+        assert (Mask() in template.parts) == (name != "classifier" or kind.has_choices)
+        tuned = "p-tuning" in name or name in ("prompt-tuning",) or name.startswith("table-7")
+        assert bool(template.prompt_tokens) == tuned, name
+    for words in kind.verbalizers.values():
+        assert tuple(words) == kind.labels
+    example = next(iter(kind.examples(RECORDS[task])))
+    assert set(example.values) == set(kind.fields)
+    assert bool(example.choices) == kind.has_choices
+
+
+def test_an_unknown_pattern_or_verbalizer_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(TemplateError, match="cb has no pattern 'pet-9'; choose from pet-0, pet-1"):
+        task_template(TASKS["cb"], "pet-9", classifier=False)
+    with pytest.raises(TemplateError, match="no verbalizer 'yes'; choose from yes-no, Yes-No, b-2"):
+        task_verbalizer(TASKS["wic"], "yes")
+    with pytest.raises(TemplateError, match="copa has answers of its own; write null"):
+        task_verbalizer(TASKS["copa"], "yes-no")
+    with pytest.raises(TemplateError, match="the task's are true, false, and each needs a word"):
+        task_verbalizer(TASKS["wic"], {"true": "b"})
+    with pytest.raises(TemplateError, match="1 masks; take it out"):
+        task_template(TASKS["rte"], "{premise} {mask}", classifier=True)
+    assert task_verbalizer(TASKS["copa"], None) is None
+    assert task_verbalizer(TASKS["wic"], {"false": "2", "true": "b"}) == {"true": "b", "false": "2"}

@@ -1,0 +1,210 @@
+"""Every task with every method, on a masked and a causal model: trained, saved, loaded, scored."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from pipeline.evaluation.answers import evaluate_task
+from pipeline.evaluation.metrics import answered, task_metrics, task_score
+from pipeline.models.answers import AnswerModel
+from pipeline.models.loading import load_model
+from pipeline.models.predict import predict
+from pipeline.models.questions import build_task_questions, classifier_labels
+from pipeline.models.rows import Choices
+from pipeline.params import SuperGlueMethod
+from pipeline.prompts.store import StoredPrompt
+from pipeline.prompts.template import Template
+from pipeline.tasks import TASKS, Example, task_template
+from pipeline.training.loop import Problem, Trained, train
+from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.problems import task_problem
+
+FAMILIES = ("bert", "gpt2")
+CITIES = ("Paris", "Lyon", "Oslo", "Japan")
+PLACES = ("France", "Norway", "Europe", "Asia")
+TEMPLATES = {
+    "boolq": "{passage} Question {question}? Answer {mask}.",
+    "cb": "{premise}. {hypothesis}? {mask}.",
+    "copa": "{premise} {joiner} {mask}.",
+    "multirc": "{passage}. {question}? {answer}? {mask}.",
+    "rte": "{premise}. {hypothesis}? {mask}.",
+    "wic": "{word}: {sentence1}. {sentence2}? {mask}",
+    "wsc": "{text}. {pronoun} is {mask}.",
+}
+WORDS = ("yes", "no", "city")
+ADAMW = OptimiserSettings("adamw", 5e-3, 0.0, "linear", 0.1, 1.0, 1.0)
+
+
+def sixteen(task: str) -> list[Example]:
+    """Sixteen examples that can be told apart, each label alike often."""
+    kind = TASKS[task]
+    examples = []
+    for number in range(16):
+        city, place = CITIES[number % 4], PLACES[number // 4]
+        texts = (f"{city} is in {place}", f"the city of {place}", f"{city} shares a border")
+        values = dict(zip(kind.fields, texts, strict=False))
+        values |= dict.fromkeys(kind.fields[3:], city)
+        # Spread so that neither city nor place alone decides.
+        label = kind.labels[(number + number // 4) % len(kind.labels)]
+        choices = (f"a {city}", f"the {place} city") if kind.has_choices else ()
+        if task == "wsc":
+            choices = (f"the {place}", f"a {city} city", f"a {city}")
+        examples.append(Example(str(number), values, label, choices, question=str(number // 2)))
+    return examples
+
+
+def template_of(task: str, method: str) -> Template:
+    text = TEMPLATES[task]
+    if method == "classifier":
+        text = text if TASKS[task].has_choices else text.replace("{mask}", "")
+    if method == "prompt-tuning":
+        text = f"[P*4] {text}"
+    if method == "p-tuning":
+        text = text.replace("{mask}", "[P*2] {mask}")
+    return task_template(TASKS[task], text, classifier=method == "classifier")
+
+
+def prepare(folder: Path, task: str, method: str, weights: Path | None = None) -> AnswerModel:
+    template = template_of(task, method)
+    labels = classifier_labels(TASKS[task], template) if method == "classifier" else None
+    model = load_model(folder, device="cpu", weights=weights, labels=labels, seed=3)
+    for module in model.network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def verbalizer_of(task: str, method: str) -> dict[str, str] | None:
+    kind = TASKS[task]
+    if kind.has_choices or method == "classifier":
+        return None
+    return dict(zip(kind.labels, WORDS, strict=False))
+
+
+def asked(model: AnswerModel, task: str, method: str) -> Problem:
+    examples = sixteen(task)
+    return task_problem(
+        model,
+        TASKS[task],
+        template_of(task, method),
+        {"train": examples, "dev": examples},
+        verbalizer=verbalizer_of(task, method),
+        max_length=100,
+        classifier=method == "classifier",
+    )
+
+
+def score_of(task: str) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    kind = TASKS[task]
+    return lambda log_probs, _: task_score(
+        task_metrics(kind, sixteen(task), answered(kind, log_probs))
+    )
+
+
+def run(
+    model: AnswerModel, task: str, method: str, weights: Path, epochs: int, rate: float = 5e-3
+) -> Trained:
+    settings = replace(ADAMW, learning_rate=rate)
+    prompt = method in ("p-tuning", "prompt-tuning")
+    trains_model = method in ("classifier", "manual-fine-tuning", "p-tuning")
+    return train(
+        model,
+        [asked(model, task, method)],
+        score=score_of(task),
+        loss_over_vocabulary=False,
+        epochs=0 if method == "manual" else epochs,
+        batch=8,
+        patience=epochs,
+        encoder="mlp" if prompt else None,
+        dropout=0.0,
+        prompt_optimiser=settings if prompt else None,
+        model_optimiser=settings if trains_model else None,
+        best_weights=weights,
+        rows_per_pass=64,
+        seed=3,
+        checkpoint=None,
+        on_epoch=lambda _: None,
+    )[task]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", get_args(SuperGlueMethod))
+@pytest.mark.parametrize("task", TASKS)
+def test_what_was_trained_scores_the_same_when_it_is_loaded(
+    tiny_folders: dict[str, Path], tmp_path: Path, task: str, method: str, family: str
+) -> None:
+    load = partial(prepare, tiny_folders[family], task, method)
+    weights = tmp_path / "weights.safetensors"
+    trained = run(load(), task, method, weights, epochs=2)
+    assert len(trained.history) == (1 if method == "manual" else 3)
+    if method != "manual":
+        losses = [record.dev_loss for record in trained.history]
+        assert losses[0] != losses[1] != losses[2]
+    stored = StoredPrompt(
+        template_of(task, method).source,
+        trained.vectors,
+        trained.best_epoch,
+        trained.best_score,
+        verbalizer_of(task, method),
+        100,
+    )
+    fresh = load(weights=weights if weights.exists() else None)
+    assert weights.exists() == (method not in ("manual", "prompt-tuning"))
+    found = evaluate_task(
+        fresh,
+        TASKS[task],
+        stored,
+        {"train": sixteen(task), "test": sixteen(task)},
+        classifier=method == "classifier",
+        rows_per_pass=3,
+    )
+    # Training takes at most four answers of each, and here are no more.
+    assert task_score(found.metrics) == pytest.approx(trained.best_score)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["manual-fine-tuning", "p-tuning"])
+@pytest.mark.parametrize("task", TASKS)
+def test_sixteen_examples_of_every_task_are_learnt_by_heart(
+    tiny_folders: dict[str, Path], tmp_path: Path, task: str, method: str, family: str
+) -> None:
+    model = prepare(tiny_folders[family], task, method)
+    trained = run(model, task, method, tmp_path / "weights.safetensors", epochs=40, rate=3e-3)
+    assert trained.best_score >= 0.93
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_of_several_tokens_are_scored_as_one_at_a_time(
+    tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    """A slow reading: the model's own logits, a row at a time, a token at a time."""
+    model = tiny_models[family]
+    examples = sixteen("wsc")[:5]
+    questions = build_task_questions(
+        model, TASKS["wsc"], template_of("wsc", "manual"), examples,
+        verbalizer=None, max_length=100, classifier=False,
+    )  # fmt: skip
+    found = predict(model, questions.rows, None, questions.word_ids, rows_per_pass=2)
+    for example, row, ours in zip(examples, questions.rows, found, strict=True):
+        assert isinstance(row, Choices)
+        scores = []
+        for choice, one in zip(example.choices, row.rows, strict=True):
+            ids = model.codec.segment(f" {choice}", start=False)
+            before = f"{example.values['text']}. {example.values['pronoun']} is"
+            left = [*model.codec.prefix, *model.codec.segment(before, start=True)]
+            right = [*model.codec.segment(".", start=False), *model.codec.suffix]
+            middle = [model.codec.mask_id] * len(ids) if model.masked else ids
+            whole = [*left, *middle, *right]
+            with torch.no_grad():
+                logits = model.network(torch.tensor([whole])).logits[0].log_softmax(dim=1)
+            first = len(left) if model.masked else len(left) - 1
+            tokens = [float(logits[first + i, token]) for i, token in enumerate(ids)]
+            scores.append(sum(tokens) / len(tokens))
+            assert one.answer_ids == tuple(ids)
+        pair = torch.tensor([scores[0], max(scores[1:])]).log_softmax(dim=0)
+        torch.testing.assert_close(ours, pair, rtol=1e-4, atol=1e-4)
