@@ -25,7 +25,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write; it appears wh
 ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of the language model.")]
 SplitsFolder = Annotated[Path, typer.Option("--splits", help="Folder of the splits.")]
 
-_GRACE_SECONDS = 30
+_GRACE_SECONDS = 15
 
 
 @contextlib.contextmanager
