@@ -1,6 +1,7 @@
 """Disjoint train, dev and test sets, drawn with a seed."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
@@ -62,18 +63,17 @@ def hold_out(
     Raises:
         DataError: nothing would be left in train.
     """
-    groups = {group(item): 0 for item in items}
-    for item in items:
-        groups[group(item)] += 1
+    groups = Counter(map(group, items))
     order = list(groups)
     rng.shuffle(order)
     wanted = max(1, round(share * len(items)))
     held: set[Hashable] = set()
     count = 0
     for name in order:
-        if count < wanted:
-            held.add(name)
-            count += groups[name]
+        if count >= wanted:
+            break
+        held.add(name)
+        count += groups[name]
     if count == len(items):
         raise DataError(
             f"{len(items)} examples in {len(groups)} groups leave none to learn from when "

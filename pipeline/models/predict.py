@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.answers import AnswerModel
-from pipeline.models.rows import Asked, Choices, Row, collate
+from pipeline.models.rows import Asked, Choices, collate
 
 
 def ask(
@@ -29,19 +29,16 @@ def ask(
         (examples, words) float32: log-probabilities among the allowed words; for choices
         (examples, 2): of the first, and of the best of the others.
     """
-    rows: list[Row] = []
-    owners: list[int] = []
-    for example, one in enumerate(asked):
-        own = one.rows if isinstance(one, Choices) else (one,)
-        rows.extend(own)
-        owners.extend([example] * len(own))
+    rows = [one.rows if isinstance(one, Choices) else (one,) for one in asked]
     batch = collate(
-        rows, [prompts[i] for i in owners], pad_id=model.codec.pad_id, device=model.device
+        [row for own in rows for row in own],
+        [prompt for own, prompt in zip(rows, prompts, strict=True) for _ in own],
+        pad_id=model.codec.pad_id,
+        device=model.device,
     )
     if not any(isinstance(one, Choices) for one in asked):
         return model.log_probs(batch, vectors, candidates)
-    counts = [owners.count(example) for example in range(len(asked))]
-    scores = model.choice_scores(batch, vectors).split(counts)
+    scores = model.choice_scores(batch, vectors).split([len(own) for own in rows])
     first_and_rival = [torch.stack((own[0], own[1:].max())) for own in scores]
     return torch.stack(first_and_rival).log_softmax(dim=1)
 

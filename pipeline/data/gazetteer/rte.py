@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.data.gazetteer.facts import INHABITANTS
-from pipeline.data.gazetteer.places import City, Country, Places, well_known_cities
+from pipeline.data.gazetteer.passages import Town, towns
+from pipeline.data.gazetteer.places import Country, Places
 
 
 def gazetteer_rte(places: Places, rng: random.Random) -> Iterator[dict[str, Any]]:
@@ -22,17 +22,12 @@ def gazetteer_rte(places: Places, rng: random.Random) -> Iterator[dict[str, Any]
         from 0; the two examples of a city follow each other.
     """
     countries = [country for country in places.countries.values() if country.capital]
-    cities = [
-        city
-        for city in well_known_cities(places, INHABITANTS)
-        if places.countries[city.country].capital not in ("", city.name)
-    ]
-    rng.shuffle(cities)
-    for number, city in enumerate(cities):
-        country = places.countries[city.country]
-        others = [other for other in countries if other.continent != country.continent]
-        premise = _premise(city, country, rng)
-        true, false = _claims(city, country, rng.choice(others))
+    order = towns(places)
+    rng.shuffle(order)
+    for number, town in enumerate(order):
+        others = [other for other in countries if other.continent != town.continent]
+        premise = _premise(town, rng)
+        true, false = _claims(town, rng.choice(others))
         pair = [(rng.choice(true), "entailment"), (rng.choice(false), "not_entailment")]
         rng.shuffle(pair)
         for place, (hypothesis, label) in enumerate(pair):
@@ -44,33 +39,33 @@ def gazetteer_rte(places: Places, rng: random.Random) -> Iterator[dict[str, Any]
             }
 
 
-def _premise(city: City, country: Country, rng: random.Random) -> str:
+def _premise(town: Town, rng: random.Random) -> str:
     return rng.choice(
         (
-            f"{city.name} is a city in {country.name}, a country in {country.continent} whose "
-            f"capital is {country.capital}.",
-            f"The capital of {country.name} in {country.continent} is {country.capital}. Another "
-            f"city of the country is {city.name}.",
-            f"{city.name} has {city.population:,} inhabitants. It belongs to {country.name} in "
-            f"{country.continent}, which is governed from its capital {country.capital}.",
+            f"{town.name} is a city in {town.country}, a country in {town.continent} whose "
+            f"capital is {town.capital}.",
+            f"The capital of {town.country} in {town.continent} is {town.capital}. Another "
+            f"city of the country is {town.name}.",
+            f"{town.name} has {town.population:,} inhabitants. It belongs to {town.country} in "
+            f"{town.continent}, which is governed from its capital {town.capital}.",
         )
     )
 
 
-def _claims(city: City, country: Country, other: Country) -> tuple[list[str], list[str]]:
+def _claims(town: Town, other: Country) -> tuple[list[str], list[str]]:
     """Return true and false claims; in each list, the words of the passage are used alike."""
     true = [
-        f"{city.name} is located in {country.name}",
-        f"{city.name} is located in {country.continent}",
-        f"{country.capital} is the capital of {country.name}",
-        f"{country.capital} is located in {country.continent}",
+        f"{town.name} is located in {town.country}",
+        f"{town.name} is located in {town.continent}",
+        f"{town.capital} is the capital of {town.country}",
+        f"{town.capital} is located in {town.continent}",
     ]
     false = [
-        f"{city.name} is located in {other.name}",
-        f"{city.name} is located in {other.continent}",
-        f"{city.name} is the capital of {country.name}",
-        f"{country.capital} is the capital of {other.name}",
-        f"{country.name} is a city in {city.name}",
-        f"{city.name} has more inhabitants than {country.capital}",
+        f"{town.name} is located in {other.name}",
+        f"{town.name} is located in {other.continent}",
+        f"{town.name} is the capital of {town.country}",
+        f"{town.capital} is the capital of {other.name}",
+        f"{town.country} is a city in {town.name}",
+        f"{town.name} has more inhabitants than {town.capital}",
     ]
     return true, false
