@@ -171,8 +171,10 @@ def _end_with_dvc() -> None:
     dvc = next((p for p in psutil.Process().parents() if _is_dvc(p)), None)
     if dvc is not None:
         threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
-    elif os.environ.get("DVC_STAGE") and psutil.Process().ppid() == 1:
-        raise SystemExit(143)  # dvc was killed while this process was still starting
+    elif name := os.environ.get("DVC_STAGE"):
+        # Whoever adopts an orphan differs (init, a supervisor), so only dvc's absence tells.
+        say(f"stage {name}: the dvc that started it is gone; nothing was done")
+        raise SystemExit(143)
 
 
 def _watch(dvc: psutil.Process) -> None:

@@ -1,5 +1,6 @@
 """Every stage of dvc.yaml, run in this process on a tiny project, in the order of the graph."""
 
+import importlib
 import importlib.util
 import shlex
 import shutil
@@ -925,3 +926,16 @@ def test_an_unreachable_server_stops_a_stage_before_training(
     assert "http://127.0.0.1:9" in result.output
     assert "epoch" not in result.output
     assert not Path("out").exists()
+
+
+def test_a_stage_whose_dvc_is_gone_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An orphan is adopted by whoever is at hand, here by the test: no dvc stands above it.
+    monkeypatch.setenv("DVC_STAGE", "train-lama@p-tuning")
+    monkeypatch.chdir(tmp_path)
+    stage = importlib.import_module("stages.validate")
+    result = CliRunner().invoke(stage.app, ["--out", "data/params.valid"])
+    assert result.exit_code == 143
+    assert "stage train-lama@p-tuning: the dvc that started it is gone" in result.stderr
+    assert list(tmp_path.iterdir()) == []
