@@ -143,6 +143,8 @@ class SuperGlueSplits(Section):
     dev_examples: Count | None
     test_examples: Count | None
     held_out: Annotated[float, Field(gt=0, lt=1)]
+    count: Count
+    train_share: Annotated[float, Field(gt=0, lt=1)]
 
 
 class TaskPrompts(Section):
@@ -157,12 +159,16 @@ class SuperGlueParams(Section):
     """Language understanding."""
 
     source: Literal["gazetteer", "superglue"]
-    protocol: Literal["few-shot-32", "full-held-out", "full-paper"]
+    protocol: Literal["few-shot-32", "multi-split", "full-held-out", "full-paper"]
     tasks: list[SuperGlueTask]
     methods: list[SuperGlueMethod]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    selection: Literal["dev", "none"]
     splits: SuperGlueSplits
     prompts: dict[SuperGlueTask, TaskPrompts]
     training: dict[SuperGlueMethod, MethodParams]
+    grid: dict[SuperGlueMethod, dict[str, list[Any]]]
+    overrides: dict[SuperGlueTask, dict[SuperGlueMethod, dict[str, Any]]]
 
 
 class ReportParams(Section):
@@ -208,10 +214,17 @@ class Params(Section):
             "superglue.tasks", self.superglue.tasks, self.superglue.prompts, "superglue.prompts"
         )
         _check_list(
+            "superglue.tasks", self.superglue.tasks, self.superglue.overrides, "superglue.overrides"
+        )
+        _check_list(
             "superglue.methods",
             self.superglue.methods,
             self.superglue.training,
             "superglue.training",
+        )
+        _check_list("superglue.seeds", self.superglue.seeds)
+        _check_list(
+            "superglue.methods", self.superglue.methods, self.superglue.grid, "superglue.grid"
         )
         for task in self.superglue.tasks:
             _check_list(
@@ -254,7 +267,9 @@ def _check_list(
     twice = sorted({value for value in chosen if chosen.count(value) > 1})
     if twice:
         raise PydanticCustomError(
-            "twice", "{name}: {twice} stands twice", {"name": name, "twice": ", ".join(twice)}
+            "twice",
+            "{name}: {twice} stands twice",
+            {"name": name, "twice": ", ".join(map(str, twice))},
         )
     missing = [value for value in chosen if settings is not None and value not in settings]
     if missing:

@@ -58,15 +58,67 @@ class StageRun:
 
         What an earlier attempt of a resumed run has logged for an epoch is not logged twice.
         """
+        if not self.run_id:  # of a child that could not be opened
+            return
         step = epoch or 0
         new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
         with self._unharmed():
-            self._mlflow.log_metrics(new, step=step)
+            self._mlflow.log_metrics(new, step=step, run_id=self.run_id)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a small file that a person wants to see."""
         with self._unharmed():
             self._mlflow.log_artifact(str(path), folder)
+
+    @contextlib.contextmanager
+    def child(
+        self, name: str, *, tags: Mapping[str, str], params: Mapping[str, Any]
+    ) -> Iterator["StageRun"]:
+        """Open a run below this one, for one unit of its work; close it as the block ends.
+
+        An attempt that goes on in this run goes on in its children.
+
+        Args:
+            name: of the unit, the only one of its name in this run.
+            tags: what the unit is about.
+            params: what tells it from the others; dotted path -> value.
+        """
+        child = StageRun("", self._mlflow, _warned=self._warned)
+        client = self._mlflow.MlflowClient()
+        with child._unharmed():
+            own = client.get_run(self.run_id)
+            found = client.search_runs(
+                [own.info.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.unit = '{name}'",
+            )
+            if found:
+                child.run_id = found[0].info.run_id
+                client.update_run(child.run_id, status="RUNNING")
+                child._note_logged(found[0])
+            else:
+                inherited = ("mlflow.source.git.commit", "git.dirty", "dvc.run_key", "model")
+                kept = {key: own.data.tags[key] for key in inherited if key in own.data.tags}
+                made = client.create_run(
+                    own.info.experiment_id,
+                    run_name=name,
+                    tags={
+                        **kept, **_machine_tags(), **tags,
+                        "mlflow.parentRunId": self.run_id, "unit": name,
+                    },
+                )  # fmt: skip
+                child.run_id = made.info.run_id
+            self._mlflow.log_params(_flat(params), run_id=child.run_id)
+        status = "FAILED"
+        try:
+            yield child
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            self._warned = child._warned
+            with self._unharmed():
+                client.set_terminated(child.run_id, status)
 
     def log_text(self, text: str, name: str) -> None:
         """Log text as a file."""
@@ -97,13 +149,17 @@ class StageRun:
         """Note what the earlier attempts of this run have logged, and that it goes on."""
         with self._unharmed():
             client = self._mlflow.MlflowClient()
-            for key in earlier.data.metrics:
-                history = client.get_metric_history(self.run_id, key)
-                self._logged |= {(key, point.step) for point in history}
+            self._note_logged(earlier)
             self.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
             self._mlflow.set_tags({"attempt": str(self.attempt)})
             if "error" in earlier.data.tags:
                 client.delete_tag(self.run_id, "error")
+
+    def _note_logged(self, earlier: Any) -> None:
+        client = self._mlflow.MlflowClient()
+        for key in earlier.data.metrics:
+            history = client.get_metric_history(self.run_id, key)
+            self._logged |= {(key, point.step) for point in history}
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a longer text than MLflow takes is cut."""
@@ -191,8 +247,10 @@ def stage_run(
             mlflow.end_run(status)
 
 
-def stage_seconds(stage: str, benchmark: str, method: str) -> float | None:
+def stage_seconds(stage: str, benchmark: str, method: str, task: str = "") -> float | None:
     """Return the seconds that the newest finished run of a stage took; None if none is known.
+
+    A benchmark without tasks has none to name.
 
     Raises:
         TrackingError: the tracking server or store cannot be used.
@@ -201,7 +259,8 @@ def stage_seconds(stage: str, benchmark: str, method: str) -> float | None:
     runs = mlflow.search_runs(
         filter_string=(
             f"tags.stage = '{stage}' AND tags.benchmark = '{benchmark}' "
-            f"AND tags.method = '{method}' AND attributes.status = 'FINISHED'"
+            f"AND tags.method = '{method}' AND attributes.status = 'FINISHED' "
+            "AND metrics.seconds > 0" + (f" AND tags.task = '{task}'" if task else "")
         ),
         order_by=["attributes.start_time DESC"],
         max_results=1,

@@ -11,6 +11,7 @@ from pipeline.data.lama_upstream import PROMPTS
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.models.catalogue import check_model_name
 from pipeline.params import LamaParams, MethodParams, Params, SearchParams
+from pipeline.settings import Setting, task_settings
 from pipeline.tasks import TASKS, task_template, task_verbalizer
 from pipeline.tasks.lama import check_layout, manual_template
 
@@ -24,11 +25,11 @@ def check_params(params: Params) -> None:
     mistakes: list[str] = []
 
     @contextmanager
-    def at(path: str) -> Iterator[None]:
+    def at(path: str | None) -> Iterator[None]:
         try:
             yield
         except PipelineError as error:
-            mistakes.append(f"params.yaml: {path}: {error}")
+            mistakes.append(": ".join(filter(None, ("params.yaml", path, str(error)))))
 
     with at("model.name"):
         check_model_name(params.model.name)
@@ -61,11 +62,14 @@ def check_params(params: Params) -> None:
         with at(f"superglue.prompts.{task}.verbalizer"):
             task_verbalizer(TASKS[task], prompts.verbalizer)
         for method, template in prompts.templates.items():
-            with at(f"superglue.prompts.{task}.templates.{method}"):
-                parsed = task_template(TASKS[task], template, classifier=method == "classifier")
-                training = params.superglue.training.get(method)
-                if training is not None:
-                    _check_prompt_tokens(parsed.prompt_tokens, tuned="prompt" in training.tune)
+            if method not in params.superglue.training:
+                with at(f"superglue.prompts.{task}.templates.{method}"):
+                    task_template(TASKS[task], template, classifier=method == "classifier")
+                continue
+            with at(None):
+                _check_settings(
+                    task, method, task_settings(params.superglue, task, method, masked=True)
+                )
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
 
@@ -107,6 +111,19 @@ def _check_tune(method: str, tune: Sequence[str], allowed: Mapping[str, list[lis
     if list(tune) not in allowed[method]:
         choices = " or ".join(map(str, allowed[method]))
         raise ParamsError(f"{list(tune)}, but {method} tunes {choices}; choose another method")
+
+
+def _check_settings(task: str, method: str, settings: Sequence[Setting]) -> None:
+    """Hold the prompt tokens of every template against what the method trains."""
+    for setting in settings:
+        try:
+            _check_prompt_tokens(
+                setting.template.prompt_tokens, tuned="prompt" in setting.training.tune
+            )
+        except ParamsError as error:
+            raise ParamsError(
+                f"superglue.prompts.{task}.templates.{method}: {setting.template.source}: {error}"
+            ) from error
 
 
 def _check_superglue_training(method: str, settings: MethodParams) -> None:

@@ -3,13 +3,18 @@
 The run key is the content of all that the stage depends on, so a folder that is found there was
 left by the same work, killed. It stays until DVC has recorded the stage: dvc may be killed between
 the stage's end and its own.
+
+A unit of work within a stage (one setting, one split, one seed) has a key of its own, of what that
+unit depends on, and stays in `.work/units/<unit key>/`: a longer list of seeds trains the new ones.
 """
 
+import contextlib
 import fcntl
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +23,43 @@ from typing import TextIO
 from pipeline.files import write_text
 
 _RUN_KEY = re.compile(r"[0-9a-f]{64}")
+_UNITS = "units"
+_UNIT_DAYS = 30
 
 
 class WorkFolder:
     """The progress of one stage execution."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take an existing folder."""
+    def __init__(self, folder: Path, *, forced: bool = False) -> None:
+        """Take an existing folder; `forced`, if DVC has this work on record and runs it anew."""
         self.folder = folder
+        self._forced = forced
+        self._begun: set[str] = set()
+
+    @contextmanager
+    def unit(self, name: str, key: str | None, on_wait: Callable[[], None]) -> Iterator[Path]:
+        """Lock and yield the folder of a unit's progress, which may hold some already.
+
+        Args:
+            name: tells the unit apart within the stage.
+            key: 64 hexadecimal digits, of all that decides the unit's result; None keeps the unit
+                with the stage.
+            on_wait: called once if another process works on the same key; this one then waits.
+        """
+        if key is None:
+            folder = self.path("units", name)
+            folder.mkdir(exist_ok=True)
+            yield folder
+            return
+        folder = self.folder.parent / _UNITS / key
+        folder.parent.mkdir(exist_ok=True)
+        with _lock(folder, on_wait):
+            if self._forced and key not in self._begun:
+                shutil.rmtree(folder, ignore_errors=True)
+            self._begun.add(key)
+            folder.mkdir(exist_ok=True)
+            os.utime(folder)
+            yield folder
 
     def path(self, *parts: str) -> Path:
         """Return a path in the folder; the folders on the way to it are made."""
@@ -67,10 +101,11 @@ def work_folder(
     folder = root / ".work" / run_key
     folder.parent.mkdir(exist_ok=True)
     with _lock(folder, on_wait):
-        if recorded([run_key]):
+        forced = bool(recorded([run_key]))
+        if forced:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        yield WorkFolder(folder)
+        yield WorkFolder(folder, forced=forced)
 
 
 def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) -> None:
@@ -82,6 +117,15 @@ def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) 
                 shutil.rmtree(folders[key], ignore_errors=True)
         except BlockingIOError:
             continue
+
+
+def clear_units(root: Path) -> None:
+    """Delete the units that no stage has asked for in a month and nobody is at."""
+    oldest = time.time() - _UNIT_DAYS * 24 * 3600
+    for folder in sorted((root / ".work" / _UNITS).glob("*")):
+        if _is_work(folder) and folder.stat().st_mtime < oldest:
+            with contextlib.suppress(BlockingIOError), _lock(folder, None):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_work(path: Path) -> bool:

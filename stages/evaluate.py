@@ -1,16 +1,23 @@
 """Evaluate what training left, on the test split: the only place that reads it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
-from pipeline.evaluation.answers import Evaluation, evaluate_relation, evaluate_task
+from pipeline.evaluation.answers import (
+    Evaluation,
+    TaskEvaluation,
+    evaluate_relation,
+    evaluate_task,
+)
 from pipeline.evaluation.metrics import mean, task_score
 from pipeline.evaluation.stability import spread_over_templates
+from pipeline.evaluation.trainings import setting_rows, task_summary, unit_rows
 from pipeline.files import read_json, staged_folder, write_csv, write_json, write_jsonl
 from pipeline.models.answers import AnswerModel
 from pipeline.models.capacity import rows_that_fit
@@ -37,6 +44,10 @@ Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of metrics t
 Relations = Annotated[Path, typer.Option("--relations", help="CSV file of P@1 to write.")]
 Templates = Annotated[Path, typer.Option("--templates", help="CSV file of P@1 to write.")]
 Controls = Annotated[Path, typer.Option("--controls", help="CSV file of controls to write.")]
+
+
+Units = Annotated[Path, typer.Option("--units", help="CSV file to write, one row a training.")]
+Settings = Annotated[Path, typer.Option("--settings", help="CSV file of settings to write.")]
 
 
 @app.command()
@@ -150,42 +161,35 @@ def superglue(
     splits: SplitsFolder,
     trained: TrainedFolder,
     out: Out,
+    units: Units,
+    settings: Settings,
     metrics: Metrics,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Score one task by its metrics."""
+    """Score one task by its metrics, for every training that was kept."""
     with stage("evaluate", "superglue", task, method) as this:
         params = load_params(params_file)
-        kind = TASKS[task]
-        examples = {
-            split: read_examples(splits / f"{split}.jsonl", kind.examples)
-            for split in ("train", "test")
-        }
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
-        prompt = load_prompts(trained)[task]
-        classifier = method == "classifier"
-        labels = None
-        if classifier:
-            template = task_template(kind, prompt.template, classifier=True)
-            labels = classifier_labels(kind, template)
-        network = _load(this, params, model, weights_file(trained, task), labels)
-        rows = rows_that_fit(
-            network, prompt.max_length or POSITIONS, wanted=params.runtime.rows_per_pass
-        )
-        found = evaluate_task(
-            network, kind, prompt, examples, classifier=classifier, rows_per_pass=rows
+        trainings = read_json(trained / "units.json")
+        found = _task_scores(
+            this, params, task, method, trainings, model=model, splits=splits, trained=trained
         )
         with staged_folder(out) as folder:
-            write_jsonl(folder / "predictions.jsonl", found.predictions)
-        values = {
-            **{f"test/{name}": value for name, value in found.metrics.items()},
-            "test/score": task_score(found.metrics),
-            "dev/score": prompt.dev_score,
-            **{f"test/majority_{name}": value for name, value in found.majority.items()},
-            "test/majority": task_score(found.majority),
-            "test/examples": found.asked,
-        }
-        _finish(this, values, metrics, out)
+            write_jsonl(
+                folder / "predictions.jsonl",
+                [
+                    {**record, "unit": name}
+                    for name, own in found.items()
+                    for record in own.predictions
+                ],
+            )
+        rows = unit_rows(trainings, found)
+        write_csv(units, list(rows[0]), rows)
+        tried = setting_rows(trainings, rows)
+        write_csv(settings, list(tried[0]), tried)
+        this.run.log_file(units)
+        this.run.log_file(settings)
+        _finish(this, task_summary(rows, found), metrics, out)
 
 
 def _scores(
@@ -215,6 +219,56 @@ def _scores(
             say(f"{name}  test/p_at_1 {score.test_score:.4f}  ({score.asked} facts)")
         # Read back in either case, so that a restart cannot make a difference.
         scores[name] = Evaluation(**read_json(done))
+    return scores
+
+
+def _task_scores(
+    this: RunningStage,
+    params: Params,
+    task: SuperGlueTask,
+    method: SuperGlueMethod,
+    trainings: Mapping[str, Any],
+    *,
+    model: Path,
+    splits: Path,
+    trained: Path,
+) -> dict[str, TaskEvaluation]:
+    """Evaluate each training; what a killed attempt has done is taken over."""
+    kind, classifier = TASKS[task], method == "classifier"
+    test = read_examples(splits / "test.jsonl", kind.examples)
+    split_of = {
+        unit["name"]: str(unit["split"])
+        for setting in trainings["settings"]
+        for unit in setting["units"]
+    }
+    scores = {}
+    network: AnswerModel | None = None
+    for name, prompt in load_prompts(trained).items():
+        done = this.work.path("evaluated", f"{name}.json")
+        if not done.exists():
+            weights = weights_file(trained, name)
+            if network is None or weights.exists():
+                labels = None
+                if classifier:
+                    labels = classifier_labels(
+                        kind, task_template(kind, prompt.template, classifier=True)
+                    )
+                network = _load(this, params, model, weights, labels)
+            train = read_examples(splits / split_of[name] / "train.jsonl", kind.examples)
+            score = evaluate_task(
+                network,
+                kind,
+                prompt,
+                {"train": train, "test": test},
+                classifier=classifier,
+                rows_per_pass=rows_that_fit(
+                    network, prompt.max_length or POSITIONS, wanted=params.runtime.rows_per_pass
+                ),
+            )
+            write_json(done, asdict(score))
+            say(f"{name}  test/score {task_score(score.metrics):.4f}  ({score.asked} examples)")
+        # Read back in either case, so that a restart cannot make a difference.
+        scores[name] = TaskEvaluation(**read_json(done))
     return scores
 
 

@@ -5,7 +5,7 @@ import datetime
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +18,14 @@ from pipeline.report.collect import gather
 from pipeline.report.page import write_report
 from pipeline.report.readme import insert_results
 from pipeline.report.results import (
+    Row,
     read_lama_results,
     read_stability_results,
     read_task_results,
 )
 from pipeline.report.results_page import results_page
+from pipeline.report.tasks_collect import gather_tasks
+from pipeline.report.tasks_page import tasks_page
 from pipeline.tracking import stage_seconds
 from stages.running import Out, ParamsFile, stage
 
@@ -57,7 +60,9 @@ def build(
                 lama.stability.methods, metrics=metrics, evaluation=evaluation
             )
         tasks = [
-            read_task_results(task, glue.methods, metrics=metrics, curves=curves)
+            read_task_results(
+                task, glue.methods, metrics=metrics, curves=curves, evaluation=evaluation
+            )
             for task in glue.tasks
             if glue.methods
         ]
@@ -118,12 +123,18 @@ def readme(
         write_text(figures / figure.name, figure.read_text(encoding="utf-8"))
 
 
+RecordName = Annotated[
+    str, typer.Option(help="Name of the record: letters, digits, '.', '-', '_'.")
+]
+Records = Annotated[Path, typer.Option(help="Folder of records, such as docs/results/lama.")]
+Note = Annotated[str, typer.Option(help="A remark that stands beside the results.")]
+RecordsRead = Annotated[Path, typer.Option(help="Folder of records that were collected.")]
+Page = Annotated[Path, typer.Option(help="Markdown file to write.")]
+
+
 @app.command()
 def collect(
-    name: Annotated[str, typer.Option(help="Name of the record: letters, digits, '.', '-', '_'.")],
-    out: Annotated[Path, typer.Option(help="Folder of records, such as docs/results/lama.")],
-    note: Annotated[str, typer.Option(help="A remark that stands beside the results.")] = "",
-    params_file: ParamsFile = Path("params.yaml"),
+    name: RecordName, out: Records, note: Note = "", params_file: ParamsFile = Path("params.yaml")
 ) -> None:
     """Keep what knowledge probing gave, in the project of the current folder, as one JSON file.
 
@@ -131,11 +142,46 @@ def collect(
 
     Example: python -m stages.report collect --name four-relations --out docs/results/lama
     """
+    _collect(gather, name, out, note, params_file)
+
+
+@app.command()
+def collect_tasks(
+    name: RecordName, out: Records, note: Note = "", params_file: ParamsFile = Path("params.yaml")
+) -> None:
+    """Keep what SuperGLUE gave, in the project of the current folder, as one JSON file.
+
+    Example: python -m stages.report collect-tasks --name few-shot --out docs/results/superglue
+    """
+    _collect(gather_tasks, name, out, note, params_file)
+
+
+@app.command()
+def results(results: RecordsRead, out: Page) -> None:
+    """Write the page of results on knowledge probing from all records of a folder.
+
+    Example: python -m stages.report results --results docs/results/lama --out docs/results/lama.md
+    """
+    _write_page(results_page, results, out)
+
+
+@app.command()
+def tasks_results(results: RecordsRead, out: Page) -> None:
+    """Write the page of results on SuperGLUE from all records of a folder.
+
+    Example: python -m stages.report tasks-results --results docs/results/superglue --out page.md
+    """
+    _write_page(tasks_page, results, out)
+
+
+def _collect(
+    gathered: Callable[..., Row], name: str, out: Path, note: str, params_file: Path
+) -> None:
     with _errors_in_one_line():
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
             raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
         params = load_params(params_file)
-        record = gather(
+        record = gathered(
             params,
             Path(),
             name=name,
@@ -147,20 +193,12 @@ def collect(
         write_json(out / f"{name}.json", record)
 
 
-@app.command()
-def results(
-    results: Annotated[Path, typer.Option(help="Folder of records that `collect` wrote.")],
-    out: Annotated[Path, typer.Option(help="Markdown file to write.")],
-) -> None:
-    """Write the page of results from all records of a folder.
-
-    Example: python -m stages.report results --results docs/results/lama --out docs/results/lama.md
-    """
+def _write_page(page: Callable[[list[Row]], str], results: Path, out: Path) -> None:
     with _errors_in_one_line():
         records = [read_json(path) for path in sorted(results.glob("*.json"))]
         if not records:
             raise DataError(f"{results}: no records; `python -m stages.report collect` writes them")
-        write_text(out, results_page(records))
+        write_text(out, page(records))
 
 
 @contextlib.contextmanager

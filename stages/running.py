@@ -1,13 +1,15 @@
 """What surrounds every stage's own work: one MLflow run, clear errors, and no orphans."""
 
 import contextlib
+import hashlib
+import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import typer
@@ -15,7 +17,7 @@ import typer
 from pipeline.errors import PipelineError
 from pipeline.lineage import StageIdentity, project_root, recorded_run_keys, running_stage
 from pipeline.tracking import StageRun, stage_run
-from pipeline.work import WorkFolder, clear_recorded, work_folder
+from pipeline.work import WorkFolder, clear_recorded, clear_units, work_folder
 
 ParamsFile = Annotated[
     Path, typer.Option("--params", help="The parameters, checked before anything is done.")
@@ -84,6 +86,25 @@ class RunningStage:
         assert self._work is not None, "only stages of _RESUMABLE have one"
         return self._work
 
+    @contextlib.contextmanager
+    def unit(self, name: str, content: Mapping[str, Any], *, besides: Path) -> Iterator[Path]:
+        """Lock and yield the folder of a unit's progress.
+
+        Args:
+            name: tells the unit apart within the stage.
+            content: all that decides the unit's result, beside the stage's inputs; as JSON.
+            besides: the one input of the stage that does not count, as `content` has what the unit
+                reads of it.
+        """
+        key = None
+        if self._identity is not None:
+            inputs = dict(self._identity.inputs)
+            del inputs[besides.as_posix()]
+            text = json.dumps([inputs, content], sort_keys=True)
+            key = hashlib.sha256(text.encode()).hexdigest()
+        with self.work.unit(name, key, lambda: say(f"{name}: another process is at it")) as folder:
+            yield folder
+
     def log_dataset(self, name: str, path: Path, context: str) -> None:
         """Log an input of the stage as a dataset, under DVC's hash of it."""
         digest = self._identity.inputs.get(path.as_posix()) if self._identity else None
@@ -118,6 +139,7 @@ def _work(kind: str, identity: StageIdentity | None) -> Iterator[WorkFolder | No
     root = project_root()
     if identity is not None:
         clear_recorded(root, recorded_run_keys)
+        clear_units(root)
     if kind not in _RESUMABLE:
         yield None
         return

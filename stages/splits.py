@@ -27,7 +27,14 @@ from pipeline.data.lama import (
     read_vocabulary,
     write_lama,
 )
-from pipeline.data.splits import clean_splits, hold_out, split_facts, split_items, take
+from pipeline.data.splits import (
+    clean_splits,
+    hold_out,
+    multi_split,
+    split_facts,
+    split_items,
+    take,
+)
 from pipeline.data.superglue import Record, read_records
 from pipeline.files import staged_folder, write_json, write_jsonl
 from pipeline.params import LamaParams, SuperGlueParams, SuperGlueTask, load_params
@@ -142,16 +149,19 @@ def superglue(
     """Split the records of one task; records of one group stand in one split only."""
     with stage("splits", "superglue", task) as this:
         params = load_params(params_file)
-        build = {"gazetteer": _made_records, "superglue": _official_records}
-        splits = build[params.superglue.source](raw, task, params.superglue, params.seed)
+        read = {"gazetteer": _made_records, "superglue": _official_records}
+        given = read[params.superglue.source](raw, task, params.superglue, params.seed)
+        files = {"test": given["test"]}
+        for number, pair in enumerate(_pairs(given, task, params.superglue, params.seed), 1):
+            files |= {f"{number}/{split}": records for split, records in pair.items()}
         counts = {
-            f"{split}/{unit}": count
-            for split, records in splits.items()
+            f"{name}/{unit}": count
+            for name, records in files.items()
             for unit, count in _counted(records, TASKS[task]).items()
         }
         with staged_folder(out) as folder:
-            for split, records in splits.items():
-                write_jsonl(folder / f"{split}.jsonl", records)
+            for name, records in files.items():
+                write_jsonl(folder / f"{name}.jsonl", records)
             write_json(folder / "counts.json", counts)
         this.run.log_file(out / "counts.json")
         this.run.log_metrics(counts)
@@ -184,7 +194,7 @@ def _official_records(
     def read(name: str) -> list[Record]:
         return [record for record, _ in read_records(raw / f"{name}.jsonl", kind.examples)]
 
-    if params.protocol == "few-shot-32":
+    if params.protocol in ("few-shot-32", "multi-split"):
         given = {"train": read("fewglue/train"), "dev": read("fewglue/dev32")}
     elif params.protocol == "full-paper":
         given = {"train": read("train"), "dev": read("val")}
@@ -200,6 +210,23 @@ def _official_records(
         split: take(given[split], size, make_random(seed, "splits", task, split))
         for split, size in _record_sizes(params).items()
     }
+
+
+def _pairs(
+    given: Mapping[str, list[Record]], task: SuperGlueTask, params: SuperGlueParams, seed: int
+) -> list[dict[str, list[Record]]]:
+    """Return the train and dev sets that the protocol trains on; `multi-split` has several."""
+    if params.protocol != "multi-split":
+        return [{"train": given["train"], "dev": given["dev"]}]
+    return multi_split(
+        [*given["train"], *given["dev"]],
+        train_share=params.splits.train_share,
+        group=TASKS[task].group,
+        rngs=[
+            make_random(seed, "multi-split", task, str(number))
+            for number in range(1, params.splits.count + 1)
+        ],
+    )
 
 
 def _record_sizes(params: SuperGlueParams) -> dict[str, int | None]:

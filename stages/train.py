@@ -1,27 +1,21 @@
 """Train the prompts of one method, the model, or both; dev chooses the epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from torch import Tensor
 
 from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
-from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
-from pipeline.evaluation.metrics import accuracy, answered, mean, task_metrics, task_score
-from pipeline.files import link_or_copy, staged_folder, write_csv
+from pipeline.evaluation.metrics import accuracy, mean, mean_and_std
+from pipeline.files import link_or_copy, staged_folder, write_csv, write_json
 from pipeline.models.answers import AnswerModel
 from pipeline.models.capacity import rows_that_fit
-from pipeline.models.loading import load_model
-from pipeline.models.questions import classifier_labels
 from pipeline.params import (
     LamaMethod,
     MethodParams,
-    Optimisation,
     Params,
     SearchParams,
     StabilityParams,
@@ -31,13 +25,11 @@ from pipeline.params import (
 )
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
 from pipeline.prompts.template import Template
-from pipeline.tasks import TASKS, task_template, task_verbalizer
 from pipeline.tasks.lama import POSITIONS, lay_out, manual_template
 from pipeline.training.discrete import Outcome, choose_published, search_prompt, usable_templates
-from pipeline.training.loop import EpochRecord, Problem, Score, Trained
-from pipeline.training.optimisers import OptimiserSettings
-from pipeline.training.problems import lama_problem, task_problem
-from pipeline.training.units import train_units
+from pipeline.training.loop import EpochRecord, Problem
+from pipeline.training.problems import lama_problem
+from pipeline.training.selection import run_units
 from stages.running import (
     ModelFolder,
     Out,
@@ -47,8 +39,12 @@ from stages.running import (
     say,
     stage,
 )
+from stages.task_training import METRIC, TaskTraining, described
+from stages.training import epoch_line, epoch_metrics, load_network, train_problems
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+
+_P_AT_1 = "p_at_1"
 
 Curves = Annotated[Path, typer.Option("--curves", help="CSV file to write, one row an epoch.")]
 
@@ -66,7 +62,7 @@ def lama(
     with stage("train", "lama", "", method) as this:
         params = load_params(params_file)
         data = _read_lama(this, params, splits)
-        load = partial(_load, this, params, model, params.lama.training[method])
+        load = partial(load_network, this, params, model, params.lama.training[method])
         asked = {
             name: (name, manual_template(params.lama.templates.get(name, relation.template)))
             for name, relation in data.relations.items()
@@ -88,7 +84,7 @@ def stability(
         params = load_params(params_file)
         data = _read_lama(this, params, splits)
         wanted = params.lama.stability
-        load = partial(_load, this, params, model, params.lama.training[method])
+        load = partial(load_network, this, params, model, params.lama.training[method])
         network = load()
         asked = {
             f"{relation}/{number}": (relation, template)
@@ -111,48 +107,34 @@ def superglue(
     """Train the model, and with p-tuning a prompt too, for one task."""
     with stage("train", "superglue", task, method) as this:
         params = load_params(params_file)
-        kind = TASKS[task]
-        examples = {
-            split: read_examples(splits / f"{split}.jsonl", kind.examples)
-            for split in ("train", "dev")
-        }
         this.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
-        settings = params.superglue.training[method]
-        prompts = params.superglue.prompts[task]
-        classifier = method == "classifier"
-        template = task_template(kind, prompts.templates[method], classifier=classifier)
-        verbalizer = None if classifier else task_verbalizer(kind, prompts.verbalizer)
-        labels = classifier_labels(kind, template) if classifier else None
-        load = partial(_load, this, params, model, settings, labels=labels)
-        network = load()
-        problem = task_problem(
-            network,
-            kind,
-            template,
-            examples,
-            verbalizer=verbalizer,
-            max_length=prompts.max_length,
-            classifier=classifier,
+        training = TaskTraining(this, params, task, method, model, splits)
+        selection = run_units(
+            training.units,
+            training.train,
+            select=params.superglue.selection == "dev",
+            discard=training.discard,
         )
-
-        def score(log_probs: Tensor, _: Tensor) -> float:
-            return task_score(task_metrics(kind, examples["dev"], answered(kind, log_probs)))
-
-        rows = rows_that_fit(network, prompts.max_length, wanted=params.runtime.rows_per_pass)
-        trained = _train(
-            this, params, settings, network, [problem],
-            score=score, metric="score", loss_over_vocabulary=False, rows_per_pass=rows, load=load,
-        )[task]  # fmt: skip
-        stored = StoredPrompt(
-            template.source,
-            trained.vectors,
-            trained.best_epoch,
-            trained.best_score,
-            verbalizer,
-            prompts.max_length,
+        kept = {unit: selection.trained[unit] for unit in selection.kept}
+        with staged_folder(out) as folder:
+            prompts = {unit.name: training.keep(unit, own, folder) for unit, own in kept.items()}
+            save_prompts(folder, method, prompts)
+            write_json(folder / "units.json", described(training.settings, selection))
+        _write_curves(
+            this,
+            curves,
+            METRIC,
+            [
+                ({"setting": unit.setting, "split": unit.split, "seed": unit.seed}, own.history)
+                for unit, own in selection.trained.items()
+            ],
         )
-        outcomes: dict[str, Outcome] = {task: (stored, trained.history)}
-        _write(this, method, settings, outcomes, out, curves, unit="task", metric="score")
+        this.run.log_file(out / "prompts.json")
+        this.run.log_file(out / "units.json")
+        this.run.log_metrics(
+            {"trainings": len(selection.trained)}
+            | mean_and_std(f"dev/{METRIC}", [own.best_score for own in kept.values()])
+        )
 
 
 def _read_lama(this: RunningStage, params: Params, splits: Path) -> LamaSplits:
@@ -214,10 +196,10 @@ def _lama(
         return lama_problem(network, name, templates[name], facts, data.vocabulary)
 
     if settings.search is None:
-        trained = _train(
-            this, params, settings, network, list(map(problem, asked)),
-            score=accuracy, metric="p_at_1", loss_over_vocabulary=True, rows_per_pass=rows,
-            load=load,
+        trained = train_problems(
+            params, settings, network, list(map(problem, asked)),
+            score=accuracy, loss_over_vocabulary=True, rows_per_pass=rows, seed=params.seed,
+            folder=this.work.folder, load=load, on_epoch=_reporter(this),
         )  # fmt: skip
         outcomes = {
             name: (
@@ -233,7 +215,7 @@ def _lama(
             )
             for name in asked
         }
-    _write(this, method, settings, outcomes, out, curves, unit="relation", metric="p_at_1")
+    _write(this, method, settings, outcomes, out, curves)
 
 
 def _discrete(
@@ -258,7 +240,7 @@ def _discrete(
             data.vocabulary,
             score=accuracy,
             rows_per_pass=rows_per_pass,
-            on_epoch=_reporter(this, "p_at_1"),
+            on_epoch=_reporter(this),
         )
     return search_prompt(
         network,
@@ -271,79 +253,14 @@ def _discrete(
         rows_per_pass=rows_per_pass,
         seed=params.seed,
         checkpoint=this.work.path("search", f"{relation}.json"),
-        on_epoch=_reporter(this, "p_at_1"),
+        on_epoch=_reporter(this),
     )
 
 
-def _load(
-    this: RunningStage,
-    params: Params,
-    folder: Path,
-    method: MethodParams,
-    *,
-    labels: int | None = None,
-) -> AnswerModel:
-    this.run.set_tags({"model": params.model.name})
-    return load_model(
-        folder,
-        device=params.runtime.device,
-        dtype=params.model.dtype,
-        threads=params.runtime.threads,
-        tuned="model" in method.tune,
-        labels=labels,
-        seed=params.seed,
-    )
-
-
-def _train(
-    this: RunningStage,
-    params: Params,
-    method: MethodParams,
-    network: AnswerModel,
-    problems: Sequence[Problem],
-    *,
-    score: Score,
-    metric: str,
-    loss_over_vocabulary: bool,
-    rows_per_pass: int,
-    load: Callable[[], AnswerModel],
-) -> dict[str, Trained]:
-    return train_units(
-        network,
-        problems,
-        load=load,
-        folder=this.work.folder,
-        checkpoint_seconds=params.runtime.checkpoint_seconds,
-        score=score,
-        loss_over_vocabulary=loss_over_vocabulary,
-        epochs=method.epochs,
-        batch=method.batch,
-        patience=method.patience,
-        encoder=method.prompt.encoder if method.prompt else None,
-        dropout=method.prompt.dropout if method.prompt else 0.0,
-        prompt_optimiser=_settings(method.prompt),
-        model_optimiser=_settings(method.model),
-        rows_per_pass=rows_per_pass,
-        seed=params.seed,
-        on_epoch=_reporter(this, metric),
-    )
-
-
-def _settings(section: Optimisation | None) -> OptimiserSettings | None:
-    if section is None:
-        return None
-    return OptimiserSettings(
-        **{f.name: getattr(section, f.name) for f in fields(OptimiserSettings)}
-    )
-
-
-def _reporter(this: RunningStage, metric: str) -> Callable[[EpochRecord], None]:
+def _reporter(this: RunningStage) -> Callable[[EpochRecord], None]:
     def report(record: EpochRecord) -> None:
-        values = {"dev/loss": record.dev_loss, f"dev/{metric}": record.dev_score}
-        if record.train_loss is not None:
-            values["train/loss"] = record.train_loss
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in sorted(values.items()))
-        say(f"{record.problem} epoch {record.epoch}  {shown}")
+        say(epoch_line(record.problem, record, _P_AT_1))
+        values = epoch_metrics(record, _P_AT_1)
         this.run.log_metrics(
             {f"{name}/{record.problem}": value for name, value in values.items()}, record.epoch
         )
@@ -358,32 +275,41 @@ def _write(
     outcomes: Mapping[str, Outcome],
     out: Path,
     curves: Path,
-    *,
-    unit: str,
-    metric: str,
 ) -> None:
-    """Write what was trained and its curves, all at once at the end."""
+    """Write what was trained on LAMA and its curves, all at once at the end."""
     with staged_folder(out) as folder:
         save_prompts(folder, method, {name: stored for name, (stored, _) in outcomes.items()})
         for name in outcomes if "model" in settings.tune else ():
             link_or_copy(weights_file(this.work.folder, name), weights_file(folder, name))
+    histories = [({"relation": name}, history) for name, (_, history) in outcomes.items()]
+    _write_curves(this, curves, _P_AT_1, histories)
+    this.run.log_file(out / "prompts.json")
+    if outcomes:
+        scores = [stored.dev_score for stored, _ in outcomes.values()]
+        this.run.log_metrics({f"dev/{_P_AT_1}": mean(scores)})
+
+
+def _write_curves(
+    this: RunningStage,
+    curves: Path,
+    metric: str,
+    histories: Sequence[tuple[Mapping[str, Any], Sequence[EpochRecord]]],
+) -> None:
+    """Write a row for each epoch, behind what tells its training apart."""
     rows = [
         {
-            unit: record.problem,
+            **about,
             "epoch": record.epoch,
             "train_loss": record.train_loss,
             "dev_loss": record.dev_loss,
             f"dev_{metric}": record.dev_score,
         }
-        for _, history in outcomes.values()
+        for about, history in histories
         for record in history
     ]
-    write_csv(curves, [unit, "epoch", "train_loss", "dev_loss", f"dev_{metric}"], rows)
+    about = list(histories[0][0]) if histories else ["relation"]
+    write_csv(curves, [*about, "epoch", "train_loss", "dev_loss", f"dev_{metric}"], rows)
     this.run.log_file(curves)
-    this.run.log_file(out / "prompts.json")
-    if outcomes:
-        scores = [stored.dev_score for stored, _ in outcomes.values()]
-        this.run.log_metrics({f"dev/{metric}": mean(scores)})
 
 
 if __name__ == "__main__":

@@ -109,6 +109,8 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
                 "dev_examples": 8,
                 "test_examples": 8,
                 "held_out": 0.5,
+                "count": 2,
+                "train_share": 0.5,
             },
             "superglue__training__p-tuning__epochs": 2,
             "runtime__threads": 1,

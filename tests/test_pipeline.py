@@ -43,10 +43,11 @@ def project(reproduced: Path, tmp_path: Path) -> Path:
 
 
 def history(root: Path) -> list[mlflow.entities.Run]:
-    """All runs, the oldest first."""
+    """The runs of all stages, the oldest first; not those of single trainings below them."""
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return list(client.search_runs(experiments, order_by=["attributes.start_time ASC"]))
+    runs = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+    return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
 def lock(root: Path) -> dict[str, Any]:
@@ -128,11 +129,17 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     ),
     (
         {"seed": 35},
-        {
-            "splits-lama", "splits-superglue@rte", "train-lama@p-tuning",
-            "train-superglue@rte-p-tuning",
-        },
+        {"splits-lama", "splits-superglue@rte", "train-lama@p-tuning"},
     ),
+    ({"superglue__seeds": [34, 35]}, {"train-superglue@rte-p-tuning"}),
+    ({"superglue__selection": "none"}, {"train-superglue@rte-p-tuning"}),
+    ({"superglue__grid__p-tuning": {"batch": [4, 8]}}, {"train-superglue@rte-p-tuning"}),
+    ({"superglue__grid__manual": {"max_length": [64]}}, set()),
+    (
+        {"superglue__overrides__rte": {"p-tuning": {"epochs": 3}}},
+        {"train-superglue@rte-p-tuning"},
+    ),
+    ({"superglue__overrides__cb": {"p-tuning": {"epochs": 3}}}, set()),
 ]  # fmt: skip
 
 

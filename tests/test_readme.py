@@ -21,10 +21,8 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 def test_the_tables_are_those_of_the_metrics_files_in_git() -> None:
     params = load_params(ROOT / "params.yaml")
     shown = results_between_marks(README)
-    folders = {"metrics": ROOT / "metrics", "curves": ROOT / "curves"}
-    lama = read_lama_results(
-        params.lama.methods, **folders, evaluation=ROOT / "evaluation", answers=0
-    )
+    folders = {name: ROOT / name for name in ("metrics", "curves", "evaluation")}
+    lama = read_lama_results(params.lama.methods, **folders, answers=0)
     glue = params.superglue
     tasks = [read_task_results(task, glue.methods, **folders) for task in glue.tasks]
     assert lama_methods(lama).strip() in shown

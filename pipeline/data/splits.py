@@ -85,6 +85,34 @@ def hold_out(
     }
 
 
+def multi_split(
+    items: Sequence[Item],
+    *,
+    train_share: float,
+    group: Callable[[Item], Hashable],
+    rngs: Sequence[random.Random],
+) -> list[dict[str, list[Item]]]:
+    """Split items into train and dev several times, each time anew; whole groups at a time.
+
+    Args:
+        items: all labelled examples that there are.
+        train_share: share of the items that goes to train (r), between 0 and 1.
+        group: items with an equal group stay together.
+        rngs: one for each split (K).
+
+    Raises:
+        DataError: there are fewer items than splits, or one split would have no train set.
+
+    Source: FewNLU (arXiv 2109.12742), section 3.3, Multi-Splits.
+    """
+    if len(rngs) > len(items):
+        raise DataError(
+            f"{len(rngs)} splits of {len(items)} examples; lower superglue.splits.count or take "
+            "more examples"
+        )
+    return [hold_out(items, share=1 - train_share, group=group, rng=rng) for rng in rngs]
+
+
 def take(items: Sequence[Item], size: int | None, rng: random.Random) -> list[Item]:
     """Return so many items, drawn with `rng`, in the order that they had; None: all."""
     if size is None or size >= len(items):

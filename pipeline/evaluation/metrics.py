@@ -1,5 +1,6 @@
 """Metrics: pure functions of scores and right answers."""
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
@@ -39,6 +40,19 @@ def mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("no values to average")
     return sum(values) / len(values)
+
+
+def mean_and_std(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Return the mean under a name, and the sample standard deviation under `<name>_std`.
+
+    The standard deviation is left out of a single value.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if len(values) < 2:
+        return {name: mean(values)}
+    return {name: mean(values), f"{name}_std": statistics.stdev(values)}
 
 
 def task_metrics(

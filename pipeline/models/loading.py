@@ -133,6 +133,19 @@ def _load_weights(network: torch.nn.Module, weights: Path) -> None:
     network.load_state_dict(state, strict=False)
 
 
+def is_masked(folder: Path) -> bool:
+    """Tell whether the model in a folder is masked or causal, without loading it.
+
+    Raises:
+        ModelError: the folder holds neither.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error
+    return _is_masked(config)
+
+
 def _is_masked(config: object) -> bool:
     """Tell masked from causal by the class that the model was saved as."""
     architectures = getattr(config, "architectures", None) or []

@@ -50,7 +50,7 @@ def gather(
         "name": name,
         "note": note,
         "date": date,
-        "git": _git_state(root),
+        "git": git_state(root),
         "hardware": hardware,
         "params": _params(params, [*methods, *lama.stability.methods]),
         "splits": read_json(root / "metrics" / "splits" / "lama.json"),
@@ -87,17 +87,22 @@ def _seconds(seconds_of: SecondsOf, benchmark: str, method: str) -> dict[str, fl
 
 
 def _params(params: Params, methods: list[LamaMethod]) -> Row:
-    """Return what decided the results; of a model in a folder its name alone."""
+    """Return what decided the results."""
     lama: dict[str, Any] = params.lama.model_dump(mode="json")
     for section in ("prompts", "training"):
         lama[section] = {method: lama[section][method] for method in dict.fromkeys(methods)}
+    return {"seed": params.seed, "model": model_params(params), "lama": lama}
+
+
+def model_params(params: Params) -> Row:
+    """Return the section `model`; of a model in a folder the folder's name alone."""
     model = params.model.model_dump(mode="json")
     if Path(model["name"]).expanduser().is_dir():
         model["name"] = Path(model["name"]).name
-    return {"seed": params.seed, "model": model, "lama": lama}
+    return model
 
 
-def _git_state(root: Path) -> Row:
+def git_state(root: Path) -> Row:
     """Return the commit, and whether code or parameters differ from it; None without git."""
     commit = _git(root, "rev-parse", "HEAD")
     changed = _git(root, "status", "--porcelain", "--", *_SOURCES)

@@ -143,7 +143,36 @@ def curves_figure(results: LamaResults) -> str:
 
 
 def tasks_figure(results: Sequence[TaskResults]) -> str:
-    """Draw the dev score by epoch, a panel for each task, a line for each method."""
+    """Draw the test score of each training: a strip for each task and method."""
+    strips = [(result, method) for result in results for method in result.methods][::-1]
+    scores = [[row["test_score"] for row in own.trainings[method]] for own, method in strips]
+    tasks = [result.task for result in results][::-1]
+    places = [i + 0.6 * tasks.index(result.task) for i, (result, _) in enumerate(strips)]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 1.2 + 0.3 * (places[-1] + 1)), layout="constrained")
+        axes = figure.subplots()
+        _ranges(axes, scores, places)
+        axes.scatter(
+            [100 * result.methods[method]["test/majority"] for result, method in strips],
+            places,
+            marker=_CONTROLS["majority"],
+            s=120,
+            color="#0f172a",
+            lw=1.3,
+            zorder=2,
+            label=CONTROLS["majority"],
+        )
+        for place, own, (_, method) in zip(places, scores, strips, strict=True):
+            _scatter(axes, own, [place] * len(own), method)
+        names = [f"{result.task} {method}" for result, method in strips]
+        _percent_axis(axes, "test score, %, a mark for each training", places, names)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles[:1], labels[:1], loc="outside upper left", frameon=False)
+        return _svg(figure)
+
+
+def task_curves_figure(results: Sequence[TaskResults]) -> str:
+    """Draw the dev score by epoch, a panel for each task, a line for each training."""
     curves = [point for result in results for point in result.curves]
     methods = list(dict.fromkeys(method for result in results for method in result.methods))
     names = [result.task for result in results]
@@ -177,7 +206,10 @@ def _panels(
             panel.grid(color="#e2e8f0")
             for method in methods:
                 points = [p for p in curves if p[unit] == name and p["method"] == method]
-                _curve(panel, points, value, method, last[method], epochs)
+                trainings = dict.fromkeys(point.get("training") for point in points)
+                for n, training in enumerate(trainings):
+                    own = [point for point in points if point.get("training") == training]
+                    _curve(panel, own, value, method, last[method], epochs, labelled=n == 0)
         panels[0].set_ylim(0, 100)
         panels[0].xaxis.get_major_locator().set_params(integer=True)
         figure.supxlabel("epoch", size=10, color="#334155")
@@ -194,15 +226,24 @@ def _last_epoch(curves: Sequence[Row], method: str) -> int:
 
 
 def _curve(
-    panel: Axes, points: Sequence[Row], value: str, method: str, last: int, epochs: int
+    panel: Axes,
+    points: Sequence[Row],
+    value: str,
+    method: str,
+    last: int,
+    epochs: int,
+    *,
+    labelled: bool,
 ) -> None:
     """Draw one curve; a search is laid over all epochs, since its iterations are far more."""
     mark = _MARKS[method]
     values = [100 * point[value] for point in points]
     if len(points) == 1:  # nothing was trained: the same at every epoch
-        panel.plot([0, epochs], values * 2, color=mark.colour, ls="--", label=method)
+        label = method if labelled else None
+        panel.plot([0, epochs], values * 2, color=mark.colour, ls="--", label=label)
         return
     searched = method == _SEARCHED and last != epochs
+    label = f"{method} (iterations 0 to {last})" if searched else method
     scale = epochs / last if searched else 1
     panel.plot(
         [scale * point["epoch"] for point in points],
@@ -211,7 +252,7 @@ def _curve(
         marker=mark.shape,
         ms=mark.size**0.5 / 2,
         markevery=max(1, len(points) // 6),
-        label=f"{method} (iterations 0 to {last})" if searched else method,
+        label=label if labelled else None,
     )
 
 

@@ -12,6 +12,7 @@ from pipeline.report.figures import (
     curves_figure,
     relations_figure,
     stability_figure,
+    task_curves_figure,
     tasks_figure,
 )
 from pipeline.report.results import LamaResults, StabilityResults, TaskResults
@@ -24,6 +25,8 @@ from pipeline.report.tables import (
     lama_relations,
     lama_title,
     task_methods,
+    task_settings_tried,
+    task_trainings,
 )
 
 _STYLE = """
@@ -88,12 +91,25 @@ def write_report(
         ]
     if tasks:
         figures["superglue"] = tasks_figure(tasks)
+        figures["superglue_curves"] = task_curves_figure(tasks)
         heading = f"## Language understanding: `{tasks_source}`\n"
         summary += [heading, task_methods(tasks)]
         parts += [heading]
         if tasks_source == "gazetteer":
             parts += ["Made examples in the official schema; they are not SuperGLUE.\n"]
-        parts += [task_methods(tasks), "![dev score by epoch](figures/superglue.svg)\n"]
+        parts += [
+            "The score of a task is the mean of its metrics; of several trainings, the mean and "
+            "the standard deviation (n - 1) stand here. The majority class answers with the most "
+            "frequent label of train.\n",
+            task_methods(tasks),
+            "![test score by training](figures/superglue.svg)\n",
+        ]
+        for title, table in (
+            ("Settings that were tried", task_settings_tried(tasks)),
+            ("By training", task_trainings(tasks)),
+        ):
+            parts += [f"### {title}\n", table] if table else []
+        parts += ["![dev score by epoch](figures/superglue_curves.svg)\n"]
     if not figures:
         parts += ["No benchmark was run: `params.yaml` lists no methods, relations or tasks.\n"]
     for name, figure in figures.items():

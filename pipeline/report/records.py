@@ -91,6 +91,19 @@ class Asked:
     rows: Mapping[str, Row]
 
 
+def machine_name(hardware: Row) -> str:
+    """Return a record's hardware, as Markdown."""
+    processor = f"{hardware['cores']} cores of {hardware['processor']}"
+    return escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}")
+
+
+def commit_name(git: Row) -> str:
+    """Return the commit of a record, and whether code or parameters differed from it."""
+    if git["commit"] is None:
+        return "unknown"
+    return f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+
+
 def same_facts(runs: Sequence[Run]) -> list[tuple[str, list[Asked]]]:
     """Gather the methods that one model was asked the same facts with, under a title."""
 

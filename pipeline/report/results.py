@@ -1,6 +1,6 @@
 """Gather what was evaluated into plain rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,21 @@ class StabilityResults:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """One SuperGLUE task: method -> its metrics file, and curves as in `LamaResults`."""
+    """One SuperGLUE task.
+
+    Attributes:
+        task: its name.
+        methods: method -> its metrics file.
+        trainings: method -> rows of `units.csv`, as `read_trainings` returns them.
+        settings: method -> rows of `settings.csv`, as `read_settings` returns them.
+        curves: of the trainings that were evaluated, one row an epoch: `method`, `task`,
+            `training`, `epoch`, `dev_score`.
+    """
 
     task: str
     methods: dict[str, Row]
+    trainings: dict[str, list[Row]]
+    settings: dict[str, list[Row]]
     curves: list[Row]
 
 
@@ -193,7 +204,7 @@ def _join(columns: Mapping[str, Sequence[Row]], keys: Sequence[str]) -> list[Row
 
 
 def read_task_results(
-    task: str, methods: Sequence[str], *, metrics: Path, curves: Path
+    task: str, methods: Sequence[str], *, metrics: Path, curves: Path, evaluation: Path
 ) -> TaskResults:
     """Read the files of the named methods for one task.
 
@@ -201,20 +212,71 @@ def read_task_results(
         DataError: a file is missing.
     """
     folder = Path("superglue", task)
+    trainings = {method: read_trainings(evaluation / folder / method) for method in methods}
     return TaskResults(
         task=task,
         methods={method: read_json(metrics / folder / f"{method}.json") for method in methods},
+        trainings=trainings,
+        settings={method: read_settings(evaluation / folder / method) for method in methods},
         curves=[
-            _point(row, method)
+            {**point, "task": task}
             for method in methods
-            for row in read_csv(curves / folder / f"{method}.csv")
+            for point in _task_curves(method, curves / folder / f"{method}.csv", trainings[method])
         ],
     )
 
 
+def read_trainings(folder: Path) -> list[Row]:
+    """Read how each training of a task and method did, from `units.csv`.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    return [
+        {
+            "training": row["training"],
+            "setting": int(row["setting"]),
+            "split": int(row["split"]),
+            "seed": int(row["seed"]),
+            "best_epoch": int(row["best_epoch"]),
+            "dev_score": float(row["dev_score"]),
+            "test_score": float(row["test_score"]),
+        }
+        for row in read_csv(folder / "units.csv")
+    ]
+
+
+def read_settings(folder: Path) -> list[Row]:
+    """Read what was tried, from `settings.csv`; a number that there is none of is None.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    numbers = ("dev_score", "dev_score_std", "test_score", "test_score_std")
+    return [
+        {
+            "setting": int(row["setting"]),
+            "tried": row["tried"],
+            "template": row["template"],
+            "trainings": int(row["trainings"]),
+            "chosen": row["chosen"] == "True",
+            **{key: float(row[key]) if row[key] else None for key in numbers},
+        }
+        for row in read_csv(folder / "settings.csv")
+    ]
+
+
+def _task_curves(method: str, path: Path, trainings: Sequence[Row]) -> Iterator[Row]:
+    names = {(row["setting"], row["split"], row["seed"]): row["training"] for row in trainings}
+    for row in read_csv(path):
+        training = names.get((int(row["setting"]), int(row["split"]), int(row["seed"])))
+        if training is not None:
+            yield {**_point(row, method), "training": training}
+
+
 def _point(row: dict[str, str], method: str) -> Row:
     numbers = {key: float(row[key]) for key in row if key.startswith("dev_")}
-    names = {key: value for key, value in row.items() if key in ("relation", "task")}
+    names = {key: value for key, value in row.items() if key == "relation"}
     return {"method": method, "epoch": int(row["epoch"]), **names, **numbers}
 
 

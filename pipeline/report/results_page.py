@@ -6,7 +6,7 @@ from statistics import fmean
 from pipeline.report.beside import Ours, beside_paper, paper_differences
 from pipeline.report.gaps import not_run
 from pipeline.report.paper import TABLE_3
-from pipeline.report.records import Asked, Run, same_facts
+from pipeline.report.records import Asked, Run, commit_name, machine_name, same_facts
 from pipeline.report.results import Row, StabilityResults, join_relations, join_templates
 from pipeline.report.stability import stability_parts
 from pipeline.report.tables import (
@@ -16,6 +16,7 @@ from pipeline.report.tables import (
     lama_relations,
     markdown_table,
     percent,
+    training_budget,
 )
 
 _HEAD = """# Knowledge probing: results
@@ -66,9 +67,9 @@ def _runs(runs: Sequence[Run]) -> str:
             run.data,
             run.relations,
             str(run.seed),
-            _machine(run.record["hardware"]),
+            machine_name(run.record["hardware"]),
             run.record["date"],
-            _commit(run.record["git"]),
+            commit_name(run.record["git"]),
             escaped(run.record["note"]),
         ]
         for run in runs
@@ -77,17 +78,6 @@ def _runs(runs: Sequence[Run]) -> str:
         "run", "model", "facts of", "relations", "seed", "machine", "date", "commit", "note"
     ]  # fmt: skip
     return markdown_table(columns, rows)
-
-
-def _machine(hardware: Row) -> str:
-    processor = f"{hardware['cores']} cores of {hardware['processor']}"
-    return escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}")
-
-
-def _commit(git: Row) -> str:
-    if git["commit"] is None:
-        return "unknown"
-    return f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
 
 
 def _scores(runs: Sequence[Run]) -> list[str]:
@@ -127,23 +117,11 @@ def _minutes(seconds: dict[str, float | None]) -> list[str]:
 
 def _settings(runs: Sequence[Run]) -> str:
     rows = [
-        [run.name, method, escaped(run.lama["prompts"][method]), _budget(training)]
+        [run.name, method, escaped(run.lama["prompts"][method]), training_budget(training)]
         for run in runs
         for method, training in run.lama["training"].items()
     ]
     return markdown_table(["run", "method", "prompt", "training"], rows)
-
-
-def _budget(training: Row) -> str:
-    search = training["search"]
-    if search is not None:
-        if search["prompts"] == "gradient":
-            return f"search, {search['iterations']} iterations"
-        return f"best of {escaped(search['prompts'])}"
-    if not training["tune"]:
-        return "none"
-    tuned = [f"{part} at {training[part]['learning_rate']:g}" for part in training["tune"]]
-    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {training['batch']}"
 
 
 def _compared(runs: Sequence[Run]) -> list[str]:

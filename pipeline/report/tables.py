@@ -108,7 +108,10 @@ def lama_answers(results: LamaResults) -> str:
 
 
 def task_methods(results: Sequence[TaskResults]) -> str:
-    """Return each task's methods with their score and metrics, and the majority class beneath."""
+    """Return each task's methods with their score and metrics, and the majority class beneath.
+
+    Of several trainings, scores are the mean and the sample standard deviation.
+    """
     rows = []
     for result in results:
         for method, metrics in result.methods.items():
@@ -116,9 +119,10 @@ def task_methods(results: Sequence[TaskResults]) -> str:
                 [
                     result.task,
                     method,
-                    percent(metrics["test/score"]),
-                    percent(metrics["dev/score"]),
+                    _spread(metrics, "test/score"),
+                    _spread(metrics, "dev/score"),
                     _task_metrics(metrics, "test/"),
+                    str(metrics["test/trainings"]),
                     str(metrics["test/examples"]),
                 ]
             )
@@ -130,25 +134,91 @@ def task_methods(results: Sequence[TaskResults]) -> str:
                 percent(first["test/majority"]),
                 "",
                 _task_metrics(first, "test/majority_"),
+                "",
                 str(first["test/examples"]),
             ]
         )
     return markdown_table(
-        ["task", "method", "test score", "dev score", "of it", "test examples"], rows
+        ["task", "method", "test score", "dev score", "of it", "trainings", "test examples"], rows
     )
 
 
+def task_trainings(results: Sequence[TaskResults]) -> str:
+    """Return each training of the methods that have several; empty where none has."""
+    rows = [
+        [
+            result.task,
+            method,
+            *(str(own[key]) for key in ("setting", "split", "seed", "best_epoch")),
+            percent(own["dev_score"]),
+            percent(own["test_score"]),
+        ]
+        for result in results
+        for method, trainings in result.trainings.items()
+        if len(trainings) > 1
+        for own in trainings
+    ]
+    columns = ["task", "method", "setting", "split", "seed", "best epoch", "dev score"]
+    return markdown_table([*columns, "test score"], rows) if rows else ""
+
+
+def task_settings_tried(results: Sequence[TaskResults]) -> str:
+    """Return each setting of the methods that had several to choose from; empty if none had."""
+    rows = [
+        [
+            result.task,
+            method,
+            str(own["setting"]),
+            escaped(own["tried"]),
+            escaped(own["template"]),
+            str(own["trainings"]),
+            _mean_and_std(own["dev_score"], own["dev_score_std"]),
+            _mean_and_std(own["test_score"], own["test_score_std"]),
+            "yes" if own["chosen"] else "",
+        ]
+        for result in results
+        for method, settings in result.settings.items()
+        if len(settings) > 1
+        for own in settings
+    ]
+    columns = ["task", "method", "setting", "tried", "template", "trainings"]
+    if not rows:
+        return ""
+    return markdown_table([*columns, "dev score", "test score", "chosen"], rows)
+
+
+def _spread(metrics: Row, key: str) -> str:
+    return _mean_and_std(metrics[key], metrics.get(f"{key}_std"))
+
+
+def _mean_and_std(mean: float | None, std: float | None) -> str:
+    return percent_or_empty(mean) + ("" if std is None else f" ± {percent(std)}")
+
+
 # Key in a metrics file -> name.
-_TASK_METRICS = {"accuracy": "accuracy", "f1": "macro F1", "f1a": "F1a", "em": "EM"}
+TASK_METRICS = {"accuracy": "accuracy", "f1": "macro F1", "f1a": "F1a", "em": "EM"}
 
 
 def _task_metrics(metrics: Row, prefix: str) -> str:
     """Return the metrics whose mean the score is."""
     return ", ".join(
-        f"{name} {percent(metrics[prefix + key])}"
-        for key, name in _TASK_METRICS.items()
+        f"{name} {_spread(metrics, prefix + key)}"
+        for key, name in TASK_METRICS.items()
         if prefix + key in metrics
     )
+
+
+def training_budget(training: Row) -> str:
+    """Return in words what a method's section of `params.yaml` tunes, and for how long."""
+    search = training.get("search")
+    if search is not None:
+        if search["prompts"] == "gradient":
+            return f"search, {search['iterations']} iterations"
+        return f"best of {escaped(search['prompts'])}"
+    if not training["tune"]:
+        return "none"
+    tuned = [f"{part} at {training[part]['learning_rate']:g}" for part in training["tune"]]
+    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {training['batch']}"
 
 
 def _control_rows(
@@ -162,7 +232,7 @@ def _control_rows(
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell.replace(".", "", 1).isdigit()
+    return not cell or all(part.replace(".", "", 1).isdigit() for part in cell.split(" ± "))
 
 
 def _marked(answer: str, right: str) -> str:

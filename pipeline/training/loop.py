@@ -140,7 +140,7 @@ def train(
         raise ValueError("a tuned model belongs to one problem: train the problems one by one")
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None and saved["position"] is None:
-        return {name: _trained(state) for name, state in saved["problems"].items()}
+        return _ended(saved)
     model.network.requires_grad_(model_optimiser is not None)
     states = []
     for problem in problems:
@@ -187,6 +187,12 @@ def train(
             {"position": None, "problems": {name: _as_dict(own) for name, own in trained.items()}}
         )
     return trained
+
+
+def finished(checkpoint: Checkpoint) -> dict[str, Trained]:
+    """Return how the problems of a checkpoint ended; nothing while they are under way."""
+    saved = checkpoint.load()
+    return _ended(saved) if saved is not None and saved["position"] is None else {}
 
 
 @dataclass
@@ -462,6 +468,10 @@ def _restore(model: AnswerModel, states: Sequence[_State], saved: dict[str, Any]
         for optimiser, values in zip(state.optimisers, own["optimisers"], strict=True):
             optimiser.restore(values)
     return _Position(**saved["position"])
+
+
+def _ended(saved: dict[str, Any]) -> dict[str, Trained]:
+    return {name: _trained(state) for name, state in saved["problems"].items()}
 
 
 def _as_dict(trained: Trained) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipeline.models.answers import AnswerModel
 from pipeline.models.capacity import prompts_that_fit
 from pipeline.prompts.store import weights_file
 from pipeline.training.checkpoints import Checkpoint
-from pipeline.training.loop import EpochRecord, Problem, Score, Trained, train
+from pipeline.training.loop import EpochRecord, Problem, Score, Trained, finished, train
 from pipeline.training.optimisers import OptimiserSettings
 
 
@@ -64,7 +64,7 @@ def train_units(
         if tuned and start:
             model = load()
         weights = weights_file(folder, unit[0].name)
-        checkpoint = folder / "checkpoints" / _name(unit)
+        checkpoint = _checkpoint_file(folder, [problem.name for problem in unit])
         for path in (weights, checkpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
         trained |= train(
@@ -77,6 +77,21 @@ def train_units(
     return trained
 
 
+def finished_unit(folder: Path, name: str) -> Trained | None:
+    """Return how the unit of one problem ended; None if it has not.
+
+    Args:
+        folder: of the progress, as `train_units` was given it.
+        name: of the problem.
+    """
+    return finished(Checkpoint(_checkpoint_file(folder, [name]), seconds=0)).get(name)
+
+
+def forget_unit(folder: Path, name: str) -> None:
+    """Forget how the unit of one problem ended, so that it is trained again."""
+    _checkpoint_file(folder, [name]).unlink(missing_ok=True)
+
+
 def _bank_size(model: AnswerModel, problems: Sequence[Problem], encoder: str | None) -> int:
     if encoder is None or not problems:
         return max(1, len(problems))
@@ -84,6 +99,6 @@ def _bank_size(model: AnswerModel, problems: Sequence[Problem], encoder: str | N
     return prompts_that_fit(model, encoder, tokens)
 
 
-def _name(problems: Sequence[Problem]) -> str:
-    names = "\n".join(problem.name for problem in problems)
-    return f"{hashlib.sha256(names.encode()).hexdigest()[:16]}.pt"
+def _checkpoint_file(folder: Path, names: Sequence[str]) -> Path:
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return folder / "checkpoints" / f"{digest[:16]}.pt"

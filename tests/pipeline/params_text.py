@@ -78,7 +78,16 @@ _PARAMS: dict[str, Any] = {
         "protocol": "few-shot-32",
         "tasks": ["rte"],
         "methods": ["manual", "p-tuning"],
-        "splits": {"train_examples": 4, "dev_examples": 4, "test_examples": 8, "held_out": 0.5},
+        "seeds": [34],
+        "selection": "dev",
+        "splits": {
+            "train_examples": 4,
+            "dev_examples": 4,
+            "test_examples": 8,
+            "held_out": 0.5,
+            "count": 2,
+            "train_share": 0.5,
+        },
         "prompts": {
             "rte": {
                 "max_length": 64,
@@ -98,6 +107,8 @@ _PARAMS: dict[str, Any] = {
                 "model": _optimisation(),
             },
         },
+        "grid": {"manual": {}, "p-tuning": {}},
+        "overrides": {"rte": {}},
     },
     "report": {"title": "Small", "facts_shown": 4},
     "runtime": {"device": "cpu", "threads": 1, "rows_per_pass": 8, "checkpoint_seconds": 30},

@@ -341,3 +341,40 @@ def test_three_first_users_at_once_make_one_good_store(
     store.close()
     assert statuses == [("FINISHED",)] * 3
     assert not list((tmp_path / ".work").glob("*.partial"))
+
+
+def test_a_child_stands_below_its_stage_and_goes_on_with_it(own_folder: Path) -> None:
+    about = {"tags": {"task": "rte"}, "params": {"seed": 2, "model": {"learning_rate": 1e-5}}}
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        open_run() as run,
+        run.child("seed-2", **about) as child,
+    ):
+        child.log_metrics({"dev/score": 0.25}, epoch=0)
+        raise KeyboardInterrupt
+    assert {run.info.status for run in all_runs()} == {"KILLED"}
+    with open_run(resumes=run.run_id) as again, again.child("seed-2", **about) as child:
+        child.log_metrics({"dev/score": 0.25}, epoch=0)
+        child.log_metrics({"dev/score": 0.5}, epoch=1)
+        assert mlflow.get_run(child.run_id).info.status == "RUNNING"
+    runs = {run.info.run_name: run for run in all_runs()}
+    assert set(runs) == {"train/lama/p-tuning", "seed-2"}
+    below = runs["seed-2"]
+    assert below.info.status == "FINISHED"
+    assert below.info.experiment_id == runs["train/lama/p-tuning"].info.experiment_id
+    assert below.data.tags["mlflow.parentRunId"] == run.run_id
+    assert below.data.tags["dvc.run_key"] == STAGE.run_key
+    assert below.data.tags["task"] == "rte"
+    assert below.data.params == {"seed": "2", "model.learning_rate": "1e-05"}
+    history = mlflow.MlflowClient().get_metric_history(below.info.run_id, "dev/score")
+    assert [(point.step, point.value) for point in history] == [(0, 0.25), (1, 0.5)]
+
+
+def test_a_child_that_fails_is_marked(own_folder: Path) -> None:
+    with contextlib.suppress(DataError), open_run() as run:
+        with run.child("seed-1", tags={}, params={}):
+            pass
+        with run.child("seed-2", tags={}, params={}):
+            raise DataError("cut")
+    statuses = {run.info.run_name: run.info.status for run in all_runs()}
+    assert statuses == {"train/lama/p-tuning": "FAILED", "seed-1": "FINISHED", "seed-2": "FAILED"}

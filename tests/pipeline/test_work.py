@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.work import WorkFolder, clear_recorded, work_folder
+from pipeline.work import WorkFolder, clear_recorded, clear_units, work_folder
 
 KEY = "ab" * 32
 OTHER = "cd" * 32
@@ -267,3 +267,49 @@ def _note_and_read(root: Path, seconds: float) -> None:
 def test_clearing_never_reaches_a_folder_that_is_in_use(tmp_path: Path) -> None:
     targets = (_note_and_read, _note_and_read, _clear, _clear)
     run_together(tmp_path, [(target, (tmp_path, 1.0)) for target in targets])
+
+
+def unit_of(work: WorkFolder, key: str | None = OTHER) -> AbstractContextManager[Path]:
+    return work.unit("setting-1/seed-2", key, alone)
+
+
+def test_a_unit_outlives_its_stage_and_serves_another(tmp_path: Path) -> None:
+    with opened(tmp_path) as work, unit_of(work) as folder:
+        (folder / "weights").touch()
+    with opened(tmp_path, "ef" * 32) as work, unit_of(work) as folder:
+        assert (folder / "weights").exists()
+    with opened(tmp_path, "ef" * 32) as work, unit_of(work, "01" * 32) as folder:
+        assert not list(folder.iterdir())
+
+
+def test_a_unit_outside_dvc_goes_with_its_stage(tmp_path: Path) -> None:
+    with opened(tmp_path, None) as work:
+        with unit_of(work, None) as folder:
+            (folder / "weights").touch()
+        with unit_of(work, None) as folder:
+            assert (folder / "weights").exists()
+    assert not folder.exists()
+
+
+def test_who_runs_a_recorded_stage_again_wants_its_units_anew(tmp_path: Path) -> None:
+    with opened(tmp_path) as work, unit_of(work) as folder:
+        (folder / "weights").touch()
+    with opened(tmp_path, recorded=all_of_them) as work:
+        with unit_of(work) as folder:
+            assert not list(folder.iterdir())
+            (folder / "weights").touch()
+        # Cleared once: what this execution has trained stays.
+        with unit_of(work) as folder:
+            assert (folder / "weights").exists()
+
+
+def test_units_that_nobody_has_asked_for_in_a_month_are_deleted(tmp_path: Path) -> None:
+    with opened(tmp_path) as work:
+        with unit_of(work, KEY) as old, unit_of(work, OTHER) as new:
+            pass
+        long_ago = time.time() - 40 * 24 * 3600
+        os.utime(old, (long_ago, long_ago))
+        with unit_of(work, "01" * 32) as busy:
+            os.utime(busy, (long_ago, long_ago))
+            clear_units(tmp_path)
+    assert (old.exists(), new.exists(), busy.exists()) == (False, True, True)

@@ -1,5 +1,6 @@
 """The protocols, on SuperGLUE and FewGLUE themselves."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def split(own_folder: Path, task: str, protocol: str, **sizes: Any) -> Path:
         {
             "superglue.source": "superglue",
             "superglue.protocol": protocol,
-            "superglue.splits": {"held_out": 0.1, **limits},
+            "superglue.splits": {"held_out": 0.1, "count": 3, "train_share": 0.25, **limits},
         },
     )
     out = own_folder / "splits"
@@ -50,21 +51,21 @@ def test_each_protocol_takes_the_sets_that_it_names(
     out = split(own_folder, "rte", protocol)
     counts = read_json(out / "counts.json")
     assert counts["test/examples"] == 277
-    assert counts["train/examples"] + counts["dev/examples"] == train + dev
-    assert counts["dev/examples"] == pytest.approx(dev, abs=5)
+    assert counts["1/train/examples"] + counts["1/dev/examples"] == train + dev
+    assert counts["1/dev/examples"] == pytest.approx(dev, abs=5)
     official = read_jsonl(MIRROR / "superglue" / "RTE" / "val.jsonl")
     assert read_jsonl(out / "test.jsonl") == official
-    assert (read_jsonl(out / "dev.jsonl") == official) == (protocol == "full-paper")
+    assert (read_jsonl(out / "1" / "dev.jsonl") == official) == (protocol == "full-paper")
 
 
 def test_a_passage_is_held_out_whole(own_folder: Path) -> None:
     out = split(own_folder, "multirc", "full-held-out")
     counts = read_json(out / "counts.json")
-    assert counts["train/passages"] + counts["dev/passages"] == 456
-    assert counts["train/examples"] + counts["dev/examples"] == 27243
+    assert counts["1/train/passages"] + counts["1/dev/passages"] == 456
+    assert counts["1/train/examples"] + counts["1/dev/examples"] == 27243
     assert (counts["test/passages"], counts["test/examples"]) == (83, 4848)
     groups = [
-        {TASKS["multirc"].group(record) for record in read_jsonl(out / f"{name}.jsonl")}
+        {TASKS["multirc"].group(record) for record in read_jsonl(out / "1" / f"{name}.jsonl")}
         for name in ("train", "dev")
     ]
     assert not groups[0] & groups[1]
@@ -73,8 +74,30 @@ def test_a_passage_is_held_out_whole(own_folder: Path) -> None:
 def test_a_limit_takes_records_in_the_order_of_the_file(own_folder: Path) -> None:
     out = split(own_folder, "cb", "full-paper", train_examples=40, test_examples=7)
     official = read_jsonl(MIRROR / "superglue" / "CB" / "train.jsonl")
-    places = [official.index(record) for record in read_jsonl(out / "train.jsonl")]
+    places = [official.index(record) for record in read_jsonl(out / "1" / "train.jsonl")]
     assert len(places) == 40
     assert places == sorted(places)
     assert len(read_jsonl(out / "test.jsonl")) == 7
-    assert len(read_jsonl(out / "dev.jsonl")) == 56
+    assert len(read_jsonl(out / "1" / "dev.jsonl")) == 56
+
+
+def test_multi_split_deals_the_64_of_fewglue_several_times(own_folder: Path) -> None:
+    out = split(own_folder, "cb", "multi-split")
+    given = [
+        json.dumps(record, sort_keys=True)
+        for name in ("train", "dev32")
+        for record in read_jsonl(MIRROR / "fewglue" / "CB" / f"{name}.jsonl")
+    ]
+    trains = []
+    for number in ("1", "2", "3"):
+        train, dev = (
+            [json.dumps(record, sort_keys=True) for record in read_jsonl(out / number / name)]
+            for name in ("train.jsonl", "dev.jsonl")
+        )
+        assert sorted([*train, *dev]) == sorted(given)
+        assert (len(train), len(dev)) == (16, 48)
+        trains.append(sorted(train))
+    assert len({tuple(train) for train in trains}) == 3
+    assert sorted(path.name for path in out.iterdir()) == [
+        "1", "2", "3", "counts.json", "test.jsonl",
+    ]  # fmt: skip

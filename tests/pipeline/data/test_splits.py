@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.lama import Fact
-from pipeline.data.splits import clean_splits, split_facts, split_items
+from pipeline.data.splits import clean_splits, multi_split, split_facts, split_items
+from pipeline.errors import DataError
 from pipeline.seeding import make_random
 
 NAMES = ("train", "dev", "test")
@@ -306,3 +307,33 @@ def test_every_fact_has_the_same_chance_under_a_cap():
 def test_what_is_outside_the_vocabulary_still_keeps_its_pair_out_of_train():
     splits = _numbered({"train": [("A", "B"), ("C", "B")], "dev": [("C", "B")], "test": []})
     assert _clean(splits, "A")[1]["train/overlap"] == 1
+
+
+def _several(groups, *, share, count):
+    return multi_split(
+        list(enumerate(groups)),
+        train_share=share,
+        group=lambda item: item[1],
+        rngs=[random.Random(seed) for seed in range(count)],
+    )
+
+
+def test_each_of_several_splits_deals_all_items_anew():
+    splits = _several(range(64), share=0.5, count=4)
+    assert [(len(split["train"]), len(split["dev"])) for split in splits] == [(32, 32)] * 4
+    for split in splits:
+        assert sorted([*split["train"], *split["dev"]]) == list(enumerate(range(64)))
+    assert len({tuple(split["train"]) for split in splits}) == 4
+
+
+def test_a_group_crosses_none_of_several_splits():
+    groups = [number // 5 for number in range(60)]
+    for split in _several(groups, share=0.75, count=5):
+        train, dev = ({group for _, group in split[name]} for name in ("train", "dev"))
+        assert not train & dev
+        assert train | dev == set(groups)
+
+
+def test_more_splits_than_examples_are_refused():
+    with pytest.raises(DataError, match=r"5 splits of 4 examples; lower superglue\.splits\.count"):
+        _several(range(4), share=0.5, count=5)

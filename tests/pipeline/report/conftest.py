@@ -141,17 +141,54 @@ class Files:
 
     def add_task(self, task: str, methods: Sequence[str] = METHODS) -> None:
         for number, method in enumerate(methods):
+            seeds = [1] if method == "manual" else [1, 2]
+            # A setting that dev did not choose has curves too; no report shows them.
             curve = [
                 {
-                    "task": task,
+                    "setting": setting,
+                    "split": 1,
+                    "seed": seed,
                     "epoch": epoch,
                     "train_loss": None,
                     "dev_loss": 1.0,
                     "dev_score": (1 + epoch + number) / 8,
                 }
+                for setting in (1, 2)
+                for seed in seeds
                 for epoch in range(1 if method == "manual" else 3)
             ]
             folder = Path("superglue", task)
+            units = [
+                {
+                    "training": f"setting-1/split-1/seed-{seed}",
+                    "setting": 1,
+                    "split": 1,
+                    "seed": seed,
+                    "best_epoch": 2,
+                    "dev_score": 0.6 + seed / 50,
+                    "test_score": 0.5 + number / 7 + seed / 100,
+                    "test_accuracy": 0.5 + number / 7 + seed / 100,
+                }
+                for seed in seeds
+            ]
+            settings = [
+                {
+                    "setting": setting,
+                    "tried": f"model.learning_rate={setting}e-05",
+                    "template": "{premise} [P] {mask}",
+                    "trainings": len(seeds),
+                    "dev_score": 0.61 - setting / 10,
+                    "dev_score_std": None if len(seeds) == 1 else 0.01,
+                    "chosen": setting == 1,
+                    "test_score": 0.53 if setting == 1 else None,
+                    "test_score_std": None,
+                }
+                for setting in ((1,) if method == "manual" else (1, 2))
+            ]
+            write_csv(self.evaluation / folder / method / "units.csv", list(units[0]), units)
+            write_csv(
+                self.evaluation / folder / method / "settings.csv", list(settings[0]), settings
+            )
             write_csv(self.curves / folder / f"{method}.csv", list(curve[0]), curve)
             metrics = {
                 "test/score": 0.51 + number / 7,
@@ -160,7 +197,11 @@ class Files:
                 "test/majority": 0.5054,
                 "test/majority_accuracy": 0.5054,
                 "test/examples": 277,
+                "test/trainings": len(seeds),
+                "test/settings": 1,
             }
+            if len(seeds) > 1:
+                metrics |= {f"test/{key}_std": 0.0071 for key in ("score", "accuracy")}
             write_json(self.metrics / folder / f"{method}.json", metrics)
 
     def lama(self, methods: Sequence[str] = METHODS, answers: int = 4) -> LamaResults:
@@ -176,7 +217,13 @@ class Files:
         return read_stability_results(methods, metrics=self.metrics, evaluation=self.evaluation)
 
     def task(self, task: str, methods: Sequence[str] = METHODS) -> TaskResults:
-        return read_task_results(task, methods, metrics=self.metrics, curves=self.curves)
+        return read_task_results(
+            task,
+            methods,
+            metrics=self.metrics,
+            curves=self.curves,
+            evaluation=self.evaluation,
+        )
 
 
 @pytest.fixture

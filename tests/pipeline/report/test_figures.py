@@ -11,6 +11,7 @@ from pipeline.report.figures import (
     curves_figure,
     relations_figure,
     stability_figure,
+    task_curves_figure,
     tasks_figure,
 )
 from pipeline.report.results import LamaResults, StabilityResults, TaskResults
@@ -124,19 +125,56 @@ def test_each_task_has_a_panel_with_its_own_curves():
         TaskResults(
             task,
             {"manual": {}},
-            [
-                {"task": task, "method": "manual", "epoch": epoch, "dev_score": accuracy}
+            trainings={},
+            settings={},
+            curves=[
+                {
+                    "task": task,
+                    "method": "manual",
+                    "training": "a",
+                    "epoch": epoch,
+                    "dev_score": accuracy,
+                }
                 for epoch, accuracy in enumerate(accuracies)
             ],
         )
         for task, accuracies in (("rte", [0.0, 1.0]), ("cb", [1.0, 0.0]))
     ]
-    svg = tasks_figure(tasks)
+    svg = task_curves_figure(tasks)
     assert len(_groups(svg, "axes")) == 2
     rising, falling = _lines(svg, "#64748b")
     assert rising[0][1] > rising[1][1]
     assert falling[0][1] < falling[1][1]
     assert {"rte", "cb", "dev score, %"} <= set(_written(svg))
+
+
+def test_each_training_of_a_task_is_a_mark_of_its_own():
+    tasks = [
+        TaskResults(
+            task,
+            methods={method: {"test/majority": 0.5} for method in scores},
+            trainings={
+                method: [{"test_score": score} for score in own] for method, own in scores.items()
+            },
+            settings={},
+            curves=[],
+        )
+        for task, scores in (
+            ("rte", {"manual": [0.0], "p-tuning": [0.25, 1.0]}),
+            ("cb", {"manual": [0.75]}),
+        )
+    ]
+    svg = tasks_figure(tasks)
+    majority, cb, tuned, manual = _marks(svg)
+    left, right = manual[0][0], tuned[1][0]
+    shares = [[(x - left) / (right - left) for x, _ in own] for own in (majority, cb, tuned)]
+    assert shares[0] == pytest.approx([0.5] * 3, abs=1e-4)
+    assert shares[1] == pytest.approx([0.75], abs=1e-4)
+    assert shares[2] == pytest.approx([0.25, 1.0], abs=1e-4)
+    assert tuned[0][1] == tuned[1][1]
+    # From top to bottom as in the tables.
+    assert manual[0][1] < tuned[0][1] < cb[0][1]
+    assert {"rte manual", "rte p-tuning", "cb manual", "majority class"} <= set(_written(svg))
 
 
 @pytest.mark.parametrize("count", [1, 5, 13])

@@ -88,7 +88,8 @@ def _page(folder: Path) -> Page:
 
 
 def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
-    methods, relations, answers, *_, tasks = _markdown_tables((full / "report.md").read_text())
+    found = _markdown_tables((full / "report.md").read_text())
+    methods, relations, answers, *_, tasks, settings, trainings = found
 
     for row, method in zip(methods[1:], ("manual", "p-tuning"), strict=False):
         metrics = json.loads((full_files.metrics / "lama" / f"{method}.json").read_text())
@@ -109,26 +110,39 @@ def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
             assert line["majority class"] == f"{100 * float(control['majority']):.1f}"
             assert line["naive Bayes"] == f"{100 * float(control['naive_bayes']):.1f}"
         metrics = json.loads((full_files.metrics / "superglue/rte" / f"{method}.json").read_text())
-        assert ["rte", method, f"{100 * metrics['test/score']:.1f}",
+        spread = "" if method == "manual" else " ± 0.7"
+        assert ["rte", method, f"{100 * metrics['test/score']:.1f}{spread}",
                 f"{100 * metrics['dev/score']:.1f}",
-                f"accuracy {100 * metrics['test/accuracy']:.1f}", "277"] in tasks  # fmt: skip
+                f"accuracy {100 * metrics['test/accuracy']:.1f}{spread}",
+                str(metrics["test/trainings"]), "277"] in tasks  # fmt: skip
     assert methods[3:] == [
         ["majority class", "9.9", "", "1234"],
         ["naive Bayes", "16.5", "", "1234"],
     ]
-    assert tasks[3] == ["rte", "majority class", "50.5", "", "accuracy 50.5", "277"]
+    assert tasks[3] == ["rte", "majority class", "50.5", "", "accuracy 50.5", "", "277"]
+    template = r"{premise} \[P\] {mask}"
+    first, second = (f"model.learning\\_rate={number}e-05" for number in (1, 2))
+    assert settings[1:] == [
+        ["rte", "p-tuning", "1", first, template, "2", "51.0 ± 1.0", "53.0", "yes"],
+        ["rte", "p-tuning", "2", second, template, "2", "41.0 ± 1.0", "", ""],
+    ]
+    assert [row[1:] for row in trainings[1:]] == [
+        ["p-tuning", "1", "1", "1", "2", "62.0", "65.3"],
+        ["p-tuning", "1", "1", "2", "2", "64.0", "66.3"],
+    ]
     assert len(answers) == 5
 
 
 def test_the_page_has_the_same_tables_as_the_markdown(full):
-    markdown = _markdown_tables((full / "report.md").read_text().replace("**", ""))
+    text = (full / "report.md").read_text().replace("**", "")
+    markdown = _markdown_tables(re.sub(r"\\([\[\]_])", r"\1", text))
     assert _page(full).tables == markdown
 
 
 def test_the_summary_has_the_tables_of_methods(full):
     everything = _markdown_tables((full / "report.md").read_text())
     summary = _markdown_tables((full / "summary.md").read_text())
-    assert summary == [everything[0], everything[-1]]
+    assert summary == [everything[0], everything[-3]]
 
 
 def test_the_page_loads_nothing(full):
@@ -161,7 +175,7 @@ def test_every_figure_is_in_the_page_where_the_markdown_shows_it(full):
         svg = (full / name).read_text()
         places.append(html.index(svg[svg.index("<svg") :]))
     assert places == sorted(places)
-    assert len(set(places)) == 4
+    assert len(set(places)) == 5
 
 
 def test_shapes_that_figures_share_by_name_are_the_same(full):
@@ -197,7 +211,7 @@ def test_the_same_results_give_the_same_bytes_in_another_process(full_files, ful
         }
 
     assert digests(tmp_path / "again") == digests(full)
-    assert len(digests(full)) == 7
+    assert len(digests(full)) == 8
 
 
 @pytest.mark.parametrize("method", ["manual", "p-tuning"])
@@ -205,7 +219,7 @@ def test_one_method_by_itself_can_be_reported(files, report, method):
     files.add_lama([method])
     files.add_task("rte", [method])
     folder = report(files.lama([method]), [files.task("rte", [method])])
-    methods, relations, _, tasks = _page(folder).tables
+    methods, relations, _, tasks, *_ = _page(folder).tables
     assert [row[0] for row in methods[1:]] == [method, "majority class", "naive Bayes"]
     assert relations[0][-1] == method
     assert [row[1] for row in tasks[1:]] == [method, "majority class"]
@@ -216,9 +230,15 @@ def test_without_lama_there_is_nothing_about_it(files, report):
     files.add_task("cb")
     folder = report(None, [files.task("rte"), files.task("cb")])
     page = _page(folder)
-    assert page.headings == ["Title", "Language understanding: gazetteer"]
+    assert page.headings == [
+        "Title",
+        "Language understanding: gazetteer",
+        "Settings that were tried",
+        "By training",
+    ]
     assert [row[0] for row in page.tables[0][1:]] == ["rte"] * 3 + ["cb"] * 3
-    assert [path.name for path in folder.glob("figures/*")] == ["superglue.svg"]
+    figures = sorted(path.name for path in folder.glob("figures/*"))
+    assert figures == ["superglue.svg", "superglue_curves.svg"]
 
 
 def test_without_superglue_there_is_nothing_about_it(files, report):

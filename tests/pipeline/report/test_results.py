@@ -55,11 +55,15 @@ def test_a_curve_has_a_point_an_epoch(files):
         ("p-tuning", 3, 0.08),
     ]
     points = files.task("rte").curves
-    assert [(p["task"], p["method"], p["epoch"], p["dev_score"]) for p in points] == [
-        ("rte", "manual", 0, 0.125),
-        ("rte", "p-tuning", 0, 0.25),
-        ("rte", "p-tuning", 1, 0.375),
-        ("rte", "p-tuning", 2, 0.5),
+    assert {p["task"] for p in points} == {"rte"}
+    one, *several = (f"setting-1/split-1/seed-{seed}" for seed in (1, 1, 2))
+    assert [(p["method"], p["training"], p["epoch"], p["dev_score"]) for p in points] == [
+        ("manual", one, 0, 0.125),
+        *(
+            ("p-tuning", training, epoch, (2 + epoch) / 8)
+            for training in several
+            for epoch in range(3)
+        ),
     ]
 
 

@@ -151,18 +151,22 @@ def test_tasks_follow_each_other_each_with_its_control():
                     "test/majority": 0.5,
                     **{f"test/majority_{metric}": 0.5 for metric in metrics},
                     "test/examples": 277,
+                    "test/trainings": trainings,
+                    **spread,
                 }
             },
-            [],
+            trainings={},
+            settings={},
+            curves=[],
         )
-        for task, score, metrics in (
-            ("rte", 0.675, {"accuracy": 0.675}),
-            ("cb", 0.1, {"accuracy": 0.15, "f1": 0.05}),
+        for task, score, metrics, trainings, spread in (
+            ("rte", 0.675, {"accuracy": 0.675}, 1, {}),
+            ("cb", 0.1, {"accuracy": 0.15, "f1": 0.05}, 3, {"test/score_std": 0.0123}),
         )
     ]
     assert task_methods(tasks).splitlines()[2:] == [
-        "| rte | manual | 67.5 | 25.0 | accuracy 67.5 | 277 |",
-        "| rte | majority class | 50.0 |  | accuracy 50.0 | 277 |",
-        "| cb | manual | 10.0 | 25.0 | accuracy 15.0, macro F1 5.0 | 277 |",
-        "| cb | majority class | 50.0 |  | accuracy 50.0, macro F1 50.0 | 277 |",
+        "| rte | manual | 67.5 | 25.0 | accuracy 67.5 | 1 | 277 |",
+        "| rte | majority class | 50.0 |  | accuracy 50.0 |  | 277 |",
+        "| cb | manual | 10.0 ± 1.2 | 25.0 | accuracy 15.0, macro F1 5.0 | 3 | 277 |",
+        "| cb | majority class | 50.0 |  | accuracy 50.0, macro F1 50.0 |  | 277 |",
     ]

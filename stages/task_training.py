@@ -1,0 +1,223 @@
+"""The units of a SuperGLUE task and method: a training for each setting, split and seed."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.data.superglue import read_examples
+from pipeline.errors import DataError
+from pipeline.evaluation.metrics import answered, task_metrics, task_score
+from pipeline.files import link_or_copy, sha256
+from pipeline.models.answers import AnswerModel
+from pipeline.models.capacity import rows_that_fit
+from pipeline.models.loading import is_masked
+from pipeline.models.questions import classifier_labels
+from pipeline.params import Params, SuperGlueMethod, SuperGlueTask
+from pipeline.prompts.store import StoredPrompt, weights_file
+from pipeline.settings import Setting, task_settings
+from pipeline.tasks import TASKS, Example, Task
+from pipeline.tracking import StageRun
+from pipeline.training.loop import EpochRecord, Trained
+from pipeline.training.problems import task_problem
+from pipeline.training.selection import Selection, Unit
+from pipeline.training.units import finished_unit, forget_unit
+from stages.running import RunningStage, say
+from stages.training import epoch_line, epoch_metrics, load_network, train_problems
+
+METRIC = "score"
+
+
+@dataclass
+class TaskTraining:
+    """All that the trainings of one task and method have in common.
+
+    Attributes:
+        this: the stage.
+        params: of the run.
+        task: its name.
+        method: its name.
+        model: folder of the language model.
+        splits: folder of the task's splits.
+        settings: those to train under.
+    """
+
+    this: RunningStage
+    params: Params
+    task: SuperGlueTask
+    method: SuperGlueMethod
+    model: Path
+    splits: Path
+    settings: list[Setting] = field(init=False)
+    _frozen: AnswerModel | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Work out the settings: they hang on the model's family."""
+        self.settings = task_settings(
+            self.params.superglue, self.task, self.method, masked=is_masked(self.model)
+        )
+
+    @property
+    def units(self) -> list[Unit]:
+        """The trainings, those of one setting together; a seed decides nothing without one."""
+        numbers = sorted(int(path.name) for path in self.splits.iterdir() if path.is_dir())
+        if not numbers:
+            raise DataError(f"{self.splits}: no numbered splits; run `dvc repro` for them")
+        return [
+            Unit(setting.number, split, seed)
+            for setting in self.settings
+            for split in numbers
+            for seed in self.params.superglue.seeds[: None if setting.training.tune else 1]
+        ]
+
+    def train(self, unit: Unit) -> Trained:
+        """Train a unit; or take over what was left of it by an earlier attempt, or another run."""
+        with self._folder(unit) as folder, self._child(unit) as run:
+            known = finished_unit(folder, self.task)
+            if known is not None:
+                say(f"{unit.name}: trained before")
+            logged: set[int] = set()
+
+            def report(record: EpochRecord) -> None:
+                say(epoch_line(unit.name, record, METRIC))
+                run.log_metrics(epoch_metrics(record, METRIC), record.epoch)
+                logged.add(record.epoch)
+
+            trained = known or self._train(unit, folder, report)
+            for record in trained.history:
+                if record.epoch not in logged:
+                    run.log_metrics(epoch_metrics(record, METRIC), record.epoch)
+            return trained
+
+    def discard(self, unit: Unit) -> None:
+        """Delete the weights of a unit that will not be evaluated; its scores stay."""
+        with self._folder(unit) as folder:
+            weights_file(folder, self.task).unlink(missing_ok=True)
+
+    def keep(self, unit: Unit, trained: Trained, out: Path) -> StoredPrompt:
+        """Return a unit's prompt, and put its tuned weights, if any, into a folder."""
+        setting = self._setting(unit)
+        with self._folder(unit) as folder:
+            weights = weights_file(folder, self.task)
+            if "model" in setting.training.tune:
+                if not weights.exists():  # discarded by an earlier run that chose another setting
+                    forget_unit(folder, self.task)
+                    self._train(unit, folder, lambda _: None)
+                link_or_copy(weights, weights_file(out, unit.name))
+        return StoredPrompt(
+            setting.template.source,
+            trained.vectors,
+            trained.best_epoch,
+            trained.best_score,
+            setting.verbalizer,
+            setting.max_length,
+        )
+
+    def _train(self, unit: Unit, folder: Path, report: Callable[[EpochRecord], None]) -> Trained:
+        setting, kind = self._setting(unit), TASKS[self.task]
+        tuned = "model" in setting.training.tune
+        classifier = self.method == "classifier"
+        load = partial(
+            load_network, self.this, self.params, self.model, setting.training,
+            labels=classifier_labels(kind, setting.template) if classifier else None,
+            seed=unit.seed,
+        )  # fmt: skip
+        network = load() if tuned else self._frozen or load()
+        self._frozen = None if tuned else network
+        examples = self._examples(unit)
+        problem = task_problem(
+            network,
+            kind,
+            setting.template,
+            examples,
+            verbalizer=setting.verbalizer,
+            max_length=setting.max_length,
+            classifier=classifier,
+        )
+        return train_problems(
+            self.params,
+            setting.training,
+            network,
+            [problem],
+            score=partial(_score, kind, examples["dev"]),
+            loss_over_vocabulary=False,
+            rows_per_pass=rows_that_fit(
+                network, setting.max_length, wanted=self.params.runtime.rows_per_pass
+            ),
+            seed=unit.seed,
+            folder=folder,
+            load=load,
+            on_epoch=report,
+        )[self.task]
+
+    def _setting(self, unit: Unit) -> Setting:
+        return self.settings[unit.setting - 1]
+
+    def _files(self, unit: Unit) -> dict[str, Path]:
+        folder = self.splits / str(unit.split)
+        return {split: folder / f"{split}.jsonl" for split in ("train", "dev")}
+
+    def _examples(self, unit: Unit) -> dict[str, list[Example]]:
+        kind = TASKS[self.task].examples
+        return {split: read_examples(path, kind) for split, path in self._files(unit).items()}
+
+    def _folder(self, unit: Unit) -> AbstractContextManager[Path]:
+        """Lock the folder of a unit's progress, under the content of all that it depends on."""
+        setting = self._setting(unit)
+        content = {
+            "task": self.task,
+            "method": self.method,
+            "model": self.params.model.model_dump(),
+            "seed": unit.seed,
+            "template": setting.template.source,
+            "verbalizer": setting.verbalizer,
+            "max_length": setting.max_length,
+            "training": setting.training.model_dump(),
+            "data": {split: sha256(path) for split, path in self._files(unit).items()},
+        }
+        return self.this.unit(unit.name, content, besides=self.splits)
+
+    def _child(self, unit: Unit) -> AbstractContextManager[StageRun]:
+        tags = {"stage": "train", "benchmark": "superglue", "task": self.task}
+        params = {"setting": unit.setting, "split": unit.split, "seed": unit.seed}
+        return self.this.run.child(
+            unit.name,
+            tags={**tags, "method": self.method},
+            params={**params, **self._setting(unit).tried},
+        )
+
+
+def described(settings: Sequence[Setting], selection: Selection) -> dict[str, Any]:
+    """Return what was trained, and what dev chose, for `units.json`."""
+    return {
+        "chosen": selection.chosen,
+        "settings": [
+            {
+                "number": setting.number,
+                "tried": setting.tried,
+                "template": setting.template.source,
+                "verbalizer": setting.verbalizer,
+                "max_length": setting.max_length,
+                "units": [
+                    {
+                        "name": unit.name,
+                        "split": unit.split,
+                        "seed": unit.seed,
+                        "best_epoch": own.best_epoch,
+                        "dev_score": own.best_score,
+                    }
+                    for unit, own in selection.trained.items()
+                    if unit.setting == setting.number
+                ],
+            }
+            for setting in settings
+        ],
+    }
+
+
+def _score(task: Task, dev: Sequence[Example], log_probs: Tensor, _: Tensor) -> float:
+    return task_score(task_metrics(task, dev, answered(task, log_probs)))
