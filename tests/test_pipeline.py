@@ -230,7 +230,8 @@ def start_long_training(project: Path) -> tuple[subprocess.Popen[str], psutil.Pr
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_killing_dvc_ends_the_training_and_a_killed_stage_ends_with_the_same_bytes(
@@ -264,6 +265,36 @@ def test_killing_dvc_ends_the_training_and_a_killed_stage_ends_with_the_same_byt
     ]
     assert [logged.info.status for logged in runs] == ["FINISHED", "FINISHED"]
     assert runs[1].data.tags["attempt"] == "3"
+
+
+def test_a_seed_that_is_added_trains_only_itself(project: Path) -> None:
+    stage, folder = "train-superglue@rte-p-tuning", project / "models/superglue/rte/p-tuning"
+    first, second = "setting-1/split-1/seed-34", "setting-1/split-1/seed-35"
+    edit_params(project, superglue__seeds=[34, 35])
+    done = run(project, "dvc", "repro", "evaluate-superglue@rte-p-tuning")
+    printed = done.stdout + done.stderr
+    assert f"{first}: trained before" in printed
+    assert f"{first} epoch" not in printed
+    assert f"{second} epoch 2" in printed
+    metrics = json.loads((project / "metrics/superglue/rte/p-tuning.json").read_text())
+    assert metrics["test/trainings"] == 2
+    assert "test/score_std" in metrics
+
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    parent = [r for r in history(project) if r.data.tags["dvc.stage"] == stage][-1]
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert {child.info.run_name for child in children} == {first, second}
+    for child in children:
+        points = client.get_metric_history(child.info.run_id, "dev/score")
+        assert sorted(point.step for point in points) == [0, 1, 2]
+
+    # Who forces a stage wants it all anew, and gets the same.
+    kept = digest(folder / "weights") | digest(folder)
+    done = run(project, "dvc", "repro", "--force", "--single-item", stage)
+    assert f"{first} epoch 2" in done.stdout + done.stderr
+    assert digest(folder / "weights") | digest(folder) == kept
 
 
 def test_metrics_and_plots_are_what_dvc_shows(reproduced: Path) -> None:

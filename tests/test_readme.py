@@ -1,6 +1,7 @@
 """The README against the project: its commands, its paths, its figures."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,13 @@ import pytest
 from pipeline.files import read_json
 from pipeline.params import load_params
 from pipeline.report.readme import results_between_marks
-from pipeline.report.results import read_lama_results, read_task_results
+from pipeline.report.results import Row, read_lama_results, read_task_results
 from pipeline.report.results_page import results_page
 from pipeline.report.tables import lama_methods, task_methods
+from pipeline.report.tasks_page import tasks_page
 from tests.project import ROOT
 
 README = (ROOT / "README.md").read_text()
-RECORDS = sorted((ROOT / "docs" / "results" / "lama").glob("*.json"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -30,11 +31,14 @@ def test_the_tables_are_those_of_the_metrics_files_in_git() -> None:
     assert str(len(lama.relations)) in shown
 
 
-def test_the_page_of_results_is_that_of_the_records_in_git() -> None:
-    page = ROOT / "docs" / "results" / "lama.md"
-    assert page.exists() == bool(RECORDS)
-    if RECORDS:
-        assert page.read_text() == results_page(list(map(read_json, RECORDS)))
+@pytest.mark.parametrize(("name", "page"), [("lama", results_page), ("superglue", tasks_page)])
+def test_the_page_of_results_is_that_of_the_records_in_git(
+    name: str, page: Callable[[list[Row]], str]
+) -> None:
+    folder = ROOT / "docs" / "results"
+    records = [read_json(path) for path in sorted((folder / name).glob("*.json"))]
+    assert records
+    assert (folder / f"{name}.md").read_text() == page(records)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -16,6 +16,7 @@ from pipeline.report.tables import (
     task_trainings,
     training_budget,
 )
+from pipeline.tasks import TASKS
 
 _HEAD = """# SuperGLUE: results
 
@@ -50,6 +51,7 @@ def tasks_page(records: Sequence[Row]) -> str:
         results = _results(record)
         tables = (
             ("Scores", task_methods(results)),
+            ("At the level of chance", _chance(record)),
             ("Settings that were tried", task_settings_tried(results)),
             ("By training", task_trainings(results)),
             ("Training and prompts", _settings(record)),
@@ -72,6 +74,35 @@ def _results(record: Row) -> list[TaskResults]:
         for task, own in record["tasks"].items()
         if own["methods"]
     ]
+
+
+def _chance(record: Row) -> str:
+    """Return which methods' accuracy cannot be told from guessing, task by task.
+
+    Guessing is the majority class or an even choice among the labels, whichever is right more
+    often; the margin is 1.96 standard errors of a share of one half over the test examples.
+    """
+    lines = []
+    for task, own in record["tasks"].items():
+        count, majority = own["counts"]["test/examples"], own["majority"].get("accuracy")
+        if majority is None or not own["methods"]:
+            continue
+        guess = max(majority, 1 / len(TASKS[task].labels))
+        margin = 1.96 * (0.25 / count) ** 0.5
+        within = [
+            method
+            for method, run in own["methods"].items()
+            if run["metrics"]["test/accuracy"] <= guess + margin
+        ]
+        lines.append(
+            f"- {task}: {_listed(within)} (accuracy of at most {percent(guess)} by guessing, plus "
+            f"{percent(margin)} for {count} examples)\n"
+        )
+    text = (
+        "Methods whose mean accuracy is not above guessing, the better of the majority class and "
+        "an even choice, by more than 1.96 standard errors of the test set:\n\n"
+    )
+    return text + "".join(lines) if lines else ""
 
 
 def _runs(records: Sequence[Row]) -> str:
@@ -101,18 +132,20 @@ def _settings(record: Row) -> str:
         [
             task,
             method,
-            escaped(str(glue["prompts"][task]["templates"][method])),
+            "; ".join(dict.fromkeys(escaped(setting["template"]) for setting in run["settings"])),
             str(glue["prompts"][task]["max_length"]),
             training_budget(glue["training"][method]),
-            *(
-                "" if seconds is None else f"{seconds / 60:.1f}"
-                for seconds in run["seconds"].values()
+            _listed(
+                escaped(f"{path}: {value}")
+                for path, value in glue["overrides"][task].get(method, {}).items()
+                if path != "template"
             ),
+            *("" if taken is None else f"{taken / 60:.1f}" for taken in run["seconds"].values()),
         ]
         for task, own in record["tasks"].items()
         for method, run in own["methods"].items()
     ]
-    columns = ["task", "method", "template", "max. length", "training"]
+    columns = ["task", "method", "template", "max. length", "training", "but for this task"]
     return markdown_table([*columns, "training, min", "evaluation, min"], rows)
 
 
