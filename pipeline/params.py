@@ -168,7 +168,8 @@ class SuperGlueParams(Section):
     prompts: dict[SuperGlueTask, TaskPrompts]
     training: dict[SuperGlueMethod, MethodParams]
     grid: dict[SuperGlueMethod, dict[str, list[Any]]]
-    overrides: dict[SuperGlueTask, dict[SuperGlueMethod, dict[str, Any]]]
+    # By task, then method. Plain text as key: a preset replaces what a task overrides as a whole.
+    overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
 
 
 class ReportParams(Section):
@@ -226,6 +227,13 @@ class Params(Section):
         _check_list(
             "superglue.methods", self.superglue.methods, self.superglue.grid, "superglue.grid"
         )
+        for task, overrides in self.superglue.overrides.items():
+            _check_list(
+                f"superglue.overrides.{task}",
+                list(overrides),
+                self.superglue.training,
+                "superglue.training",
+            )
         for task in self.superglue.tasks:
             _check_list(
                 "superglue.methods",

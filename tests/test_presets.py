@@ -22,6 +22,7 @@ from pipeline.presets import (
     read_assignments,
     read_preset,
 )
+from pipeline.settings import task_settings
 from tests.project import ROOT
 
 FOLDER = ROOT / "presets"
@@ -50,6 +51,33 @@ OF_TABLES: dict[str, tuple[str, str, list[str] | str, list[str], list[str]]] = {
     "lama-29k-gpt2-xl": ("gpt2-xl", "29k", "all", ["manual", "p-tuning"], []),
 }  # fmt: skip
 
+# Preset -> model, protocol, number of tasks, methods, settings to train, and how dev uses them.
+# Source: arXiv 2103.10385v2, Tables 4, 5, 7 and 8 and its settings.
+OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], int, str]] = {
+    "superglue-few-shot-albert": (
+        "albert-xxlarge-v2", "multi-split", 7,
+        ["manual-fine-tuning", "p-tuning", "prompt-tuning"], 2, "dev",
+    ),
+    "superglue-table7-albert": ("albert-xxlarge-v2", "multi-split", 1, ["p-tuning"], 8, "none"),
+    "superglue-table8-albert": ("albert-xxlarge-v2", "multi-split", 3, ["p-tuning"], 3, "none"),
+    "superglue-patterns-albert": (
+        "albert-xxlarge-v2", "multi-split", 1, ["manual-fine-tuning", "p-tuning"], 6, "none",
+    ),
+    **{
+        f"superglue-full-{name}": (
+            model, "full-paper", 7, ["classifier", "manual-fine-tuning", "p-tuning"], 18, "dev"
+        )
+        for name, model in (
+            ("bert-base", "bert-base-cased"), ("bert-large", "bert-large-cased"),
+            ("gpt2-base", "gpt2"), ("gpt2-medium", "gpt2-medium"),
+        )
+    },
+    "superglue-few-shot-smollm2": (
+        "smollm2-135m-instruct", "few-shot-32", 4,
+        ["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"], 1, "dev",
+    ),
+}  # fmt: skip
+
 # Source: THUDM/P-tuning @ f4225d4d, LAMA/cli.py and p_tuning/modeling.py; learning rate and Adam
 # are also the paper's. The code knows neither warm-up nor clipping.
 RELEASED_LOOP = {"epochs": 100, "batch": 8, "patience": 20}
@@ -73,7 +101,7 @@ RESTATED = {
     *(f"lama.stability.{key}" for key in ("methods", "relations", "templates")),
     "lama.stability.templates_per_relation",
 }
-RESTATED_GROUPS = ("lama.prompts.", "lama.training.")
+RESTATED_GROUPS = ("lama.prompts.", "lama.training.", "superglue.")
 
 
 def load(text: str) -> Any:
@@ -103,9 +131,16 @@ def run_of(values: dict[str, Any]) -> dict[str, Any]:
     """Return what the results of a run hang on; of method manual nothing is trained."""
     lama = values["lama"]
     used = {*lama["methods"], *lama["stability"]["methods"]}
-    return {
+    common = {
         "seed": values["seed"],
         "model": values["model"],
+        "superglue": tasks_of(values["superglue"]),
+        "title": values["report"]["title"],
+    }
+    if not used:
+        return common
+    return {
+        **common,
         "lama": {
             **{key: lama[key] for key in ("source", "subset", "relations", "methods", "splits")},
             "templates": lama["templates"],
@@ -113,8 +148,31 @@ def run_of(values: dict[str, Any]) -> dict[str, Any]:
             "prompts": {name: lama["prompts"][name] for name in used},
             "training": {name: lama["training"][name] for name in used - {"manual"}},
         },
-        "superglue": values["superglue"]["tasks"],
-        "title": values["report"]["title"],
+    }
+
+
+def tasks_of(glue: dict[str, Any]) -> dict[str, Any]:
+    """Return what the results on SuperGLUE hang on; without tasks, nothing."""
+    if not glue["tasks"]:
+        return {}
+    keys = ("source", "protocol", "tasks", "methods", "seeds", "selection", "splits")
+    return {
+        **{key: glue[key] for key in keys},
+        **{
+            key: {method: glue[key][method] for method in glue["methods"]}
+            for key in ("training", "grid")
+        },
+        **{
+            f"{task} {key}": glue["prompts"][task][key]
+            for task in glue["tasks"]
+            for key in ("max_length", "verbalizer")
+        },
+        **{
+            f"{task} {method}": glue["prompts"][task]["templates"][method]
+            for task in glue["tasks"]
+            for method in glue["methods"]
+        },
+        "overrides": {task: glue["overrides"][task] for task in glue["tasks"]},
     }
 
 
@@ -128,7 +186,7 @@ each_preset = pytest.mark.parametrize("name", PRESETS)
 
 
 def test_the_presets_are_those_of_the_tables_and_of_the_embedded_model() -> None:
-    assert sorted(PRESETS) == sorted([*OF_TABLES, *SMOLLM2])
+    assert sorted(PRESETS) == sorted([*OF_TABLES, *SMOLLM2, *OF_SUPERGLUE])
 
 
 @each_preset
@@ -211,7 +269,7 @@ def test_a_preset_leaves_alone_where_things_come_from_and_where_they_run(
     assert loaded.runtime == load_params(SHIPPED).runtime
 
 
-@each_preset
+@pytest.mark.parametrize("name", [*OF_TABLES, *SMOLLM2])
 def test_only_lama_runs_with_all_of_its_test_facts(name: str, params: Path) -> None:
     apply_overlay(params, overlay_of(name))
     loaded = load_params(params)
@@ -312,9 +370,50 @@ def test_a_preset_says_what_it_is_where_from_and_what_it_costs(name: str) -> Non
     read_assignments(told)
 
 
+@pytest.mark.parametrize("name", OF_SUPERGLUE)
+def test_presets_of_superglue_train_what_their_table_has(name: str, params: Path) -> None:
+    apply_overlay(params, overlay_of(name))
+    loaded = load_params(params)
+    glue = loaded.superglue
+    masked = not loaded.model.name.startswith(("gpt2", "smollm2"))
+    settings = {
+        (task, method): task_settings(glue, task, method, masked=masked)
+        for task in glue.tasks
+        for method in glue.methods
+        if method not in ("manual", "prompt-tuning")
+    }
+    assert (
+        loaded.model.name, glue.protocol, len(glue.tasks), glue.methods,
+        *{len(own) for own in settings.values()}, glue.selection,
+    ) == OF_SUPERGLUE[name]  # fmt: skip
+    assert (loaded.lama.methods, loaded.lama.stability.methods) == ([], [])
+    sizes = glue.splits
+    assert (sizes.train_examples, sizes.dev_examples, sizes.test_examples) == (None, None, None)
+    assert (sizes.count, sizes.train_share) == (4, 0.5)
+
+
+def test_the_patterns_of_table_7_are_tried_in_its_order(params: Path) -> None:
+    apply_overlay(params, overlay_of("superglue-table7-albert"))
+    settings = task_settings(load_params(params).superglue, "cb", "p-tuning", masked=True)
+    assert [setting.template.prompt_tokens for setting in settings] == [1, 1, 1, 1, 1, 2, 4, 8]
+    assert settings[4].template.source.endswith("[P]")
+
+
+def test_each_pattern_of_the_stability_preset_has_its_twin_with_a_prompt_token(
+    params: Path,
+) -> None:
+    apply_overlay(params, overlay_of("superglue-patterns-albert"))
+    glue = load_params(params).superglue
+    manual, tuned = (
+        [s.template.source for s in task_settings(glue, "cb", method, masked=True)]
+        for method in ("manual-fine-tuning", "p-tuning")
+    )
+    assert [source.replace("[P] ", "") for source in tuned] == manual
+
+
 def test_what_the_readme_of_the_presets_names_is_there() -> None:
     text = (FOLDER / "README.md").read_text()
-    assert set(re.findall(r"lama-[\w-]+", text)) <= set(PRESETS)
+    assert set(re.findall(r"(?:lama|superglue)-[\w-]+", text)) <= set(PRESETS)
     told = re.findall(r"--set (\S+=[^\s`]+)", text)
     assert told
     read_assignments(told)
