@@ -297,6 +297,24 @@ def test_a_seed_that_is_added_trains_only_itself(project: Path) -> None:
     assert digest(folder / "weights") | digest(folder) == kept
 
 
+def test_a_setting_that_lost_is_trained_again_when_it_is_wanted(project: Path) -> None:
+    stage, folder = "train-superglue@rte-p-tuning", project / "models/superglue/rte/p-tuning"
+    edit_params(project, **{"superglue__grid__p-tuning": {"batch": [8, 4]}})
+    run(project, "dvc", "repro", "--single-item", stage)
+    described = json.loads((folder / "units.json").read_text())
+    (kept,) = (folder / "weights").iterdir()
+    assert kept.name.startswith(f"setting-{described['chosen']}-")
+    before = kept.read_bytes()
+
+    edit_params(project, superglue__selection="none")
+    done = run(project, "dvc", "repro", "--single-item", stage)
+    assert (done.stdout + done.stderr).count(": trained before") == 2
+    names = {path.name for path in (folder / "weights").iterdir()}
+    assert len(names) == 2
+    assert (folder / "weights" / kept.name).read_bytes() == before
+    assert json.loads((folder / "units.json").read_text()) == {**described, "chosen": None}
+
+
 def test_metrics_and_plots_are_what_dvc_shows(reproduced: Path) -> None:
     shown = json.loads(run(reproduced, "dvc", "metrics", "show", "--json").stdout)
     files = shown[""]["data"]
