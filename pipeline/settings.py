@@ -88,6 +88,11 @@ def task_settings(
             for wanted in axes["template"]
             for template in _templates(kind, wanted, method, masked=masked)
         ]
+        for template in axes["template"]:
+            try:
+                check_prompt_tokens(template.prompt_tokens, tuned="prompt" in training["tune"])
+            except ParamsError as error:
+                raise ParamsError(f"{template.source}: {error}") from error
     with _at(where["verbalizer"]):
         axes["verbalizer"] = [_verbalizer(kind, wanted, method) for wanted in axes["verbalizer"]]
     with _at(where["max_length"]):
@@ -109,6 +114,18 @@ def task_settings(
             )
         )
     return settings
+
+
+def check_prompt_tokens(count: int, *, tuned: bool) -> None:
+    """Check that a template has prompt tokens where, and only where, they are trained.
+
+    Raises:
+        ParamsError: it has not.
+    """
+    if tuned and not count:
+        raise ParamsError("no [P] in the template, but this method trains prompt tokens")
+    if count and not tuned:
+        raise ParamsError("[P] in the template, but tune of this method does not name prompt")
 
 
 def _templates(task: Task, wanted: Any, method: str, *, masked: bool) -> list[Template]:

@@ -11,7 +11,7 @@ from pipeline.data.lama_upstream import PROMPTS
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.models.catalogue import check_model_name
 from pipeline.params import LamaParams, MethodParams, Params, SearchParams
-from pipeline.settings import Setting, task_settings
+from pipeline.settings import check_prompt_tokens, task_settings
 from pipeline.tasks import TASKS, task_template, task_verbalizer
 from pipeline.tasks.lama import check_layout, manual_template
 
@@ -48,7 +48,7 @@ def check_params(params: Params) -> None:
         if name in params.lama.prompts:
             with at(f"lama.prompts.{name}"):
                 tokens = check_layout(params.lama.prompts[name])
-                _check_prompt_tokens(tokens, tuned="prompt" in settings.tune or name == "discrete")
+                check_prompt_tokens(tokens, tuned="prompt" in settings.tune or name == "discrete")
     for relation in params.lama.stability.relations if params.lama.stability.methods else ():
         with at("lama.stability"):
             _check_stability(relation, params.lama)
@@ -67,9 +67,7 @@ def check_params(params: Params) -> None:
                     task_template(TASKS[task], template, classifier=method == "classifier")
                 continue
             with at(None):
-                _check_settings(
-                    task, method, task_settings(params.superglue, task, method, masked=True)
-                )
+                task_settings(params.superglue, task, method, masked=True)
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
 
@@ -113,19 +111,6 @@ def _check_tune(method: str, tune: Sequence[str], allowed: Mapping[str, list[lis
         raise ParamsError(f"{list(tune)}, but {method} tunes {choices}; choose another method")
 
 
-def _check_settings(task: str, method: str, settings: Sequence[Setting]) -> None:
-    """Hold the prompt tokens of every template against what the method trains."""
-    for setting in settings:
-        try:
-            _check_prompt_tokens(
-                setting.template.prompt_tokens, tuned="prompt" in setting.training.tune
-            )
-        except ParamsError as error:
-            raise ParamsError(
-                f"superglue.prompts.{task}.templates.{method}: {setting.template.source}: {error}"
-            ) from error
-
-
 def _check_superglue_training(method: str, settings: MethodParams) -> None:
     _check_tune(method, settings.tune, _SUPERGLUE_TUNES)
     if settings.search is not None:
@@ -166,10 +151,3 @@ def _check_stability(relation: str, lama: LamaParams) -> None:
         raise ParamsError(f"templates: two or more are needed for {relation}")
     for text in templates[relation]:
         manual_template(text)
-
-
-def _check_prompt_tokens(count: int, *, tuned: bool) -> None:
-    if tuned and not count:
-        raise ParamsError("no [P] in the template, but this method trains prompt tokens")
-    if count and not tuned:
-        raise ParamsError("[P] in the template, but tune of this method does not name prompt")

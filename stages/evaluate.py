@@ -1,9 +1,9 @@
 """Evaluate what training left, on the test split: the only place that reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -21,12 +21,12 @@ from pipeline.evaluation.trainings import setting_rows, task_summary, unit_rows
 from pipeline.files import read_json, staged_folder, write_csv, write_json, write_jsonl
 from pipeline.models.answers import AnswerModel
 from pipeline.models.capacity import rows_that_fit
-from pipeline.models.loading import load_model
 from pipeline.models.questions import classifier_labels
 from pipeline.params import LamaMethod, Params, SuperGlueMethod, SuperGlueTask, load_params
-from pipeline.prompts.store import load_prompts, weights_file
+from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
 from pipeline.tasks import TASKS, task_template
 from pipeline.tasks.lama import POSITIONS
+from stages.loading import load_network
 from stages.running import (
     ModelFolder,
     Out,
@@ -44,10 +44,10 @@ Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of metrics t
 Relations = Annotated[Path, typer.Option("--relations", help="CSV file of P@1 to write.")]
 Templates = Annotated[Path, typer.Option("--templates", help="CSV file of P@1 to write.")]
 Controls = Annotated[Path, typer.Option("--controls", help="CSV file of controls to write.")]
-
-
 Units = Annotated[Path, typer.Option("--units", help="CSV file to write, one row a training.")]
 Settings = Annotated[Path, typer.Option("--settings", help="CSV file of settings to write.")]
+
+Result = TypeVar("Result", Evaluation, TaskEvaluation)
 
 
 @app.command()
@@ -195,31 +195,18 @@ def superglue(
 def _scores(
     this: RunningStage, params: Params, data: LamaSplits, model: Path, trained: Path
 ) -> dict[str, Evaluation]:
-    """Evaluate each prompt, or tuned model; what a killed attempt has done is taken over."""
-    scores = {}
-    network: AnswerModel | None = None
-    tuned = False
-    for name, prompt in load_prompts(trained).items():
-        done = this.work.path("evaluated", f"{name}.json")
-        if not done.exists():
-            weights = weights_file(trained, name)
-            if network is None or tuned or weights.exists():
-                network, tuned = _load(this, params, model, weights), weights.exists()
-            score = evaluate_relation(
-                network,
-                name.partition("/")[0],
-                prompt,
-                data.facts[name.partition("/")[0]],
-                data.vocabulary,
-                rows_per_pass=rows_that_fit(
-                    network, POSITIONS, wanted=params.runtime.rows_per_pass
-                ),
-            )
-            write_json(done, asdict(score))
-            say(f"{name}  test/p_at_1 {score.test_score:.4f}  ({score.asked} facts)")
-        # Read back in either case, so that a restart cannot make a difference.
-        scores[name] = Evaluation(**read_json(done))
-    return scores
+    """Evaluate each prompt, or tuned model, on the facts of its relation."""
+
+    def evaluate(network: AnswerModel, name: str, prompt: StoredPrompt, rows: int) -> Evaluation:
+        relation = name.partition("/")[0]
+        return evaluate_relation(
+            network, relation, prompt, data.facts[relation], data.vocabulary, rows_per_pass=rows
+        )
+
+    def told(score: Evaluation) -> str:
+        return f"test/p_at_1 {score.test_score:.4f}  ({score.asked} facts)"
+
+    return _evaluate_each(this, params, model, trained, evaluate, told, Evaluation)
 
 
 def _task_scores(
@@ -233,7 +220,7 @@ def _task_scores(
     splits: Path,
     trained: Path,
 ) -> dict[str, TaskEvaluation]:
-    """Evaluate each training; what a killed attempt has done is taken over."""
+    """Evaluate each training on the examples of its task."""
     kind, classifier = TASKS[task], method == "classifier"
     test = read_examples(splits / "test.jsonl", kind.examples)
     split_of = {
@@ -241,49 +228,68 @@ def _task_scores(
         for setting in trainings["settings"]
         for unit in setting["units"]
     }
+
+    def labels(prompt: StoredPrompt) -> int | None:
+        if not classifier:
+            return None
+        return classifier_labels(kind, task_template(kind, prompt.template, classifier=True))
+
+    def evaluate(
+        network: AnswerModel, name: str, prompt: StoredPrompt, rows: int
+    ) -> TaskEvaluation:
+        train = read_examples(splits / split_of[name] / "train.jsonl", kind.examples)
+        examples = {"train": train, "test": test}
+        return evaluate_task(
+            network, kind, prompt, examples, classifier=classifier, rows_per_pass=rows
+        )
+
+    def told(score: TaskEvaluation) -> str:
+        return f"test/score {task_score(score.metrics):.4f}  ({score.asked} examples)"
+
+    return _evaluate_each(
+        this, params, model, trained, evaluate, told, TaskEvaluation, labels=labels
+    )
+
+
+def _evaluate_each(
+    this: RunningStage,
+    params: Params,
+    model: Path,
+    trained: Path,
+    evaluate: Callable[[AnswerModel, str, StoredPrompt, int], Result],
+    told: Callable[[Result], str],
+    kind: type[Result],
+    *,
+    labels: Callable[[StoredPrompt], int | None] = lambda _: None,
+) -> dict[str, Result]:
+    """Evaluate each prompt, or tuned model; what a killed attempt has done is taken over.
+
+    Frozen ones share the loaded model. `evaluate` takes the model, the prompt's name, the prompt,
+    and the most rows of a pass; `told` makes a line for the terminal of what it gave; `labels`
+    says how many a classifier has.
+    """
     scores = {}
     network: AnswerModel | None = None
+    tuned = False
     for name, prompt in load_prompts(trained).items():
         done = this.work.path("evaluated", f"{name}.json")
         if not done.exists():
             weights = weights_file(trained, name)
-            if network is None or weights.exists():
-                labels = None
-                if classifier:
-                    labels = classifier_labels(
-                        kind, task_template(kind, prompt.template, classifier=True)
-                    )
-                network = _load(this, params, model, weights, labels)
-            train = read_examples(splits / split_of[name] / "train.jsonl", kind.examples)
-            score = evaluate_task(
-                network,
-                kind,
-                prompt,
-                {"train": train, "test": test},
-                classifier=classifier,
-                rows_per_pass=rows_that_fit(
-                    network, prompt.max_length or POSITIONS, wanted=params.runtime.rows_per_pass
-                ),
+            if network is None or tuned or weights.exists():
+                tuned = weights.exists()
+                network = load_network(
+                    this, params, model, weights=weights if tuned else None, labels=labels(prompt)
+                )
+            rows = rows_that_fit(
+                network, prompt.max_length or POSITIONS, wanted=params.runtime.rows_per_pass
             )
+            score = evaluate(network, name, prompt, rows)
+            # Noted before it is told: what was told is not done again after a kill.
             write_json(done, asdict(score))
-            say(f"{name}  test/score {task_score(score.metrics):.4f}  ({score.asked} examples)")
+            say(f"{name}  {told(score)}")
         # Read back in either case, so that a restart cannot make a difference.
-        scores[name] = TaskEvaluation(**read_json(done))
+        scores[name] = kind(**read_json(done))
     return scores
-
-
-def _load(
-    this: RunningStage, params: Params, folder: Path, weights: Path, labels: int | None = None
-) -> AnswerModel:
-    this.run.set_tags({"model": params.model.name})
-    return load_model(
-        folder,
-        device=params.runtime.device,
-        dtype=params.model.dtype,
-        threads=params.runtime.threads,
-        weights=weights if weights.exists() else None,
-        labels=labels,
-    )
 
 
 def _finish(this: RunningStage, values: dict[str, float], metrics: Path, out: Path) -> None:

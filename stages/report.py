@@ -14,7 +14,7 @@ import typer
 from pipeline.errors import DataError, PipelineError
 from pipeline.files import read_json, staged_folder, write_json, write_text
 from pipeline.params import load_params
-from pipeline.report.collect import gather
+from pipeline.report.collect import About, gather
 from pipeline.report.page import write_report
 from pipeline.report.readme import insert_results
 from pipeline.report.results import (
@@ -181,15 +181,9 @@ def _collect(
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
             raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
         params = load_params(params_file)
-        record = gathered(
-            params,
-            Path(),
-            name=name,
-            note=note,
-            date=datetime.date.today().isoformat(),
-            hardware=hardware(params.runtime.device),
-            seconds_of=stage_seconds,
-        )
+        today = datetime.date.today().isoformat()
+        about = About(name, note, today, hardware(params.runtime.device))
+        record = gathered(params, Path(), about, seconds_of=stage_seconds)
         write_json(out / f"{name}.json", record)
 
 

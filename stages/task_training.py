@@ -26,8 +26,9 @@ from pipeline.training.loop import EpochRecord, Trained
 from pipeline.training.problems import task_problem
 from pipeline.training.selection import Selection, Unit
 from pipeline.training.units import finished_unit, forget_unit
+from stages.loading import load_network
 from stages.running import RunningStage, say
-from stages.training import epoch_line, epoch_metrics, load_network, train_problems
+from stages.training import epoch_line, epoch_metrics, train_problems
 
 METRIC = "score"
 
@@ -122,7 +123,7 @@ class TaskTraining:
         tuned = "model" in setting.training.tune
         classifier = self.method == "classifier"
         load = partial(
-            load_network, self.this, self.params, self.model, setting.training,
+            load_network, self.this, self.params, self.model, tuned=tuned,
             labels=classifier_labels(kind, setting.template) if classifier else None,
             seed=unit.seed,
         )  # fmt: skip

@@ -30,6 +30,7 @@ from pipeline.training.discrete import Outcome, choose_published, search_prompt,
 from pipeline.training.loop import EpochRecord, Problem
 from pipeline.training.problems import lama_problem
 from pipeline.training.selection import run_units
+from stages.loading import load_network
 from stages.running import (
     ModelFolder,
     Out,
@@ -40,7 +41,7 @@ from stages.running import (
     stage,
 )
 from stages.task_training import METRIC, TaskTraining, described
-from stages.training import epoch_line, epoch_metrics, load_network, train_problems
+from stages.training import epoch_line, epoch_metrics, train_problems
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -62,7 +63,9 @@ def lama(
     with stage("train", "lama", "", method) as this:
         params = load_params(params_file)
         data = _read_lama(this, params, splits)
-        load = partial(load_network, this, params, model, params.lama.training[method])
+        load = partial(
+            load_network, this, params, model, tuned="model" in params.lama.training[method].tune
+        )
         asked = {
             name: (name, manual_template(params.lama.templates.get(name, relation.template)))
             for name, relation in data.relations.items()
@@ -84,7 +87,9 @@ def stability(
         params = load_params(params_file)
         data = _read_lama(this, params, splits)
         wanted = params.lama.stability
-        load = partial(load_network, this, params, model, params.lama.training[method])
+        load = partial(
+            load_network, this, params, model, tuned="model" in params.lama.training[method].tune
+        )
         network = load()
         asked = {
             f"{relation}/{number}": (relation, template)

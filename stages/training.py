@@ -5,34 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from pipeline.models.answers import AnswerModel
-from pipeline.models.loading import load_model
 from pipeline.params import MethodParams, Optimisation, Params
 from pipeline.training.loop import EpochRecord, Problem, Score, Trained
 from pipeline.training.optimisers import OptimiserSettings
 from pipeline.training.units import train_units
-from stages.running import RunningStage
-
-
-def load_network(
-    this: RunningStage,
-    params: Params,
-    folder: Path,
-    method: MethodParams,
-    *,
-    labels: int | None = None,
-    seed: int = 0,
-) -> AnswerModel:
-    """Load the language model for training; see `load_model`."""
-    this.run.set_tags({"model": params.model.name})
-    return load_model(
-        folder,
-        device=params.runtime.device,
-        dtype=params.model.dtype,
-        threads=params.runtime.threads,
-        tuned="model" in method.tune,
-        labels=labels,
-        seed=seed,
-    )
 
 
 def train_problems(

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,47 @@ from pipeline.files import read_json
 from pipeline.params import LamaMethod, Params
 from pipeline.report.results import Row, read_relations, read_templates
 
-# Stage, benchmark and method -> how long it took; None where the history does not know.
-SecondsOf = Callable[[str, str, str], float | None]
+# Stage, benchmark, method, and task if any -> how long it took; None where nobody knows.
+SecondsOf = Callable[..., float | None]
 
 # What decides a result; a change elsewhere leaves the tree clean.
 _SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 
 
-def gather(
-    params: Params,
-    root: Path,
-    *,
-    name: str,
-    note: str,
-    date: str,
-    hardware: Row,
-    seconds_of: SecondsOf,
-) -> Row:
+@dataclass(frozen=True)
+class About:
+    """What a record says of itself.
+
+    Attributes:
+        name: of the record.
+        note: of whoever keeps it; may be empty.
+        date: when it was gathered, as YYYY-MM-DD.
+        hardware: `processor`, `cores` and `gpu` (None where none was used).
+    """
+
+    name: str
+    note: str
+    date: str
+    hardware: Row
+
+    def head(self, root: Path) -> Row:
+        """Return the first keys of the record, the state of git in the project's root included."""
+        return {
+            "name": self.name,
+            "note": self.note,
+            "date": self.date,
+            "git": _git_state(root),
+            "hardware": self.hardware,
+        }
+
+
+def gather(params: Params, root: Path, about: About, *, seconds_of: SecondsOf) -> Row:
     """Return a record of the methods that `params.yaml` lists, ready to be written as JSON.
 
     Args:
         params: of the project, unchanged since its last `dvc repro`.
         root: of the project.
-        name: of the record.
-        note: of whoever keeps it; may be empty.
-        date: when it was gathered, as YYYY-MM-DD.
-        hardware: `processor`, `cores` and `gpu` (None where none was used).
+        about: the record.
         seconds_of: how long a stage took.
 
     Raises:
@@ -47,11 +63,7 @@ def gather(
     if not methods and not lama.stability.methods:
         raise DataError("params.yaml lists no method of knowledge probing; nothing to collect")
     return {
-        "name": name,
-        "note": note,
-        "date": date,
-        "git": git_state(root),
-        "hardware": hardware,
+        **about.head(root),
         "params": _params(params, [*methods, *lama.stability.methods]),
         "splits": read_json(root / "metrics" / "splits" / "lama.json"),
         "methods": {m: _method(params, root, m, seconds_of) for m in methods},
@@ -69,7 +81,7 @@ def _method(params: Params, root: Path, method: str, seconds_of: SecondsOf) -> R
         )
     return {
         "metrics": read_json(root / "metrics" / "lama" / f"{method}.json"),
-        "seconds": _seconds(seconds_of, "lama", method),
+        "seconds": seconds_of_stages(seconds_of, "lama", method),
         "relations": rows,
     }
 
@@ -77,13 +89,14 @@ def _method(params: Params, root: Path, method: str, seconds_of: SecondsOf) -> R
 def _stability(root: Path, method: str, seconds_of: SecondsOf) -> Row:
     return {
         "metrics": read_json(root / "metrics" / "stability" / f"{method}.json"),
-        "seconds": _seconds(seconds_of, "stability", method),
+        "seconds": seconds_of_stages(seconds_of, "stability", method),
         "templates": read_templates(root / "evaluation" / "stability" / method),
     }
 
 
-def _seconds(seconds_of: SecondsOf, benchmark: str, method: str) -> dict[str, float | None]:
-    return {stage: seconds_of(stage, benchmark, method) for stage in ("train", "evaluate")}
+def seconds_of_stages(seconds_of: SecondsOf, *which: str) -> dict[str, float | None]:
+    """Return how long training and evaluation took; `which`: benchmark, method, and task if any."""
+    return {stage: seconds_of(stage, *which) for stage in ("train", "evaluate")}
 
 
 def _params(params: Params, methods: list[LamaMethod]) -> Row:
@@ -102,7 +115,7 @@ def model_params(params: Params) -> Row:
     return model
 
 
-def git_state(root: Path) -> Row:
+def _git_state(root: Path) -> Row:
     """Return the commit, and whether code or parameters differ from it; None without git."""
     commit = _git(root, "rev-parse", "HEAD")
     changed = _git(root, "status", "--porcelain", "--", *_SOURCES)

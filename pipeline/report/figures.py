@@ -62,17 +62,8 @@ def relations_figure(results: LamaResults) -> str:
         figure = Figure(figsize=(7.5, 1.6 + 0.34 * len(rows)), layout="constrained")
         axes = figure.subplots()
         _ranges(axes, [[row[method] for method in methods] for row in rows], places)
-        for control, shape in _CONTROLS.items():
-            axes.scatter(
-                [100 * row[control] for row in rows],
-                places,
-                marker=shape,
-                s=120 if shape == "|" else 30,
-                color="#0f172a",
-                lw=1.3,
-                zorder=2,
-                label=CONTROLS[control],
-            )
+        for control in _CONTROLS:
+            _control(axes, [row[control] for row in rows], places, control)
         for method in methods:
             _scatter(axes, [row[method] for row in rows], places, method)
         labels = [textwrap.shorten(row["label"], 34, placeholder=" …") for row in rows]
@@ -110,6 +101,20 @@ def _ranges(axes: Axes, scores: Sequence[Sequence[float]], places: Sequence[floa
     for place, own in zip(places, scores, strict=True):
         ends = [100 * min(own), 100 * max(own)]
         axes.plot(ends, [place, place], color="#cbd5e1", lw=3, zorder=1)
+
+
+def _control(axes: Axes, shares: Sequence[float], places: Sequence[float], control: str) -> None:
+    shape = _CONTROLS[control]
+    axes.scatter(
+        [100 * share for share in shares],
+        places,
+        marker=shape,
+        s=120 if shape == "|" else 30,
+        color="#0f172a",
+        lw=1.3,
+        zorder=2,
+        label=CONTROLS[control],
+    )
 
 
 def _scatter(axes: Axes, scores: Sequence[float], places: Sequence[float], method: str) -> None:
@@ -152,16 +157,8 @@ def tasks_figure(results: Sequence[TaskResults]) -> str:
         figure = Figure(figsize=(7.5, 1.2 + 0.3 * (places[-1] + 1)), layout="constrained")
         axes = figure.subplots()
         _ranges(axes, scores, places)
-        axes.scatter(
-            [100 * result.methods[method]["test/majority"] for result, method in strips],
-            places,
-            marker=_CONTROLS["majority"],
-            s=120,
-            color="#0f172a",
-            lw=1.3,
-            zorder=2,
-            label=CONTROLS["majority"],
-        )
+        majority = [result.methods[method]["test/majority"] for result, method in strips]
+        _control(axes, majority, places, "majority")
         for place, own, (_, method) in zip(places, scores, strips, strict=True):
             _scatter(axes, own, [place] * len(own), method)
         names = [f"{result.task} {method}" for result, method in strips]

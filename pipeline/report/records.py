@@ -97,6 +97,12 @@ def machine_name(hardware: Row) -> str:
     return escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}")
 
 
+def minutes(seconds: Row) -> list[str]:
+    """Return how many minutes training and evaluation took, as cells."""
+    taken = [seconds["train"], seconds["evaluate"]]
+    return ["unknown" if own is None else f"{own / 60:.1f}" for own in taken]
+
+
 def commit_name(git: Row) -> str:
     """Return the commit of a record, and whether code or parameters differed from it."""
     if git["commit"] is None:

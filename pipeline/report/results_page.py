@@ -6,7 +6,7 @@ from statistics import fmean
 from pipeline.report.beside import Ours, beside_paper, paper_differences
 from pipeline.report.gaps import not_run
 from pipeline.report.paper import TABLE_3
-from pipeline.report.records import Asked, Run, commit_name, machine_name, same_facts
+from pipeline.report.records import Asked, Run, commit_name, machine_name, minutes, same_facts
 from pipeline.report.results import Row, StabilityResults, join_relations, join_templates
 from pipeline.report.stability import stability_parts
 from pipeline.report.tables import (
@@ -102,17 +102,12 @@ def _score_rows(run: Run) -> list[list[str]]:
         [
             *row(method, own["metrics"], "p_at_1"),
             percent(own["metrics"]["dev/p_at_1"]),
-            *_minutes(own["seconds"]),
+            *minutes(own["seconds"]),
         ]
         for method, own in run.methods.items()
     ]
     controls = [row(name, run.first["metrics"], control) for control, name in CONTROLS.items()]
     return rows + [[*control, "", "", ""] for control in controls]
-
-
-def _minutes(seconds: dict[str, float | None]) -> list[str]:
-    taken = [seconds["train"], seconds["evaluate"]]
-    return ["unknown" if own is None else f"{own / 60:.1f}" for own in taken]
 
 
 def _settings(runs: Sequence[Run]) -> str:
@@ -203,12 +198,12 @@ def _stability(runs: Sequence[Run]) -> list[str]:
             {method: own["metrics"] for method, own in methods.items()},
             join_templates({method: own["templates"] for method, own in methods.items()}),
         )
-        minutes = [
-            f"{method} {' and '.join(_minutes(own['seconds']))}" for method, own in methods.items()
+        taken = [
+            f"{method} {' and '.join(minutes(own['seconds']))}" for method, own in methods.items()
         ]
         parts += [
             f"### {run.name}: {escaped(run.model)}, {run.data}\n",
             *stability_parts(run.source, results),
-            f"Minutes of training and evaluation: {'; '.join(minutes)}.\n",
+            f"Minutes of training and evaluation: {'; '.join(taken)}.\n",
         ]
     return ["## Stability over templates\n", *parts] if parts else []

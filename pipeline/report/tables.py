@@ -121,7 +121,7 @@ def task_methods(results: Sequence[TaskResults]) -> str:
                     method,
                     _spread(metrics, "test/score"),
                     _spread(metrics, "dev/score"),
-                    _task_metrics(metrics, "test/"),
+                    score_parts(metrics, "test/"),
                     str(metrics["test/trainings"]),
                     str(metrics["test/examples"]),
                 ]
@@ -133,7 +133,7 @@ def task_methods(results: Sequence[TaskResults]) -> str:
                 CONTROLS["majority"],
                 percent(first["test/majority"]),
                 "",
-                _task_metrics(first, "test/majority_"),
+                score_parts(first, "test/majority_"),
                 "",
                 str(first["test/examples"]),
             ]
@@ -196,14 +196,14 @@ def _mean_and_std(mean: float | None, std: float | None) -> str:
 
 
 # Key in a metrics file -> name.
-TASK_METRICS = {"accuracy": "accuracy", "f1": "macro F1", "f1a": "F1a", "em": "EM"}
+_TASK_METRICS = {"accuracy": "accuracy", "f1": "macro F1", "f1a": "F1a", "em": "EM"}
 
 
-def _task_metrics(metrics: Row, prefix: str) -> str:
-    """Return the metrics whose mean the score is."""
+def score_parts(metrics: Row, prefix: str) -> str:
+    """Return the metrics whose mean the score is, from keys behind a prefix such as `test/`."""
     return ", ".join(
         f"{name} {_spread(metrics, prefix + key)}"
-        for key, name in TASK_METRICS.items()
+        for key, name in _TASK_METRICS.items()
         if prefix + key in metrics
     )
 

@@ -1,6 +1,5 @@
 """Gather what one run of SuperGLUE gave into one record, to be kept with the project."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.data.superglue import read_examples
@@ -9,24 +8,12 @@ from pipeline.evaluation.controls import majority
 from pipeline.evaluation.metrics import task_metrics, task_score
 from pipeline.files import read_json
 from pipeline.params import Params
-from pipeline.report.collect import git_state, model_params
+from pipeline.report.collect import About, SecondsOf, model_params, seconds_of_stages
 from pipeline.report.results import Row, read_settings, read_trainings
 from pipeline.tasks import TASKS
 
-# Stage, benchmark, method and task -> how long it took; None where the history does not know.
-SecondsOf = Callable[[str, str, str, str], float | None]
 
-
-def gather_tasks(
-    params: Params,
-    root: Path,
-    *,
-    name: str,
-    note: str,
-    date: str,
-    hardware: Row,
-    seconds_of: SecondsOf,
-) -> Row:
+def gather_tasks(params: Params, root: Path, about: About, *, seconds_of: SecondsOf) -> Row:
     """Return a record of the tasks and methods that `params.yaml` lists, ready to be written.
 
     A task whose splits are there but which no method was run on has its counts and its majority
@@ -35,10 +22,7 @@ def gather_tasks(
     Args:
         params: of the project, unchanged since its last `dvc repro`.
         root: of the project.
-        name: of the record.
-        note: of whoever keeps it; may be empty.
-        date: when it was gathered, as YYYY-MM-DD.
-        hardware: `processor`, `cores` and `gpu` (None where none was used).
+        about: the record.
         seconds_of: how long a stage took.
 
     Raises:
@@ -57,20 +41,13 @@ def gather_tasks(
         folder = root / "evaluation" / "superglue" / task / method
         return {
             "metrics": read_json(root / "metrics" / "superglue" / task / f"{method}.json"),
-            "seconds": {
-                stage: seconds_of(stage, "superglue", method, task)
-                for stage in ("train", "evaluate")
-            },
+            "seconds": seconds_of_stages(seconds_of, "superglue", method, task),
             "trainings": read_trainings(folder),
             "settings": read_settings(folder),
         }
 
     return {
-        "name": name,
-        "note": note,
-        "date": date,
-        "git": git_state(root),
-        "hardware": hardware,
+        **about.head(root),
         "params": _params(params),
         "tasks": {
             task: {

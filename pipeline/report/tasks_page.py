@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from pipeline.params import SuperGlueMethod, SuperGlueParams, SuperGlueTask
-from pipeline.report.records import commit_name, machine_name
+from pipeline.report.records import commit_name, machine_name, minutes
 from pipeline.report.results import Row, TaskResults
 from pipeline.report.tables import (
-    TASK_METRICS,
     escaped,
     markdown_table,
     percent,
+    score_parts,
     task_methods,
     task_settings_tried,
     task_trainings,
@@ -140,7 +140,7 @@ def _settings(record: Row) -> str:
                 for path, value in glue["overrides"][task].get(method, {}).items()
                 if path != "template"
             ),
-            *("" if taken is None else f"{taken / 60:.1f}" for taken in run["seconds"].values()),
+            *minutes(run["seconds"]),
         ]
         for task, own in record["tasks"].items()
         for method, run in own["methods"].items()
@@ -157,11 +157,7 @@ def _majority(record: Row) -> str:
             str(own["counts"]["test/examples"]),
             escaped(own["majority"]["label"]),
             percent(own["majority"]["score"]),
-            ", ".join(
-                f"{name} {percent(own['majority'][key])}"
-                for key, name in TASK_METRICS.items()
-                if key in own["majority"]
-            ),
+            score_parts(own["majority"], ""),
         ]
         for task, own in record["tasks"].items()
     ]

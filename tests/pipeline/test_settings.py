@@ -72,6 +72,7 @@ def test_a_pattern_search_tries_every_place_and_number(tmp_path: Path) -> None:
         ({"template": {"insert_into": "{premise} {mask}"}}, ["template", "tokens"]),
         ({"template": {"insert_into": "{premise} {mask}", "tokens": 0}}, ["tokens: 0"]),
         ({"template": {"insert_into": "{premise} [P] {mask}", "tokens": 1}}, ["already"]),
+        ({"template": "{premise} {mask}"}, ["superglue.overrides.rte.p-tuning.template", "no [P]"]),
         ({"verbalizer": 3}, ["overrides.rte.p-tuning.verbalizer", "3"]),
         ({"max_length": [64, 4]}, ["overrides.rte.p-tuning.max_length", "4"]),
     ],

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json
 from pipeline.params import load_params
-from pipeline.report.collect import gather
+from pipeline.report.collect import About, gather
 from stages import report as stage
 from tests.pipeline.report.conftest import SPLITS, Files
 from tests.project import ROOT, edit_params
@@ -42,10 +42,7 @@ def _gather(project):
     return gather(
         load_params(project / "params.yaml"),
         project,
-        name="one",
-        note="a note",
-        date="2026-01-02",
-        hardware=HARDWARE,
+        About("one", "a note", "2026-01-02", HARDWARE),
         seconds_of=lambda *about: SECONDS.get(about),
     )
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json, write_jsonl
 from pipeline.params import load_params
+from pipeline.report.collect import About
 from pipeline.report.tasks_collect import gather_tasks
 from pipeline.report.tasks_page import tasks_page
 from stages import report as stage
@@ -52,10 +53,7 @@ def _gather(project: Path) -> Any:
     return gather_tasks(
         load_params(project / "params.yaml"),
         project,
-        name="one",
-        note="a note",
-        date="2026-01-02",
-        hardware={"processor": "Abacus", "cores": 2, "gpu": None},
+        About("one", "a note", "2026-01-02", {"processor": "Abacus", "cores": 2, "gpu": None}),
         seconds_of=lambda *about: SECONDS.get(about),
     )
 
