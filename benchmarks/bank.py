@@ -34,7 +34,7 @@ from benchmarks.released_style import Relation, Switches, train_one_by_one
 from benchmarks.shapes import SHAPES, random_model
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.answers import AnswerModel
-from pipeline.models.loading import choose_device, choose_dtype, load_model
+from pipeline.models.loading import choose_device, choose_precision, load_model
 from pipeline.training.loop import Trained, train
 from pipeline.training.optimisers import OptimiserSettings
 
@@ -117,6 +117,7 @@ class Work:
             loss_over_vocabulary=True,
             epochs=self.epochs if epochs is None else epochs,
             batch=self.batch,
+            gradient_accumulation=1,
             patience=self.epochs + 1,
             encoder="lstm",
             dropout=0.0,
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    bfloat16 = choose_precision(options.dtype, device) == "bfloat16"
     model = _model(options, device)
     started = time.perf_counter()
     words = allowed_words(model, options.words)
@@ -158,10 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = options.rows_per_pass or [_DEFAULT_ROWS[device.type]]
     _say(f"{options.name}, {hardware_name(device)}: {len(words)} allowed words")
     equality = None
-    if dtype != torch.float32:
+    if bfloat16:
         # Rounding in bfloat16 would drown what is to be seen.
         equality = compare(work, work.plain(LADDER[PLAIN]), work.bank(rows[0], few=True))
-        model.network.to(dtype)
+        model.network.to(torch.bfloat16)
     figures, plain, bank = measure(work, rows, options.repeats)
     if equality is None:
         equality = compare(work, plain, bank)

@@ -38,13 +38,14 @@ class ModelParams(Section):
     """The language model."""
 
     name: Annotated[str, Field(min_length=1)]
-    dtype: Literal["auto", "float32", "bfloat16"]
+    dtype: Literal["auto", "float32", "bfloat16", "mixed"]
 
 
 class DataParams(Section):
     """Where data comes from."""
 
     mirror: str | None
+    superglue_from: Literal["archive", "hub"]
 
 
 class Optimisation(Section):
@@ -64,6 +65,12 @@ class PromptParams(Optimisation):
 
     encoder: Literal["lstm", "mlp", "embedding"]
     dropout: Share
+
+
+class TunedModelParams(Optimisation):
+    """The language model where it is trained."""
+
+    gradient_accumulation: Count
 
 
 class SearchParams(Section):
@@ -86,7 +93,7 @@ class MethodParams(Section):
     batch: Count
     patience: Count
     prompt: PromptParams | None = None
-    model: Optimisation | None = None
+    model: TunedModelParams | None = None
     search: SearchParams | None = None
 
     @model_validator(mode="after")
@@ -98,6 +105,12 @@ class MethodParams(Section):
                     "{state}: a section '{name}' belongs to a method whose tune names it",
                     {"state": "missing" if section is None else "not used", "name": name},
                 )
+        if self.model is not None and self.model.gradient_accumulation > self.batch:
+            raise PydanticCustomError(
+                "accumulation",
+                "model.gradient_accumulation is {passes}, more than the {batch} examples of a step",
+                {"passes": self.model.gradient_accumulation, "batch": self.batch},
+            )
         if bool(self.tune) != bool(self.epochs):
             raise PydanticCustomError(
                 "epochs", "epochs must be 0 where nothing is tuned, and 1 or more where it is"
@@ -302,7 +315,7 @@ def _explain(details: ErrorDetails) -> str:
             return f"{path}: this key is missing"
         case "literal_error":
             return f"{path}: {given!r} is not one of {details['ctx']['expected']}"
-        case "value_error" | "twice" | "uncovered" | "tune" | "epochs":
+        case "value_error" | "twice" | "uncovered" | "tune" | "accumulation" | "epochs":
             return f"{path}: {details['msg']}" if path else details["msg"]
         case _:
             shown = repr(given) if not isinstance(given, dict | list) else type(given).__name__

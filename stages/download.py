@@ -12,8 +12,7 @@ from stages.running import Out, ParamsFile, downloads_folder, say, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
-# Source of a benchmark in params.yaml -> name in the table of sources; LAMA's and SuperGLUE's own
-# are called there as here, SuperGLUE's with the task behind a slash.
+# Source of a benchmark in params.yaml -> name in the table of sources, where it is another one.
 _RAW = {"gazetteer": "geonames"}
 
 
@@ -46,8 +45,11 @@ def superglue(task: SuperGlueTask, out: Out, params_file: ParamsFile = Path("par
     """Fetch the raw data of one SuperGLUE task."""
     with stage("download", "superglue", task) as this:
         params = load_params(params_file)
-        source = params.superglue.source
-        _fetch(params, f"{source}/{task}" if source == "superglue" else source, out)
+        source: str = params.superglue.source
+        if source == "superglue":
+            hub = "-hub" if params.data.superglue_from == "hub" else ""
+            source = f"superglue{hub}/{task}"
+        _fetch(params, source, out)
         this.run.log_metrics(_sizes(out))
 
 

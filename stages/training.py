@@ -36,6 +36,7 @@ def train_problems(
         loss_over_vocabulary=loss_over_vocabulary,
         epochs=method.epochs,
         batch=method.batch,
+        gradient_accumulation=method.model.gradient_accumulation if method.model else 1,
         patience=method.patience,
         encoder=method.prompt.encoder if method.prompt else None,
         dropout=method.prompt.dropout if method.prompt else 0.0,

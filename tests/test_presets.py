@@ -306,7 +306,7 @@ def test_presets_of_the_tables_have_the_published_settings(name: str, params: Pa
             "tune": ["model"],
             **RELEASED_LOOP,
             "prompt": None,
-            "model": {**RELEASED_OPTIMISER, "learning_rate": 5e-6},
+            "model": {**RELEASED_OPTIMISER, "learning_rate": 5e-6, "gradient_accumulation": 1},
             "search": None,
         }
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline.data.lama_sources import TEST_FACTS, LamaSource
 from pipeline.data.lama_upstream import URLS
-from pipeline.data.superglue_sources import SUPERGLUE
+from pipeline.data.superglue_sources import SUPERGLUE, SUPERGLUE_HUB
 from pipeline.errors import ChecksumError, DownloadError
 from pipeline.files import sha256
 
@@ -112,6 +112,7 @@ SOURCES: dict[str, Source] = {
         test_facts=TEST_FACTS,
     ),
     **SUPERGLUE,
+    **SUPERGLUE_HUB,
 }
 
 

@@ -1,13 +1,14 @@
-"""SuperGLUE's tasks and their few-shot examples, the same from a mirror and from upstream."""
+"""SuperGLUE's tasks and their few-shot examples: the same bytes from wherever they come."""
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.archives import extract_members
 from pipeline.data.download import PATIENCE, Patience, download_kept
 from pipeline.data.mirror import copy_from_mirror
+from pipeline.data.superglue_hub import REPOSITORY, fetch_official
 from pipeline.errors import ChecksumError
 from pipeline.files import sha256
 
@@ -79,6 +80,7 @@ class SuperGlueSource:
         digests: file in the target folder -> sha256; those in `fewglue/` are of FewGLUE_32dev, the
             others of SuperGLUE.
         urls: part -> address; the keys of `URLS`.
+        from_hub: whether the official examples come from the Hugging Face hub, not the archive.
         patience: with the servers.
     """
 
@@ -86,6 +88,7 @@ class SuperGlueSource:
     task: str
     digests: Mapping[str, str]
     urls: Mapping[str, str]
+    from_hub: bool = False
     patience: Patience = PATIENCE
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
@@ -95,8 +98,6 @@ class SuperGlueSource:
             self._copy("superglue", self._official(), mirror, target)
             self._copy("fewglue", self._few(), mirror, target / _FEWGLUE)
             return
-        url = f"{self.urls['superglue']}/{self.task}.zip"
-        archive = download_kept(url, cache / "superglue", patience=self.patience)
         few = {
             name: download_kept(
                 f"{self.urls['fewglue']}/{self.task}/{name}",
@@ -106,17 +107,39 @@ class SuperGlueSource:
             )
             for name, digest in self._few().items()
         }
+        if self.from_hub:
+            self._take_from_hub(target, cache)
+        else:
+            self._take_from_archive(target, cache)
+        for name, path in few.items():
+            shutil.copyfile(path, target / _FEWGLUE / name)
+
+    def _take_from_hub(self, target: Path, cache: Path) -> None:
+        instead = (
+            f"Or set data.superglue_from in params.yaml to archive, or {self._mirror_that_serves()}"
+        )
+        fetch_official(self.task.lower(), target, cache=cache / "hub", instead=instead)
+        for name, digest in self._official().items():
+            what = f"{REPOSITORY}: its {self.task} is not the official one ({name}). {instead}"
+            _check(target / name, digest, what)
+
+    def _take_from_archive(self, target: Path, cache: Path) -> None:
+        url = f"{self.urls['superglue']}/{self.task}.zip"
+        archive = download_kept(url, cache / "superglue", patience=self.patience)
         try:
             self._unpack(archive, target)
         except ChecksumError as error:
             archive.unlink(missing_ok=True)
             raise ChecksumError(
-                f"{error}\nIt came from {url} and is deleted. Run again, and if it repeats, set "
-                f"data.mirror in params.yaml to a folder with superglue/{self.task}/: "
-                f"{_listed(self._official())}, and fewglue/{self.task}/: {_listed(few)}"
+                f"{error}\nIt came from {url} and is deleted. Run again, and if it repeats, "
+                f"{self._mirror_that_serves()}"
             ) from error
-        for name, path in few.items():
-            shutil.copyfile(path, target / _FEWGLUE / name)
+
+    def _mirror_that_serves(self) -> str:
+        return (
+            f"set data.mirror in params.yaml to a folder with superglue/{self.task}/: "
+            f"{_listed(self._official())}, and fewglue/{self.task}/: {_listed(self._few())}"
+        )
 
     def _official(self) -> dict[str, str]:
         return {n: digest for n, digest in self.digests.items() if not n.startswith(_FEWGLUE)}
@@ -162,4 +185,10 @@ SUPERGLUE: dict[str, SuperGlueSource] = {
         urls=URLS,
     )
     for task, digests in _DIGESTS.items()
+}
+
+# The same by way of the hub.
+SUPERGLUE_HUB: dict[str, SuperGlueSource] = {
+    name.replace("superglue/", "superglue-hub/"): replace(source, from_hub=True)
+    for name, source in SUPERGLUE.items()
 }

@@ -6,6 +6,7 @@ runs at answer positions alone, and over the asked words alone.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -28,10 +29,13 @@ class AnswerModel:
         network: the transformers model, in evaluation mode.
         codec: its tokenizer.
         masked: whether it reads the answer at a mask token.
+        mixed: whether it computes in bfloat16 with weights in single precision.
         max_length: most positions of a row.
     """
 
-    def __init__(self, network: PreTrainedModel, codec: Codec, *, masked: bool) -> None:
+    def __init__(
+        self, network: PreTrainedModel, codec: Codec, *, masked: bool, mixed: bool = False
+    ) -> None:
         """Take a model and check that its answers equal its own full forward pass.
 
         Raises:
@@ -40,6 +44,7 @@ class AnswerModel:
         self.network = network.eval()
         self.codec = codec
         self.masked = masked
+        self.mixed = mixed
         self.max_length: int = getattr(network.config, "max_position_embeddings", 512)
         if network.config.model_type in ("roberta", "xlm-roberta", "camembert"):
             self.max_length -= network.config.pad_token_id + 1  # their positions begin behind it
@@ -95,9 +100,11 @@ class AnswerModel:
             (rows, words) float32: log-probabilities among the allowed words; of a model with a
             classifier, among its labels, whatever `candidates` are.
         """
-        hidden = self._hidden(batch, prompts)
-        answers = hidden[torch.arange(len(hidden), device=hidden.device), batch.answer_positions]
-        return self._scores(answers, candidates).log_softmax(dim=1)
+        with self._precision():
+            hidden = self._hidden(batch, prompts)
+            rows = torch.arange(len(hidden), device=hidden.device)
+            scores = self._scores(hidden[rows, batch.answer_positions], candidates)
+        return scores.log_softmax(dim=1)
 
     def choice_scores(self, batch: Batch, prompts: Tensor | None) -> Tensor:
         """Score the answer that each row has written out.
@@ -110,14 +117,15 @@ class AnswerModel:
             (rows,) float32: the mean log-probability of the answer's tokens, so that a long answer
             is no worse than a short one; of a model with a classifier, its score.
         """
-        hidden = self._hidden(batch, prompts)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        if batch.answer_ids is None:
-            return self._scores(hidden[rows, batch.answer_positions], None).squeeze(1)
-        present = batch.answer_ids != NO_ANSWER
-        row, place = present.nonzero(as_tuple=True)
-        answers = hidden[row, batch.answer_positions[row] + place]
-        log_probs = self._scores(answers, None).log_softmax(dim=1)
+        with self._precision():
+            hidden = self._hidden(batch, prompts)
+            if batch.answer_ids is None:
+                rows = torch.arange(len(hidden), device=hidden.device)
+                return self._scores(hidden[rows, batch.answer_positions], None).squeeze(1)
+            present = batch.answer_ids != NO_ANSWER
+            row, place = present.nonzero(as_tuple=True)
+            scores = self._scores(hidden[row, batch.answer_positions[row] + place], None)
+        log_probs = scores.log_softmax(dim=1)
         tokens = batch.answer_ids[row, place].unsqueeze(1)
         # index_add, as its order of summing is fixed on a CPU: the same bits every time.
         total = torch.zeros(len(hidden), device=hidden.device)
@@ -156,6 +164,10 @@ class AnswerModel:
             bias = bias[candidates] if bias is not None else None
         return nn.functional.linear(answers, weight, bias).float()
 
+    def _precision(self) -> AbstractContextManager[object]:
+        """Return the context in which the network computes."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
+
     @property
     def _options(self) -> dict[str, bool]:
         return {} if self.masked else {"use_cache": False}
@@ -177,7 +189,8 @@ class AnswerModel:
             prompts=torch.zeros_like(answers),
         )
         ours = self.log_probs(batch, None)
-        logits = self.network(input_ids=ids, attention_mask=attention_mask).logits
+        with self._precision():
+            logits = self.network(input_ids=ids, attention_mask=attention_mask).logits
         theirs = logits[torch.arange(2), answers].float().log_softmax(dim=1)
         tolerance = 1e-3 if logits.dtype == torch.float32 else 0.1
         if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):

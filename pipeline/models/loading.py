@@ -19,7 +19,8 @@ from pipeline.errors import ModelError
 from pipeline.models.answers import AnswerModel
 from pipeline.models.codec import Codec
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# `mixed` too keeps the weights in single precision.
+_DTYPES = {"float32": torch.float32, "mixed": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def choose_device(name: str) -> torch.device:
@@ -44,15 +45,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device, *, tuned: bool = False) -> torch.dtype:
-    """Return the type that `model.dtype` names.
+def choose_precision(dtype: str, device: torch.device, *, tuned: bool = False) -> str:
+    """Return what `model.dtype` stands for: `float32`, `bfloat16` or `mixed`.
 
-    `auto` is bfloat16 for a frozen model on CUDA, else float32: a tuned model's small steps would
-    be lost in bfloat16 weights.
+    `auto` is float32, but on CUDA bfloat16 for a frozen model, and for a tuned one mixed: its
+    small steps would be lost in bfloat16 weights.
     """
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and not tuned else torch.float32
-    return _DTYPES[name]
+    if dtype != "auto":
+        return dtype
+    if device.type != "cuda":
+        return "float32"
+    return "mixed" if tuned else "bfloat16"
 
 
 def load_model(
@@ -83,6 +86,7 @@ def load_model(
             is not there.
     """
     place = choose_device(device)
+    precision = choose_precision(dtype, place, tuned=tuned or weights is not None)
     disable_progress_bar()  # loading takes a second
     if threads is not None:
         torch.set_num_threads(threads)
@@ -94,7 +98,7 @@ def load_model(
             folder,
             output_loading_info=True,
             config=config,
-            dtype=choose_dtype(dtype, place, tuned=tuned or weights is not None),
+            dtype=_DTYPES[precision],
             attn_implementation="sdpa",
             local_files_only=True,
         )
@@ -108,7 +112,9 @@ def load_model(
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
-    model = AnswerModel(network.to(place), Codec(tokenizer), masked=masked)
+    model = AnswerModel(
+        network.to(place), Codec(tokenizer), masked=masked, mixed=precision == "mixed"
+    )
     if labels is not None:
         model.add_classifier(labels, seed=seed)
     if weights is not None:

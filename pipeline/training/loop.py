@@ -5,6 +5,7 @@ its own encoder, optimiser, schedule, order of examples, early stopping and best
 as it would have ended alone.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -93,6 +94,7 @@ def train(
     loss_over_vocabulary: bool,
     epochs: int,
     batch: int,
+    gradient_accumulation: int,
     patience: int,
     encoder: str | None,
     dropout: float,
@@ -116,6 +118,8 @@ def train(
             loss (LAMA) or with the allowed words (label words, as in PET).
         epochs: most epochs; 0 scores dev and trains nothing.
         batch: examples of each problem in a step.
+        gradient_accumulation: where the model is tuned, so many passes share the examples of a
+            step and add up their gradients: less memory, the same step but for dropout.
         patience: a problem stops after so many epochs in a row below its best dev score.
         encoder: of the prompts; None where prompts are not trained.
         dropout: within the encoder.
@@ -124,7 +128,7 @@ def train(
         best_weights: where the tuned model's weights of the best epoch are written (safetensors);
             not touched where the model is frozen.
         rows_per_pass: most rows of one pass; it changes memory and speed, not the result. A
-            tuned model may have dropout, so there a step is one pass.
+            tuned model may have dropout, so there `gradient_accumulation` cuts the steps.
         seed: with the problem's name, of all that is random.
         checkpoint: where to note how far training is, and to go on from what is noted there by an
             earlier call with the same arguments; the result is the same. None notes nothing.
@@ -165,12 +169,13 @@ def train(
         if checkpoint is not None and checkpoint.due:
             checkpoint.save(_progress(model, states, here))
 
+    rows_of_training = rows_per_pass
     if model_optimiser is not None:
-        rows_per_pass = max(rows_per_pass, batch)
+        rows_of_training = math.ceil(batch / gradient_accumulation)
     while here.epoch <= epochs:
         active = [state for state in states if state.rounds_below_best < patience]
         if here.epoch:
-            _train_epoch(model, active, loss_over_vocabulary, rows_per_pass, here, note)
+            _train_epoch(model, active, loss_over_vocabulary, rows_of_training, here, note)
         for state in active:
             loss = here.losses[state.problem.name] / len(state.problem.train.rows)
             record = _score_dev(
@@ -370,14 +375,14 @@ def _backward(
     slot = {number: place for place, number in enumerate(with_prompt)}
     joined = stack_prompts(list(with_prompt.values()))
     vectors = joined.detach().requires_grad_() if joined is not None else None
-    losses = []
-    for chosen in _passes(items, rows_per_pass, by_problem=not loss_over_vocabulary):
-        candidates = None
-        if not loss_over_vocabulary:
-            candidates = states[chosen[0].state].problem.train.word_ids.to(model.device)
-        with torch.random.fork_rng() if tuned else nullcontext():
-            if tuned:
-                states[0].dropout_of_the_model()
+    losses: list[tuple[int, float]] = []
+    with torch.random.fork_rng() if tuned else nullcontext():
+        if tuned:
+            states[0].dropout_of_the_model()
+        for chosen in _passes(items, rows_per_pass, by_problem=not loss_over_vocabulary):
+            candidates = None
+            if not loss_over_vocabulary:
+                candidates = states[chosen[0].state].problem.train.word_ids.to(model.device)
             log_probs = ask(
                 model,
                 [item.row for item in chosen],
@@ -385,11 +390,11 @@ def _backward(
                 vectors,
                 candidates,
             )
-        targets = torch.tensor([item.target for item in chosen], device=model.device)
-        loss = torch.nn.functional.nll_loss(log_probs, targets, reduction="none")
-        weights = torch.tensor([item.weight for item in chosen], device=model.device)
-        (loss * weights).sum().backward()
-        losses += [(item.state, value) for item, value in zip(chosen, loss.tolist(), strict=True)]
+            targets = torch.tensor([item.target for item in chosen], device=model.device)
+            loss = torch.nn.functional.nll_loss(log_probs, targets, reduction="none")
+            weights = torch.tensor([item.weight for item in chosen], device=model.device)
+            (loss * weights).sum().backward()
+            losses += zip([item.state for item in chosen], loss.tolist(), strict=True)
     if joined is not None and vectors is not None:
         joined.backward(vectors.grad)
     return losses

@@ -23,6 +23,7 @@ class TrainSettings(TypedDict):
     loss_over_vocabulary: bool
     epochs: int
     batch: int
+    gradient_accumulation: int
     patience: int
     encoder: str | None
     dropout: float

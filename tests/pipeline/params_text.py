@@ -26,6 +26,10 @@ def _prompt() -> dict[str, Any]:
     return _optimisation(encoder="lstm", dropout=0.0)
 
 
+def _model() -> dict[str, Any]:
+    return _optimisation(gradient_accumulation=1)
+
+
 def _nothing_tuned() -> dict[str, Any]:
     return {"tune": [], "epochs": 0, "batch": 1, "patience": 1}
 
@@ -35,7 +39,7 @@ _TUNED = {"epochs": 2, "batch": 8, "patience": 2}
 _PARAMS: dict[str, Any] = {
     "seed": 1,
     "model": {"name": "smollm2-135m-instruct", "dtype": "auto"},
-    "data": {"mirror": None},
+    "data": {"mirror": None, "superglue_from": "archive"},
     "lama": {
         "source": "gazetteer",
         "subset": "34k",
@@ -53,8 +57,8 @@ _PARAMS: dict[str, Any] = {
         },
         "training": {
             "manual": _nothing_tuned(),
-            "fine-tuning": {"tune": ["model"], **_TUNED, "model": _optimisation()},
-            "manual-fine-tuning": {"tune": ["model"], **_TUNED, "model": _optimisation()},
+            "fine-tuning": {"tune": ["model"], **_TUNED, "model": _model()},
+            "manual-fine-tuning": {"tune": ["model"], **_TUNED, "model": _model()},
             "p-tuning": {"tune": ["prompt"], **_TUNED, "prompt": _prompt()},
             "prompt-tuning": {
                 "tune": ["prompt"],
@@ -104,7 +108,7 @@ _PARAMS: dict[str, Any] = {
                 "tune": ["prompt", "model"],
                 **_TUNED,
                 "prompt": _prompt(),
-                "model": _optimisation(),
+                "model": _model(),
             },
         },
         "grid": {"manual": {}, "p-tuning": {}},

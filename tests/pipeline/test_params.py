@@ -70,6 +70,7 @@ def test_values_arrive_as_they_are_written(tmp_path):
         ("lama.training.p-tuning.prompt.decay_per_epoch", 1.01, ["less than or equal to 1"]),
         ("lama.training.p-tuning.prompt.max_grad_norm", 0, ["greater than 0"]),
         ("lama.training.p-tuning.prompt.max_grad_norm", math.nan, ["greater than 0"]),
+        ("lama.training.fine-tuning.model.gradient_accumulation", 0, ["greater than or equal"]),
         ("lama.training.discrete.search.iterations", 0, ["greater than or equal to 1"]),
         ("lama.training.discrete.search.prompts", "", ["at least 1 character"]),
         ("lama.stability.templates_per_relation", 0, ["greater than or equal to"]),
@@ -79,7 +80,7 @@ def test_values_arrive_as_they_are_written(tmp_path):
         ("model.name", "", ["at least 1 character"]),
         # Not one of the choices.
         ("lama.source", "wikidata", ["'wikidata'", "'gazetteer'"]),
-        ("model.dtype", "float16", ["'float16'", "'auto', 'float32' or 'bfloat16'"]),
+        ("model.dtype", "float16", ["'float16'", "'auto', 'float32', 'bfloat16' or 'mixed'"]),
         (
             "lama.training.p-tuning.prompt.encoder",
             "gru",
@@ -348,3 +349,9 @@ def test_words_that_older_yaml_took_for_booleans_stay_words(tmp_path):
     path.write_text(text)
     words = load_params(path).superglue.prompts["rte"].verbalizer
     assert words == {"entailment": "yes", "not_entailment": "no"}
+
+
+def test_a_step_has_no_more_passes_than_examples(tmp_path):
+    (line,) = _mistakes(tmp_path, {"superglue.training.p-tuning.model.gradient_accumulation": 9})
+    assert line.startswith("superglue.training.p-tuning: model.gradient_accumulation is 9, more ")
+    assert "the 8 examples of a step" in line

@@ -130,7 +130,7 @@ def test_each_file_is_fetched_once_and_kept(server, source, target, cache, tmp_p
     source.fetch(target, cache=cache, mirror=None)
     (tmp_path / "again").mkdir()
     source.fetch(tmp_path / "again", cache=cache, mirror=None)
-    assert server.asked == [f"GET {path}" for path in (ZIP, TRAIN, DEV32)]
+    assert server.asked == [f"GET {path}" for path in (TRAIN, DEV32, ZIP)]
     assert _content(tmp_path / "again") == FILES
 
 

@@ -13,6 +13,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import ModelError
 from pipeline.models import answers
@@ -23,6 +24,7 @@ from tests.tiny import FAMILIES, MASKED
 from tests.worked import hand_row, slow_scores
 
 CPU = torch.device("cpu")
+LINEAR = (torch.nn.Linear, Conv1D)
 SENTENCES = [
     "^Paris _is _located _in M .",
     "^Oslo _is M",
@@ -256,3 +258,25 @@ def test_the_gradient_of_many_rows_is_summed_in_one_order(
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(gradient, gradients[0]) for gradient in gradients[1:])
+
+
+def test_mixed_precision_computes_in_bfloat16_and_learns_in_single(
+    tiny_folders: dict[str, Path], tiny_models: dict[str, AnswerModel], family: str
+) -> None:
+    mixed = load_model(tiny_folders[family], device="cpu", dtype="mixed")
+    row = hand_row(family, mixed, "^Paris _is P _in M")
+    with torch.no_grad():
+        vectors = mixed.words[torch.tensor([7])].unsqueeze(0).clone()
+    seen: list[torch.dtype] = []
+    linear = next(m for m in mixed.network.base_model.modules() if isinstance(m, LINEAR))
+    linear.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    scores = mixed.log_probs(batched(mixed, [row]), vectors)
+    scores[0, 5].backward()
+    with torch.no_grad():
+        exact = tiny_models[family].log_probs(batched(mixed, [row]), vectors)
+    assert seen == [torch.bfloat16]
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.detach(), exact, rtol=0.05, atol=0.05)
+    gradients = [p.grad for p in mixed.network.parameters() if p.grad is not None]
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -1,7 +1,6 @@
 import functools
 import hashlib
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -15,17 +14,15 @@ from huggingface_hub import constants
 
 from pipeline.data.sources import SOURCES
 from pipeline.errors import ChecksumError, DownloadError, ModelError
+from pipeline.hub import fetch_from_hub
 from pipeline.models import catalogue
 from pipeline.models.answers import AnswerModel
 from pipeline.models.catalogue import PACKAGED_MODELS, check_model_name, obtain_model
-from pipeline.models.hub import fetch_from_hub
 from pipeline.models.loading import load_model
-from tests.server import Server, serving
+from tests.hub import COMMIT, OLDER, Hub, asking_here
 from tests.tiny_gguf import save_tiny_gguf
 
 PROJECT = Path(__file__).parents[3]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OLDER = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
@@ -199,57 +196,6 @@ def test_checking_a_name_loads_neither_torch_nor_the_hubs_client() -> None:
 # From the hub
 
 
-class Hub:
-    """What the hub's client asks for, on a server of this machine.
-
-    Attributes:
-        server: serves all of it.
-        files: name -> content of the model's files.
-    """
-
-    def __init__(self, server: Server, name: str, files: dict[str, bytes]) -> None:
-        self.server = server
-        self.name = name
-        self.files = files
-        self._say(f"/api/models/{name}/revision/main", {"id": name, "sha": COMMIT})
-        self._say(f"/api/models/{name}/revision/v1", {"id": name, "sha": OLDER})
-        for commit in (COMMIT, OLDER):
-            self._say(f"/api/models/{name}/tree/{commit}", [self._entry(file) for file in files])
-            for file, content in files.items():
-                server.put(
-                    f"/{name}/resolve/{commit}/{file}",
-                    content,
-                    X_Repo_Commit=commit,
-                    ETag=f'"{self._etag(file)}"',
-                )
-
-    def __getitem__(self, file: str):
-        return self.server.files[f"/{self.name}/resolve/{COMMIT}/{file}"]
-
-    def refuse(self, status: int, code: str | None, path: str = "revision/main") -> None:
-        file = self.server.files[f"/api/models/{self.name}/{path}"]
-        file.plan = [status, ...]
-        file.headers = {"X-Error-Code": code, "X-Error-Message": "told by the hub"}
-
-    def _say(self, path: str, answer: object) -> None:
-        kind = "application/json"
-        self.server.put(path, json.dumps(answer).encode(), Content_Type=kind)
-
-    def _etag(self, file: str) -> str:
-        content = self.files[file]
-        if file.endswith(".safetensors"):
-            return hashlib.sha256(content).hexdigest()
-        return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
-
-    def _entry(self, file: str) -> dict[str, object]:
-        size = len(self.files[file])
-        entry: dict[str, object] = {"type": "file", "path": file, "size": size}
-        if file.endswith(".safetensors"):
-            large = {"oid": self._etag(file), "size": size, "pointerSize": 134}
-            return {**entry, "oid": "0" * 40, "lfs": large}
-        return {**entry, "oid": self._etag(file)}
-
-
 UNUSED = {
     "README.md": b"about",
     "pytorch_model.bin": b"pickle",
@@ -263,18 +209,9 @@ UNUSED = {
 
 @pytest.fixture
 def hub(tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Serve the tiny BERT as `org/name`, and have the hub's client ask here and nowhere else."""
-    for name in list(os.environ):
-        if name.upper().endswith("_PROXY") or name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            monkeypatch.delenv(name)
+    """Serve the tiny BERT as `org/name`."""
     files = {path.name: path.read_bytes() for path in tiny_folders["bert"].iterdir()}
-    with serving() as server:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
-        here = functools.partial(fetch_from_hub, endpoint=server.url)
-        monkeypatch.setattr(catalogue, "fetch_from_hub", here)
-        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+    with asking_here(monkeypatch, catalogue) as server:
         yield Hub(server, "org/name", files | UNUSED)
 
 
@@ -388,23 +325,23 @@ def test_altered_weights_are_noticed_and_not_kept(hub: Hub, target: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "error", "said"),
+    ("status", "code", "said"),
     [
-        (404, "RepoNotFound", ModelError, "no model 'org/name'"),
-        (401, "RepoNotFound", ModelError, "HF_TOKEN"),
-        (401, None, ModelError, "HF_TOKEN"),
-        (401, "GatedRepo", ModelError, "accepted its terms"),
-        (403, "GatedRepo", ModelError, "accepted its terms"),
-        (404, "RevisionNotFound", ModelError, "no revision"),
-        (403, None, DownloadError, "403"),
-        (500, None, DownloadError, "500"),
+        (404, "RepoNotFound", "no model 'org/name'"),
+        (401, "RepoNotFound", "HF_TOKEN"),
+        (401, None, "HF_TOKEN"),
+        (401, "GatedRepo", "accepted its terms"),
+        (403, "GatedRepo", "accepted its terms"),
+        (404, "RevisionNotFound", "no revision"),
+        (403, None, "403"),
+        (500, None, "500"),
     ],
 )
 def test_what_the_hub_refuses_is_told_with_the_next_step(
-    hub: Hub, target: Path, status: int, code: str | None, error: type[Exception], said: str
+    hub: Hub, target: Path, status: int, code: str | None, said: str
 ) -> None:
     hub.refuse(status, code)
-    with pytest.raises(error, match=said) as caught:
+    with pytest.raises(DownloadError, match=said) as caught:
         _obtain("org/name", target)
     assert "org/name" in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -414,7 +351,7 @@ def test_what_the_hub_refuses_is_told_with_the_next_step(
 def test_weights_that_are_gated_are_told_too(hub: Hub, target: Path) -> None:
     hub["model.safetensors"].plan = [403, ...]
     hub["model.safetensors"].headers = {"X-Error-Code": "GatedRepo"}
-    with pytest.raises(ModelError, match="accepted its terms"):
+    with pytest.raises(DownloadError, match="accepted its terms"):
         _obtain("org/name", target)
 
 

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from pipeline.errors import ModelError
 from pipeline.models.answers import AnswerModel
-from pipeline.models.loading import choose_device, choose_dtype, load_model
+from pipeline.models.loading import choose_device, choose_precision, load_model
 from pipeline.models.predict import predict
 from tests.tiny import FAMILIES, MASKED
 from tests.worked import hand_row
@@ -24,7 +24,7 @@ def copy(tiny_folders: dict[str, Path], tmp_path: Path, family: str) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "mixed"])
 def test_each_family_loads_as_what_it_is(
     tiny_folders: dict[str, Path], family: str, dtype: str
 ) -> None:
@@ -69,19 +69,21 @@ def test_a_missing_mps_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "device", "dtype"),
+    ("name", "device", "frozen", "tuned"),
     [
-        ("auto", "cpu", torch.float32),
-        ("auto", "cuda", torch.bfloat16),
-        ("auto", "mps", torch.float32),
-        ("float32", "cuda", torch.float32),
-        ("bfloat16", "cpu", torch.bfloat16),
+        ("auto", "cpu", "float32", "float32"),
+        ("auto", "cuda", "bfloat16", "mixed"),
+        ("auto", "mps", "float32", "float32"),
+        ("float32", "cuda", "float32", "float32"),
+        ("bfloat16", "cpu", "bfloat16", "bfloat16"),
+        ("mixed", "cpu", "mixed", "mixed"),
     ],
 )
-def test_the_type_of_numbers_follows_name_and_device(
-    name: str, device: str, dtype: torch.dtype
+def test_the_precision_follows_name_device_and_what_is_trained(
+    name: str, device: str, frozen: str, tuned: str
 ) -> None:
-    assert choose_dtype(name, torch.device(device)) == dtype
+    assert choose_precision(name, torch.device(device)) == frozen
+    assert choose_precision(name, torch.device(device), tuned=True) == tuned
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:

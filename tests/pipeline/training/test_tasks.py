@@ -119,6 +119,7 @@ def run(
         loss_over_vocabulary=False,
         epochs=0 if method == "manual" else epochs,
         batch=8,
+        gradient_accumulation=1,
         patience=epochs,
         encoder="mlp" if prompt else None,
         dropout=0.0,

@@ -35,6 +35,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         "loss_over_vocabulary": True,
         "epochs": 2,
         "batch": 3,
+        "gradient_accumulation": 1,
         "patience": 9,
         "encoder": "mlp",
         "dropout": 0.0,
