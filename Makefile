@@ -25,6 +25,7 @@ $(VENV)/runtime: requirements.lock
 	@$(PYTHON) -m venv $(if $(TORCH),,--system-site-packages) $(VENV)
 	@$(if $(TORCH),$(PIP) --constraint requirements.lock $(TORCH))
 	@$(PIP) --no-deps --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/runtime requirements-dev.lock

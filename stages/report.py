@@ -26,7 +26,7 @@ from pipeline.report.results import (
 from pipeline.report.results_page import results_page
 from pipeline.report.tasks_collect import gather_tasks
 from pipeline.report.tasks_page import tasks_page
-from pipeline.tracking import stage_seconds
+from pipeline.tracking.history import stage_seconds
 from stages.running import Out, ParamsFile, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)

@@ -16,7 +16,7 @@ import typer
 
 from pipeline.errors import PipelineError
 from pipeline.lineage import StageIdentity, project_root, recorded_run_keys, running_stage
-from pipeline.tracking import StageRun, stage_run
+from pipeline.tracking.runs import StageRun, stage_run
 from pipeline.work import WorkFolder, clear_recorded, clear_units, work_folder
 
 ParamsFile = Annotated[

@@ -21,7 +21,7 @@ from pipeline.params import Params, SuperGlueMethod, SuperGlueTask
 from pipeline.prompts.store import StoredPrompt, weights_file
 from pipeline.settings import Setting, task_settings
 from pipeline.tasks import TASKS, Example, Task
-from pipeline.tracking import StageRun
+from pipeline.tracking.runs import StageRun
 from pipeline.training.loop import EpochRecord, Trained
 from pipeline.training.problems import task_problem
 from pipeline.training.selection import Selection, Unit

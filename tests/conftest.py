@@ -41,10 +41,10 @@ def tiny_models(tiny_folders: dict[str, Path]) -> dict[str, AnswerModel]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store without runs; making one takes seconds, copying one nothing."""
-    from pipeline import tracking
+    from pipeline.tracking.store import local_store
 
     root = tmp_path_factory.mktemp("store")
-    return tracking._local_store(root)
+    return local_store(root)
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline import tracking
 from pipeline.errors import DataError, TrackingError
 from pipeline.lineage import StageIdentity
-from pipeline.tracking import StageRun, stage_run
+from pipeline.tracking import runs
+from pipeline.tracking.runs import StageRun, stage_run
 
 STAGE = StageIdentity(
     name="train-lama@p-tuning",
@@ -100,7 +100,7 @@ def test_a_bug_leaves_its_traceback_too(own_folder: Path) -> None:
         _ = 1 / 0
     text = mlflow.artifacts.load_text(f"runs:/{run.run_id}/error.txt")
     assert "ZeroDivisionError" in text
-    assert "test_tracking.py" in text
+    assert "test_runs.py" in text
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
@@ -112,10 +112,10 @@ def test_a_signal_leaves_a_killed_run(own_folder: Path, signal: type[BaseExcepti
 
 def test_a_run_of_the_same_key_whose_process_is_gone_is_closed(own_folder: Path) -> None:
     code = (
-        "import os\nfrom tests.pipeline.test_tracking import open_run\n"
+        "import os\nfrom tests.pipeline.tracking.test_runs import open_run\n"
         "with open_run():\n    os._exit(9)\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=60)
     mlflow.set_tracking_uri(f"sqlite:///{own_folder}/mlflow.db")
@@ -127,7 +127,7 @@ def test_a_run_of_the_same_key_whose_process_is_gone_is_closed(own_folder: Path)
 
 def test_a_run_of_a_living_process_is_left_alone(own_folder: Path) -> None:
     with open_run():
-        tracking._close_killed_runs(mlflow, STAGE)
+        runs._close_killed_runs(mlflow, STAGE)
         assert only_run().info.status == "RUNNING"
 
 
@@ -153,10 +153,10 @@ def leave_killed() -> str:
 def leave_running() -> str:
     """Log in a process that ends as by kill -9."""
     code = (
-        "import os\nfrom tests.pipeline.test_tracking import log_epochs, open_run\n"
+        "import os\nfrom tests.pipeline.tracking.test_runs import log_epochs, open_run\n"
         "with open_run() as run:\n    log_epochs(run, 0, 1)\n    os._exit(9)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=120)
     mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")
     assert only_run().info.status == "RUNNING"
@@ -199,7 +199,7 @@ def test_each_attempt_is_counted_and_belongs_to_its_own_process(own_folder: Path
             raise KeyboardInterrupt
         tags = only_run().data.tags
         assert tags["attempt"] == str(attempt)
-        assert tags["process"] == tracking._process_tag()
+        assert tags["process"] == runs._process_tag()
         assert only_run().info.status == "KILLED"
 
 

@@ -1,18 +1,14 @@
-"""One MLflow run for each stage execution. This is the only file that imports mlflow.
+"""One MLflow run for each stage execution.
 
-Without `MLFLOW_TRACKING_URI` the history is `mlflow.db` and `mlartifacts/` at the root of the main
-checkout, so that `dvc exp` in a temporary folder logs there too. A server that cannot be reached
-stops a stage before it does any work; one that is lost later costs log entries, never results.
+A server that cannot be reached stops a stage before it does any work; one that is lost later costs
+log entries, never results.
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
-import logging
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -26,14 +22,13 @@ from typing import Any
 import psutil
 
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.lineage import StageIdentity, output_hashes, project_root
+from pipeline.lineage import StageIdentity, output_hashes
+from pipeline.tracking.store import connect, first_line, without_password
 
 # Files that decide what a stage does; a change in another one leaves the tree clean.
 _SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 _LIBRARIES = ("torch", "transformers", "dvc", "mlflow", "numpy", "safetensors", "tokenizers")
 _MAX_TAG = 5000
-# MLflow's pages open on runs and their charts, not on traces of a chat application.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass
@@ -174,7 +169,7 @@ class StageRun:
             if not self._warned:
                 self._warned = True
                 sys.stderr.write(
-                    f"warning: MLflow took no log entry ({_first_line(error)}); "
+                    f"warning: MLflow took no log entry ({first_line(error)}); "
                     "the stage goes on, its outputs are complete\n"
                 )
 
@@ -204,7 +199,7 @@ def stage_run(
     Raises:
         TrackingError: the tracking server or store cannot be used.
     """
-    mlflow = _connect(experiment)
+    mlflow = connect(experiment)
     try:
         _close_killed_runs(mlflow, stage)
         earlier = _find_run(mlflow, resumes)
@@ -216,7 +211,7 @@ def stage_run(
         )
     except Exception as error:
         raise TrackingError(
-            _without_password(f"MLflow opens no run: {_first_line(error)}")
+            without_password(f"MLflow opens no run: {first_line(error)}")
         ) from error
     run = StageRun(active.info.run_id, mlflow)
     status = "FAILED"
@@ -245,95 +240,6 @@ def stage_run(
     finally:
         with run._unharmed():
             mlflow.end_run(status)
-
-
-def stage_seconds(stage: str, benchmark: str, method: str, task: str = "") -> float | None:
-    """Return the seconds that the newest finished run of a stage took; None if none is known.
-
-    A benchmark without tasks has none to name.
-
-    Raises:
-        TrackingError: the tracking server or store cannot be used.
-    """
-    mlflow = _connect(f"p-tuning-{stage}")
-    runs = mlflow.search_runs(
-        filter_string=(
-            f"tags.stage = '{stage}' AND tags.benchmark = '{benchmark}' "
-            f"AND tags.method = '{method}' AND attributes.status = 'FINISHED' "
-            "AND metrics.seconds > 0" + (f" AND tags.task = '{task}'" if task else "")
-        ),
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    return runs[0].data.metrics.get("seconds") if runs else None
-
-
-def _connect(experiment: str) -> ModuleType:
-    """Import MLflow and point it at the store."""
-    for key, value in {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default waits four minutes for a dead server
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_DISABLE_AGENT_HINT": "true",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    }.items():
-        os.environ.setdefault(key, value)
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    root = project_root()
-    location = None
-    try:
-        if not uri:
-            uri = f"sqlite:///{_local_store(root)}"
-            location = (root / "mlartifacts" / experiment).as_uri()
-        import mlflow
-
-        mlflow.set_tracking_uri(uri)
-        if mlflow.get_experiment_by_name(experiment) is None:
-            # Another stage may make it at the same moment.
-            with contextlib.suppress(mlflow.MlflowException):
-                mlflow.create_experiment(
-                    experiment, artifact_location=location, tags=_EXPERIMENT_TAGS
-                )
-        mlflow.set_experiment(experiment)
-    except Exception as error:
-        where = uri or f"sqlite:///{root}/mlflow.db"
-        raise TrackingError(
-            _without_password(f"MLflow at {where} cannot be used: {_first_line(error)}\n")
-            + "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
-            "mlflow.db in the checkout). Nothing was run."
-        ) from error
-    return mlflow
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
-
-
-def _local_store(root: Path) -> Path:
-    """Make the SQLite store if there is none, in a way that two processes or a kill survive.
-
-    MLflow makes its tables without a lock: two first users break the file for good, and so does a
-    kill in between. So it is made aside and renamed.
-    """
-    store = root / "mlflow.db"
-    if store.exists():
-        return store
-    work = root / ".work"
-    work.mkdir(exist_ok=True)
-    with (work / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not store.exists():
-            from mlflow.store.db import utils
-
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-            partial = work / "mlflow.db.partial"
-            partial.unlink(missing_ok=True)
-            engine = utils.create_sqlalchemy_engine(f"sqlite:///{partial}")
-            utils._initialize_tables(engine)
-            engine.dispose()
-            partial.replace(store)
-    return store
 
 
 def _find_run(mlflow: ModuleType, run_id: str | None) -> Any | None:
@@ -464,9 +370,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or repr(error)
-    line = text.splitlines()[0]
-    return line if len(line) <= 300 else f"{line[:297]}..."

@@ -1,13 +1,12 @@
-"""Presets: list them, show one, or write one into params.yaml. A tool, not a stage."""
+"""Presets: list them, show one, or write one into params.yaml."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.errors import PipelineError
+from commands.console import errors_told
 from pipeline.presets import (
     Change,
     apply_overlay,
@@ -18,7 +17,7 @@ from pipeline.presets import (
     read_preset,
 )
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Option("--presets", help="Folder of the presets.")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters.")]
@@ -28,7 +27,7 @@ Name = Annotated[str, typer.Argument(help="A name that `list` shows.")]
 @app.command("list")
 def show_all(folder: Folder = Path("presets")) -> None:
     """Print the presets' names, each with what it is."""
-    with _errors_told():
+    with errors_told():
         presets = list_presets(folder)
         width = max(map(len, presets), default=0)
         for name, summary in presets.items():
@@ -40,7 +39,7 @@ def show(
     name: Name, params_file: ParamsFile = Path("params.yaml"), folder: Folder = Path("presets")
 ) -> None:
     """Print a preset, and what it would change in params.yaml."""
-    with _errors_told():
+    with errors_told():
         preset = read_preset(folder, name)
         typer.echo(preset.text)
         _tell(params_file, edit_params(params_file, preset.overlay).changes, "It would change")
@@ -57,7 +56,7 @@ def apply(
     folder: Folder = Path("presets"),
 ) -> None:
     """Write a preset's values into params.yaml; comments and other values stay."""
-    with _errors_told():
+    with errors_told():
         overlay = read_preset(folder, name).overlay
         overlay = merge_overlays(overlay, read_assignments(assignments or []))
         changes = apply_overlay(params_file, overlay)
@@ -73,17 +72,3 @@ def _tell(params_file: Path, changes: Sequence[Change], heading: str) -> None:
     for change in changes:
         old = "(not there)" if change.old is None else change.old
         typer.echo(f"  {change.path}: {old} -> {change.new}")
-
-
-@contextlib.contextmanager
-def _errors_told() -> Iterator[None]:
-    """End with the message of an error that the user can mend, and with exit code 1."""
-    try:
-        yield
-    except (PipelineError, OSError) as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise typer.Exit(1) from None
-
-
-if __name__ == "__main__":
-    app()

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from commands.preset import app
 from pipeline.params import load_params
-from stages.preset import app
 from tests.project import ROOT
 
 
