@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import lineage, preset
+from commands import lineage, preset, reproduce, sync
 
 app = typer.Typer(
     name="ptune",
@@ -15,4 +15,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(lineage.lineage)
+app.command()(reproduce.reproduce)
+app.command()(sync.sync)
 app.add_typer(preset.app, name="preset")

@@ -1,9 +1,42 @@
 """What git knows of the project's files, at one commit or another."""
 
+import contextlib
 import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.lock import file_hash, folder_hash
+from pipeline.errors import PipelineError
+from pipeline.lock import Execution, file_hash, folder_hash, parse_lock
+
+
+@contextlib.contextmanager
+def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> Iterator[Path]:
+    """Check a commit out beside the workspace, in a folder of its own.
+
+    Args:
+        root: of the checkout.
+        commit: which git has here.
+        folder: where; an earlier worktree there is replaced.
+        keep: whether to leave it there afterwards.
+
+    Raises:
+        PipelineError: git cannot do so; the text is git's.
+    """
+    if folder.exists():
+        _checked("worktree", "remove", "--force", str(folder), root=root)
+    _checked("worktree", "prune", root=root)
+    _checked("worktree", "add", "--quiet", "--detach", str(folder), commit, root=root)
+    try:
+        yield folder
+    finally:
+        if not keep:
+            _checked("worktree", "remove", "--force", str(folder), root=root)
+
+
+def _checked(*arguments: str, root: Path) -> None:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise PipelineError(f"git {arguments[0]}: {done.stderr.strip()}")
 
 
 class Commits:
@@ -23,6 +56,15 @@ class Commits:
         if key not in self._known:
             self._known[key] = self._hash(commit, path)
         return self._known[key]
+
+    def of_entries(self, lock: Mapping[str, Execution]) -> dict[str, str]:
+        """Return stage -> the newest commit, for the entries of `dvc.lock` that it has alike."""
+        commit = self._git("rev-parse", "HEAD").decode().strip()
+        committed = self._git("show", "HEAD:dvc.lock")
+        if not committed:
+            return {}
+        there = parse_lock(committed, "HEAD:dvc.lock")
+        return {stage: commit for stage, own in lock.items() if there.get(stage) == own}
 
     def _hash(self, commit: str, path: str) -> str | None:
         listing = self._git("ls-tree", "-r", "-z", commit, "--", path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json
-from pipeline.lock import read_lock
+from pipeline.lock import outputs_within, read_lock
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,12 @@ def running_stage() -> StageIdentity | None:
             command=stage.cmd,
             params=params,
             inputs=inputs,
-            within=_outputs_within(inputs),
+            # DVC has recorded them before a stage that reads them.
+            within=outputs_within(read_lock(Path("dvc.lock")), inputs),
             outputs=tuple(out.def_path for out in stage.outs),
             run_key=_get_stage_hash(stage) if _can_hash(stage) else None,
             experiment=os.environ.get("DVC_EXP_NAME"),
         )
-
-
-def _outputs_within(folders: Collection[str]) -> dict[str, str]:
-    """Return the outputs in some folders; DVC has recorded them before a stage that reads them."""
-    return {
-        path: digest
-        for execution in read_lock(Path("dvc.lock")).values()
-        for path, digest in execution.outputs.items()
-        if any(path.startswith(f"{folder}/") for folder in folders)
-    }
 
 
 def folder_listings() -> Callable[[str], list[tuple[str, str]] | None]:

@@ -5,7 +5,7 @@ A run key is computed here as DVC's run cache computes it, from the entry alone.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,38 @@ def read_lock(path: Path) -> dict[str, Execution]:
     """
     if not path.is_file():
         return {}
+    return parse_lock(path.read_bytes(), str(path))
+
+
+def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
+    """Return what `read_lock` does, of a file's content.
+
+    Args:
+        content: of a `dvc.lock`.
+        name: what to call it in an error.
+
+    Raises:
+        DataError: see `read_lock`.
+    """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-        return {name: _execution(name, entry) for name, entry in content["stages"].items()}
+        stages = YAML(typ="safe").load(content.decode())["stages"]
+        return {stage: _execution(stage, entry) for stage, entry in stages.items()}
     except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: not a dvc.lock that can be read ({type(error).__name__}: "
+            f"{name}: not a dvc.lock that can be read ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:120]}); restore it with git, or delete it and run "
             "`dvc repro`"
         ) from error
+
+
+def outputs_within(lock: Mapping[str, Execution], folders: Collection[str]) -> dict[str, str]:
+    """Return path -> hash of the outputs that lie in some folders."""
+    return {
+        path: digest
+        for execution in lock.values()
+        for path, digest in execution.outputs.items()
+        if any(path.startswith(f"{folder}/") for folder in folders)
+    }
 
 
 def folder_hash(files: Iterable[tuple[str, str]]) -> str:

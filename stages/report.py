@@ -13,6 +13,7 @@ import typer
 
 from pipeline.errors import DataError, PipelineError
 from pipeline.files import read_json, staged_folder, write_json, write_text
+from pipeline.lock import file_hash
 from pipeline.params import load_params
 from pipeline.report.collect import About, gather
 from pipeline.report.page import write_report
@@ -66,6 +67,12 @@ def build(
             for task in glue.tasks
             if glue.methods
         ]
+        read = [
+            *(f"lama/{method}" for method in (lama.methods if probing else ())),
+            *(f"stability/{method}" for method in (lama.stability.methods if stability else ())),
+            *(f"superglue/{own.task}/{method}" for own in tasks for method in own.methods),
+        ]
+        files = [metrics / f"{name}.json" for name in read]
         with staged_folder(out) as folder:
             write_report(
                 folder,
@@ -77,6 +84,7 @@ def build(
                 lama_subset=lama.subset,
                 tasks=tasks,
                 tasks_source=glue.source,
+                origins={file.as_posix(): file_hash(file.read_bytes()) for file in files},
             )
         this.run.log_file(out / "index.html")
         this.run.log_file(out / "report.md")

@@ -17,6 +17,7 @@ import typer
 from pipeline.errors import PipelineError
 from pipeline.lineage import StageIdentity, project_root, recorded_run_keys, running_stage
 from pipeline.tracking.runs import StageRun, stage_run
+from pipeline.tracking.store import EXPERIMENTS
 from pipeline.work import WorkFolder, clear_recorded, clear_units, work_folder
 
 ParamsFile = Annotated[
@@ -46,7 +47,7 @@ def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         identity = running_stage()
-        experiment = f"p-tuning-{_EXPERIMENTS[kind]}"
+        experiment = EXPERIMENTS[kind]
         tags = {"stage": kind, **dict(zip(("benchmark", "task", "method"), about, strict=False))}
         named = {key: value for key, value in tags.items() if value}
         name = "/".join((kind, *filter(None, about)))
@@ -123,15 +124,6 @@ def say(text: str) -> None:
 
 # Those that may take hours.
 _RESUMABLE = ("train", "evaluate")
-
-_EXPERIMENTS = {
-    "validate": "data",
-    "download": "data",
-    "splits": "data",
-    "train": "train",
-    "evaluate": "evaluate",
-    "report": "report",
-}
 
 
 @contextlib.contextmanager

@@ -402,6 +402,111 @@ def test_lineage_names_the_runs_also_of_stages_that_were_skipped(project: Path) 
     assert missing.stderr.startswith("error: metrics/lama/nothing.json: neither an output")
 
 
+def told_by(root: Path) -> dict[str, dict[str, Any]]:
+    """What a restored run has to say, of each stage; its children's epochs included."""
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    told = {}
+    for logged in history(root):
+        tags = logged.data.tags
+        children = client.search_runs(
+            [logged.info.experiment_id], f"tags.`mlflow.parentRunId` = '{logged.info.run_id}'"
+        )
+        kept = ("dvc.", "stage", "benchmark", "task", "method", "model", "mlflow.runName")
+        told[tags["dvc.stage"]] = {
+            "experiment": client.get_experiment(logged.info.experiment_id).name,
+            "tags": {key: value for key, value in tags.items() if key.startswith(kept)},
+            "params": logged.data.params,
+            "points": {
+                (run.info.run_name, key, point.step): point.value
+                for run in (logged, *children)
+                for key in run.data.metrics
+                for point in client.get_metric_history(run.info.run_id, key)
+            },
+        }
+    return told
+
+
+def without_history(project: Path, empty_store: Path, folder: Path) -> Path:
+    """A copy of a project, as after `dvc pull` in a fresh clone, whose MLflow is empty."""
+    fresh = shutil.copytree(project, folder, symlinks=True)
+    shutil.copyfile(empty_store, fresh / "mlflow.db")
+    return fresh
+
+
+def test_results_without_a_history_get_one(
+    reproduced: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    before = told_by(reproduced)
+    fresh = without_history(reproduced, empty_store, tmp_path / "fresh")
+    assert "11 of 11 entries" in run(fresh, "ptune", "sync").stdout
+    after = told_by(fresh)
+    assert set(after) == set(before)
+    for stage, seen in before.items():
+        made = after[stage]
+        del seen["tags"]["dvc.experiment"]  # dvc.lock does not say
+        assert made["tags"] == seen["tags"] | {"dvc.restored": "true"}
+        assert made["params"] == seen["params"]
+        assert made["experiment"] == seen["experiment"]
+        assert made["points"].items() <= seen["points"].items()
+    trained = after["train-superglue@rte-p-tuning"]["points"]
+    assert ("setting-1/split-1/seed-34", "dev/score", 2) in trained
+    assert ("train/lama/p-tuning", "train/loss/P30", 1) in after["train-lama@p-tuning"]["points"]
+    evaluated = after["evaluate-lama@p-tuning"]["points"]
+    assert {key for _, key, _ in evaluated} >= {"test/p_at_1", "test/p_at_1/P17", "dev/p_at_1"}
+
+    # Twice adds nothing; what was begun and not ended is begun anew.
+    assert "0 of 11 entries" in run(fresh, "ptune", "sync").stdout
+    client = mlflow.MlflowClient(f"sqlite:///{fresh}/mlflow.db")
+    client.update_run(history(fresh)[0].info.run_id, status="RUNNING")
+    assert "1 of 11 entries" in run(fresh, "ptune", "sync").stdout
+    assert len(history(fresh)) == 11
+    text = run(fresh, "ptune", "lineage", "report").stdout
+    assert "missing" not in text
+    assert text.count("restored") >= 10
+
+
+def test_a_file_that_is_not_what_dvc_lock_says_lends_no_numbers(
+    reproduced: Path, empty_store: Path, tmp_path: Path
+) -> None:
+    fresh = without_history(reproduced, empty_store, tmp_path / "fresh")
+    (fresh / "metrics/lama/p-tuning.json").write_text("{}")
+    done = run(fresh, "ptune", "sync")
+    assert "left out: metrics/lama/p-tuning.json is not what dvc.lock says" in done.stderr
+    told = told_by(fresh)["evaluate-lama@p-tuning"]["points"]
+    assert {key for _, key, _ in told} == {"test/p_at_1/P17", "test/p_at_1/P30"}
+
+
+def run_of(root: Path, stage: str) -> mlflow.entities.Run:
+    return [logged for logged in history(root) if logged.data.tags["dvc.stage"] == stage][-1]
+
+
+def test_an_older_run_is_made_again_with_the_same_bytes(project: Path) -> None:
+    older = run_of(project, "evaluate-lama@p-tuning")
+    edit_params(project, report__facts_shown=3)
+    run(project, "dvc", "repro", "validate")
+    status = run(project, "git", "status", "--porcelain").stdout
+    metrics = (project / "metrics/lama/p-tuning.json").read_bytes()
+
+    done = run(project, "ptune", "reproduce", older.info.run_id[:10], "--keep")
+    assert "4 of 4 outputs have the same bytes" in done.stdout
+    for path in ("metrics/lama/p-tuning.json", "evaluation/lama/p-tuning/predictions"):
+        assert f"same       {path}" in done.stdout
+    assert "Running stage 'download-model'" in done.stdout
+    assert "Running stage 'train-lama@p-tuning'" in done.stdout
+    (folder,) = (project / ".work" / "reproduced").iterdir()
+    assert (folder / "metrics/lama/p-tuning.json").read_bytes() == metrics
+    # Neither the workspace nor its history changed.
+    assert run(project, "git", "status", "--porcelain").stdout == status
+    assert run_of(project, "evaluate-lama@p-tuning").info.run_id == older.info.run_id
+
+    # A run of a tree with changes is refused.
+    dirty = run_of(project, "validate").info.run_id
+    refused = run(project, "ptune", "reproduce", dirty, check=False)
+    assert refused.returncode == 1
+    assert "ran in a tree with changes" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_metrics_and_plots_are_what_dvc_shows(reproduced: Path) -> None:
     shown = json.loads(run(reproduced, "dvc", "metrics", "show", "--json").stdout)
     files = shown[""]["data"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from pipeline.lock import Execution, folder_hash
+from pipeline.lock import Execution, folder_hash, outputs_within
 from pipeline.tracking.executions import TrackedRun
 
 
@@ -175,12 +175,7 @@ class Tracer:
             if path.startswith(f"{folder}/")
         }
         if not own and before is None:
-            own = {
-                path: digest
-                for other in self._lock.values()
-                for path, digest in other.outputs.items()
-                if path.startswith(f"{folder}/")
-            }
+            own = outputs_within(self._lock, [folder])
         return [self.back(path, own[path], before=before) for path in sorted(own)]
 
     def _add_up(self, folder: str, digest: str, within: Sequence[Artifact]) -> bool:

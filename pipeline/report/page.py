@@ -1,6 +1,6 @@
 """The report as Markdown, and as one self-contained HTML page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pipeline.report.tables import (
     lama_methods,
     lama_relations,
     lama_title,
+    markdown_table,
     task_methods,
     task_settings_tried,
     task_trainings,
@@ -55,6 +56,7 @@ def write_report(
     lama_subset: str,
     tasks: Sequence[TaskResults],
     tasks_source: str,
+    origins: Mapping[str, str],
 ) -> None:
     """Write `report.md`, `index.html`, `summary.md` and `figures/*.svg`.
 
@@ -68,6 +70,7 @@ def write_report(
         lama_subset: which of them, where the source is LAMA itself.
         tasks: one for each SuperGLUE task that was run.
         tasks_source: where their examples are from.
+        origins: path of each metrics file that was read -> DVC's hash of it.
     """
     figures: dict[str, str] = {}
     summary: list[str] = []
@@ -110,6 +113,8 @@ def write_report(
         ):
             parts += [f"### {title}\n", table] if table else []
         parts += ["![dev score by epoch](figures/superglue_curves.svg)\n"]
+    if origins:
+        parts += _origins(origins)
     if not figures:
         parts += ["No benchmark was run: `params.yaml` lists no methods, relations or tasks.\n"]
     for name, figure in figures.items():
@@ -131,6 +136,17 @@ def _lama(results: LamaResults) -> list[str]:
         "![P@1 by relation](figures/lama_relations.svg)\n",
         lama_relations(list(results.methods), results.relations),
         "![dev P@1 by epoch](figures/lama_curves.svg)\n",
+    ]
+
+
+def _origins(origins: Mapping[str, str]) -> list[str]:
+    first = next(iter(origins))
+    rows = [[f"`{path}`", f"`{digest}`"] for path, digest in origins.items()]
+    return [
+        "## Where the numbers are from\n",
+        f"`ptune lineage {first}` names the runs, parameters, code and data that a file was made "
+        "from, back to the raw data; with the same content here and there, it is the same.\n",
+        markdown_table(["metrics file", "MD5 of its content"], rows),
     ]
 
 

@@ -1,5 +1,6 @@
 """The history as executions of stages: which run made which content, and which read it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,6 +76,18 @@ class TrackedHistory:
             names = ", ".join(f"{run.run_id[:10]} {run.name}" for run in found[:4])
             raise TrackingError(f"several runs begin with {run_id}: {names}; write more of it")
         return found[0] if found else None
+
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """Return the last value of each metric of a run."""
+        return dict(self._mlflow.get_run(run_id).data.metrics)
+
+    def libraries(self, run_id: str) -> dict[str, str]:
+        """Return library -> version that a run noted; empty where it noted none, or it is lost."""
+        try:
+            text = self._mlflow.artifacts.load_text(f"runs:/{run_id}/environment.json")
+            return dict(json.loads(text)["libraries"])
+        except Exception:  # MLflow raises many kinds; that it is not there is all to know
+            return {}
 
     def _finished(self, condition: str) -> list[TrackedRun]:
         if condition not in self._searched:

@@ -1,6 +1,6 @@
 """Read the history."""
 
-from pipeline.tracking.store import connect
+from pipeline.tracking.store import EXPERIMENTS, connect
 
 
 def stage_seconds(stage: str, benchmark: str, method: str, task: str = "") -> float | None:
@@ -11,7 +11,7 @@ def stage_seconds(stage: str, benchmark: str, method: str, task: str = "") -> fl
     Raises:
         TrackingError: the tracking server or store cannot be used.
     """
-    mlflow = connect(f"p-tuning-{stage}")
+    mlflow = connect(EXPERIMENTS[stage])
     runs = mlflow.search_runs(
         filter_string=(
             f"tags.stage = '{stage}' AND tags.benchmark = '{benchmark}' "

@@ -28,7 +28,7 @@ from pipeline.lock import read_lock
 from pipeline.provenance.tracing import Tracer
 from pipeline.provenance.writing import as_tree
 from pipeline.tracking.executions import READ, WROTE, TrackedHistory
-from pipeline.tracking.store import connect, first_line, without_password
+from pipeline.tracking.store import connect, first_line, flat_params, without_password
 
 # Files that decide what a stage does; a change in another one leaves the tree clean.
 _SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
@@ -107,7 +107,7 @@ class StageRun:
                     },
                 )  # fmt: skip
                 child.run_id = made.info.run_id
-            self._mlflow.log_params(_flat(params), run_id=child.run_id)
+            self._mlflow.log_params(flat_params(params), run_id=child.run_id)
         status = "FAILED"
         try:
             yield child
@@ -225,7 +225,7 @@ def stage_run(
             run.take_over(earlier)
         if stage is not None:
             with run._unharmed():
-                mlflow.log_params(_flat(stage.params))
+                mlflow.log_params(flat_params(stage.params))
         run.log_text(_environment(), "environment.json")
         patch = _git("diff", "HEAD", "--", *_SOURCES)
         if patch:
@@ -345,17 +345,22 @@ def _git(*arguments: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _environment() -> str:
+def library_versions() -> dict[str, str]:
+    """Return library -> version, of those that can change a result and are installed."""
     versions = {}
     for library in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[library] = importlib.metadata.version(library)
+    return versions
+
+
+def _environment() -> str:
     return json.dumps(
         {
             "python": platform.python_version(),
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
-            "libraries": versions,
+            "libraries": library_versions(),
         },
         indent=2,
     )
@@ -384,14 +389,3 @@ def _description(name: str, stage: StageIdentity | None) -> str:
 
 def _is_dirty() -> bool:
     return _git_tags().get("git.dirty") == "true"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested parameters to dotted paths; an empty group stays as `{}`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -9,11 +9,23 @@ import fcntl
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.lineage import project_root
+
+# Kind of stage -> the experiment of its runs, so that the columns of each fit its runs.
+EXPERIMENTS = {
+    "validate": "p-tuning-data",
+    "download": "p-tuning-data",
+    "splits": "p-tuning-data",
+    "train": "p-tuning-train",
+    "evaluate": "p-tuning-evaluate",
+    "report": "p-tuning-report",
+}
 
 # MLflow's pages open on runs and their charts, not on traces of a chat application.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -101,3 +113,14 @@ def first_line(error: Exception) -> str:
     text = str(error).strip() or repr(error)
     line = text.splitlines()[0]
     return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested parameters to dotted paths; an empty group stays as `{}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flat_params(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

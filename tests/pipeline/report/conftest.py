@@ -241,6 +241,7 @@ def write(
     source: str = "gazetteer",
     subset: str = "34k",
     model: str = "tiny",
+    origins: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a report of some results and return its folder."""
     write_report(
@@ -253,6 +254,7 @@ def write(
         lama_subset=subset,
         tasks=tasks,
         tasks_source="gazetteer",
+        origins=origins or {},
     )
     return folder
 

@@ -340,3 +340,18 @@ def test_the_title_is_shown_as_it_is_written(report, title):
     page = _page(report(None, title=title))
     assert page.headings[0] == title
     assert "script" not in {tag for tag, _ in page.elements}
+
+
+def test_the_numbers_are_traced_to_the_files_that_they_are_from(files, report):
+    origins = {
+        "metrics/lama/manual.json": "ab" * 16,
+        "metrics/superglue/rte/p-tuning.json": "1" * 32,
+    }
+    files.add_lama()
+    folder = report(files.lama(answers=1), origins=origins)
+    text = (folder / "report.md").read_text()
+    for path, digest in origins.items():
+        assert f"| `{path}` | `{digest}` |" in text
+    assert "`ptune lineage metrics/lama/manual.json`" in text
+    assert "Where the numbers are from" in (folder / "index.html").read_text()
+    assert "Where the numbers" not in (folder / "summary.md").read_text()

@@ -1,0 +1,34 @@
+"""Give a history to results that have none."""
+
+from pathlib import Path
+
+import typer
+
+from commands.console import errors_told
+
+
+def sync() -> None:
+    """Make an MLflow run for each entry of dvc.lock that has none.
+
+    After `dvc pull` in a fresh clone, or on a new or emptied server, the results are there and
+    nothing tells of them. Their parameters, hashes, metrics and curves become runs, marked as
+    restored. A second call adds nothing.
+
+    Example: dvc pull && ptune sync
+    """
+    with errors_told():
+        # Imports of seconds, which help must not cost.
+        from pipeline.git import Commits
+        from pipeline.lock import read_lock
+        from pipeline.tracking.restore import restore_missing
+
+        lock = read_lock(Path("dvc.lock"))
+        made = 0
+        for restored in restore_missing(lock, Path(), commit_of=Commits(Path()).of_entries(lock)):
+            typer.echo(f"{restored.stage}  run {restored.run_id}")
+            for path in restored.left_out:
+                typer.echo(
+                    f"  {path} is not what dvc.lock says: its numbers are left out", err=True
+                )
+            made += 1
+        typer.echo(f"{made} of {len(lock)} entries of dvc.lock got a run")
