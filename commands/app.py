@@ -14,8 +14,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(lineage.lineage)
-app.command()(reproduce.reproduce)
-app.command()(sync.sync)
+app.command(epilog=lineage.EXAMPLES)(lineage.lineage)
+app.command(epilog=reproduce.EXAMPLES)(reproduce.reproduce)
+app.command(epilog=sync.EXAMPLES)(sync.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")

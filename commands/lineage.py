@@ -8,6 +8,12 @@ import typer
 
 from commands.console import errors_told
 
+EXAMPLES = """Examples:
+  ptune lineage metrics/lama/p-tuning.json
+  ptune lineage train-lama@p-tuning --params
+  ptune lineage 3fa9c1d2e0 --json
+  ptune lineage data/splits/lama --forward"""
+
 
 def lineage(
     target: Annotated[
@@ -25,8 +31,9 @@ def lineage(
 ) -> None:
     """Trace a file, model, metric or run to its origin, by the hashes of contents.
 
-    Stage by stage: the run that made it, also where later runs skipped it; commit, parameters,
-    hashes. A link that is on no record is said to be missing.
+    Stage by stage: the run that made it, also where later runs skipped it;
+    commit, parameters, hashes. A link that is on no record is said to be
+    missing.
     """
     with errors_told():
         # Imports of seconds, which help must not cost.

@@ -24,7 +24,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters.")]
 Name = Annotated[str, typer.Argument(help="A name that `list` shows.")]
 
 
-@app.command("list")
+@app.command("list", epilog="Examples:\n  ptune preset list")
 def show_all(folder: Folder = Path("presets")) -> None:
     """Print the presets' names, each with what it is."""
     with errors_told():
@@ -34,7 +34,7 @@ def show_all(folder: Folder = Path("presets")) -> None:
             typer.echo(f"{name:{width}}  {summary}".rstrip())
 
 
-@app.command()
+@app.command(epilog="Examples:\n  ptune preset show lama-34k-bert-base")
 def show(
     name: Name, params_file: ParamsFile = Path("params.yaml"), folder: Folder = Path("presets")
 ) -> None:
@@ -45,7 +45,10 @@ def show(
         _tell(params_file, edit_params(params_file, preset.overlay).changes, "It would change")
 
 
-@app.command()
+@app.command(
+    epilog="Examples:\n  ptune preset apply lama-smollm2\n"
+    "  ptune preset apply lama-smollm2 --set lama.splits.test_facts=200"
+)
 def apply(
     name: Name,
     assignments: Annotated[

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pipeline.reproduction import Comparison
 
 
+EXAMPLES = """Examples:
+  ptune reproduce 3fa9c1d2e0
+  ptune reproduce 3fa9c1d2e0 --keep"""
+
+
 def reproduce(
     run_id: Annotated[
         str, typer.Argument(help="Id of a stage's run, or its beginning, 6 digits or more.")
@@ -23,11 +28,10 @@ def reproduce(
 ) -> None:
     """Run a run's stage again, from its commit and parameters, and compare the results.
 
-    The commit is checked out in a worktree of its own; the stage and all that it depends on run
-    there from the start, nothing is taken from DVC's cache. Outputs are compared byte by byte,
-    metrics by value. Exit code 0 if all are the same, 1 if not.
-
-    Example: ptune reproduce 3fa9c1d2e0
+    The commit is checked out in a worktree of its own; the stage and all that
+    it depends on run there from the start, nothing is taken from DVC's cache.
+    Outputs are compared byte by byte, metrics by value. Exit code 0 if all are
+    the same, 1 if not.
     """
     with errors_told():
         # Imports of seconds, which help must not cost.

@@ -6,15 +6,17 @@ import typer
 
 from commands.console import errors_told
 
+EXAMPLES = """Examples:
+  dvc pull && ptune sync"""
+
 
 def sync() -> None:
     """Make an MLflow run for each entry of dvc.lock that has none.
 
-    After `dvc pull` in a fresh clone, or on a new or emptied server, the results are there and
-    nothing tells of them. Their parameters, hashes, metrics and curves become runs, marked as
-    restored. A second call adds nothing.
-
-    Example: dvc pull && ptune sync
+    After `dvc pull` in a fresh clone, or on a new or emptied server, the
+    results are there and nothing tells of them. Their parameters, hashes,
+    metrics and curves become runs, marked as restored. A second call adds
+    nothing.
     """
     with errors_told():
         # Imports of seconds, which help must not cost.
