@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import lineage, predict, preset, reproduce, sync
+from commands import lineage, predict, preset, reproduce, results, sync
 
 app = typer.Typer(
     name="ptune",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command()(lineage.lineage)
 app.command()(reproduce.reproduce)
+app.command()(results.results)
 app.command()(sync.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
