@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import lineage, predict, preset, reproduce, results, sync
+from commands import doctor, lineage, predict, preset, reproduce, results, sync
 
 app = typer.Typer(
     name="ptune",
@@ -14,6 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(doctor.doctor)
 app.command()(lineage.lineage)
 app.command()(reproduce.reproduce)
 app.command()(results.results)
