@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import lineage, predict, preset, reproduce, sync
+from commands import doctor, lineage, predict, preset, reproduce, results, sync
 
 app = typer.Typer(
     name="ptune",
@@ -14,8 +14,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=lineage.EXAMPLES)(lineage.lineage)
 app.command(epilog=reproduce.EXAMPLES)(reproduce.reproduce)
+app.command(epilog=results.EXAMPLES)(results.results)
 app.command(epilog=sync.EXAMPLES)(sync.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")

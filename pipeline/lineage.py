@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.lock import outputs_within, read_lock
 
@@ -140,3 +141,49 @@ def output_hashes() -> dict[str, str]:
     with Repo(str(Path.cwd())) as repo:
         stage = repo.stage.load_one(name=name)
         return {out.def_path: out.get_hash().value for out in stage.outs if out.exists}
+
+
+@dataclass(frozen=True)
+class Project:
+    """What DVC knows of the project in the current folder.
+
+    Attributes:
+        stages: how many it has.
+        cache: the folder that holds the content of outputs.
+        standing: stage -> its output, of those stages that were asked about whose output is there
+            and was made with the parameters of today.
+    """
+
+    stages: int
+    cache: Path
+    standing: dict[str, Path]
+
+
+def read_project(asked: Collection[str] = ()) -> Project:
+    """Return what DVC knows of the project, and whether outputs of some stages stand.
+
+    Args:
+        asked: names of stages that have one output; those that there are not are left out.
+
+    Raises:
+        PipelineError: this is no DVC project, or its dvc.yaml or dvc.lock cannot be read.
+    """
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(Path.cwd())) as repo:
+            stages = repo.index.stages
+            standing = {
+                stage.addressing: Path(stage.outs[0].def_path)
+                for stage in stages
+                if stage.addressing in asked
+                and stage.outs[0].exists
+                and not any(d.status() for d in stage.deps if isinstance(d, ParamsDependency))
+            }
+            return Project(len(stages), Path(repo.cache.local.path), standing)
+    except DvcException as error:
+        raise PipelineError(
+            f"{' '.join(str(error).split())}; run from the root of the project, and check dvc.yaml"
+        ) from error

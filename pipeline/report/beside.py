@@ -1,6 +1,6 @@
 """Our rows beside those of the paper."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -55,35 +55,53 @@ def beside_paper(subset: str, ours: Sequence[Ours]) -> str:
             *(percent_or_empty(own.p_at_1.get(method)) for method in methods),
         ]
         for own in ours
-    ] + [
+    ] + paper_rows(subset, published_models(subset), methods)
+    return markdown_table(["model", "relations", "facts", *methods], rows)
+
+
+def paper_rows(subset: str, models: Sequence[str], methods: Sequence[str]) -> list[list[str]]:
+    """Return the paper's rows of some models: model, relations, facts, then the methods."""
+    return [
         [
             " ".join(filter(None, (model, MODELS[model].size))),
             str(RELATIONS),
             FACTS[subset],
             *(published_cell(subset, model, method) for method in methods),
         ]
-        for model in published_models(subset)
+        for model in models
     ]
-    return markdown_table(["model", "relations", "facts", *methods], rows)
 
 
 def paper_differences(subset: str, ours: Sequence[Ours]) -> str:
-    """Return a list of what differs between our rows and the paper's, and of what is doubtful."""
+    """Return, as Markdown, a list of `difference_lines`."""
+    lines = difference_lines(subset, ours, named=escaped)
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def difference_lines(
+    subset: str, ours: Sequence[Ours], *, named: Callable[[str], str] = str
+) -> list[str]:
+    """Return what differs between our rows and the paper's, and what is doubtful.
+
+    Args:
+        subset: a key of `TABLE_3`.
+        ours: our rows.
+        named: how the name of a model is written.
+    """
     models = dict.fromkeys(own.model for own in ours)
     fewer = any(own.relations != RELATIONS for own in ours)
-    lines = [
-        *map(_model_difference, models),
+    return [
+        *(_model_difference(model, named(model)) for model in models),
         *(["Fewer relations than the paper's 41 give another mean."] if fewer else []),
         "An object must be one token of the model here; other facts are left out.",
         SETTING,
         f"The paper's columns: {published_columns(subset)}.",
         *DOUBTS[subset],
     ]
-    return "".join(f"- {line}\n" for line in lines)
 
 
-def _model_difference(model: str) -> str:
+def _model_difference(model: str, written: str) -> str:
     name = paper_name(model)
     if name is None:
-        return f"{escaped(model)} is no model of the paper: compare methods, not numbers."
-    return f"{escaped(model)} is the paper's {name}."
+        return f"{written} is no model of the paper: compare methods, not numbers."
+    return f"{written} is the paper's {name}."

@@ -172,8 +172,8 @@ def task_settings_tried(results: Sequence[TaskResults]) -> str:
             escaped(own["tried"]),
             escaped(own["template"]),
             str(own["trainings"]),
-            _mean_and_std(own["dev_score"], own["dev_score_std"]),
-            _mean_and_std(own["test_score"], own["test_score_std"]),
+            percent_and_std(own["dev_score"], own["dev_score_std"]),
+            percent_and_std(own["test_score"], own["test_score_std"]),
             "yes" if own["chosen"] else "",
         ]
         for result in results
@@ -188,11 +188,7 @@ def task_settings_tried(results: Sequence[TaskResults]) -> str:
 
 
 def _spread(metrics: Row, key: str) -> str:
-    return _mean_and_std(metrics[key], metrics.get(f"{key}_std"))
-
-
-def _mean_and_std(mean: float | None, std: float | None) -> str:
-    return percent_or_empty(mean) + ("" if std is None else f" ± {percent(std)}")
+    return percent_and_std(metrics[key], metrics.get(f"{key}_std"))
 
 
 # Key in a metrics file -> name.
@@ -252,3 +248,8 @@ def percent(share: float) -> str:
 def percent_or_empty(share: float | None) -> str:
     """Return a share in percent, and nothing of nothing."""
     return "" if share is None else percent(share)
+
+
+def percent_and_std(mean: float | None, std: float | None) -> str:
+    """Return a share in percent, with its standard deviation where there is one."""
+    return percent_or_empty(mean) + ("" if std is None else f" ± {percent(std)}")

@@ -68,13 +68,22 @@ def connect(experiment: str | None = None) -> ModuleType:
                 )
         mlflow.set_experiment(experiment)
     except Exception as error:
-        where = uri or f"sqlite:///{root}/mlflow.db"
         raise TrackingError(
-            without_password(f"MLflow at {where} cannot be used: {first_line(error)}\n")
+            without_password(f"MLflow at {store_address()} cannot be used: {first_line(error)}\n")
             + "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
             "mlflow.db in the checkout). Nothing was run."
         ) from error
     return mlflow
+
+
+def store_address() -> str:
+    """Return where the history is, credentials included."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root()}/mlflow.db"
+
+
+def history_exists() -> bool:
+    """Tell whether there may be a history to read; reading must not make one."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project_root() / "mlflow.db").exists()
 
 
 def without_password(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Whether this machine and this checkout have what `params.yaml` needs."""

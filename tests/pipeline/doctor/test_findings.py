@@ -1,0 +1,57 @@
+import threading
+import time
+
+from pipeline.doctor.findings import Finding, run_checks
+from pipeline.errors import DataError
+
+
+def fine(name: str) -> Finding:
+    return Finding(name, "ok", "well")
+
+
+def broken() -> Finding:
+    raise ZeroDivisionError("by zero")
+
+
+def refused() -> Finding:
+    raise DataError("cut; fetch it again")
+
+
+def lacking() -> Finding:
+    raise ModuleNotFoundError("No module named 'torch'")
+
+
+def test_each_check_has_a_finding_in_the_order_given_whatever_befalls_it() -> None:
+    checks = {"a": lambda: fine("a"), "b": broken, "c": refused, "d": lacking}
+    assert run_checks(checks, 5) == [
+        Finding("a", "ok", "well"),
+        Finding("b", "failed", "the check itself broke: ZeroDivisionError: by zero"),
+        Finding("c", "failed", "cut; fetch it again"),
+        Finding("d", "failed", "No module named 'torch'", "run `make setup`"),
+    ]
+
+
+def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
+    released = threading.Event()
+
+    def hanging() -> Finding:
+        released.wait(30)
+        return fine("hangs")
+
+    started = time.monotonic()
+    found = run_checks({"hangs": hanging, "fine": lambda: fine("fine")}, 0.2)
+    assert time.monotonic() - started < 5
+    released.set()
+    assert [finding.state for finding in found] == ["failed", "ok"]
+    assert found[0].found == "no answer within 0.2 seconds"
+
+
+def test_checks_run_side_by_side() -> None:
+    both = threading.Barrier(2)
+
+    def meets(name: str) -> Finding:
+        both.wait(10)
+        return fine(name)
+
+    found = run_checks({"a": lambda: meets("a"), "b": lambda: meets("b")}, 10)
+    assert [finding.state for finding in found] == ["ok", "ok"]

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import TrackingError
+from pipeline.tracking.history import read_results
+from tests.history import log_evaluation, log_lama, log_splits
+
+
+def test_a_result_has_the_parameters_of_what_made_its_inputs(own_folder: Path) -> None:
+    log_splits("lama", "1a1a1a1a", {"lama": {"source": "lama", "subset": "29k"}, "seed": 3})
+    log_splits("lama", "9f9f9f9f", {"lama": {"source": "lama", "subset": "34k"}, "seed": 4})
+    run = log_lama("manual", 0.25, source="lama", splits="1a1a1a1a", relations=11)
+    (result,) = read_results()
+    assert result.run_id == run
+    assert result.params["lama.subset"] == "29k"
+    assert result.params["seed"] == "3"
+    assert result.contents == {"splits": "1a1a1a1a", "model": "bbbbbbbb"}
+    assert result.relations == 11
+    assert result.data == "lama 29k"
+
+
+def test_a_run_outside_dvc_says_neither_source_nor_contents(own_folder: Path) -> None:
+    run = log_evaluation("superglue", "rte", "manual", {"test/score": 0.5}, source=None)
+    (result,) = read_results()
+    assert result.source is None
+    assert result.contents == {"run": run}
+    assert result.name == "rte"
+
+
+def test_without_a_history_there_is_nothing_and_none_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert read_results() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError, match=r"^http://\*\*\*@127.0.0.1:9: cannot be read") as told:
+        read_results()
+    assert "secret" not in str(told.value)
