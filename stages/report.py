@@ -84,6 +84,7 @@ def build(
                 lama_subset=lama.subset,
                 tasks=tasks,
                 tasks_source=glue.source,
+                tasks_protocol=glue.protocol,
                 origins={file.as_posix(): file_hash(file.read_bytes()) for file in files},
             )
         this.run.log_file(out / "index.html")

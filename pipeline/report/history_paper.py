@@ -13,13 +13,9 @@ from pipeline.report.paper import (
     published_models,
     table_1_spread,
 )
+from pipeline.report.paper_tasks import TABLES, paper_cells, published_of, task_differences
 from pipeline.report.tables import percent_and_std
 from pipeline.tracking.history import Result
-
-_NO_SUPERGLUE = (
-    "The paper's SuperGLUE tables are not among the figures kept here: none of its rows stands "
-    "beside these."
-)
 
 # What `paper_records` tells beside the columns of `history_table.records`.
 PAPER_COLUMNS = ("called", "table", "status")
@@ -59,8 +55,13 @@ def beside_results(own: Sequence[Result]) -> Beside:
         notes += difference_lines(subset, [ours])
     elif own[0].source is None or lama:
         notes.append("Which facts these are is not known: no row of the paper stands beside them.")
-    if any(result.benchmark == "superglue" and result.source == "superglue" for result in own):
-        notes.append(_NO_SUPERGLUE)
+    tasks = [r for r in own if r.benchmark == "superglue" and r.source == "superglue"]
+    protocol = _protocol(own)
+    if tasks and protocol is not None:
+        for task in dict.fromkeys(result.task for result in tasks):
+            rows += _task_rows(protocol, own[0].model, task)
+        notes += [f"The paper's rows of SuperGLUE: {TABLES[protocol][0]}."]
+        notes += task_differences(protocol, own[0].model)
     if any(map(_is_table_1, own)):
         cells = {
             method: percent_and_std(values["test/p_at_1"], values["test/p_at_1_std"])
@@ -80,6 +81,23 @@ def published_rows(subset: str, ours: str | None) -> list[tuple[str, str, dict[s
         (name, facts, dict(zip(METHODS, cells, strict=True)))
         for name, _, facts, *cells in paper_rows(subset, shown, METHODS)
     ]
+
+
+def _protocol(results: Iterable[Result]) -> str | None:
+    """Return the protocol of the first results on SuperGLUE itself, if the paper has a table."""
+    for result in results:
+        name = result.params.get("superglue.protocol")
+        if result.benchmark == "superglue" and result.source == "superglue" and name in TABLES:
+            return name
+    return None
+
+
+def _task_rows(protocol: str, model: str, task: str) -> list[tuple[str, str, dict[str, str]]]:
+    """Return a row for each of the paper's models, on one task."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in published_of(protocol, model):
+        (rows.setdefault(row.model, {})[row.method],) = paper_cells(row, [task])
+    return [(f"{task}, {name}", "", cells) for name, cells in rows.items()]
 
 
 def _is_table_1(result: Result) -> bool:
@@ -111,6 +129,23 @@ def paper_records(results: Sequence[Result]) -> list[dict[str, Any]]:
         for column in TABLE_3[subset]
         for model, value in column.p_at_1.items()
     ]
+    found += [
+        {
+            "model": row.model,
+            "benchmark": "superglue",
+            "task": task,
+            "method": row.method,
+            "source": "superglue",
+            "data": TABLES[protocol][0],
+            "test_score": round(row.score(task), 4),
+            "test_score_std": row.std(task),
+            "called": row.called,
+            "table": f"v2, {TABLES[protocol][0].partition(',')[0]}",
+            "status": "verified",
+        }
+        for protocol, task in _tasks_of(results)
+        for row in TABLES[protocol][1]
+    ]
     if any(map(_is_table_1, results)):
         found += [
             {
@@ -126,6 +161,16 @@ def paper_records(results: Sequence[Result]) -> list[dict[str, Any]]:
             for method, values in table_1_spread().items()
         ]
     return found
+
+
+def _tasks_of(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Return protocol and task of results on SuperGLUE itself, one protocol of each table."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for result in results:
+        protocol = _protocol([result])
+        if protocol is not None:
+            found.setdefault((TABLES[protocol][0], result.task), (protocol, result.task))
+    return list(found.values())
 
 
 def subsets_of(results: Iterable[Result]) -> list[str]:

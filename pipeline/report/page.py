@@ -15,6 +15,7 @@ from pipeline.report.figures import (
     task_curves_figure,
     tasks_figure,
 )
+from pipeline.report.paper_tasks import beside_paper_tasks, scores_by_method
 from pipeline.report.results import LamaResults, StabilityResults, TaskResults
 from pipeline.report.stability import stability_parts
 from pipeline.report.tables import (
@@ -56,6 +57,7 @@ def write_report(
     lama_subset: str,
     tasks: Sequence[TaskResults],
     tasks_source: str,
+    tasks_protocol: str,
     origins: Mapping[str, str],
 ) -> None:
     """Write `report.md`, `index.html`, `summary.md` and `figures/*.svg`.
@@ -70,6 +72,7 @@ def write_report(
         lama_subset: which of them, where the source is LAMA itself.
         tasks: one for each SuperGLUE task that was run.
         tasks_source: where their examples are from.
+        tasks_protocol: what they were split by.
         origins: path of each metrics file that was read -> DVC's hash of it.
     """
     figures: dict[str, str] = {}
@@ -107,6 +110,9 @@ def write_report(
             task_methods(tasks),
             "![test score by training](figures/superglue.svg)\n",
         ]
+        if tasks_source == "superglue":
+            scores = scores_by_method(tasks)
+            parts += ["### Beside the paper\n", beside_paper_tasks(tasks_protocol, model, scores)]
         for title, table in (
             ("Settings that were tried", task_settings_tried(tasks)),
             ("By training", task_trainings(tasks)),

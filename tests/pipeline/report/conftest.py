@@ -242,6 +242,8 @@ def write(
     subset: str = "34k",
     model: str = "tiny",
     origins: Mapping[str, str] | None = None,
+    tasks_source: str = "gazetteer",
+    tasks_protocol: str = "few-shot-32",
 ) -> Path:
     """Write a report of some results and return its folder."""
     write_report(
@@ -253,7 +255,8 @@ def write(
         lama_source=source,
         lama_subset=subset,
         tasks=tasks,
-        tasks_source="gazetteer",
+        tasks_source=tasks_source,
+        tasks_protocol=tasks_protocol,
         origins=origins or {},
     )
     return folder

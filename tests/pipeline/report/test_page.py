@@ -355,3 +355,18 @@ def test_the_numbers_are_traced_to_the_files_that_they_are_from(files, report):
     assert "`ptune lineage metrics/lama/manual.json`" in text
     assert "Where the numbers are from" in (folder / "index.html").read_text()
     assert "Where the numbers" not in (folder / "summary.md").read_text()
+
+
+def test_superglue_stands_beside_the_paper_and_made_examples_do_not(files, report):
+    files.add_task("rte")
+    tasks = [files.task("rte")]
+    text = (report(None, tasks) / "report.md").read_text()
+    assert "Beside the paper" not in text
+    text = (report(None, tasks, tasks_source="superglue") / "report.md").read_text()
+    assert "### Beside the paper" in text
+    assert "| ALBERT-xxlarge-v2 | p-tuning (P-tuning) | 63.3 ± 3.6 |" in text
+    assert "| ours: tiny | p-tuning |" in text
+    text = (
+        report(None, tasks, tasks_source="superglue", tasks_protocol="full-paper") / "report.md"
+    ).read_text()
+    assert "| BERT-base 109M | classifier (CLS-FT) | 68.4 |" in text
