@@ -85,6 +85,32 @@ def test_a_run_names_the_hashes_of_what_it_read_and_wrote(reproduced: Path) -> N
             assert tagged == {item["path"]: item["md5"] for item in items}
 
 
+def test_what_was_trained_is_listed_with_the_scores_of_its_evaluation(reproduced: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{reproduced}/mlflow.db")
+    experiment = client.get_experiment_by_name("p-tuning-train")
+    locked = lock(reproduced)
+    listed = {
+        model.name: model for model in client.search_logged_models([experiment.experiment_id])
+    }
+    assert set(listed) == {"lama-p-tuning", "superglue-rte-p-tuning"}
+    for name, stage, metrics, data in (
+        ("lama-p-tuning", "lama@p-tuning", "lama/p-tuning", "lama"),
+        ("superglue-rte-p-tuning", "superglue@rte-p-tuning", "superglue/rte/p-tuning", "rte"),
+    ):
+        model = listed[name]
+        trained = next(out for out in locked[f"train-{stage}"]["outs"] if "models/" in out["path"])
+        assert model.tags["dvc.md5"] == trained["md5"]
+        assert model.params["model.name"]
+        written = json.loads((reproduced / f"metrics/{metrics}.json").read_text())
+        scores = {metric.key: metric for metric in model.metrics}
+        assert {key: scores[key].value for key in written} == written
+        splits = next(
+            dep for dep in locked[f"evaluate-{stage}"]["deps"] if "data/splits/" in dep["path"]
+        )
+        digests = {(m.dataset_name.split("/")[0], m.dataset_digest) for m in model.metrics}
+        assert digests == {(data, splits["md5"])}
+
+
 def test_no_output_names_a_run(reproduced: Path) -> None:
     marks = {run.info.run_id.encode() for run in history(reproduced)}
     for folder in ("models", "metrics", "curves", "evaluation", "report"):
