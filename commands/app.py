@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import preset
+from commands import lineage, preset
 
 app = typer.Typer(
     name="ptune",
@@ -14,4 +14,5 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(lineage.lineage)
 app.add_typer(preset.app, name="preset")

@@ -6,10 +6,14 @@ of an MLflow run. This is the only file that imports dvc.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pipeline.files import read_json
+from pipeline.lock import read_lock
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class StageIdentity:
         command: what DVC runs.
         params: dotted path in `params.yaml` -> value, as the stage declares them.
         inputs: path -> DVC's hash of each dependency (MD5; of a folder, ending in `.dir`).
+        within: the same of the other stages' outputs that lie in folders among the inputs.
         outputs: paths of the outputs.
         run_key: 64 hexadecimal digits; None for a stage that DVC's run cache leaves out.
         experiment: the name of a `dvc exp` run; None in the workspace.
@@ -30,6 +35,7 @@ class StageIdentity:
     command: str
     params: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    within: dict[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     run_key: str | None = None
     experiment: str | None = None
@@ -66,10 +72,60 @@ def running_stage() -> StageIdentity | None:
             command=stage.cmd,
             params=params,
             inputs=inputs,
+            within=_outputs_within(inputs),
             outputs=tuple(out.def_path for out in stage.outs),
             run_key=_get_stage_hash(stage) if _can_hash(stage) else None,
             experiment=os.environ.get("DVC_EXP_NAME"),
         )
+
+
+def _outputs_within(folders: Collection[str]) -> dict[str, str]:
+    """Return the outputs in some folders; DVC has recorded them before a stage that reads them."""
+    return {
+        path: digest
+        for execution in read_lock(Path("dvc.lock")).values()
+        for path, digest in execution.outputs.items()
+        if any(path.startswith(f"{folder}/") for folder in folders)
+    }
+
+
+def folder_listings() -> Callable[[str], list[tuple[str, str]] | None]:
+    """Return a function of a folder's hash: path and hash of each file in it.
+
+    It returns None for a folder that DVC's cache does not have.
+    """
+
+    @cache
+    def path_of() -> Callable[[str], str]:
+        from dvc.repo import Repo
+
+        with Repo(str(Path.cwd())) as repo:
+            found: Callable[[str], str] = repo.cache.local.oid_to_path
+            return found
+
+    def listing(digest: str) -> list[tuple[str, str]] | None:
+        path = Path(path_of()(digest))
+        if not path.is_file():
+            return None
+        return [(entry["relpath"], entry["md5"]) for entry in read_json(path)]
+
+    return listing
+
+
+def workspace_hash(path: str) -> str | None:
+    """Return DVC's hash of an output as it is in the workspace; None where it is not there.
+
+    Args:
+        path: of the output, from the project's root.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(Path.cwd())) as repo:
+        (out,) = repo.find_outs_by_path(path, strict=True)
+        if not out.exists:
+            return None
+        digest: str | None = out.get_hash().value
+        return digest
 
 
 def recorded_run_keys(keys: Collection[str]) -> set[str]:

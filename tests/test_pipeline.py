@@ -82,7 +82,13 @@ def test_a_run_names_the_hashes_of_what_it_read_and_wrote(reproduced: Path) -> N
                 for key, value in logged.data.tags.items()
                 if key.startswith(f"dvc.{kind}.")
             }
-            assert tagged == {item["path"]: item["md5"] for item in items}
+            named = {item["path"]: item["md5"] for item in items}
+            # Of folders that a stage reads as a whole, the outputs in them are named too.
+            made = {out["path"]: out["md5"] for e in locked.values() for out in e.get("outs", [])}
+            within = {
+                p: h for p, h in made.items() if any(p.startswith(f"{dep}/") for dep in named)
+            }
+            assert tagged == named | (within if kind == "dep" else {})
 
 
 def test_what_was_trained_is_listed_with_the_scores_of_its_evaluation(reproduced: Path) -> None:
@@ -339,6 +345,87 @@ def test_a_setting_that_lost_is_trained_again_when_it_is_wanted(project: Path) -
     assert len(names) == 2
     assert (folder / "weights" / kept.name).read_bytes() == before
     assert json.loads((folder / "units.json").read_text()) == {**described, "chosen": None}
+
+
+def maker(root: Path, path: str) -> str:
+    """The newest finished run that wrote a file, by dvc.lock and the store, read plainly."""
+    ((stage, entry, digest),) = [
+        (stage, entry, out["md5"])
+        for stage, entry in lock(root).items()
+        for out in entry.get("outs", [])
+        if out["path"] == path
+    ]
+    read = {f"dvc.dep.{dep['path']}": dep["md5"] for dep in entry["deps"]}
+    found = [
+        logged.info.run_id
+        for logged in history(root)
+        if logged.info.status == "FINISHED"
+        and logged.data.tags["dvc.stage"] == stage
+        and logged.data.tags.get(f"dvc.out.{path}") == digest
+        and read.items() <= logged.data.tags.items()
+        and all(
+            logged.data.params[key] == str(value)
+            for key, value in flattened(entry.get("params", {}).get("params.yaml", {})).items()
+        )
+    ]
+    return found[-1]
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        inner = value if isinstance(value, dict) and value else None
+        flat |= flattened(inner, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def traced(artifact: dict[str, Any]) -> dict[str, str]:
+    """Path -> id of the run that made it, of all that `ptune lineage --json` shows."""
+    step = artifact["made_by"]
+    found = {artifact["path"]: step["run"]["id"]}
+    for source in step["inputs"]:
+        found |= traced(source)
+    return found
+
+
+def test_lineage_names_the_runs_also_of_stages_that_were_skipped(project: Path) -> None:
+    """Three edits, the last one back to the start, which runs nothing but brings old files back."""
+    first = lock(project)["train-lama@p-tuning"]
+    for edits in (
+        {TRAIN: 0.002},
+        {"lama__splits__test_facts": 7},
+        {
+            TRAIN: first["params"]["params.yaml"]["lama.training.p-tuning"]["prompt"][
+                "learning_rate"
+            ]
+        },
+    ):
+        edit_params(project, **edits)
+        run(project, "dvc", "repro", "evaluate-lama@p-tuning", "evaluate-superglue@rte-p-tuning")
+    for metrics in ("metrics/lama/p-tuning.json", "metrics/superglue/rte/p-tuning.json"):
+        printed = run(project, "ptune", "lineage", metrics, "--json").stdout
+        (artifact,) = json.loads(printed)
+        found = traced(artifact)
+        assert set(found) >= {metrics, "data/model", "data/params.valid"}
+        assert found == {path: maker(project, path) for path in found}
+        evaluate = found[metrics]
+        text = run(project, "ptune", "lineage", metrics).stdout
+        assert text.startswith(f"{metrics}  ")
+        assert evaluate[:10] in text
+        assert "missing link" not in text
+
+    # The run itself keeps its trace, as it was.
+    artifacts = next((project / "mlartifacts").glob(f"*/{found[metrics]}/artifacts"))
+    assert "download-superglue@rte" in (artifacts / "lineage.txt").read_text()
+    tags = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db").get_run(found[metrics]).data.tags
+    trained = "models/superglue/rte/p-tuning"
+    assert tags[f"made_from.{trained}"] == found[trained]
+    forward = run(project, "ptune", "lineage", "data/splits/lama", "--forward").stdout
+    assert "evaluate-lama@p-tuning" in forward
+    assert "metrics/lama/p-tuning.json" in forward
+    missing = run(project, "ptune", "lineage", "metrics/lama/nothing.json", check=False)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("error: metrics/lama/nothing.json: neither an output")
 
 
 def test_metrics_and_plots_are_what_dvc_shows(reproduced: Path) -> None:

@@ -22,7 +22,12 @@ from typing import Any
 import psutil
 
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.lineage import StageIdentity, output_hashes
+from pipeline.git import Commits
+from pipeline.lineage import StageIdentity, folder_listings, output_hashes
+from pipeline.lock import read_lock
+from pipeline.provenance.tracing import Tracer
+from pipeline.provenance.writing import as_tree
+from pipeline.tracking.executions import READ, WROTE, TrackedHistory
 from pipeline.tracking.models import link_evaluated, list_trained
 from pipeline.tracking.store import connect, first_line, without_password
 
@@ -245,9 +250,11 @@ def stage_run(
         yield run
         with run._unharmed():
             outputs = output_hashes()
-            run.set_tags({f"dvc.out.{path}": value for path, value in outputs.items()})
+            run.set_tags({f"{WROTE}{path}": value for path, value in outputs.items()})
             if tags.get("stage") == "train":
                 list_trained(mlflow, run.run_id, outputs)
+            if stage is not None:
+                _log_lineage(run)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
@@ -260,6 +267,24 @@ def stage_run(
     finally:
         with run._unharmed():
             mlflow.end_run(status)
+
+
+def _log_lineage(run: StageRun) -> None:
+    """Leave the trace back to the raw data, and a tag for each run that made an input."""
+    history = TrackedHistory()
+    own = history.find(run.run_id)
+    if own is None:
+        return
+    tracer = Tracer(
+        read_lock(Path("dvc.lock")),
+        history,
+        hash_at=Commits(Path()).hash_at,
+        listing=folder_listings(),
+    )
+    step = tracer.back_from(own)
+    run.log_text(as_tree(step), "lineage.txt")
+    makers = {a.path: a.made_by.run for a in step.inputs if a.made_by is not None}
+    run.set_tags({f"made_from.{path}": own.run_id for path, own in makers.items() if own})
 
 
 def _find_run(mlflow: ModuleType, run_id: str | None) -> Any | None:
@@ -312,7 +337,7 @@ def _stage_tags(stage: StageIdentity | None) -> dict[str, str]:
         "dvc.stage": stage.name,
         "dvc.command": stage.command[:_MAX_TAG],
         "dvc.experiment": stage.experiment or "workspace",
-        **{f"dvc.dep.{path}": value for path, value in stage.inputs.items()},
+        **{f"{READ}{path}": value for path, value in {**stage.inputs, **stage.within}.items()},
     }
     return tags if stage.run_key is None else {**tags, "dvc.run_key": stage.run_key}
 

@@ -1,0 +1,54 @@
+"""Show what content was made from, or what was made from it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.console import errors_told
+
+
+def lineage(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A path (an output of a stage, or within one), a stage, or a run's id, 6 digits "
+            "of it or more."
+        ),
+    ],
+    forward: Annotated[
+        bool, typer.Option("--forward", help="What was made from it, not what it was made from.")
+    ] = False,
+    params: Annotated[bool, typer.Option("--params", help="Show each step's parameters.")] = False,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Trace a file, model, metric or run to its origin, by the hashes of contents.
+
+    Stage by stage: the run that made it, also where later runs skipped it; commit, parameters,
+    hashes. A link that is on no record is said to be missing.
+    """
+    with errors_told():
+        # Imports of seconds, which help must not cost.
+        from pipeline.git import Commits
+        from pipeline.lineage import folder_listings, workspace_hash
+        from pipeline.lock import read_lock
+        from pipeline.provenance.targets import trace
+        from pipeline.provenance.tracing import Tracer
+        from pipeline.provenance.writing import as_json, as_tree
+        from pipeline.tracking.executions import TrackedHistory
+
+        lock = read_lock(Path("dvc.lock"))
+        history = TrackedHistory()
+        found = trace(
+            target,
+            Tracer(lock, history, hash_at=Commits(Path()).hash_at, listing=folder_listings()),
+            lock=lock,
+            find_run=history.find,
+            workspace_hash=workspace_hash,
+            forward=forward,
+        )
+        if as_data:
+            typer.echo(json.dumps([as_json(node) for node in found], indent=2))
+        else:
+            typer.echo("\n".join(as_tree(node, params=params) for node in found), nl=False)

@@ -1,0 +1,63 @@
+"""What git knows of the project's files, at one commit or another."""
+
+import subprocess
+from pathlib import Path
+
+from pipeline.lock import file_hash, folder_hash
+
+
+class Commits:
+    """Hashes of files and folders as they are in commits, in DVC's way.
+
+    What a commit does not hold, or what git cannot tell, has none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Take the root of a checkout; without git, nothing is found."""
+        self._root = root
+        self._known: dict[tuple[str, str], str | None] = {}
+
+    def hash_at(self, commit: str, path: str) -> str | None:
+        """Return DVC's hash of a file or folder in a commit; None where it is not there."""
+        key = (commit, path)
+        if key not in self._known:
+            self._known[key] = self._hash(commit, path)
+        return self._known[key]
+
+    def _hash(self, commit: str, path: str) -> str | None:
+        listing = self._git("ls-tree", "-r", "-z", commit, "--", path)
+        if not listing:
+            return None
+        files = {}
+        for entry in listing.decode().rstrip("\0").split("\0"):
+            about, _, name = entry.partition("\t")
+            files[name] = about.split()[2]
+        contents = self._blobs(list(files.values()))
+        if list(files) == [path]:
+            return file_hash(contents[0])
+        return folder_hash(
+            (name.removeprefix(f"{path}/"), file_hash(content))
+            for name, content in zip(files, contents, strict=True)
+        )
+
+    def _blobs(self, names: list[str]) -> list[bytes]:
+        """Return the content of each object."""
+        answer = self._git("cat-file", "--batch", given="".join(f"{n}\n" for n in names).encode())
+        contents = []
+        at = 0
+        for _ in names:
+            end = answer.index(b"\n", at)
+            size = int(answer[at:end].split()[2])
+            contents.append(answer[end + 1 : end + 1 + size])
+            at = end + 1 + size + 1
+        return contents
+
+    def _git(self, *arguments: str, given: bytes | None = None) -> bytes:
+        """Return what git prints; nothing where there is no git, checkout or commit."""
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=self._root, input=given, capture_output=True, check=False
+            )
+        except FileNotFoundError:
+            return b""
+        return done.stdout if done.returncode == 0 else b""

@@ -1,0 +1,99 @@
+"""What DVC has on record of the stages in the workspace: `dvc.lock`, read without dvc.
+
+A run key is computed here as DVC's run cache computes it, from the entry alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution of a stage, by content.
+
+    Attributes:
+        stage: as in `dvc.yaml`, such as `train-lama@p-tuning`.
+        command: what DVC ran.
+        run_key: 64 hexadecimal digits; None where the record does not say.
+        params: dotted path -> value.
+        inputs: path -> DVC's hash of each dependency.
+        outputs: path -> DVC's hash of each output.
+    """
+
+    stage: str
+    command: str
+    run_key: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_lock(path: Path) -> dict[str, Execution]:
+    """Return stage -> the execution that `dvc.lock` holds of it.
+
+    Raises:
+        DataError: the file is there, but no `dvc.lock` of DVC 2 or later. A missing one is empty.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return {name: _execution(name, entry) for name, entry in content["stages"].items()}
+    except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a dvc.lock that can be read ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:120]}); restore it with git, or delete it and run "
+            "`dvc repro`"
+        ) from error
+
+
+def folder_hash(files: Iterable[tuple[str, str]]) -> str:
+    """Return DVC's hash of a folder.
+
+    Args:
+        files: path within the folder, with `/`, and MD5 of each file.
+    """
+    listing = [{"md5": digest, "relpath": name} for name, digest in sorted(files)]
+    return f"{_md5(json.dumps(listing, sort_keys=True).encode())}.dir"
+
+
+def file_hash(content: bytes) -> str:
+    """Return DVC's hash of a file."""
+    return _md5(content)
+
+
+def _execution(name: str, entry: Mapping[str, Any]) -> Execution:
+    return Execution(
+        stage=name,
+        command=entry["cmd"],
+        run_key=_run_key(entry),
+        params={key: value for of in entry.get("params", {}).values() for key, value in of.items()},
+        inputs={dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
+        outputs={out["path"]: out["md5"] for out in entry.get("outs", [])},
+    )
+
+
+def _run_key(entry: Mapping[str, Any]) -> str | None:
+    """Return the key as `dvc.stage.cache` makes it; None for what the run cache leaves out."""
+    if not entry.get("deps") or not entry.get("outs"):
+        return None
+    kept = {**entry, "deps": [_without_sizes(dep) for dep in entry["deps"]]}
+    kept["outs"] = [out["path"] for out in entry["outs"]]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _without_sizes(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in ("size", "nfiles")}
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

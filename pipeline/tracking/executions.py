@@ -1,0 +1,124 @@
+"""The history as executions of stages: which run made which content, and which read it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.errors import TrackingError
+from pipeline.lock import Execution
+from pipeline.tracking.store import connect, first_line
+
+# Tags of a run, followed by a path: what it read, and what it wrote.
+READ, WROTE = "dvc.dep.", "dvc.out."
+RESTORED = "dvc.restored"
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A stage's run in MLflow.
+
+    Attributes:
+        run_id: MLflow's.
+        name: such as `train/lama/p-tuning`.
+        status: MLflow's, such as `FINISHED`.
+        started: when, in UTC.
+        commit: of git; None where none was logged.
+        dirty: whether code or parameters differed from the commit; None where it was not logged.
+        restored: whether it was made afterwards, from the outputs of an execution elsewhere.
+        execution: what it read and wrote, and its parameters (as text, MLflow's).
+    """
+
+    run_id: str
+    name: str
+    status: str
+    started: datetime
+    commit: str | None
+    dirty: bool | None
+    restored: bool
+    execution: Execution
+
+
+class TrackedHistory:
+    """Reads of one MLflow store; what was asked once is not asked again."""
+
+    def __init__(self) -> None:
+        """Connect.
+
+        Raises:
+            TrackingError: the tracking server or store cannot be used.
+        """
+        self._mlflow = connect()
+        self._searched: dict[str, list[TrackedRun]] = {}
+
+    def makers(self, path: str, digest: str) -> Sequence[TrackedRun]:
+        """Return the finished runs that wrote this content to this path, the newest first."""
+        return self._finished(f"tags.`{WROTE}{path}` = '{digest}'")
+
+    def users(self, path: str, digest: str) -> Sequence[TrackedRun]:
+        """Return the finished runs that read this content at this path, the newest first."""
+        return self._finished(f"tags.`{READ}{path}` = '{digest}'")
+
+    def of_key(self, run_key: str) -> Sequence[TrackedRun]:
+        """Return the finished runs of a run key, the newest first."""
+        return self._finished(f"tags.`dvc.run_key` = '{run_key}'")
+
+    def find(self, run_id: str) -> TrackedRun | None:
+        """Return a stage's run by its id, or by the beginning of its id, 6 digits or more.
+
+        Raises:
+            TrackingError: several runs begin so.
+        """
+        found = self._search(f"attributes.run_id LIKE '{run_id}%'")
+        if len(found) > 1:
+            names = ", ".join(f"{run.run_id[:10]} {run.name}" for run in found[:4])
+            raise TrackingError(f"several runs begin with {run_id}: {names}; write more of it")
+        return found[0] if found else None
+
+    def _finished(self, condition: str) -> list[TrackedRun]:
+        if condition not in self._searched:
+            self._searched[condition] = self._search(
+                f"{condition} AND attributes.status = 'FINISHED'"
+            )
+        return self._searched[condition]
+
+    def _search(self, condition: str) -> list[TrackedRun]:
+        try:
+            runs = self._mlflow.search_runs(
+                filter_string=condition,
+                order_by=["attributes.start_time DESC"],
+                max_results=_PAGE,
+                search_all_experiments=True,
+                output_format="list",
+            )
+        except Exception as error:
+            raise TrackingError(f"MLflow cannot be searched: {first_line(error)}") from error
+        # The trainings within a stage are runs of their own; they share its key, not its outputs.
+        return [_tracked(run) for run in runs if "mlflow.parentRunId" not in run.data.tags]
+
+
+def _tracked(run: Any) -> TrackedRun:
+    tags = run.data.tags
+
+    def after(prefix: str) -> dict[str, str]:
+        return {key[len(prefix) :]: tags[key] for key in sorted(tags) if key.startswith(prefix)}
+
+    dirty = tags.get("git.dirty")
+    return TrackedRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        commit=tags.get("mlflow.source.git.commit"),
+        dirty=None if dirty is None else dirty == "true",
+        restored=tags.get(RESTORED) == "true",
+        execution=Execution(
+            stage=tags.get("dvc.stage", ""),
+            command=tags.get("dvc.command", ""),
+            run_key=tags.get("dvc.run_key"),
+            params=dict(sorted(run.data.params.items())),
+            inputs=after(READ),
+            outputs=after(WROTE),
+        ),
+    )

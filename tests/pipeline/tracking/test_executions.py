@@ -1,0 +1,85 @@
+import contextlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline.errors import TrackingError
+from pipeline.tracking.executions import TrackedHistory
+from tests.pipeline.tracking.test_runs import STAGE, open_run
+
+SPLITS = "data/splits/lama"
+DIGEST = STAGE.inputs[SPLITS]
+
+
+def logged(output: str) -> str:
+    """Log a run that wrote some content to models/lama/p-tuning."""
+    with open_run() as run:
+        run.set_tags({"dvc.out.models/lama/p-tuning": output})
+    return run.run_id
+
+
+def test_a_run_is_found_by_what_it_wrote_and_read(own_folder: Path) -> None:
+    first, second = logged("aa.dir"), logged("bb.dir")
+    again = logged("aa.dir")
+    history = TrackedHistory()
+    assert [r.run_id for r in history.makers("models/lama/p-tuning", "aa.dir")] == [again, first]
+    assert [r.run_id for r in history.makers("models/lama/p-tuning", "bb.dir")] == [second]
+    assert history.makers("models/lama", "aa.dir") == []
+    assert len(history.users(SPLITS, DIGEST)) == 3
+    assert history.users(SPLITS, "aa.dir") == []
+    assert len(history.of_key("ab" * 32)) == 3
+    assert history.of_key("cd" * 32) == []
+
+
+def test_a_run_says_what_stage_it_is_of(own_folder: Path) -> None:
+    logged("aa.dir")
+    (run,) = TrackedHistory().makers("models/lama/p-tuning", "aa.dir")
+    assert run.name == "train/lama/p-tuning"
+    assert abs((datetime.now(UTC) - run.started).total_seconds()) < 60
+    assert run.execution.stage == STAGE.name
+    assert run.execution.command == STAGE.command
+    assert run.execution.run_key == STAGE.run_key
+    assert run.execution.inputs == STAGE.inputs
+    assert run.execution.outputs == {"models/lama/p-tuning": "aa.dir"}
+    assert run.execution.params["lama.training.epochs"] == "4"
+    assert (run.commit, run.dirty, run.restored) == (None, None, False)  # no git here
+
+
+def test_only_finished_runs_of_whole_stages_count(own_folder: Path) -> None:
+    with contextlib.suppress(KeyError), open_run() as run:
+        run.set_tags({"dvc.out.models/lama/p-tuning": "aa.dir"})
+        raise KeyError
+    with (
+        open_run() as run,
+        run.child("one", tags={"dvc.out.models/lama/p-tuning": "aa.dir"}, params={}),
+    ):
+        pass
+    assert TrackedHistory().makers("models/lama/p-tuning", "aa.dir") == []
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(own_folder: Path) -> None:
+    run_id = logged("aa.dir")
+    history = TrackedHistory()
+    for text in (run_id, run_id[:6]):
+        found = history.find(text)
+        assert found is not None
+        assert found.run_id == run_id
+    assert history.find("0" * 32) is None
+
+
+def test_a_beginning_of_several_ids_is_an_error(own_folder: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{own_folder}/mlflow.db")
+    ids = [client.create_run("0").info.run_id for _ in range(17)]
+    twice = next(run[0] for run in ids if sum(other[0] == run[0] for other in ids) > 1)
+    with pytest.raises(TrackingError, match="several runs begin with"):
+        TrackedHistory().find(twice)
+
+
+def test_a_restored_run_says_so(own_folder: Path) -> None:
+    with open_run() as run:
+        run.set_tags({"dvc.restored": "true"})
+    found = TrackedHistory().find(run.run_id)
+    assert found is not None
+    assert found.restored
