@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import lineage, preset
+from commands import lineage, predict, preset
 
 app = typer.Typer(
     name="ptune",
@@ -15,4 +15,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(lineage.lineage)
+app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
