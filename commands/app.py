@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import lineage, predict, preset
+from commands import lineage, predict, preset, promote
 
 app = typer.Typer(
     name="ptune",
@@ -15,5 +15,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(lineage.lineage)
+app.command()(promote.promote)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")

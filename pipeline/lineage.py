@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.lock import read_lock
 
@@ -126,6 +127,30 @@ def workspace_hash(path: str) -> str | None:
             return None
         digest: str | None = out.get_hash().value
         return digest
+
+
+def workspace_hashes(paths: Collection[str]) -> dict[str, str | None]:
+    """Return path -> DVC's hash of an output as it is in the workspace; None where it is not there.
+
+    Args:
+        paths: from the project's root; one that no stage writes any more is left out.
+
+    Raises:
+        PipelineError: this is no project of DVC, or `dvc.yaml` cannot be read.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(Path.cwd())) as repo:
+            outs = {out.def_path: out for stage in repo.index.stages for out in stage.outs}
+            return {
+                path: outs[path].get_hash().value if outs[path].exists else None
+                for path in paths
+                if path in outs
+            }
+    except DvcException as error:
+        raise PipelineError(f"DVC: {error}") from error
 
 
 def recorded_run_keys(keys: Collection[str]) -> set[str]:

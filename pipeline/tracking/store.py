@@ -33,6 +33,7 @@ def connect(experiment: str | None = None) -> ModuleType:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_DISABLE_AGENT_HINT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
         os.environ.setdefault(key, value)

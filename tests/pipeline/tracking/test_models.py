@@ -94,8 +94,8 @@ def test_what_was_trained_is_in_the_list_by_its_content() -> None:
 
 def test_the_files_stay_where_dvc_keeps_them(own_folder: Path) -> None:
     train()
-    stored = {p.name for p in (own_folder / "mlartifacts").rglob("*") if p.is_file()}
-    assert stored == {"MLmodel", "environment.json"}
+    entries = own_folder / "mlartifacts" / "p-tuning-train" / "models"
+    assert {path.name for path in entries.rglob("*") if path.is_file()} == {"MLmodel"}
 
 
 def test_the_same_content_is_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
