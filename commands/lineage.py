@@ -38,7 +38,7 @@ def lineage(
     with errors_told():
         # Imports of seconds, which help must not cost.
         from pipeline.git import Commits
-        from pipeline.lineage import folder_listings, workspace_hash
+        from pipeline.lineage import folder_listings, workspace_hashes
         from pipeline.lock import read_lock
         from pipeline.provenance.targets import trace
         from pipeline.provenance.tracing import Tracer
@@ -52,7 +52,7 @@ def lineage(
             Tracer(lock, history, hash_at=Commits(Path()).hash_at, listing=folder_listings()),
             lock=lock,
             find_run=history.find,
-            workspace_hash=workspace_hash,
+            workspace_hashes=workspace_hashes,
             forward=forward,
         )
         if as_data:

@@ -104,20 +104,28 @@ def folder_listings() -> Callable[[str], list[tuple[str, str]] | None]:
     return listing
 
 
-def workspace_hash(path: str) -> str | None:
-    """Return DVC's hash of an output as it is in the workspace; None where it is not there.
+def workspace_hashes(paths: Collection[str]) -> dict[str, str | None]:
+    """Return path -> DVC's hash of an output as it is in the workspace; None where it is not there.
 
     Args:
-        path: of the output, from the project's root.
+        paths: from the project's root; one that no stage writes any more is left out.
+
+    Raises:
+        PipelineError: this is no project of DVC, or `dvc.yaml` cannot be read.
     """
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo(str(Path.cwd())) as repo:
-        (out,) = repo.find_outs_by_path(path, strict=True)
-        if not out.exists:
-            return None
-        digest: str | None = out.get_hash().value
-        return digest
+    try:
+        with Repo(str(Path.cwd())) as repo:
+            outs = {out.def_path: out for stage in repo.index.stages for out in stage.outs}
+            return {
+                path: outs[path].get_hash().value if outs[path].exists else None
+                for path in paths
+                if path in outs
+            }
+    except DvcException as error:
+        raise PipelineError(f"DVC: {error}") from error
 
 
 def recorded_run_keys(keys: Collection[str]) -> set[str]:

@@ -91,6 +91,32 @@ def test_a_run_names_the_hashes_of_what_it_read_and_wrote(reproduced: Path) -> N
             assert tagged == named | (within if kind == "dep" else {})
 
 
+def test_what_was_trained_is_listed_with_the_scores_of_its_evaluation(reproduced: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{reproduced}/mlflow.db")
+    experiment = client.get_experiment_by_name("p-tuning-train")
+    locked = lock(reproduced)
+    listed = {
+        model.name: model for model in client.search_logged_models([experiment.experiment_id])
+    }
+    assert set(listed) == {"lama-p-tuning", "superglue-rte-p-tuning"}
+    for name, stage, metrics, data in (
+        ("lama-p-tuning", "lama@p-tuning", "lama/p-tuning", "lama"),
+        ("superglue-rte-p-tuning", "superglue@rte-p-tuning", "superglue/rte/p-tuning", "rte"),
+    ):
+        model = listed[name]
+        trained = next(out for out in locked[f"train-{stage}"]["outs"] if "models/" in out["path"])
+        assert model.tags["dvc.md5"] == trained["md5"]
+        assert model.params["model.name"]
+        written = json.loads((reproduced / f"metrics/{metrics}.json").read_text())
+        scores = {metric.key: metric for metric in model.metrics}
+        assert {key: scores[key].value for key in written} == written
+        splits = next(
+            dep for dep in locked[f"evaluate-{stage}"]["deps"] if "data/splits/" in dep["path"]
+        )
+        digests = {(m.dataset_name.split("/")[0], m.dataset_digest) for m in model.metrics}
+        assert digests == {(data, splits["md5"])}
+
+
 def test_no_output_names_a_run(reproduced: Path) -> None:
     marks = {run.info.run_id.encode() for run in history(reproduced)}
     for folder in ("models", "metrics", "curves", "evaluation", "report"):
@@ -457,6 +483,9 @@ def test_results_without_a_history_get_one(
     # Twice adds nothing; what was begun and not ended is begun anew.
     assert "0 of 11 entries" in run(fresh, "ptune", "sync").stdout
     client = mlflow.MlflowClient(f"sqlite:///{fresh}/mlflow.db")
+    training = client.get_experiment_by_name("p-tuning-train").experiment_id
+    models = client.search_logged_models([training])
+    assert {model.name for model in models} == {"lama-p-tuning", "superglue-rte-p-tuning"}
     client.update_run(history(fresh)[0].info.run_id, status="RUNNING")
     assert "1 of 11 entries" in run(fresh, "ptune", "sync").stdout
     assert len(history(fresh)) == 11
@@ -471,7 +500,7 @@ def test_a_file_that_is_not_what_dvc_lock_says_lends_no_numbers(
     fresh = without_history(reproduced, empty_store, tmp_path / "fresh")
     (fresh / "metrics/lama/p-tuning.json").write_text("{}")
     done = run(fresh, "ptune", "sync")
-    assert "left out: metrics/lama/p-tuning.json is not what dvc.lock says" in done.stderr
+    assert "metrics/lama/p-tuning.json is not what dvc.lock says" in done.stderr
     told = told_by(fresh)["evaluate-lama@p-tuning"]["points"]
     assert {key for _, key, _ in told} == {"test/p_at_1/P17", "test/p_at_1/P30"}
 

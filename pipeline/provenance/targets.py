@@ -1,7 +1,7 @@
 """What a person means: a path, a stage or a run, as something that can be traced."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 
 from pipeline.errors import DataError
@@ -18,7 +18,7 @@ def trace(
     *,
     lock: Mapping[str, Execution],
     find_run: Callable[[str], TrackedRun | None],
-    workspace_hash: Callable[[str], str | None],
+    workspace_hashes: Callable[[Collection[str]], Mapping[str, str | None]],
     forward: bool,
 ) -> list[Artifact | Step | Used]:
     """Trace what a person named.
@@ -29,7 +29,7 @@ def trace(
         tracer: who follows the links.
         lock: stage -> execution.
         find_run: of an id or its beginning.
-        workspace_hash: path of an output -> its hash in the workspace; None where it is not there.
+        workspace_hashes: of outputs in the workspace, by path; None where it is not there.
         forward: whether to what was made from it.
 
     Returns:
@@ -46,7 +46,8 @@ def trace(
     outputs = _outputs(path, lock)
     if outputs:
         # The workspace may hold something else than what DVC has recorded.
-        now = {out: workspace_hash(out) or digest for out, digest in outputs.items()}
+        there = workspace_hashes(outputs)
+        now = {out: there.get(out) or digest for out, digest in outputs.items()}
         if forward:
             return _forward(tracer, now)
         return [tracer.back(out, digest) for out, digest in now.items()]

@@ -5,7 +5,6 @@ they came about. What `dvc.lock` records, and the metrics and curves beside it, 
 of parameters, hashes and numbers; who ran it, when and on what is lost, and is not made up.
 """
 
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.files import read_csv, read_json
-from pipeline.lock import Execution, file_hash, outputs_within
+from pipeline.lock import Execution, file_hash, outputs_within, parse_command
 from pipeline.tracking.executions import READ, RESTORED, WROTE, TrackedHistory
+from pipeline.tracking.models import list_trained
 from pipeline.tracking.store import EXPERIMENTS, connect, first_line, flat_params
 
 _MOST_PARAMS = 100  # that MLflow takes in a call
@@ -51,13 +51,10 @@ class About:
 
 def about_command(command: str) -> About | None:
     """Return what a stage's command is about; None for one that is not of this pipeline."""
-    words = shlex.split(command)
-    if len(words) < 3 or not words[2].startswith("stages."):
+    module, named, _ = parse_command(command)
+    kind = module.removeprefix("stages.")
+    if kind == module or kind not in EXPERIMENTS:
         return None
-    kind = words[2].removeprefix("stages.")
-    if kind not in EXPERIMENTS:
-        return None
-    named = words[3 : next((n for n, word in enumerate(words) if word.startswith("--")), None)]
     match named:
         case ["superglue", task, *rest]:
             return About(kind, "superglue", task, *rest)
@@ -144,6 +141,8 @@ def _restore(
                 child = client.create_run(experiment, run_name=unit, tags=common | family)
                 client.log_batch(child.info.run_id, metrics=points)
                 client.set_terminated(child.info.run_id)
+        if about.kind == "train":
+            list_trained(mlflow, run_id, execution.outputs)
         client.set_terminated(run_id)
     except Exception as error:
         raise TrackingError(

@@ -28,6 +28,7 @@ from pipeline.lock import read_lock
 from pipeline.provenance.tracing import Tracer
 from pipeline.provenance.writing import as_tree
 from pipeline.tracking.executions import READ, WROTE, TrackedHistory
+from pipeline.tracking.models import link_evaluated, list_trained
 from pipeline.tracking.store import connect, first_line, flat_params, without_password
 
 # Files that decide what a stage does; a change in another one leaves the tree clean.
@@ -52,18 +53,22 @@ class StageRun:
     attempt: int = 1
     _logged: set[tuple[str, int]] = field(default_factory=set)
     _warned: bool = field(default=False)
+    _evaluated: str | None = None
+    _dataset: Any = None
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         """Log numbers, of one epoch or of the whole run.
 
-        What an earlier attempt of a resumed run has logged for an epoch is not logged twice.
+        What an earlier attempt of a resumed run has logged for an epoch is not logged twice. The
+        numbers of a whole evaluation stand in the list of models too, with their dataset.
         """
         if not self.run_id:  # of a child that could not be opened
             return
         step = epoch or 0
         new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
+        listed = {"model_id": self._evaluated, "dataset": self._dataset} if epoch is None else {}
         with self._unharmed():
-            self._mlflow.log_metrics(new, step=step, run_id=self.run_id)
+            self._mlflow.log_metrics(new, step=step, run_id=self.run_id, **listed)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a small file that a person wants to see."""
@@ -144,6 +149,16 @@ class StageRun:
             # MLflow marks a method abstract that the class does not need.
             dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
             self._mlflow.log_input(dataset, context=context)
+            self._dataset = dataset
+
+    def evaluates(self, inputs: Mapping[str, str]) -> None:
+        """Link what is evaluated, if it is in the list of models.
+
+        Args:
+            inputs: path -> DVC's hash of what the stage reads.
+        """
+        with self._unharmed():
+            self._evaluated = link_evaluated(self._mlflow, self.run_id, inputs)
 
     def take_over(self, earlier: Any) -> None:
         """Note what the earlier attempts of this run have logged, and that it goes on."""
@@ -230,9 +245,14 @@ def stage_run(
         patch = _git("diff", "HEAD", "--", *_SOURCES)
         if patch:
             run.log_text(patch, "git/diff.patch")
+        if stage is not None and tags.get("stage") == "evaluate":
+            run.evaluates(stage.inputs)
         yield run
         with run._unharmed():
-            run.set_tags({f"{WROTE}{path}": value for path, value in output_hashes().items()})
+            outputs = output_hashes()
+            run.set_tags({f"{WROTE}{path}": value for path, value in outputs.items()})
+            if tags.get("stage") == "train":
+                list_trained(mlflow, run.run_id, outputs)
             if stage is not None:
                 _log_lineage(run)
         status = "FINISHED"

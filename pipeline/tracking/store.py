@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "train": "p-tuning-train",
     "evaluate": "p-tuning-evaluate",
     "report": "p-tuning-report",
+    "promote": "p-tuning-promote",
 }
 
 # MLflow's pages open on runs and their charts, not on traces of a chat application.
@@ -45,6 +46,7 @@ def connect(experiment: str | None = None) -> ModuleType:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_DISABLE_AGENT_HINT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }.items():
         os.environ.setdefault(key, value)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError
 from pipeline.git import Commits
-from pipeline.lineage import folder_listings, workspace_hash
+from pipeline.lineage import folder_listings, workspace_hashes
 from pipeline.lock import file_hash, folder_hash, read_lock
 from tests.project import run
 
@@ -98,15 +98,15 @@ def test_the_hash_in_the_workspace_is_of_what_is_there(
 ) -> None:
     monkeypatch.chdir(repo)
     locked = read_lock(Path("dvc.lock"))
-    assert workspace_hash("out") == locked["make"].outputs["out"]
+    assert workspace_hashes(["out", "gone"]) == {"out": locked["make"].outputs["out"]}
     used = Path("used.txt")
     before = used.read_bytes()
     try:
         used.unlink()
         used.write_text("edited\n")
-        assert workspace_hash("used.txt") == file_hash(b"edited\n")
+        assert workspace_hashes(["used.txt"]) == {"used.txt": file_hash(b"edited\n")}
         used.unlink()
-        assert workspace_hash("used.txt") is None
+        assert workspace_hashes(["used.txt"]) == {"used.txt": None}
     finally:
         used.write_bytes(before)
 

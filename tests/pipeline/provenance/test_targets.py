@@ -18,7 +18,7 @@ def found(target: str, *, forward: bool = False, workspace: dict[str, str | None
         tracer(history=HISTORY),
         lock=locked,
         find_run={"abcdef": RUN, "abcdef01": RUN}.get,
-        workspace_hash=lambda path: (workspace or every).get(path),
+        workspace_hashes=lambda _: workspace or every,
         forward=forward,
     )
 
