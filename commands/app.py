@@ -6,7 +6,7 @@ quick.
 
 import typer
 
-from commands import doctor, lineage, predict, preset, reproduce, results, sync
+from commands import doctor, lineage, predict, preset, repro, reproduce, results, sync
 
 app = typer.Typer(
     name="ptune",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=lineage.EXAMPLES)(lineage.lineage)
+app.command(epilog=repro.EXAMPLES)(repro.repro)
 app.command(epilog=reproduce.EXAMPLES)(reproduce.reproduce)
 app.command(epilog=results.EXAMPLES)(results.results)
 app.command(epilog=sync.EXAMPLES)(sync.sync)
