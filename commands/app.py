@@ -6,7 +6,18 @@ quick.
 
 import typer
 
-from commands import doctor, lineage, predict, preset, promote, reproduce, results, sync
+from commands import (
+    doctor,
+    lineage,
+    predict,
+    preset,
+    promote,
+    repro,
+    reproduce,
+    results,
+    send,
+    sync,
+)
 
 app = typer.Typer(
     name="ptune",
@@ -17,8 +28,10 @@ app = typer.Typer(
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=lineage.EXAMPLES)(lineage.lineage)
 app.command(epilog=promote.EXAMPLES)(promote.promote)
+app.command(epilog=repro.EXAMPLES)(repro.repro)
 app.command(epilog=reproduce.EXAMPLES)(reproduce.reproduce)
 app.command(epilog=results.EXAMPLES)(results.results)
+app.command(epilog=send.EXAMPLES)(send.send)
 app.command(epilog=sync.EXAMPLES)(sync.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")

@@ -6,7 +6,7 @@ of an MLflow run. This is the only file that imports dvc.
 """
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -195,3 +195,50 @@ def read_project(asked: Collection[str] = ()) -> Project:
         raise PipelineError(
             f"{' '.join(str(error).split())}; run from the root of the project, and check dvc.yaml"
         ) from error
+
+
+@dataclass(frozen=True)
+class StageNode:
+    """A stage in the graph of `dvc.yaml`.
+
+    Attributes:
+        name: as in `dvc.yaml`, such as `train-lama@p-tuning`.
+        after: the stages whose outputs it reads.
+        changed: whether `dvc repro` would run it, or take it from the cache, as things are now.
+    """
+
+    name: str
+    after: frozenset[str]
+    changed: bool
+
+
+def stage_graph(targets: Sequence[str] = ()) -> list[StageNode]:
+    """Return the stages that `dvc repro` of some targets looks at, in the order in which it does.
+
+    Args:
+        targets: stages, or groups such as `train-lama`; none stands for all stages.
+
+    Raises:
+        PipelineError: there is no such stage, no project, or `dvc.yaml` cannot be read.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import plan_repro
+
+    try:
+        with Repo(str(Path.cwd())) as repo:
+            wanted = [stage for target in targets for stage in repo.stage.collect(target)]
+            graph = repo.index.graph
+            stages = plan_repro(graph, wanted)
+            changed = repo.status([stage.addressing for stage in stages])
+            return [
+                StageNode(
+                    stage.addressing,
+                    frozenset(before.addressing for before in graph.successors(stage)),
+                    stage.addressing in changed,
+                )
+                for stage in stages
+            ]
+    except DvcException as error:
+        said = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        raise PipelineError(": ".join(said)) from error

@@ -53,7 +53,7 @@ class WorkFolder:
             return
         folder = self.folder.parent / _UNITS / key
         folder.parent.mkdir(exist_ok=True)
-        with _lock(folder, on_wait):
+        with locked(folder, on_wait):
             if self._forced and key not in self._begun:
                 shutil.rmtree(folder, ignore_errors=True)
             self._begun.add(key)
@@ -100,7 +100,7 @@ def work_folder(
         return
     folder = root / ".work" / run_key
     folder.parent.mkdir(exist_ok=True)
-    with _lock(folder, on_wait):
+    with locked(folder, on_wait):
         forced = bool(recorded([run_key]))
         if forced:
             shutil.rmtree(folder, ignore_errors=True)
@@ -113,7 +113,7 @@ def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) 
     folders = {path.name: path for path in (root / ".work").glob("*") if _is_work(path)}
     for key in sorted(recorded(folders)) if folders else []:
         try:
-            with _lock(folders[key], None):
+            with locked(folders[key], None):
                 shutil.rmtree(folders[key], ignore_errors=True)
         except BlockingIOError:
             continue
@@ -124,7 +124,7 @@ def clear_units(root: Path) -> None:
     oldest = time.time() - _UNIT_DAYS * 24 * 3600
     for folder in sorted((root / ".work" / _UNITS).glob("*")):
         if _is_work(folder) and folder.stat().st_mtime < oldest:
-            with contextlib.suppress(BlockingIOError), _lock(folder, None):
+            with contextlib.suppress(BlockingIOError), locked(folder, None):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -133,8 +133,16 @@ def _is_work(path: Path) -> bool:
 
 
 @contextmanager
-def _lock(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """Hold the lock of a folder; with nobody to tell of the wait, raise BlockingIOError at once."""
+def locked(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Hold the lock of a folder, which is a file beside it.
+
+    Args:
+        folder: need not be there.
+        on_wait: called once if another process holds it; this one then waits.
+
+    Raises:
+        BlockingIOError: another process holds it, and there is nobody to tell of the wait.
+    """
     path = folder.with_name(f"{folder.name}.lock")
     file = _open_locked(path, on_wait)
     try:

@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
 import typer
 
+from pipeline.engine.children import STARTER
 from pipeline.errors import PipelineError
 from pipeline.lineage import StageIdentity, project_root, recorded_run_keys, running_stage
 from pipeline.tracking.runs import StageRun, stage_run
@@ -118,8 +119,9 @@ def downloads_folder() -> Path:
 
 
 def say(text: str) -> None:
-    """Tell the user how far things are."""
-    typer.echo(text, err=True)
+    """Tell the user how far things are, if there still is one."""
+    with contextlib.suppress(BrokenPipeError):
+        typer.echo(text, err=True)
 
 
 # Those that may take hours.
@@ -172,31 +174,42 @@ def _file_errors_named() -> Iterator[None]:
 
 
 def _end_with_dvc() -> None:
-    """End this process when the dvc that started it is gone, so that nothing trains on unseen.
+    """End this process when what started it is gone, so that nothing trains on unseen.
 
     dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may stand between
-    the two, so a thread watches.
+    the two, so a thread watches. So it does for the `ptune repro` above dvc, if there was one.
     """
 
     def end(*_: object) -> None:
         raise SystemExit(143)
 
     signal.signal(signal.SIGTERM, end)
-    dvc = next((p for p in psutil.Process().parents() if _is_dvc(p)), None)
-    if dvc is not None:
-        threading.Thread(target=_watch, args=(dvc,), daemon=True).start()
+    above = psutil.Process().parents()
+    started_by = {"dvc": next((p for p in above if _is_dvc(p)), None)}
+    if pid := os.environ.get(STARTER):
+        started_by["ptune repro"] = next((p for p in above if str(p.pid) == pid), None)
+    gone = next((name for name, process in started_by.items() if process is None), None)
+    if gone is None:
+        watched = list(filter(None, started_by.values()))
+        threading.Thread(target=_watch, args=(watched,), daemon=True).start()
     elif name := os.environ.get("DVC_STAGE"):
-        # Whoever adopts an orphan differs (init, a supervisor), so only dvc's absence tells.
-        say(f"stage {name}: the dvc that started it is gone; nothing was done")
+        # Whoever adopts an orphan differs (init, a supervisor), so only an absence tells.
+        say(f"stage {name}: the {gone} that started it is gone; nothing was done")
         raise SystemExit(143)
 
 
-def _watch(dvc: psutil.Process) -> None:
-    while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+def _watch(processes: Sequence[psutil.Process]) -> None:
+    while all(map(_lives, processes)):
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
     os._exit(143)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _is_dvc(process: psutil.Process) -> bool:

@@ -23,7 +23,7 @@ from pipeline.data.lama_upstream import PROMPTS
 from pipeline.data.sources import SOURCES
 
 ROOT = Path(__file__).parents[1]
-_CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+_CODE = ("commands", "pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 
 _COUNTRIES = {
     "FR": ("France", "EU", "Paris", "ES,IT,DE"),

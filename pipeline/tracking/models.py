@@ -8,12 +8,33 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from pipeline.tracking.store import EXPERIMENTS
+from pipeline.tracking.executions import READ, WROTE
+from pipeline.tracking.store import EXPERIMENTS, connect
 
 _KIND = "trained-prompts"
 _NAMED_BY = ("benchmark", "task", "method")
 _OF_RUN = (*_NAMED_BY, "model", "dvc.run_key")
 _MAX_VALUE = 500
+
+
+def list_models(run_id: str) -> None:
+    """Put what a run trained into the list, or what it evaluated under what was trained.
+
+    A second call changes nothing. Of other runs there is nothing to do.
+
+    Args:
+        run_id: of a stage's run, with the hashes of what it read and wrote.
+
+    Raises:
+        Exception: of MLflow's many kinds.
+    """
+    mlflow = connect()
+    run = mlflow.get_run(run_id)
+    match run.data.tags.get("stage"):
+        case "train":
+            list_trained(mlflow, run_id, _tagged(run, WROTE))
+        case "evaluate":
+            list_evaluated(mlflow, run)
 
 
 def list_trained(mlflow: ModuleType, run_id: str, outputs: Mapping[str, str]) -> None:
@@ -36,25 +57,34 @@ def list_trained(mlflow: ModuleType, run_id: str, outputs: Mapping[str, str]) ->
             mlflow.MlflowClient().log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
 
 
-def link_evaluated(mlflow: ModuleType, run_id: str, inputs: Mapping[str, str]) -> str | None:
-    """Link the entry that a run evaluates, and return its id; None where the list has none.
+def list_evaluated(mlflow: ModuleType, run: Any) -> None:
+    """Link what a run evaluated, and put the run's metrics there, with their dataset.
+
+    Nothing is done where the list does not have it.
 
     Args:
         mlflow: connected to the store.
-        run_id: of the evaluation.
-        inputs: path -> DVC's hash of what the stage reads; a folder's ends in `.dir`.
+        run: of the evaluation, with all its metrics.
     """
-    from mlflow.entities import LoggedModelInput
+    from mlflow.entities import LoggedModelInput, Metric
 
-    found = (find_trained(mlflow, path, md5) for path, md5 in _folders(inputs).items())
+    found = (find_trained(mlflow, *one) for one in _folders(_tagged(run, READ)).items())
     model = next(filter(None, found), None)
     if model is None:
-        return None
-    model_id = str(model.model_id)
-    linked = {entry.model_id for entry in mlflow.get_run(run_id).inputs.model_inputs}
-    if model_id not in linked:
-        mlflow.MlflowClient().log_inputs(run_id, models=[LoggedModelInput(model_id)])
-    return model_id
+        return
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    if model.model_id not in {entry.model_id for entry in run.inputs.model_inputs}:
+        client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
+    data = next((entry.dataset for entry in run.inputs.dataset_inputs), None)
+    about = {} if data is None else {"dataset_name": data.name, "dataset_digest": data.digest}
+    # The same points again, now under the model too: the run has them once.
+    points = [
+        Metric(point.key, point.value, point.timestamp, point.step, model.model_id, **about)
+        for key in run.data.metrics
+        if key.startswith(("dev/", "test/"))
+        for point in client.get_metric_history(run_id, key)[-1:]
+    ]
+    client.log_batch(run_id, metrics=points)
 
 
 def find_trained(mlflow: ModuleType, path: str, md5: str) -> Any | None:
@@ -95,3 +125,8 @@ def _create(mlflow: ModuleType, run: Any, path: str, md5: str) -> Any:
 
 def _folders(hashes: Mapping[str, str]) -> dict[str, str]:
     return {path: value for path, value in hashes.items() if value.endswith(".dir")}
+
+
+def _tagged(run: Any, prefix: str) -> dict[str, str]:
+    tags = run.data.tags
+    return {key.removeprefix(prefix): tags[key] for key in tags if key.startswith(prefix)}

@@ -1,7 +1,7 @@
 """One MLflow run for each stage execution.
 
-A server that cannot be reached stops a stage before it does any work; one that is lost later costs
-log entries, never results.
+A server that cannot be reached stops a stage before it does any work. What one that is lost later
+cannot be sent is kept, to be sent when it is back; results never depend on it.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,13 +23,22 @@ import psutil
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.git import Commits
-from pipeline.lineage import StageIdentity, folder_listings, output_hashes
+from pipeline.lineage import StageIdentity, folder_listings, output_hashes, project_root
 from pipeline.lock import read_lock
 from pipeline.provenance.tracing import Tracer
 from pipeline.provenance.writing import as_tree
+from pipeline.tracking.entries import Entry, Kind, Sender, Step
 from pipeline.tracking.executions import READ, WROTE, TrackedHistory
-from pipeline.tracking.models import link_evaluated, list_trained
-from pipeline.tracking.store import connect, first_line, flat_params, without_password
+from pipeline.tracking.models import list_models
+from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.spool import Origin, Spool
+from pipeline.tracking.store import (
+    connect,
+    first_line,
+    flat_params,
+    store_identity,
+    without_password,
+)
 
 # Files that decide what a stage does; a change in another one leaves the tree clean.
 _SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
@@ -39,41 +48,35 @@ _MAX_TAG = 5000
 
 @dataclass
 class StageRun:
-    """The MLflow run of a stage that is running.
+    """The MLflow run of a stage that is running, or one below it.
 
-    A call that fails warns once and lets the stage go on: results never depend on the log.
+    What cannot be logged is kept and sent later; no call fails: results never depend on the log.
 
     Attributes:
-        run_id: MLflow's.
+        run_id: MLflow's; of a run below a stage's that could not be opened yet, what stands for it
+            in the entries that are kept.
         attempt: 1, and one more each time that a killed stage goes on in the same run.
     """
 
     run_id: str
-    _mlflow: ModuleType
+    _outbox: Outbox
     attempt: int = 1
-    _logged: set[tuple[str, int]] = field(default_factory=set)
-    _warned: bool = field(default=False)
-    _evaluated: str | None = None
-    _dataset: Any = None
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         """Log numbers, of one epoch or of the whole run.
 
-        What an earlier attempt of a resumed run has logged for an epoch is not logged twice. The
-        numbers of a whole evaluation stand in the list of models too, with their dataset.
+        What the run has for an epoch, also of an earlier attempt, is not logged twice.
         """
-        if not self.run_id:  # of a child that could not be opened
-            return
-        step = epoch or 0
-        new = {key: value for key, value in metrics.items() if (key, step) not in self._logged}
-        listed = {"model_id": self._evaluated, "dataset": self._dataset} if epoch is None else {}
-        with self._unharmed():
-            self._mlflow.log_metrics(new, step=step, run_id=self.run_id, **listed)
+        values = {key: float(value) for key, value in metrics.items()}
+        self._log("metrics", {"step": epoch or 0, "metrics": values})
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters, by their dotted paths."""
+        self._log("params", _as_text(params))
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a small file that a person wants to see."""
-        with self._unharmed():
-            self._mlflow.log_artifact(str(path), folder)
+        self._log("file", {"path": str(path), "folder": folder})
 
     @contextlib.contextmanager
     def child(
@@ -88,31 +91,10 @@ class StageRun:
             tags: what the unit is about.
             params: what tells it from the others; dotted path -> value.
         """
-        child = StageRun("", self._mlflow, _warned=self._warned)
-        client = self._mlflow.MlflowClient()
-        with child._unharmed():
-            own = client.get_run(self.run_id)
-            found = client.search_runs(
-                [own.info.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.unit = '{name}'",
-            )
-            if found:
-                child.run_id = found[0].info.run_id
-                client.update_run(child.run_id, status="RUNNING")
-                child._note_logged(found[0])
-            else:
-                inherited = ("mlflow.source.git.commit", "git.dirty", "dvc.run_key", "model")
-                kept = {key: own.data.tags[key] for key in inherited if key in own.data.tags}
-                made = client.create_run(
-                    own.info.experiment_id,
-                    run_name=name,
-                    tags={
-                        **kept, **_machine_tags(), **tags,
-                        "mlflow.parentRunId": self.run_id, "unit": name,
-                    },
-                )  # fmt: skip
-                child.run_id = made.info.run_id
-            self._mlflow.log_params(flat_params(params), run_id=child.run_id)
+        run = f"{self.run_id}/{name}"
+        about = {"tags": {**_machine_tags(), **tags}, "params": _as_text(params)}
+        self._outbox.log(Entry("child", run, about))
+        child = StageRun(self._outbox.sender.child_id(run) or run, self._outbox)
         status = "FAILED"
         try:
             yield child
@@ -121,14 +103,11 @@ class StageRun:
             status = "KILLED"
             raise
         finally:
-            self._warned = child._warned
-            with self._unharmed():
-                client.set_terminated(child.run_id, status)
+            child.end(status)
 
     def log_text(self, text: str, name: str) -> None:
         """Log text as a file."""
-        with self._unharmed():
-            self._mlflow.log_text(text, name)
+        self._log("text", {"text": text, "name": name})
 
     def log_dataset(self, name: str, path: str, digest: str | None, context: str) -> None:
         """Log what the stage read, by its content.
@@ -139,59 +118,33 @@ class StageRun:
             digest: DVC's hash of it; None outside DVC, when nothing is logged.
             context: `training` or `evaluation`.
         """
-        if digest is None:
-            return
-        from mlflow.data.http_dataset_source import HTTPDatasetSource
-        from mlflow.data.meta_dataset import MetaDataset
+        if digest is not None:
+            source = json.dumps({"url": f"dvc://{path}?md5={digest}"})
+            about = {"name": name, "digest": digest, "source": source, "context": context}
+            self._log("dataset", about)
 
-        with self._unharmed():
-            source = HTTPDatasetSource(f"dvc://{path}?md5={digest}")
-            # MLflow marks a method abstract that the class does not need.
-            dataset = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
-            self._mlflow.log_input(dataset, context=context)
-            self._dataset = dataset
-
-    def evaluates(self, inputs: Mapping[str, str]) -> None:
-        """Link what is evaluated, if it is in the list of models.
-
-        Args:
-            inputs: path -> DVC's hash of what the stage reads.
-        """
-        with self._unharmed():
-            self._evaluated = link_evaluated(self._mlflow, self.run_id, inputs)
+    def log_step(self, name: str) -> None:
+        """Log what one of STEPS reads in the history."""
+        self._log("step", {"name": name})
 
     def take_over(self, earlier: Any) -> None:
-        """Note what the earlier attempts of this run have logged, and that it goes on."""
-        with self._unharmed():
-            client = self._mlflow.MlflowClient()
-            self._note_logged(earlier)
-            self.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
-            self._mlflow.set_tags({"attempt": str(self.attempt)})
-            if "error" in earlier.data.tags:
-                client.delete_tag(self.run_id, "error")
-
-    def _note_logged(self, earlier: Any) -> None:
-        client = self._mlflow.MlflowClient()
-        for key in earlier.data.metrics:
-            history = client.get_metric_history(self.run_id, key)
-            self._logged |= {(key, point.step) for point in history}
+        """Note that the earlier attempts of this run are gone on with, and what they logged."""
+        self._outbox.sender.doubt(self.run_id)
+        self.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
+        self.set_tags({"attempt": str(self.attempt)})
+        if "error" in earlier.data.tags:
+            self._log("untag", {"name": "error"})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; a longer text than MLflow takes is cut."""
-        with self._unharmed():
-            self._mlflow.set_tags({key: value[:_MAX_TAG] for key, value in tags.items()})
+        self._log("tags", {key: value[:_MAX_TAG] for key, value in tags.items()})
 
-    @contextlib.contextmanager
-    def _unharmed(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # MLflow raises many kinds, and none may cost a result
-            if not self._warned:
-                self._warned = True
-                sys.stderr.write(
-                    f"warning: MLflow took no log entry ({first_line(error)}); "
-                    "the stage goes on, its outputs are complete\n"
-                )
+    def end(self, status: str) -> None:
+        """Log how the run ended, in MLflow's words."""
+        self._log("end", {"status": status})
+
+    def _log(self, kind: Kind, values: Mapping[str, Any]) -> None:
+        self._outbox.log(Entry(kind, self.run_id, values))
 
 
 @contextlib.contextmanager
@@ -220,59 +173,102 @@ def stage_run(
         TrackingError: the tracking server or store cannot be used.
     """
     mlflow = connect(experiment)
+    sender = Sender(mlflow, STEPS)
     try:
         _close_killed_runs(mlflow, stage)
         earlier = _find_run(mlflow, resumes)
-        active = mlflow.start_run(
-            run_id=earlier.info.run_id if earlier is not None else None,
-            run_name=name,
-            tags={**tags, **_stage_tags(stage), **_machine_tags(), **_git_tags()},
-            description=_description(name, stage),
-        )
+        if earlier is not None:
+            _send_kept(sender, earlier.info.run_id)
+        about = {**tags, **_stage_tags(stage), **_machine_tags(), **_git_tags()}
+        about["mlflow.note.content"] = _description(name, stage)
+        run_id = _open_run(mlflow, experiment, earlier, name, about)
     except Exception as error:
         raise TrackingError(
             without_password(f"MLflow opens no run: {first_line(error)}")
         ) from error
-    run = StageRun(active.info.run_id, mlflow)
+    origin = Origin(store_identity(), name)
+    outbox = Outbox(sender, Spool(project_root(), run_id), origin)
+    run = StageRun(run_id, outbox)
     status = "FAILED"
     try:
         if earlier is not None:
             run.take_over(earlier)
         if stage is not None:
-            with run._unharmed():
-                mlflow.log_params(flat_params(stage.params))
+            run.log_params(stage.params)
         run.log_text(_environment(), "environment.json")
         patch = _git("diff", "HEAD", "--", *_SOURCES)
         if patch:
             run.log_text(patch, "git/diff.patch")
-        if stage is not None and tags.get("stage") == "evaluate":
-            run.evaluates(stage.inputs)
         yield run
-        with run._unharmed():
-            outputs = output_hashes()
-            run.set_tags({f"{WROTE}{path}": value for path, value in outputs.items()})
-            if tags.get("stage") == "train":
-                list_trained(mlflow, run.run_id, outputs)
-            if stage is not None:
-                _log_lineage(run)
+        _log_outputs(run, outbox)
+        if stage is not None:
+            run.log_step("lineage")
+            run.log_step("models")
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     except Exception as error:
-        run.set_tags({"error": str(error) or repr(error)})
+        run.set_tags({"error": without_password(str(error) or repr(error))})
         if not isinstance(error, PipelineError):
-            run.log_text(traceback.format_exc(), "error.txt")
+            run.log_text(without_password(traceback.format_exc()), "error.txt")
         raise
     finally:
-        with run._unharmed():
-            mlflow.end_run(status)
+        run.end(status)
+        _tell_kept(outbox.close())
 
 
-def _log_lineage(run: StageRun) -> None:
+def _open_run(
+    mlflow: ModuleType, experiment: str, earlier: Any | None, name: str, tags: Mapping[str, str]
+) -> str:
+    """Open a run, an earlier one again if there is one, and return its id.
+
+    It is not MLflow's "active run": that one is ended as the process ends, which takes long while
+    the server is away, and as finished, whatever it was.
+    """
+    from mlflow.entities import RunTag
+    from mlflow.tracking.context.registry import resolve_tags
+
+    client = mlflow.MlflowClient()
+    if earlier is None:
+        own = mlflow.get_experiment_by_name(experiment).experiment_id
+        made = client.create_run(own, run_name=name, tags=resolve_tags(dict(tags)))
+        return str(made.info.run_id)
+    run_id = str(earlier.info.run_id)
+    client.update_run(run_id, status="RUNNING", name=name)
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    return run_id
+
+
+def _send_kept(sender: Sender, run_id: str) -> None:
+    """Send what an earlier attempt of a run could not: it comes before what follows."""
+    spool = Spool(project_root(), run_id)
+    if spool.origin() is not None:
+        with spool.lock(on_wait=lambda: None):  # `ptune send` may be at it
+            spool.send(sender)
+
+
+def _log_outputs(run: StageRun, outbox: Outbox) -> None:
+    try:
+        outputs = output_hashes()
+    except Exception as error:  # of dvc, which raises many kinds
+        outbox.warn("the outputs' hashes are not logged", first_line(error))
+    else:
+        run.set_tags({f"{WROTE}{path}": value for path, value in outputs.items()})
+
+
+def _tell_kept(entries: int) -> None:
+    if entries:
+        sys.stderr.write(
+            f"warning: {entries} log entries could not be sent to MLflow and are kept; "
+            "when it is back, send them with `ptune send`\n"
+        )
+
+
+def _log_lineage(run_id: str, log: Callable[[Entry], None]) -> None:
     """Leave the trace back to the raw data, and a tag for each run that made an input."""
     history = TrackedHistory()
-    own = history.find(run.run_id)
+    own = history.find(run_id)
     if own is None:
         return
     tracer = Tracer(
@@ -282,9 +278,17 @@ def _log_lineage(run: StageRun) -> None:
         listing=folder_listings(),
     )
     step = tracer.back_from(own)
-    run.log_text(as_tree(step), "lineage.txt")
+    log(Entry("text", run_id, {"text": as_tree(step), "name": "lineage.txt"}))
     makers = {a.path: a.made_by.run for a in step.inputs if a.made_by is not None}
-    run.set_tags({f"made_from.{path}": own.run_id for path, own in makers.items() if own})
+    tags = {f"made_from.{path}": own.run_id for path, own in makers.items() if own}
+    log(Entry("tags", run_id, tags))
+
+
+# What an entry of kind `step` can name.
+STEPS: Mapping[str, Step] = {
+    "lineage": _log_lineage,
+    "models": lambda run_id, _: list_models(run_id),
+}
 
 
 def _find_run(mlflow: ModuleType, run_id: str | None) -> Any | None:
@@ -409,3 +413,7 @@ def _description(name: str, stage: StageIdentity | None) -> str:
 
 def _is_dirty() -> bool:
     return _git_tags().get("git.dirty") == "true"
+
+
+def _as_text(params: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in flat_params(params).items()}

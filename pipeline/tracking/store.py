@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.errors import TrackingError
 from pipeline.lineage import project_root
@@ -88,9 +89,18 @@ def history_exists() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project_root() / "mlflow.db").exists()
 
 
+def store_identity() -> str:
+    """Return what tells this store from others; no secret is in it."""
+    address = store_address()
+    if address == f"sqlite:///{project_root()}/mlflow.db":
+        return "mlflow.db"
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def without_password(text: str) -> str:
     """Return text with the credentials of each address in it blotted out."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def local_store(root: Path) -> Path:

@@ -946,3 +946,17 @@ def test_a_stage_whose_dvc_is_gone_does_nothing(
     assert result.exit_code == 143
     assert "stage train-lama@p-tuning: the dvc that started it is gone" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_whose_ptune_is_gone_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train-lama@p-tuning")
+    monkeypatch.setenv("PTUNE_REPRO", "1234567")
+    monkeypatch.setattr("stages.running._is_dvc", lambda _: True)
+    monkeypatch.chdir(tmp_path)
+    stage = importlib.import_module("stages.validate")
+    result = CliRunner().invoke(stage.app, ["--out", "data/params.valid"])
+    assert result.exit_code == 143
+    assert "train-lama@p-tuning: the ptune repro that started it is gone" in result.stderr
+    assert list(tmp_path.iterdir()) == []

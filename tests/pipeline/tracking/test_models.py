@@ -6,6 +6,7 @@ import pytest
 from pipeline.lineage import StageIdentity
 from pipeline.tracking import models, runs
 from pipeline.tracking.runs import StageRun, stage_run
+from pipeline.tracking.sending import send_all
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 SPLITS = "fedcba9876543210fedcba9876543210.dir"
@@ -187,16 +188,19 @@ def test_what_the_list_does_not_have_is_evaluated_all_the_same(
     assert "warning" not in capsys.readouterr().err
 
 
-def test_a_list_that_takes_nothing_costs_no_result(
+def test_a_list_that_takes_nothing_costs_no_result_and_gets_it_later(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def gone(*_: object, **__: object) -> None:
         raise ConnectionError("the server is gone")
 
-    monkeypatch.setattr(mlflow, "create_external_model", refuse)
-    monkeypatch.setattr(models, "find_trained", refuse)
-    train()
-    run = evaluate(0.25)
-    assert mlflow.get_run(run.run_id).info.status == "FINISHED"
-    assert mlflow.get_run(run.run_id).data.metrics["test/p_at_1"] == 0.25
+    with monkeypatch.context() as away:
+        away.setattr(models, "find_trained", gone)
+        train()
+        run = evaluate(0.25)
     assert capsys.readouterr().err.count("the server is gone") == 2
+    assert mlflow.get_run(run.run_id).data.metrics["test/p_at_1"] == 0.25
+    assert listed() == []
+    assert [delivery.left for delivery in send_all()] == [0, 0]
+    assert mlflow.get_run(run.run_id).info.status == "FINISHED"
+    assert {metric.key for metric in only_listed().metrics} == {"test/p_at_1", "dev/p_at_1"}

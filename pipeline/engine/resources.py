@@ -1,0 +1,55 @@
+"""What stages that run side by side share: GPUs and the threads of the CPU."""
+
+import os
+from collections.abc import Sequence
+
+from pipeline.errors import ParamsError
+
+
+def gpu_slots(device: str, named: Sequence[str] = ()) -> list[str]:
+    """Return the GPUs that stages can have, each for one stage at a time.
+
+    Args:
+        device: as in `runtime.device`.
+        named: by the user; without any, those that torch sees, which minds CUDA_VISIBLE_DEVICES.
+
+    Returns:
+        What CUDA_VISIBLE_DEVICES takes; an empty text stands for a GPU that needs no naming, as
+        `runtime.device` names it.
+
+    Raises:
+        ParamsError: GPUs are named and `runtime.device` says otherwise.
+    """
+    if device in ("auto", "cuda"):
+        return list(named) or _seen_gpus()
+    if named:
+        raise ParamsError(
+            f"--gpus names GPUs, but runtime.device is {device}; set it to auto or cuda, or leave "
+            "--gpus out"
+        )
+    return [""] if device.startswith("cuda:") else []
+
+
+def threads_each(jobs: int) -> int:
+    """Return each stage's share of the cores, at least one.
+
+    It hangs on the number of jobs alone, not on what else runs at the moment: the number of threads
+    can change the last bits of a sum, and so what training ends with.
+    """
+    return max(1, _cores() // jobs)
+
+
+def _seen_gpus() -> list[str]:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return [gpu.strip() for gpu in hidden.split(",") if gpu.strip() not in ("", "-1")]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _cores() -> int:
+    """Return how many cores this process may use, which may be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

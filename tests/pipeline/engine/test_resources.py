@@ -1,0 +1,41 @@
+import os
+
+import pytest
+import torch
+
+from pipeline.engine.resources import gpu_slots, threads_each
+from pipeline.errors import ParamsError
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("0,1", ["0", "1"]), ("", []), ("-1", []), ("GPU-5a, 2", ["GPU-5a", "2"])],
+)
+def test_the_gpus_are_those_that_the_environment_leaves_visible(
+    monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_slots("auto") == expected
+    assert gpu_slots("cuda", ["5"]) == ["5"]
+
+
+def test_where_nothing_is_said_torch_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert gpu_slots("auto") == ["0", "1", "2"]
+
+
+def test_a_gpu_that_params_name_is_one_slot_and_needs_no_naming() -> None:
+    assert gpu_slots("cuda:1") == [""]
+    assert gpu_slots("cpu") == gpu_slots("mps") == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda:1"])
+def test_gpus_that_params_forbid_are_refused(device: str) -> None:
+    with pytest.raises(ParamsError, match=f"runtime.device is {device}"):
+        gpu_slots(device, ["0"])
+
+
+def test_stages_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [threads_each(jobs) for jobs in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]

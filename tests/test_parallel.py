@@ -1,0 +1,210 @@
+"""`ptune repro` with several stages at a time, under dvc."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from tests.project import ROOT, environment_of, make_project, run
+
+pytestmark = pytest.mark.slow
+
+PTUNE = (sys.executable, "-c", "from commands.app import app; app()")
+TARGETS = ("train-lama", "evaluate-lama@manual")
+OUTPUTS = ("data", "models", "curves", "metrics", "evaluation")
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Path -> content of each file that stages have written."""
+    found = (path for folder in OUTPUTS for path in (root / folder).rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+
+
+def lock(root: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = YAML(typ="safe").load(root / "dvc.lock")["stages"]
+    return stages
+
+
+def ended(printed: str) -> dict[str, str]:
+    """Stage -> how it ended, from the table at the end; without the seconds."""
+    rows = printed.split("\nstage ")[1].splitlines()[1:-1]
+    table = {row.split()[0]: row.split(maxsplit=1)[1] for row in rows}
+    return {name: " ".join(p for p in how.split() if "." not in p) for name, how in table.items()}
+
+
+def test_two_at_a_time_give_what_one_after_the_other_gives(
+    tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
+) -> None:
+    parallel = make_project(
+        tmp_path / "parallel" / "project",
+        tiny_folders["gpt2"],
+        lama__methods=["manual", "p-tuning"],
+        superglue__tasks=[],
+    )
+    shutil.copyfile(empty_store, parallel / "mlflow.db")
+    first = run(parallel, *PTUNE, "repro", "-j", "2", "splits-lama", "download-model")
+    assert list(ended(first.stdout).values()) == ["ran"] * 4
+    assert first.stdout.startswith("validate       | Running stage 'validate':\n")
+    serial = shutil.copytree(parallel, tmp_path / "serial" / "project", symlinks=True)
+    with ThreadPoolExecutor() as pool:
+        plain = pool.submit(run, serial, "dvc", "repro", *TARGETS)
+        done = run(parallel, *PTUNE, "repro", "-j", "2", *TARGETS)
+        plain.result()
+    assert files(parallel) == files(serial)
+    assert lock(parallel) == lock(serial)
+    assert list(ended(done.stdout).values()) == ["ran"] * 3
+    assert "\ntrain-lama@p-tuning  | P17 epoch 1  dev/loss " in done.stdout
+    assert done.stdout.endswith("\n3 ran, 4 unchanged\n")
+
+    assert "up to date" in run(parallel, "dvc", "status", "--with-deps", *TARGETS).stdout
+    assert "Running stage" not in run(parallel, "dvc", "repro", *TARGETS).stdout
+    assert run(parallel, *PTUNE, "repro", "-j", "2", *TARGETS).stdout == "7 unchanged\n"
+
+
+# Stages of one line each: `out` is written, or the stage does what its name says.
+WRITE = "echo {name}; echo {name} > {name}.out"
+SLEEP = (
+    'python -c "import time; from stages.running import _end_with_dvc as end; end(); '
+    "print('it sleeps', flush=True); time.sleep(300)\""
+)
+
+
+def make_light_project(folder: Path, **stages: dict[str, Any]) -> Path:
+    """Make a project of stages that only write a line; `cmd` and `deps` may differ."""
+    folder.mkdir()
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
+    described = {
+        name: {"cmd": WRITE.format(name=name), "outs": [f"{name}.out"], **more}
+        for name, more in {"validate": {}, **stages}.items()
+    }
+    YAML(typ="safe", pure=True).dump({"stages": described}, folder / "dvc.yaml")
+    run(folder, "dvc", "init", "--no-scm", "-q")
+    return folder
+
+
+def after(*names: str) -> list[str]:
+    return [f"{name}.out" for name in names]
+
+
+def repro(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return run(
+        folder, *PTUNE, "repro", *arguments, check=check, PYTHONPATH=str(ROOT), SHELL="/bin/sh"
+    )
+
+
+def test_a_stage_that_fails_keeps_only_its_dependents_from_running(tmp_path: Path) -> None:
+    project = make_light_project(
+        tmp_path / "project",
+        good={},
+        bad={"cmd": "echo so it begins; echo no disk; exit 3"},
+        behind={"deps": after("bad", "good")},
+        last={"deps": after("behind")},
+        other={"deps": after("good")},
+    )
+    done = repro(project, "-j", "2", check=False)
+    assert done.returncode == 1
+    assert ended(done.stdout) == {
+        "validate": "ran",
+        "good": "ran",
+        "bad": "failed",
+        "behind": "not run for want of bad",
+        "last": "not run for want of behind",
+        "other": "ran",
+    }
+    assert done.stdout.index("validate | validate") < done.stdout.index("Running stage 'good'")
+    assert "bad failed; its last lines:\n  Running stage 'bad':\n" in done.stderr
+    assert "\n  so it begins\n  no disk\n  ERROR: failed to reproduce 'bad'" in done.stderr
+    assert "dvc push" not in done.stdout
+    assert "bad:" in run(project, "dvc", "status").stdout
+
+    text = (project / "dvc.yaml").read_text()
+    (project / "dvc.yaml").write_text(text.replace("exit 3", "echo yes > bad.out"))
+    again = repro(project, "-j", "2", "last")
+    assert ended(again.stdout) == {"bad": "ran", "behind": "ran", "last": "ran"}
+    (project / "last.out").unlink()
+    (project / "good.out").write_text("changed by hand")
+    third = repro(project, "-j", "2")
+    assert ended(third.stdout) == {
+        "good": "ran", "behind": "unchanged", "last": "cached", "other": "unchanged",
+    }  # fmt: skip
+    assert "up to date" in run(project, "dvc", "status").stdout
+
+
+def test_nothing_runs_where_validate_fails(tmp_path: Path) -> None:
+    project = make_light_project(
+        tmp_path / "project", validate={"cmd": "echo wrong; exit 1"}, one={}, two={}
+    )
+    done = repro(project, "-j", "3", "two", check=False)
+    assert done.returncode == 1
+    assert ended(done.stdout) == {"validate": "failed", "two": "not run for want of validate"}
+    assert not (project / "two.out").exists()
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A `ptune repro` with two stages that sleep; and all processes below it."""
+    project = make_light_project(
+        tmp_path / "project", one={"cmd": SLEEP}, two={"cmd": SLEEP}, three={"deps": after("two")}
+    )
+    ptune = subprocess.Popen(
+        [*PTUNE, "repro", "-j", "2"], cwd=project, text=True, stdout=subprocess.PIPE,
+        env=environment_of(project, PYTHONPATH=str(ROOT), SHELL="/bin/sh"),
+    )  # fmt: skip
+    assert ptune.stdout is not None
+    seen = 0
+    while seen < 2:
+        seen += "it sleeps\n" in ptune.stdout.readline()
+    below = psutil.Process(ptune.pid).children(recursive=True)
+    yield ptune, below
+    for process in below:
+        if process.is_running():
+            process.kill()
+    ptune.kill()
+    ptune.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_runs_on_when_ptune_is_ended(
+    sleeping: tuple[subprocess.Popen[str], list[psutil.Process]], number: int
+) -> None:
+    ptune, below = sleeping
+    assert len(below) >= 4
+    started = time.monotonic()
+    os.kill(ptune.pid, number)
+    printed, _ = ptune.communicate(timeout=60)
+    _, alive = psutil.wait_procs(below, timeout=20)
+    assert not alive
+    assert time.monotonic() - started < 20
+    if number == signal.SIGKILL:
+        assert ptune.returncode == -number
+    else:
+        assert ptune.returncode == 128 + number
+        assert ended(printed) == {
+            "validate": "ran", "one": "stopped", "two": "stopped",
+            "three": "not run for want of two",
+        }  # fmt: skip
+
+
+def test_what_dvc_cannot_read_is_told_before_anything_runs(tmp_path: Path) -> None:
+    project = make_light_project(tmp_path / "project", one={})
+    unknown = repro(project, "-j", "2", "tow", check=False)
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("error: ")
+    assert "'tow'" in unknown.stderr
+    assert "Traceback" not in unknown.stderr
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("\nseed:", "\nsede:"))
+    misspelt = repro(project, "-j", "2", check=False)
+    assert misspelt.returncode == 1
+    assert "sede: unknown key; did you mean 'seed'?" in misspelt.stderr
+    assert misspelt.stdout == ""
