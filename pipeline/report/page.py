@@ -42,6 +42,7 @@ th { border-bottom: 2px solid #94a3b8; vertical-align: bottom; }
 td:first-child { white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; } svg { max-width: 100%; height: auto; }
 code { background: #f1f5f9; padding: 0 0.25rem; border-radius: 3px; }
+@media (max-width: 45rem) { p:has(> svg) { overflow-x: auto; } svg { max-width: none; } }
 @media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } }
 """
 
