@@ -1,7 +1,9 @@
 """Finished runs of a made-up pipeline, logged as the stages log theirs."""
 
+import itertools
 import time
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 import mlflow
@@ -11,6 +13,10 @@ from pipeline.tracking.runs import stage_run
 
 MODEL = "smollm2-135m-instruct"
 DAY = 24 * 60 * 60
+# All runs of a process end today as it was at its start: midnight may pass while it runs.
+_STARTED = time.time()
+TODAY = date.fromtimestamp(_STARTED)
+_TICKS = itertools.count()
 
 
 def log_splits(where: str, digest: str, params: Mapping[str, Any]) -> None:
@@ -94,6 +100,6 @@ def _log(
     ) as run:
         run.log_metrics(metrics or {})
         run.set_tags({**(tags or {}), **{f"dvc.out.{p}": v for p, v in (made or {}).items()}})
-    ended = int((time.time() - days_ago * DAY) * 1000)
+    ended = int((_STARTED - days_ago * DAY) * 1000) + next(_TICKS)
     mlflow.MlflowClient().set_terminated(run.run_id, "FINISHED", ended)
     return run.run_id

@@ -5,7 +5,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,7 @@ from typer.testing import CliRunner, Result
 from commands.app import app
 from pipeline.errors import DataError
 from pipeline.tracking.runs import stage_run
-from tests.history import MODEL, log_lama, log_splits, log_task
-
-TODAY = date.today()
+from tests.history import MODEL, TODAY, log_lama, log_splits, log_task
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +162,10 @@ def test_the_paper_s_row_stands_under_its_model_and_not_under_other_data() -> No
     made = parts[f"{MODEL} on gazetteer"]
     assert "neither LAMA nor SuperGLUE" in made
     assert "BERT" not in made
-    assert (
-        "The paper's SuperGLUE tables are not among"
-        in (parts[f"{MODEL} on superglue few-shot-32, {TODAY}"])
-    )
+    few = parts[f"{MODEL} on superglue few-shot-32, {TODAY}"]
+    assert "the paper: rte, ALBERT-xxlarge-v2" in few
+    assert "63.3 ± 3.6" in few
+    assert "not of FewGLUE's 32" in few
     apart = parts["The paper's Table 3, on LAMA 34k: other facts, other models"]
     assert "BERT-large 335M 34,039 32.3 50.6" in apart
 
@@ -188,8 +186,11 @@ def test_json_has_shares_and_what_the_paper_says() -> None:
     assert official["data"] == "superglue few-shot-32"
     assert official["splits"] == "2b2b2b2b"
     assert official["trainings"] == 3
-    assert content["paper"] == []
-    assert any("SuperGLUE tables are not" in doubt for doubt in content["doubts"])
+    published = {row["method"]: row for row in content["paper"]}
+    assert set(published) == {"prompt-tuning", "manual-fine-tuning", "p-tuning"}
+    assert published["p-tuning"]["test_score"] == 0.6327
+    assert published["p-tuning"]["table"] == "v2, Table 5"
+    assert any("not of FewGLUE's 32" in doubt for doubt in content["doubts"])
     lama = json.loads(invoke("--json", "--against", "paper", "--task", "lama").stdout)
     assert {row["data"] for row in lama["paper"]} == {"lama 34k"}
     assert "paper" not in json.loads(invoke("--json").stdout)
