@@ -15,7 +15,7 @@ from pipeline.errors import TrackingError
 from pipeline.files import read_csv, read_json
 from pipeline.lock import Execution, file_hash, outputs_within, parse_command
 from pipeline.tracking.executions import READ, RESTORED, WROTE, TrackedHistory
-from pipeline.tracking.models import list_trained
+from pipeline.tracking.models import list_models
 from pipeline.tracking.store import EXPERIMENTS, connect, first_line, flat_params
 
 _MOST_PARAMS = 100  # that MLflow takes in a call
@@ -84,6 +84,8 @@ def restore_missing(
 ) -> Iterator[Restored]:
     """Make a run for each execution that has none; a second call makes none.
 
+    What they trained and evaluated is put into the list of models, where it is not there.
+
     Args:
         lock: stage -> execution, as in `dvc.lock`.
         root: of the project.
@@ -98,7 +100,10 @@ def restore_missing(
         if about is None or execution.run_key is None:
             continue
         runs = history.of_key(execution.run_key)
-        if not any(run.execution.outputs == dict(execution.outputs) for run in runs):
+        own = [run for run in runs if run.execution.outputs == dict(execution.outputs)]
+        if own:
+            _list_models(own[0].run_id, execution.stage)
+        else:
             within = outputs_within(lock, execution.inputs)
             yield _restore(execution, about, within, root, commit_of.get(execution.stage))
 
@@ -141,15 +146,22 @@ def _restore(
                 child = client.create_run(experiment, run_name=unit, tags=common | family)
                 client.log_batch(child.info.run_id, metrics=points)
                 client.set_terminated(child.info.run_id)
-        if about.kind == "train":
-            list_trained(mlflow, run_id, execution.outputs)
         client.set_terminated(run_id)
+        list_models(run_id)
     except Exception as error:
         raise TrackingError(
             f"{execution.stage}: MLflow took no run ({first_line(error)}); run `ptune sync` again "
             "when it works, what is missing then is made"
         ) from error
     return Restored(run_id, execution.stage, left_out)
+
+
+def _list_models(run_id: str, stage: str) -> None:
+    """Put a run of before the list of models was kept into it."""
+    try:
+        list_models(run_id)
+    except Exception as error:
+        raise TrackingError(f"{stage}: MLflow lists no model: {first_line(error)}") from error
 
 
 _NOTE = """Stage `{stage}`, restored from `dvc.lock` and the files beside it by `ptune sync`.
