@@ -183,13 +183,21 @@ def _is_on_record(execution: Execution, root: Path, path: str) -> bool:
 
 
 def _forget_unfinished(client: Any, experiment: str, execution: Execution) -> None:
-    """Delete what an earlier call began and did not end."""
+    """Delete what an earlier call began and did not end; close what is not ours to delete."""
+    from mlflow.exceptions import MlflowException
+
     for run in client.search_runs(
         [experiment],
         f"tags.`dvc.run_key` = '{execution.run_key}' AND tags.`{RESTORED}` = 'true' "
         "AND attributes.status = 'RUNNING'",
     ):
-        client.delete_run(run.info.run_id)
+        try:
+            client.delete_run(run.info.run_id)
+        except MlflowException as error:
+            # On a server with accounts, it takes more to delete than to log.
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:

@@ -73,10 +73,21 @@ def connect(experiment: str | None = None) -> ModuleType:
     except Exception as error:
         raise TrackingError(
             without_password(f"MLflow at {store_address()} cannot be used: {first_line(error)}\n")
-            + "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
-            "mlflow.db in the checkout). Nothing was run."
+            + f"{_advice(error)} Nothing was run."
         ) from error
     return mlflow
+
+
+def _advice(error: Exception) -> str:
+    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
+        return (
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your account "
+            "on that server (docs/server.md)."
+        )
+    return (
+        "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
+        "mlflow.db in the checkout)."
+    )
 
 
 def store_address() -> str:

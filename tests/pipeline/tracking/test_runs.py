@@ -16,6 +16,7 @@ from pipeline.errors import DataError, TrackingError
 from pipeline.lineage import StageIdentity
 from pipeline.tracking import runs
 from pipeline.tracking.runs import StageRun, stage_run
+from tests.server import serving
 
 STAGE = StageIdentity(
     name="train-lama@p-tuning",
@@ -304,6 +305,19 @@ def test_an_unreachable_server_stops_before_any_work(
     assert f"***@127.0.0.1:{port}" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
+
+
+def test_a_server_that_asks_for_an_account_says_how_to_name_one(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as server:
+        server.put("/api/2.0/mlflow/experiments/get-by-name", b"", 401, ...)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        with (
+            pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_USERNAME and \w+_PASSWORD"),
+            open_run(),
+        ):
+            pass
 
 
 def _use_store(root: str) -> None:
