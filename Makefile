@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show ui check lint types test test-fast readme lock clean
+.PHONY: help setup server repro show ui check lint types test test-fast readme lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ $(VENV)/runtime: requirements.lock
 
 $(VENV)/dev: $(VENV)/runtime requirements-dev.lock
 	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@touch $@
+
+server: $(VENV)/server ## add to .venv what a shared server needs (docs/server.md)
+
+$(VENV)/server: $(VENV)/runtime requirements-server.lock
+	@$(PIP) --no-deps --requirement requirements-server.lock
 	@touch $@
 
 repro: setup ## run the whole pipeline, then show the results

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Pin the newest versions that pyproject.toml allows: requirements.lock (to run) and
-# requirements-dev.lock (what the tools add). torch is left out: each machine has its own build.
+# Pin the newest versions that pyproject.toml allows: requirements.lock (to run),
+# requirements-dev.lock (what the tools add) and requirements-server.lock (what a shared server
+# adds). torch is left out: each machine has its own build.
 # Usage: tools/lock.sh PYTHON TORCH
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +19,13 @@ $pip install --quiet .
 frozen > "$work/run"
 $pip install --quiet ".[dev]"
 frozen > "$work/all"
+# What runs must be the same with the server's packages beside it. dvc[s3] and boto3 both hang on
+# close versions of botocore: where one goes first, pip does not search for a common one.
+$pip install --quiet --constraint "$work/all" ".[remote]"
+frozen > "$work/remote"
+$pip install --quiet --constraint "$work/remote" ".[server]"
+frozen > "$work/server"
 cp "$work/run" requirements.lock
 comm -13 "$work/run" "$work/all" > requirements-dev.lock
-wc -l requirements.lock requirements-dev.lock
+comm -13 "$work/all" "$work/server" > requirements-server.lock
+wc -l requirements*.lock

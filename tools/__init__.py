@@ -1,0 +1,1 @@
+"""What keeps the project going, beside the pipeline itself."""

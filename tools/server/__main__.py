@@ -1,0 +1,168 @@
+"""Start, stop and look at a shared history on this machine.
+
+    python -m tools.server up --data /srv/p-tuning --member ada
+
+See docs/server.md.
+"""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.console import errors_told
+from tools.server.folder import (
+    Folder,
+    ServerError,
+    as_lines,
+    from_lines,
+    new_password,
+    write_private,
+)
+from tools.server.history import ADMIN, History
+from tools.server.objects import DVC_BUCKET, Objects
+from tools.server.postgres import Postgres
+
+app = typer.Typer(
+    name="python -m tools.server", help=__doc__, no_args_is_help=True,
+    pretty_exceptions_enable=False, add_completion=False,
+)  # fmt: skip
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", envvar="PTUNE_SERVER_DATA", help="Folder that everything is kept in."),
+]
+
+
+class Service(StrEnum):
+    """A program of the server."""
+
+    POSTGRES = "postgres"
+    OBJECTS = "objects"
+    MLFLOW = "mlflow"
+
+
+Named = Annotated[list[Service] | None, typer.Argument(help="Which; none stands for all.")]
+
+
+@app.command()
+def up(
+    data: Data,
+    member: Annotated[
+        list[str] | None, typer.Option("--member", help="Make an account; may be repeated.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Of MLflow, as the folder is made; 0: any.")] = 5000,
+    objects_port: Annotated[
+        int, typer.Option(help="Of the object store, as the folder is made; 0: any.")
+    ] = 8333,
+) -> None:
+    """Set up what is not there, start what does not run.
+
+    Example: python -m tools.server up --data /srv/p-tuning --member ada
+    """
+    with errors_told():
+        for name in member or []:
+            _check_name(name)
+        folder = Folder(data)
+        services = _services(folder)
+        for service in services.values():
+            service.check()
+        with folder.lock():
+            folder.prepare(port=port, objects_port=objects_port)
+            _start(services)
+            for name in member or []:
+                _add_member(folder, name)
+        _tell_services(services)
+
+
+@app.command()
+def down(data: Data, services: Named = None) -> None:
+    """End the programs; what they keep stays."""
+    with errors_told():
+        folder = _existing(data)
+        every = _services(folder)
+        with folder.lock():
+            # MLflow first, as it needs the others to end its requests.
+            for name in (Service.MLFLOW, Service.OBJECTS, Service.POSTGRES):
+                if services is None or name in services:
+                    stopped = every[name].stop()
+                    typer.echo(f"{name}  {'stopped' if stopped else 'did not run'}")
+
+
+@app.command()
+def status(data: Data) -> None:
+    """Tell what runs, and where; exit with 1 where something does not."""
+    with errors_told():
+        services = _services(_existing(data))
+        _tell_services(services)
+        if not all(service.is_running() for service in services.values()):
+            raise typer.Exit(1)
+
+
+def _services(folder: Folder) -> dict[Service, Postgres | Objects | History]:
+    return {
+        Service.POSTGRES: Postgres(folder),
+        Service.OBJECTS: Objects(folder),
+        Service.MLFLOW: History(folder),
+    }
+
+
+def _existing(data: Path) -> Folder:
+    folder = Folder(data)
+    if not folder.exists:
+        raise ServerError(f"no server was set up in {data}; `up` does it")
+    return folder
+
+
+def _start(services: dict[Service, Postgres | Objects | History]) -> None:
+    """Start the database and the object store, side by side, then MLflow, which needs both."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: services[name].start(), (Service.POSTGRES, Service.OBJECTS)))
+    services[Service.MLFLOW].start()
+
+
+def _tell_services(services: dict[Service, Postgres | Objects | History]) -> None:
+    for name, service in services.items():
+        typer.echo(f"{name:9} {'runs' if service.is_running() else 'stopped':8} {service.address}")
+
+
+def _check_name(name: str) -> None:
+    if name == ADMIN or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise ServerError(
+            f"--member {name}: small letters, digits, '.', '_' and '-' make a name, and {ADMIN} is "
+            "the server's own"
+        )
+
+
+def _add_member(folder: Folder, name: str) -> None:
+    """Make an account, and tell once what its owner needs to know."""
+    file = folder.member_file(name)
+    known = file.exists()
+    password = from_lines(file.read_text())["MLFLOW_TRACKING_PASSWORD"] if known else new_password()
+    history, objects = History(folder), Objects(folder)
+    history.add_member(name, password)
+    environment = {
+        "MLFLOW_TRACKING_URI": history.address,
+        "MLFLOW_TRACKING_USERNAME": name,
+        "MLFLOW_TRACKING_PASSWORD": password,
+        "AWS_ACCESS_KEY_ID": folder.secrets.objects_team.access,
+        "AWS_SECRET_ACCESS_KEY": folder.secrets.objects_team.secret,
+    }
+    write_private(file, as_lines(environment))
+    if known:
+        typer.echo(f"{name}: the environment is in {file}")
+        return
+    typer.echo(
+        f"The environment of {name}, shown this once; it is kept in {file}:\n\n"
+        f"{as_lines(environment)}\n"
+        "DVC's remote, once in the project:\n\n"
+        f"dvc remote add --default team s3://{DVC_BUCKET}\n"
+        f"dvc remote modify team endpointurl {objects.address}\n"
+    )
+
+
+if __name__ == "__main__":
+    app()

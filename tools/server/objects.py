@@ -1,0 +1,147 @@
+"""The object store: SeaweedFS, which speaks S3; one bucket for MLflow, one for DVC's remote."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tools.server.daemons import Daemon
+from tools.server.folder import HOST, INSTALL, Folder, KeyPair, ServerError, write_private
+
+MLFLOW_BUCKET = "mlflow"
+DVC_BUCKET = "dvc"
+# S3 signs requests for a region; the store has none and takes any.
+REGION = "us-east-1"
+
+_START_SECONDS = 60
+
+
+class Objects:
+    """The object store of a folder."""
+
+    name = "objects"
+
+    def __init__(self, folder: Folder) -> None:
+        """Take the server's folder."""
+        self._folder = folder
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"http://{HOST}:{self._folder.ports.objects}"
+
+    @property
+    def daemon(self) -> Daemon:
+        """Its process."""
+        return Daemon("the object store", self._folder.place("objects"))
+
+    def check(self) -> None:
+        """Check that it can be run here.
+
+        Raises:
+            ServerError: it is not installed.
+        """
+        _program()
+
+    def is_running(self) -> bool:
+        """Tell whether it runs."""
+        return self.daemon.process() is not None
+
+    def start(self) -> None:
+        """Start it; make the buckets.
+
+        Raises:
+            ServerError: it does not start.
+        """
+        daemon = self.daemon
+        if not self.is_running():
+            write_private(daemon.folder / "identities.json", self._identities())
+            daemon.start(self._command(), {**os.environ, "TMPDIR": str(daemon.folder)})
+        daemon.wait_until(self._has_buckets, _START_SECONDS)
+
+    def stop(self) -> bool:
+        """End it; return whether it ran."""
+        stopped = self.daemon.stop()
+        ports = self._folder.ports
+        # SeaweedFS leaves these behind where its end takes too long; their place is not to choose.
+        for part, port in (
+            ("master", ports.master_grpc),
+            ("volume", ports.volume_grpc),
+            ("filer", ports.filer_grpc),
+            ("s3", ports.objects_grpc),
+        ):
+            Path(f"/tmp/seaweedfs-{part}-grpc-{port}.sock").unlink(missing_ok=True)
+        return stopped
+
+    def _command(self) -> list[str]:
+        ports, folder = self._folder.ports, self._folder.place("objects")
+        data = folder / "data"
+        data.mkdir(exist_ok=True)
+        return [
+            _program(), f"-logdir={folder}", "server", f"-dir={data}", f"-ip={HOST}",
+            f"-ip.bind={HOST}", f"-master.port={ports.master}",
+            f"-master.port.grpc={ports.master_grpc}", "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=1024", f"-volume.port={ports.volume}",
+            f"-volume.port.grpc={ports.volume_grpc}", "-volume.max=0", "-volume.preStopSeconds=0",
+            # The filer's pages would give every file to whoever asks, without a key.
+            "-filer", "-filer.disableHttp", f"-filer.port={ports.filer}",
+            f"-filer.port.grpc={ports.filer_grpc}", "-filer.localSocket=filer.sock",
+            "-s3", f"-s3.port={ports.objects}", f"-s3.port.grpc={ports.objects_grpc}",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.localSocket=s3.sock",
+            "-s3.autoCreateBucket=false", "-s3.config=identities.json",
+        ]  # fmt: skip
+
+    def _identities(self) -> str:
+        """Return who may do what: each bucket has a key of its own."""
+        secrets = self._folder.secrets
+
+        def identity(name: str, keys: KeyPair, *actions: str) -> dict[str, object]:
+            pair = {"accessKey": keys.access, "secretKey": keys.secret}
+            return {"name": name, "credentials": [pair], "actions": actions}
+
+        def within(bucket: str) -> list[str]:
+            return [f"{action}:{bucket}" for action in ("Read", "Write", "List")]
+
+        return json.dumps(
+            {
+                "identities": [
+                    identity("admin", secrets.objects_admin, "Admin"),
+                    identity("mlflow", secrets.objects_mlflow, *within(MLFLOW_BUCKET)),
+                    identity("team", secrets.objects_team, *within(DVC_BUCKET)),
+                ]
+            }
+        )
+
+    def _has_buckets(self) -> bool:
+        """Make the buckets that are not there; tell whether all are."""
+        import boto3
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        keys = self._folder.secrets.objects_admin
+        client = boto3.client(
+            "s3", endpoint_url=self.address, region_name=REGION,
+            aws_access_key_id=keys.access, aws_secret_access_key=keys.secret,
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5),
+        )  # fmt: skip
+        try:
+            there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+            for bucket in {MLFLOW_BUCKET, DVC_BUCKET} - there:
+                client.create_bucket(Bucket=bucket)
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+
+def _program() -> str:
+    """Return the path of SeaweedFS's program.
+
+    Raises:
+        ServerError: it is not installed.
+    """
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise ServerError(f"weed, the program of SeaweedFS, is not here; {INSTALL}")
+    return found
