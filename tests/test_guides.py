@@ -88,6 +88,7 @@ def execute(root: Path, command: str) -> None:
             raise AssertionError(f"this test cannot run {command!r}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", [title for title, commands in GUIDES.items() if commands])
 def test_a_guides_commands_run_one_after_the_other(checkout: Path, title: str) -> None:
     for command in GUIDES[title]:
