@@ -15,6 +15,7 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from tests.project import edit_params, environment_of, make_project, run
+from tests.test_guides import COMMANDS
 
 pytestmark = pytest.mark.slow
 
@@ -534,6 +535,18 @@ def test_an_older_run_is_made_again_with_the_same_bytes(project: Path) -> None:
     assert refused.returncode == 1
     assert "ran in a tree with changes" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_guides_ways_to_read_a_history_work(reproduced: Path) -> None:
+    reading = [c for c in COMMANDS if c.startswith(("ptune results", "ptune lineage"))]
+    assert len(reading) >= 3
+    for command in reading:
+        done = run(reproduced, *command.split())
+        assert "p-tuning" in done.stdout, command
+    # What it finds hangs on the machine: no network here, and no lock file in this project.
+    doctor = run(reproduced, "ptune", "doctor", "--seconds", "1", check=False)
+    assert "params.yaml is valid" in " ".join(doctor.stdout.split())
+    assert "Traceback" not in doctor.stderr
 
 
 def test_metrics_and_plots_are_what_dvc_shows(reproduced: Path) -> None:
