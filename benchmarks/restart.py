@@ -32,6 +32,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.environment import ENVIRONMENT
 from pipeline.files import sha256, write_json
 from tests.project import environment_of, make_project
 from tests.tiny import save_tiny
@@ -44,17 +45,6 @@ _EPOCH = re.compile(r"(\S+) epoch (\d+) ")
 _EVALUATED = re.compile(r"(P\d+)  test/")
 _RUN_KEY = re.compile(r"[0-9a-f]{64}")
 _LONG = {"epochs": 60, "patience": 60}
-
-# What git and the model hub are told in the projects, whoever runs this.
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    **{
-        f"GIT_{who}_{what}": value
-        for who in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "benchmark"), ("EMAIL", "benchmark@example.com"))
-    },
-}
 
 console = Console(width=110)
 
@@ -350,7 +340,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, and to keep")
     parser.add_argument("--write", action="store_true", help=f"write results/{RESULTS.name}")
     asked = parser.parse_args()
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     with contextlib.ExitStack() as stack:
         folder = asked.folder
         if folder is None:

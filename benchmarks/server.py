@@ -26,6 +26,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.environment import ENVIRONMENT
 from pipeline.files import sha256
 from tests.project import ROOT, environment_of, make_project, run
 from tests.tiny import save_tiny
@@ -42,16 +43,6 @@ KILLED_AFTER = 3
 _OWN_TAGS = ("host", "process", "mlflow.user", "mlflow.source.name", "mlflow.log-model.history")
 _OWN_METRICS = ("seconds",)
 _OWN_ARTIFACTS = ("lineage.txt",)
-
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    **{
-        f"GIT_{who}_{what}": value
-        for who in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "benchmark"), ("EMAIL", "benchmark@example.com"))
-    },
-}
 
 console = Console(width=110)
 
@@ -244,7 +235,7 @@ def main() -> int:
     """Run it; 0 where nothing is lost."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
     parser.parse_args()
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptune-server-")))
         folder.chmod(0o711)  # PostgreSQL may run as another user

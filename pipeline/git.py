@@ -33,6 +33,23 @@ def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> It
             _checked("worktree", "remove", "--force", str(folder), root=root)
 
 
+def git_text(*arguments: str, root: Path | None = None) -> str | None:
+    """Return what git prints; None where there is no git, no checkout or no commit.
+
+    Args:
+        arguments: of git.
+        root: of the checkout; None for the current folder.
+    """
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace",
+            check=False,
+        )  # fmt: skip
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
 def _checked(*arguments: str, root: Path) -> None:
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     if done.returncode != 0:

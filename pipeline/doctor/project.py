@@ -1,7 +1,6 @@
 """Checks of the checkout: git, DVC, `params.yaml`, the history; and all checks together."""
 
 import importlib.metadata
-import subprocess
 from pathlib import Path
 
 from pipeline.doctor.findings import Check, Finding, run_checks
@@ -14,6 +13,7 @@ from pipeline.doctor.machine import (
     check_torch,
 )
 from pipeline.doctor.sources import MODEL_STAGE, needed_sources, source_checks
+from pipeline.git import git_text
 from pipeline.lineage import Project, project_root, read_project
 from pipeline.params import Params, load_params
 from pipeline.validation import check_params
@@ -104,7 +104,7 @@ def _folders(project: Project | None) -> dict[str, Path]:
 
 def check_git() -> Finding:
     """Tell the commit, and whether files differ from it. Without git only the history suffers."""
-    commit, changed = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain")
+    commit, changed = git_text("rev-parse", "--short", "HEAD"), git_text("status", "--porcelain")
     if commit is None or changed is None:
         return Finding(
             "git",
@@ -117,21 +117,10 @@ def check_git() -> Finding:
         return Finding(
             "git",
             "warning",
-            f"{commit}, and {count} file{'s' if count > 1 else ''} not as committed",
+            f"{commit.strip()}, and {count} file{'s' if count > 1 else ''} not as committed",
             "runs keep the difference; a commit ties them to one state of the code",
         )
-    return Finding("git", "ok", f"{commit}, clean")
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what git prints; None where there is no git, no checkout or no commit."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, errors="replace", check=False
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return Finding("git", "ok", f"{commit.strip()}, clean")
 
 
 def check_history(seconds: float) -> Finding:

@@ -6,7 +6,7 @@ ever logged. Where neither knows what made something, the link is missing, and t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -217,5 +217,4 @@ class Tracer:
 
 
 def _with_others(step: Step, runs: int) -> Step:
-    others = max(0, runs - 1)
-    return Step(step.execution, step.run, others, step.code, step.inputs)
+    return replace(step, other_runs=max(0, runs - 1))

@@ -1,6 +1,5 @@
 """Gather what one run of knowledge probing gave into one record, to be kept with the project."""
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from pipeline.data.lama import ALL
 from pipeline.errors import DataError
 from pipeline.files import read_json
+from pipeline.git import git_text
 from pipeline.params import LamaMethod, Params
 from pipeline.report.results import Row, read_relations, read_templates
 
@@ -117,16 +117,6 @@ def model_params(params: Params) -> Row:
 
 def _git_state(root: Path) -> Row:
     """Return the commit, and whether code or parameters differ from it; None without git."""
-    commit = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--", *_SOURCES)
-    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    commit = git_text("rev-parse", "HEAD", root=root)
+    changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
+    return {"commit": commit and commit.strip(), "dirty": None if changed is None else bool(changed)}

@@ -1,7 +1,7 @@
 """The history as executions of stages: which run made which content, and which read it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -111,11 +111,13 @@ class TrackedHistory:
         return [_tracked(run) for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
+def tagged(tags: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """Return what follows a prefix in the keys of tags -> value, in the order of the keys."""
+    return {key.removeprefix(prefix): tags[key] for key in sorted(tags) if key.startswith(prefix)}
+
+
 def _tracked(run: Any) -> TrackedRun:
     tags = run.data.tags
-
-    def after(prefix: str) -> dict[str, str]:
-        return {key[len(prefix) :]: tags[key] for key in sorted(tags) if key.startswith(prefix)}
 
     dirty = tags.get("git.dirty")
     return TrackedRun(
@@ -131,7 +133,7 @@ def _tracked(run: Any) -> TrackedRun:
             command=tags.get("dvc.command", ""),
             run_key=tags.get("dvc.run_key"),
             params=dict(sorted(run.data.params.items())),
-            inputs=after(READ),
-            outputs=after(WROTE),
+            inputs=tagged(tags, READ),
+            outputs=tagged(tags, WROTE),
         ),
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from pipeline.tracking.executions import READ, WROTE
+from pipeline.tracking.executions import READ, WROTE, tagged
 from pipeline.tracking.store import EXPERIMENTS, connect
 
 _KIND = "trained-prompts"
@@ -32,7 +32,7 @@ def list_models(run_id: str) -> None:
     run = mlflow.get_run(run_id)
     match run.data.tags.get("stage"):
         case "train":
-            list_trained(mlflow, run_id, _tagged(run, WROTE))
+            list_trained(mlflow, run_id, tagged(run.data.tags, WROTE))
         case "evaluate":
             list_evaluated(mlflow, run)
 
@@ -68,7 +68,7 @@ def list_evaluated(mlflow: ModuleType, run: Any) -> None:
     """
     from mlflow.entities import LoggedModelInput, Metric
 
-    found = (find_trained(mlflow, *one) for one in _folders(_tagged(run, READ)).items())
+    found = (find_trained(mlflow, *one) for one in _folders(tagged(run.data.tags, READ)).items())
     model = next(filter(None, found), None)
     if model is None:
         return
@@ -125,8 +125,3 @@ def _create(mlflow: ModuleType, run: Any, path: str, md5: str) -> Any:
 
 def _folders(hashes: Mapping[str, str]) -> dict[str, str]:
     return {path: value for path, value in hashes.items() if value.endswith(".dir")}
-
-
-def _tagged(run: Any, prefix: str) -> dict[str, str]:
-    tags = run.data.tags
-    return {key.removeprefix(prefix): tags[key] for key in tags if key.startswith(prefix)}

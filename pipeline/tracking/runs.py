@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import socket
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 import psutil
 
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.git import Commits
+from pipeline.git import Commits, git_text
 from pipeline.lineage import StageIdentity, folder_listings, output_hashes, project_root
 from pipeline.lock import read_lock
 from pipeline.provenance.tracing import Tracer
@@ -196,7 +195,7 @@ def stage_run(
         if stage is not None:
             run.log_params(stage.params)
         run.log_text(_environment(), "environment.json")
-        patch = _git("diff", "HEAD", "--", *_SOURCES)
+        patch = git_text("diff", "HEAD", "--", *_SOURCES)
         if patch:
             run.log_text(patch, "git/diff.patch")
         yield run
@@ -351,22 +350,11 @@ def _machine_tags() -> dict[str, str]:
 
 
 def _git_tags() -> dict[str, str]:
-    commit = _git("rev-parse", "HEAD").strip()
+    commit = (git_text("rev-parse", "HEAD") or "").strip()
     if not commit:
         return {}
-    changed = _git("status", "--porcelain", "--", *_SOURCES)
+    changed = git_text("status", "--porcelain", "--", *_SOURCES) or ""
     return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changed.strip())).lower()}
-
-
-def _git(*arguments: str) -> str:
-    """Return what git prints; nothing where there is no git or no checkout."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, errors="replace", check=False
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def library_versions() -> dict[str, str]:
