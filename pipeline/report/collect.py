@@ -119,4 +119,7 @@ def _git_state(root: Path) -> Row:
     """Return the commit, and whether code or parameters differ from it; None without git."""
     commit = git_text("rev-parse", "HEAD", root=root)
     changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
-    return {"commit": commit and commit.strip(), "dirty": None if changed is None else bool(changed)}
+    return {
+        "commit": commit and commit.strip(),
+        "dirty": None if changed is None else bool(changed),
+    }
