@@ -1,5 +1,6 @@
 """A shared server for real: MLflow on PostgreSQL, an object store, accounts, and docs/server.md."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,6 +153,15 @@ def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> Non
     assert sorted(logged) == [
         (f"writer-{number}", "FINISHED", POINTS, POINTS, total) for number in range(WRITERS)
     ]
+
+
+def test_no_bucket_takes_the_others_room(server: Server) -> None:
+    # By itself SeaweedFS shares out what is free now, and gives a bucket seven files at once.
+    address = f"http://127.0.0.1:{server.folder.ports.master}/dir/status"
+    with urllib.request.urlopen(address) as said:
+        room = json.load(said)["Topology"]
+    assert room["Max"] == 10_000
+    assert room["Max"] - room["Free"] <= 2
 
 
 def test_a_server_that_is_killed_in_mid_run_costs_no_history(server: Server, project: Path) -> None:

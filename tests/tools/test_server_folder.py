@@ -4,11 +4,13 @@ Servers that run: tests/test_server.py.
 """
 
 import os
+import shutil
 import socket
 import stat
 import sys
 from dataclasses import astuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from tools.server import daemons, objects, postgres
 from tools.server.__main__ import app
 from tools.server.daemons import Daemon
 from tools.server.folder import Folder, ServerError, as_lines, from_lines, write_private
+from tools.server.objects import Objects
 from tools.server.postgres import Postgres
 
 
@@ -106,6 +109,16 @@ def test_a_folder_that_postgresqls_user_cannot_get_to_is_named(
     tmp_path.chmod(0o700)
     with pytest.raises(ServerError, match=f"{tmp_path} lets nobody pass; choose another --data"):
         Postgres(folder).start()
+
+
+def test_a_disk_that_is_nearly_full_is_told_before_objects_are_lost(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nearly_full = SimpleNamespace(free=300 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: nearly_full)
+    with pytest.raises(ServerError, match="300 MB free, the object store needs 512"):
+        Objects(folder).start()
+    assert not Objects(folder).is_running()
 
 
 def test_a_program_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ DVC_BUCKET = "dvc"
 REGION = "us-east-1"
 
 _START_SECONDS = 60
+# Files of this size hold the objects; it makes a new one for a bucket when those are full.
+_VOLUME_MB = 1024
+_VOLUMES = 10_000
+# With less free it takes no more objects, so it does not start at twice that.
+_FREE_MB = 256
 
 
 class Objects:
@@ -52,12 +57,13 @@ class Objects:
         """Start it; make the buckets.
 
         Raises:
-            ServerError: it does not start.
+            ServerError: the disk is nearly full, or it does not start.
         """
         daemon = self.daemon
         if not self.is_running():
+            self._check_space()
             write_private(daemon.folder / "identities.json", self._identities())
-            daemon.start(self._command(), {**os.environ, "TMPDIR": str(daemon.folder)})
+            daemon.start(self._command(), self._environment())
         daemon.wait_until(self._has_buckets, _START_SECONDS)
 
     def stop(self) -> bool:
@@ -82,8 +88,11 @@ class Objects:
             _program(), f"-logdir={folder}", "server", f"-dir={data}", f"-ip={HOST}",
             f"-ip.bind={HOST}", f"-master.port={ports.master}",
             f"-master.port.grpc={ports.master_grpc}", "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=1024", f"-volume.port={ports.volume}",
-            f"-volume.port.grpc={ports.volume_grpc}", "-volume.max=0", "-volume.preStopSeconds=0",
+            f"-master.volumeSizeLimitMB={_VOLUME_MB}", f"-volume.port={ports.volume}",
+            f"-volume.port.grpc={ports.volume_grpc}", "-volume.preStopSeconds=0",
+            # Left to itself it counts with what is free now, and on a small disk, where one bucket
+            # has taken all volumes, refuses the other's objects.
+            f"-volume.max={_VOLUMES}", f"-volume.minFreeSpace={_FREE_MB}MiB",
             # The filer's pages would give every file to whoever asks, without a key.
             "-filer", "-filer.disableHttp", f"-filer.port={ports.filer}",
             f"-filer.port.grpc={ports.filer_grpc}", "-filer.localSocket=filer.sock",
@@ -91,6 +100,20 @@ class Objects:
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.localSocket=s3.sock",
             "-s3.autoCreateBucket=false", "-s3.config=identities.json",
         ]  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        # One file at a time for each bucket, not seven: no more than a team's uploads need.
+        growth = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+        return {**os.environ, **growth, "TMPDIR": str(self.daemon.folder)}
+
+    def _check_space(self) -> None:
+        folder = self.daemon.folder
+        free = shutil.disk_usage(folder).free // 2**20
+        if free < 2 * _FREE_MB:
+            raise ServerError(
+                f"the disk of {folder} has {free} MB free, the object store needs {2 * _FREE_MB}; "
+                "make room or choose another --data"
+            )
 
     def _identities(self) -> str:
         """Return who may do what: each bucket has a key of its own."""
