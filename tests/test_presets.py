@@ -76,6 +76,10 @@ OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], int, str]] = {
         "smollm2-135m-instruct", "few-shot-32", 4,
         ["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"], 1, "dev",
     ),
+    "superglue-multi-split-smollm2": (
+        "smollm2-135m-instruct", "multi-split", 2,
+        ["manual", "manual-fine-tuning", "p-tuning"], 2, "dev",
+    ),
 }  # fmt: skip
 
 # Source: THUDM/P-tuning @ f4225d4d, LAMA/cli.py and p_tuning/modeling.py; learning rate and Adam

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.lock import Execution
-from pipeline.tracking.store import connect, first_line
+from pipeline.tracking.store import connect, unreadable
 
 # Tags of a run, followed by a path: what it read, and what it wrote.
 READ, WROTE = "dvc.dep.", "dvc.out."
@@ -106,7 +106,7 @@ class TrackedHistory:
                 output_format="list",
             )
         except Exception as error:
-            raise TrackingError(f"MLflow cannot be searched: {first_line(error)}") from error
+            raise unreadable(error) from error
         # The trainings within a stage are runs of their own; they share its key, not its outputs.
         return [_tracked(run) for run in runs if "mlflow.parentRunId" not in run.data.tags]
 

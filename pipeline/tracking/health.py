@@ -56,8 +56,8 @@ def check_store(seconds: float) -> Store:
     except requests.RequestException as error:
         reason = f"no answer within {seconds:g} seconds"
         if not isinstance(error, requests.Timeout):
-            reason = f"cannot be reached ({type(error).__name__})"
-        raise TrackingError(f"{shown}: {reason}; {_NEXT}") from error
+            reason = f"cannot be reached: {first_line(error)}"
+        raise TrackingError(without_password(f"{shown}: {reason}; {_NEXT}")) from error
     except Exception as error:  # of MLflow's, its database's and its client's many
         raise TrackingError(without_password(f"{shown}: {first_line(error)}; {_NEXT}")) from error
     return Store(shown, True)

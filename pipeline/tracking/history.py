@@ -8,16 +8,8 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import TrackingError
 from pipeline.tracking.executions import READ, RESTORED, WROTE
-from pipeline.tracking.store import (
-    EXPERIMENTS,
-    connect,
-    first_line,
-    history_exists,
-    store_address,
-    without_password,
-)
+from pipeline.tracking.store import EXPERIMENTS, connect, history_exists, unreadable
 
 
 @dataclass(frozen=True)
@@ -168,10 +160,7 @@ def _reading() -> Iterator[ModuleType]:
     try:
         yield mlflow
     except Exception as error:  # of MLflow's, its database's and its client's many
-        raise TrackingError(
-            without_password(f"{store_address()}: cannot be read: {first_line(error)}\n")
-            + "Start the server, or mend or unset MLFLOW_TRACKING_URI; `ptune doctor` says more."
-        ) from error
+        raise unreadable(error) from error
 
 
 def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:

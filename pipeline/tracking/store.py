@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -141,10 +142,29 @@ def local_store(root: Path) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, in one line that is not too long."""
-    text = str(error).strip() or repr(error)
+    """Return what an error says, in one line that is not too long.
+
+    Of a connection that failed it is what the system says, not what three libraries made of it.
+    """
+    text = _said_by_system(error) or str(error).strip() or repr(error)
     line = text.splitlines()[0]
     return line if len(line) <= 300 else f"{line[:297]}..."
+
+
+def unreadable(error: Exception) -> TrackingError:
+    """Return what to tell a person whose history could not be read."""
+    return TrackingError(
+        without_password(f"{store_address()}: cannot be read: {first_line(error)}\n")
+        + "Start the server, or mend or unset MLFLOW_TRACKING_URI; `ptune doctor` says more."
+    )
+
+
+def _said_by_system(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, ConnectionError | socket.gaierror) and error.strerror:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

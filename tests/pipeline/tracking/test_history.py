@@ -41,6 +41,9 @@ def test_no_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TrackingError, match=r"^http://\*\*\*@127.0.0.1:9: cannot be read") as told:
+    with pytest.raises(TrackingError) as told:
         read_results()
     assert "secret" not in str(told.value)
+    assert str(told.value).startswith(
+        "http://***@127.0.0.1:9: cannot be read: Connection refused\nStart the server"
+    )
