@@ -15,9 +15,10 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from pipeline.tracking import machine
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_CPUINFO = Path("/proc/cpuinfo")
 _KIBIBYTE = 1024
 
 # Side of the matrices whose product is timed; one product takes from 0.1 s to some milliseconds.
@@ -85,13 +86,9 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def hardware_name(device: torch.device) -> str:
     """Return a name such as `NVIDIA H200` or `2 cores of AMD EPYC`."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    if _CPUINFO.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", _CPUINFO.read_text("utf-8"), re.MULTILINE)
-        model = found[1].strip() if found else model
-    return f"{os.cpu_count()} cores of {model}"
+    return machine.hardware_name(
+        torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    )
 
 
 def slug(text: str) -> str:

@@ -12,7 +12,7 @@ from pipeline.report.history_table import Table
 
 # Columns of words; the others hold numbers.
 _WORDS = ("date", "task", "method", "model", "run")
-_FIRST_TO_GO = ("run", "dev", "test n", "date")
+_FIRST_TO_GO = ("run", "dev", "min", "test n", "date")
 _LONG = 10
 # Between columns.
 _GAP = 2

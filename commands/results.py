@@ -23,7 +23,8 @@ _DAYS = ["%Y-%m-%d"]
 EXAMPLES = """Examples:
   ptune results
   ptune results --task rte --since 2026-11-01 --all
-  ptune results --against paper --markdown"""
+  ptune results --against paper --markdown
+  ptune results --cost"""
 
 
 def results(
@@ -51,6 +52,7 @@ def results(
         Literal["paper"] | None,
         typer.Option(metavar="paper", help="With the paper's figures, and what is doubtful."),
     ] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Minutes in place of scores.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row a run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
@@ -64,6 +66,8 @@ def results(
     with errors_told():
         if as_csv + as_json + as_markdown > 1:
             raise PipelineError("--csv, --json, --markdown: give one of them")
+        if cost and (every or against is not None):
+            raise PipelineError("--cost: goes neither with --all, which has it, nor with --against")
         # An import of mlflow's, which help must not cost.
         from pipeline.tracking.history import Wanted, newest, read_results
 
@@ -86,7 +90,9 @@ def results(
         elif as_csv:
             _print_csv(own, paper=against is not None)
         else:
-            _print_tables(own, every=every, paper=against is not None, as_markdown=as_markdown)
+            _print_tables(
+                own, every=every, cost=cost, paper=against is not None, as_markdown=as_markdown
+            )
 
 
 def _day(moment: datetime | None) -> date | None:
@@ -148,12 +154,15 @@ def _print_csv(own: Sequence["Result"], *, paper: bool) -> None:
     writer.writerows(rows)
 
 
-def _print_tables(own: Sequence["Result"], *, every: bool, paper: bool, as_markdown: bool) -> None:
+def _print_tables(
+    own: Sequence["Result"], *, every: bool, cost: bool, paper: bool, as_markdown: bool
+) -> None:
     from commands.drawing import print_tables
-    from pipeline.report.history_table import markdown, method_tables, run_tables
+    from pipeline.report.history_table import cost_tables, markdown, method_tables, run_tables
 
     by_run = run_tables(own, paper=paper)
-    tables = by_run if every else method_tables(own, paper=paper)
+    by_method = cost_tables(own) if cost else method_tables(own, paper=paper)
+    tables = by_run if every else by_method
     if as_markdown:
         typer.echo(markdown(tables), nl=False)
     else:

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import os
-import platform
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +22,13 @@ from pipeline.report.results import (
     read_lama_results,
     read_stability_results,
     read_task_results,
+    read_work,
 )
 from pipeline.report.results_page import results_page
 from pipeline.report.tasks_collect import gather_tasks
 from pipeline.report.tasks_page import tasks_page
 from pipeline.tracking.history import stage_seconds
+from pipeline.tracking.machine import processor_name
 from stages.running import Out, ParamsFile, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
@@ -85,6 +86,7 @@ def build(
                 tasks=tasks,
                 tasks_source=glue.source,
                 tasks_protocol=glue.protocol,
+                work={name: read_work(curves / f"{name}.csv") for name in read},
                 origins={file.as_posix(): file_hash(file.read_bytes()) for file in files},
             )
         this.run.log_file(out / "index.html")
@@ -223,16 +225,6 @@ def hardware(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name(device if ":" in device else None) if gpu else None,
     }
-
-
-def processor_name() -> str:
-    """Return the processor's name as the system knows it."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
-    return model
 
 
 if __name__ == "__main__":

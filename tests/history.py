@@ -27,6 +27,14 @@ def log_splits(where: str, digest: str, params: Mapping[str, Any]) -> None:
     )  # fmt: skip
 
 
+def log_training(method: str, digest: str, seconds: float) -> None:
+    """Log that a training on LAMA left these contents, after so long."""
+    _log(
+        "train", "train", ("lama", "", method), "", {}, made={f"models/lama/{method}": digest},
+        metrics={"seconds": seconds},
+    )  # fmt: skip
+
+
 def log_evaluation(
     benchmark: str,
     task: str,
@@ -39,6 +47,7 @@ def log_evaluation(
     days_ago: float = 0,
     trained: str = "cccccccc",
     inputs: Mapping[str, str] | None = None,
+    seconds: float | None = None,
     **tags: str,
 ) -> str:
     """Log an evaluation and return its run's id; `source` None: one outside DVC."""
@@ -52,7 +61,8 @@ def log_evaluation(
             "data/model": "bbbbbbbb", where: splits, f"models/{benchmark}/{method}": trained,
             **(inputs or {}),
         },
-        metrics=metrics, days_ago=days_ago, tags={"model": model, **tags},
+        metrics={**metrics, **({} if seconds is None else {"seconds": seconds})},
+        days_ago=days_ago, tags={"model": model, **tags},
     )  # fmt: skip
 
 

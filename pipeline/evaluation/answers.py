@@ -13,7 +13,7 @@ from pipeline.models.predict import predict
 from pipeline.models.questions import build_questions, build_task_questions
 from pipeline.prompts.store import StoredPrompt
 from pipeline.prompts.template import parse_template
-from pipeline.tasks import Example, Task
+from pipeline.tasks import Example, Task, task_template
 from pipeline.tasks.lama import FIELDS, fact_values
 
 
@@ -126,7 +126,7 @@ def evaluate_task(
     questions = build_task_questions(
         model,
         task,
-        parse_template(prompt.template, task.fields, masks=(0, 1) if classifier else (1,)),
+        task_template(task, prompt.template, classifier=classifier),
         test,
         verbalizer=prompt.verbalizer,
         max_length=prompt.max_length or model.max_length,

@@ -26,7 +26,8 @@ _COUNTS = {"lama": "test/facts", "superglue": "test/examples"}
 COLUMNS = (
     "run", "date", "model", "benchmark", "task", "method", "source", "data", "splits",
     "test_score", "test_score_std", "dev_score", "dev_score_std", "test_examples", "relations",
-    "trainings", "experiment", "restored", "commit", "changed",
+    "trainings", "train_seconds", "evaluate_seconds", "hardware", "experiment", "restored",
+    "commit", "changed",
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ class Table:
 
 
 def method_tables(results: Sequence[Result], *, paper: bool = False) -> list[Table]:
-    """Return a table for each model and data: a row a task, a column a method.
+    """Return a table of scores for each model and data: a row a task, a column a method.
 
     Args:
         results: the newest first, at most one for each model, data, task and method.
@@ -60,8 +61,13 @@ def method_tables(results: Sequence[Result], *, paper: bool = False) -> list[Tab
     tables = []
     for own in _groups(results):
         beside = beside_results(own) if paper else Beside()
-        tables.append(_by_method(own, beside))
+        tables.append(_by_method(own, _test_score, beside, _notes(own)))
     return tables + (_apart(results) if paper else [])
+
+
+def cost_tables(results: Sequence[Result]) -> list[Table]:
+    """Return tables as `method_tables` does, of minutes in place of scores."""
+    return [_by_method(own, _minutes, Beside(), _cost_notes(own)) for own in _groups(results)]
 
 
 def run_tables(results: Sequence[Result], *, paper: bool = False) -> list[Table]:
@@ -77,11 +83,12 @@ def run_tables(results: Sequence[Result], *, paper: bool = False) -> list[Table]
                 _score(result, "test"),
                 _score(result, "dev"),
                 _count(result),
+                _minutes(result),
                 result.run_id[:8],
             ]
             for result in own
         ]
-        columns = ["date", "task", "method", "test", "dev", "test n", "run"]
+        columns = ["date", "task", "method", "test", "dev", "test n", "min", "run"]
         beside = beside_results(own) if paper else Beside()
         if not beside.rows:
             tables.append(Table(_title(own), columns, rows, notes=[*_notes(own), *beside.notes]))
@@ -129,6 +136,9 @@ def _values(result: Result) -> tuple[Any, ...]:
         _whole(result, _COUNTS.get(result.benchmark, "")),
         result.relations or _whole(result, "test/relations"),
         _whole(result, "test/trainings"),
+        result.seconds.get("train"),
+        result.seconds.get("evaluate"),
+        result.tags.get("hardware"),
         result.tags.get("dvc.experiment"),
         result.restored,
         result.tags.get("mlflow.source.git.commit"),
@@ -154,7 +164,9 @@ def _title(own: Sequence[Result]) -> str:
     return f"{own[0].model} on {own[0].data}"
 
 
-def _by_method(own: Sequence[Result], beside: Beside) -> Table:
+def _by_method(
+    own: Sequence[Result], shown: Callable[[Result], str], beside: Beside, notes: list[str]
+) -> Table:
     methods = _sorted_methods({*(result.method for result in own), *beside.methods})
     names = _names(own)
     rows: dict[tuple[str, ...], list[Result]] = {}
@@ -170,7 +182,7 @@ def _by_method(own: Sequence[Result], beside: Beside) -> Table:
                 names[row[0].run_id],
                 " / ".join(dict.fromkeys(map(_count, row))),
                 *([] if same else [_dates(row)]),
-                *_cells({result.method: _score(result, "test") for result in row}, methods),
+                *_cells({result.method: shown(result) for result in row}, methods),
             ]
             for row in rows.values()
         ],
@@ -178,7 +190,7 @@ def _by_method(own: Sequence[Result], beside: Beside) -> Table:
             [name, facts, *([] if same else [""]), *_cells(cells, methods)]
             for name, facts, cells in beside.rows
         ],
-        notes=[*_notes(own), *beside.notes],
+        notes=[*notes, *beside.notes],
     )
 
 
@@ -218,6 +230,24 @@ def _metric(result: Result, split: str, suffix: str = "") -> float | None:
 
 def _score(result: Result, split: str) -> str:
     return percent_and_std(_metric(result, split), _metric(result, split, "_std"))
+
+
+def _test_score(result: Result) -> str:
+    return _score(result, "test")
+
+
+def _minutes(result: Result) -> str:
+    """Return what training and evaluation took together; nothing where either is unknown."""
+    return f"{sum(result.seconds.values()) / 60:.1f}" if len(result.seconds) == 2 else ""
+
+
+def _cost_notes(own: Sequence[Result]) -> list[str]:
+    machines = dict.fromkeys(result.tags.get("hardware", "a machine unknown") for result in own)
+    unknown = sum(not _minutes(result) for result in own)
+    return [
+        f"Minutes of training and evaluation together, loading included; on {_listed(machines)}.",
+        *([f"Not known of {unknown} of {len(own)}."] if unknown else []),
+    ]
 
 
 def _whole(result: Result, key: str) -> int | None:
@@ -268,8 +298,8 @@ def _notes(own: Sequence[Result]) -> list[str]:
     return notes
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return " or ".join(map(str, numbers))
+def _listed(values: Iterable[object]) -> str:
+    return " or ".join(map(str, values))
 
 
 def _apart(results: Sequence[Result]) -> list[Table]:

@@ -16,7 +16,7 @@ from pipeline.report.figures import (
     tasks_figure,
 )
 from pipeline.report.paper_tasks import beside_paper_tasks, scores_by_method
-from pipeline.report.results import LamaResults, StabilityResults, TaskResults
+from pipeline.report.results import LamaResults, Row, StabilityResults, TaskResults
 from pipeline.report.stability import stability_parts
 from pipeline.report.tables import (
     data_name,
@@ -29,6 +29,7 @@ from pipeline.report.tables import (
     task_methods,
     task_settings_tried,
     task_trainings,
+    work_table,
 )
 
 _STYLE = """
@@ -59,6 +60,7 @@ def write_report(
     tasks: Sequence[TaskResults],
     tasks_source: str,
     tasks_protocol: str,
+    work: Mapping[str, Row],
     origins: Mapping[str, str],
 ) -> None:
     """Write `report.md`, `index.html`, `summary.md` and `figures/*.svg`.
@@ -74,6 +76,7 @@ def write_report(
         tasks: one for each SuperGLUE task that was run.
         tasks_source: where their examples are from.
         tasks_protocol: what they were split by.
+        work: as in `work_table`.
         origins: path of each metrics file that was read -> DVC's hash of it.
     """
     figures: dict[str, str] = {}
@@ -120,6 +123,8 @@ def write_report(
         ):
             parts += [f"### {title}\n", table] if table else []
         parts += ["![dev score by epoch](figures/superglue_curves.svg)\n"]
+    if work:
+        parts += _cost(work)
     if origins:
         parts += _origins(origins)
     if not figures:
@@ -143,6 +148,16 @@ def _lama(results: LamaResults) -> list[str]:
         "![P@1 by relation](figures/lama_relations.svg)\n",
         lama_relations(list(results.methods), results.relations),
         "![dev P@1 by epoch](figures/lama_curves.svg)\n",
+    ]
+
+
+def _cost(work: Mapping[str, Row]) -> list[str]:
+    return [
+        "## What it cost\n",
+        "All trainings that were run, those of settings that dev did not choose among them, and "
+        "the epochs that they took together until they stopped. How many minutes that was hangs "
+        "on the machine, so that the history has it: `ptune results --cost`.\n",
+        work_table(work),
     ]
 
 

@@ -9,6 +9,9 @@ from pipeline.files import read_csv, read_json, read_jsonl
 
 Row = dict[str, Any]
 
+# Columns of a file of learning curves that tell its trainings apart.
+_TRAINING = ("relation", "setting", "split", "seed")
+
 
 @dataclass(frozen=True)
 class LamaResults:
@@ -264,6 +267,21 @@ def read_settings(folder: Path) -> list[Row]:
         }
         for row in read_csv(folder / "settings.csv")
     ]
+
+
+def read_work(path: Path) -> Row:
+    """Count the trainings behind a file of learning curves, and all epochs that they took.
+
+    An iteration of a search of discrete prompts counts as an epoch, as in the curves.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    last: dict[tuple[str, ...], int] = {}
+    for row in read_csv(path):
+        training = tuple(row[key] for key in _TRAINING if key in row)
+        last[training] = max(last.get(training, 0), int(row["epoch"]))
+    return {"trainings": len(last), "epochs": sum(last.values())}
 
 
 def _task_curves(method: str, path: Path, trainings: Sequence[Row]) -> Iterator[Row]:

@@ -187,6 +187,19 @@ def task_settings_tried(results: Sequence[TaskResults]) -> str:
     return markdown_table([*columns, "dev score", "test score", "chosen"], rows)
 
 
+def work_table(work: Mapping[str, Row]) -> str:
+    """Return how much was trained.
+
+    Args:
+        work: name of a metrics file, without its ending -> what `read_work` returns.
+    """
+    rows = [
+        [*name.rsplit("/", 1), str(own["trainings"]), str(own["epochs"])]
+        for name, own in work.items()
+    ]
+    return markdown_table(["benchmark", "method", "trainings", "epochs"], rows)
+
+
 def _spread(metrics: Row, key: str) -> str:
     return percent_and_std(metrics[key], metrics.get(f"{key}_std"))
 

@@ -30,6 +30,7 @@ class Result:
             the run itself where DVC does not vouch for them. Scores of other contents are not to be
             compared.
         metrics: the numbers of the metrics file.
+        seconds: what it took, by stage: `train` and `evaluate`; without those that are unknown.
         tags: of the run.
     """
 
@@ -43,6 +44,7 @@ class Result:
     params: Mapping[str, str]
     contents: Mapping[str, str]
     metrics: Mapping[str, float]
+    seconds: Mapping[str, float]
     tags: Mapping[str, str]
 
     @property
@@ -118,7 +120,7 @@ def read_results() -> list[Result]:
     if not history_exists():
         return []
     with _reading() as mlflow:
-        made = _params_by_output(mlflow)
+        made = _makers(mlflow)
         results = [_result(run, made) for run in _stage_runs(mlflow, "evaluate")]
     return sorted(results, key=lambda result: result.ended, reverse=True)
 
@@ -177,23 +179,26 @@ def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
-def _params_by_output(mlflow: ModuleType) -> dict[tuple[str, str], dict[str, str]]:
-    """Return path and hash of what splits and training wrote -> the parameters behind it."""
-    made: dict[tuple[str, str], dict[str, str]] = {}
+def _makers(mlflow: ModuleType) -> dict[tuple[str, str], Any]:
+    """Return path and hash of what splits and training wrote -> the newest run that wrote it."""
+    made: dict[tuple[str, str], Any] = {}
     for stage in ("splits", "train"):
         for run in _stage_runs(mlflow, stage):
             for tag, value in run.data.tags.items():
                 if tag.startswith(WROTE):
-                    made.setdefault((tag.removeprefix(WROTE), value), run.data.params)
+                    made.setdefault((tag.removeprefix(WROTE), value), run)
     return made
 
 
-def _result(run: Any, made: Mapping[tuple[str, str], Mapping[str, str]]) -> Result:
+def _result(run: Any, made: Mapping[tuple[str, str], Any]) -> Result:
     tags: dict[str, str] = run.data.tags
     params: dict[str, str] = {}
-    for tag, value in tags.items():
-        params |= made.get((tag.removeprefix(READ), value), {})
-    params |= run.data.params
+    seconds: dict[str, float] = {}
+    for own in (*(made.get((tag.removeprefix(READ), tags[tag])) for tag in tags), run):
+        if own is not None:
+            params |= own.data.params
+            if "seconds" in own.data.metrics:
+                seconds[own.data.tags["stage"]] = own.data.metrics["seconds"]
     benchmark = tags.get("benchmark", "")
     section = "superglue" if benchmark == "superglue" else "lama"
     return Result(
@@ -209,6 +214,7 @@ def _result(run: Any, made: Mapping[tuple[str, str], Mapping[str, str]]) -> Resu
         params=params,
         contents=_contents(tags) or {"run": run.info.run_id},
         metrics=run.data.metrics,
+        seconds={stage: seconds[stage] for stage in ("train", "evaluate") if stage in seconds},
         tags=tags,
     )
 

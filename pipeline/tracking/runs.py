@@ -28,6 +28,7 @@ from pipeline.provenance.tracing import Tracer
 from pipeline.provenance.writing import as_tree
 from pipeline.tracking.entries import Entry, Kind, Sender, Step
 from pipeline.tracking.executions import READ, WROTE, TrackedHistory
+from pipeline.tracking.machine import gpu_in_use, hardware_name
 from pipeline.tracking.models import list_models
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.spool import Origin, Spool
@@ -248,12 +249,15 @@ def _send_kept(sender: Sender, run_id: str) -> None:
 
 
 def _log_outputs(run: StageRun, outbox: Outbox) -> None:
+    """Log what was written, and on what it was computed: by now it is known."""
+    about = {"hardware": hardware_name(gpu_in_use())}
     try:
         outputs = output_hashes()
     except Exception as error:  # of dvc, which raises many kinds
         outbox.warn("the outputs' hashes are not logged", first_line(error))
     else:
-        run.set_tags({f"{WROTE}{path}": value for path, value in outputs.items()})
+        about |= {f"{WROTE}{path}": value for path, value in outputs.items()}
+    run.set_tags(about)
 
 
 def _tell_kept(entries: int) -> None:

@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 
 from commands.app import app
 from pipeline.errors import DataError
+from pipeline.tracking.machine import hardware_name
 from pipeline.tracking.runs import stage_run
-from tests.history import MODEL, TODAY, log_lama, log_splits, log_task
+from tests.history import MODEL, TODAY, log_lama, log_splits, log_task, log_training
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
             {"superglue": {"source": "superglue", "protocol": "few-shot-32"}},
         )  # fmt: skip
         log_lama("p-tuning", 0.4, days_ago=9)
-        log_lama("p-tuning", 0.505)
+        log_training("p-tuning", "dddddddd", 600.0)
+        log_lama("p-tuning", 0.505, trained="dddddddd", seconds=90.0)
         log_lama("manual", 0.303, days_ago=2)
         log_lama("manual", 0.311, source="lama", splits="1a1a1a1a", model="bert-base-cased")
         log_task("rte", "p-tuning", 0.65)
@@ -132,6 +134,20 @@ def test_methods_stand_beside_each_other_under_model_and_data() -> None:
     assert "99.0" not in shown
 
 
+def test_cost_is_the_minutes_of_the_training_and_the_evaluation_behind_a_score() -> None:
+    shown = " ".join(invoke("--cost", "--task", "lama", "--model", MODEL).stdout.split())
+    assert "lama 416 11.5" in shown
+    assert f"on {hardware_name(None)}. - Not known of 1 of 2." in shown
+    assert "50.5" not in shown
+    rows = {row["method"]: row for row in rows_of("--task", "lama", "--model", MODEL)}
+    tuned, manual = rows["p-tuning"], rows["manual"]
+    assert (tuned["train_seconds"], tuned["evaluate_seconds"]) == ("600.0", "90.0")
+    assert (manual["train_seconds"], manual["evaluate_seconds"]) == ("", "")
+    assert tuned["hardware"] == hardware_name(None)
+    every = invoke("--all", "--task", "lama", "--model", MODEL, "--markdown").stdout
+    assert "| 50.5 | 51.5 | 416 | 11.5 |" in every
+
+
 @pytest.mark.parametrize("width", [30, 60, 80, 200])
 def test_no_number_is_cut_and_no_line_too_long(width: int) -> None:
     shown = invoke(width=width).stdout
@@ -211,6 +227,8 @@ def test_csv_says_whose_a_row_is_and_leaves_doubts_to_the_other_stream() -> None
     [
         (["--csv", "--json"], "--csv, --json, --markdown: give one of them"),
         (["--tag", "quick"], "--tag quick: write KEY=VALUE"),
+        (["--cost", "--all"], "--cost: goes neither with --all"),
+        (["--cost", "--against", "paper"], "nor with --against"),
     ],
 )
 def test_what_is_wrong_ends_in_its_message(options: list[str], said: str) -> None:

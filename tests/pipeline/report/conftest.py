@@ -11,6 +11,7 @@ from pipeline.files import write_csv, write_json, write_jsonl
 from pipeline.report.page import write_report
 from pipeline.report.results import (
     LamaResults,
+    Row,
     StabilityResults,
     TaskResults,
     read_lama_results,
@@ -241,6 +242,7 @@ def write(
     source: str = "gazetteer",
     subset: str = "34k",
     model: str = "tiny",
+    work: Mapping[str, Row] | None = None,
     origins: Mapping[str, str] | None = None,
     tasks_source: str = "gazetteer",
     tasks_protocol: str = "few-shot-32",
@@ -257,6 +259,7 @@ def write(
         tasks=tasks,
         tasks_source=tasks_source,
         tasks_protocol=tasks_protocol,
+        work=work or {},
         origins=origins or {},
     )
     return folder

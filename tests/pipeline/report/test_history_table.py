@@ -33,6 +33,7 @@ def make(method: str = "manual", value: float | None = 0.25, **changes: Any) -> 
         "source": "lama",
         "params": {"lama.subset": "29k"},
         "contents": {"splits": "1111111111", "model": "2222222222"},
+        "seconds": {},
         "tags": {},
         **changes,
     }

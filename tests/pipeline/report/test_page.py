@@ -357,6 +357,17 @@ def test_the_numbers_are_traced_to_the_files_that_they_are_from(files, report):
     assert "Where the numbers" not in (folder / "summary.md").read_text()
 
 
+def test_what_was_trained_is_counted(files, report):
+    files.add_lama()
+    work = {
+        "lama/p-tuning": {"trainings": 4, "epochs": 93},
+        "superglue/rte/p-tuning": {"trainings": 16, "epochs": 48},
+    }
+    text = (report(files.lama(answers=1), work=work) / "report.md").read_text()
+    assert "| lama | p-tuning | 4 | 93 |\n| superglue/rte | p-tuning | 16 | 48 |" in text
+    assert "`ptune results --cost`" in text
+
+
 def test_superglue_stands_beside_the_paper_and_made_examples_do_not(files, report):
     files.add_task("rte")
     tasks = [files.task("rte")]

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.files import write_jsonl
+from pipeline.report.results import read_work
 
 METHODS = ("manual", "p-tuning")
 
@@ -165,3 +166,17 @@ def test_a_lost_file_of_stability_is_named(files, lost):
     with pytest.raises(DataError, match="no such file") as caught:
         files.stability()
     assert str(files.root / lost) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "work"),
+    [
+        ("relation,epoch\nP17,0\nP17,1\nP17,2\nP30,0\nP30,1\n", (2, 3)),
+        ("relation,epoch\nP17,0\nP30,0\n", (2, 0)),
+        ("setting,split,seed,epoch\n1,1,7,0\n1,1,7,3\n1,2,7,2\n2,1,7,1\n1,1,8,1\n", (4, 7)),
+        ("relation,epoch\n", (0, 0)),
+    ],
+)
+def test_trainings_and_epochs_are_counted(tmp_path, text, work):
+    (tmp_path / "curves.csv").write_text(text)
+    assert tuple(read_work(tmp_path / "curves.csv").values()) == work
