@@ -36,6 +36,7 @@ from pipeline.data.splits import (
     take,
 )
 from pipeline.data.superglue import Record, read_records
+from pipeline.errors import DataError
 from pipeline.files import staged_folder, write_json, write_jsonl
 from pipeline.params import LamaParams, SuperGlueParams, SuperGlueTask, load_params
 from pipeline.seeding import make_random
@@ -57,6 +58,8 @@ def lama(
         params = load_params(params_file)
         build = {"gazetteer": _gazetteer, "lama": _lama}[params.lama.source]
         splits, left_out = build(raw, params.lama, params.seed)
+        for name, facts in splits.facts.items():
+            _check_none_empty(f"lama.splits: {name}", "facts", facts)
         counts = {
             name: {f"{split}/facts": len(own) for split, own in facts.items()} | left_out[name]
             for name, facts in splits.facts.items()
@@ -159,6 +162,7 @@ def superglue(
             for name, records in files.items()
             for unit, count in _counted(records, TASKS[task]).items()
         }
+        _check_none_empty(f"superglue.splits: {task}", "examples", files)
         with staged_folder(out) as folder:
             for name, records in files.items():
                 write_jsonl(folder / f"{name}.jsonl", records)
@@ -232,6 +236,21 @@ def _pairs(
 def _record_sizes(params: SuperGlueParams) -> dict[str, int | None]:
     sizes = params.splits
     return {"train": sizes.train_examples, "dev": sizes.dev_examples, "test": sizes.test_examples}
+
+
+def _check_none_empty(where: str, unit: str, splits: Mapping[str, Sequence[object]]) -> None:
+    """Check that each split has something.
+
+    Raises:
+        DataError: one is empty. Groups that must not be torn apart may be larger than its room.
+    """
+    empty = [name for name, own in splits.items() if not own]
+    if empty:
+        sizes = ", ".join(f"{name} {len(own)}" for name, own in splits.items())
+        raise DataError(
+            f"{where}: no {unit} for {', '.join(empty)} (there are {sizes}); what belongs together "
+            f"stays in one split, so ask for more {unit} there, or for fewer elsewhere"
+        )
 
 
 def _counted(records: Sequence[Record], task: Task) -> dict[str, int]:

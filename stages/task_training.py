@@ -99,16 +99,24 @@ class TaskTraining:
         with self._folder(unit) as folder:
             weights_file(folder, self.task).unlink(missing_ok=True)
 
-    def keep(self, unit: Unit, trained: Trained, out: Path) -> StoredPrompt:
-        """Return a unit's prompt, and put its tuned weights, if any, into a folder."""
-        setting = self._setting(unit)
+    def keep(self, unit: Unit, trained: Trained, out: Path) -> Trained:
+        """Put a unit's tuned weights, if any, into a folder; return how it ended.
+
+        An earlier run that chose another setting may have discarded the weights. The unit is then
+        trained again, and what came with the new weights takes the place of `trained`.
+        """
         with self._folder(unit) as folder:
             weights = weights_file(folder, self.task)
-            if "model" in setting.training.tune:
-                if not weights.exists():  # discarded by an earlier run that chose another setting
+            if "model" in self._setting(unit).training.tune:
+                if not weights.exists():
                     forget_unit(folder, self.task)
-                    self._train(unit, folder, lambda _: None)
+                    trained = self._train(unit, folder, lambda _: None)
                 link_or_copy(weights, weights_file(out, unit.name))
+        return trained
+
+    def prompt(self, unit: Unit, trained: Trained) -> StoredPrompt:
+        """Return a unit's prompt."""
+        setting = self._setting(unit)
         return StoredPrompt(
             setting.template.source,
             trained.vectors,

@@ -1,6 +1,7 @@
 """Train the prompts of one method, the model, or both; dev chooses the epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,9 +121,13 @@ def superglue(
             select=params.superglue.selection == "dev",
             discard=training.discard,
         )
-        kept = {unit: selection.trained[unit] for unit in selection.kept}
         with staged_folder(out) as folder:
-            prompts = {unit.name: training.keep(unit, own, folder) for unit, own in kept.items()}
+            kept = {
+                unit: training.keep(unit, selection.trained[unit], folder)
+                for unit in selection.kept
+            }
+            selection = replace(selection, trained={**selection.trained, **kept})
+            prompts = {unit.name: training.prompt(unit, own) for unit, own in kept.items()}
             save_prompts(folder, method, prompts)
             write_json(folder / "units.json", described(training.settings, selection))
         _write_curves(

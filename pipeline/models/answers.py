@@ -151,18 +151,27 @@ class AnswerModel:
         return hidden
 
     def _scores(self, answers: Tensor, candidates: Tensor | None) -> Tensor:
-        """Return (answers, words or labels) float32 of (answers, hidden size)."""
-        classifier = getattr(self.network, _CLASSIFIER, None)
-        if classifier is not None:
-            scores: Tensor = classifier(answers)
-            return scores.float()
-        answers = self._transform(answers)
-        weight: Tensor = self._output.weight
-        bias: Tensor | None = self._output.bias
-        if candidates is not None:
-            weight = weight[candidates]
-            bias = bias[candidates] if bias is not None else None
-        return nn.functional.linear(answers, weight, bias).float()
+        """Return (answers, words or labels) float32 of (answers, hidden size).
+
+        The last product is of single precision whatever the network's is: in bfloat16 the best
+        words of a row often tie, and the first of them would win.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            answers = answers.to(self.words.dtype)
+            classifier = getattr(self.network, _CLASSIFIER, None)
+            if classifier is not None:
+                scores: Tensor = classifier(answers)
+                return scores.float()
+            weight: Tensor = self._output.weight
+            bias: Tensor | None = self._output.bias
+            if candidates is not None:
+                weight = weight[candidates]
+                bias = bias[candidates] if bias is not None else None
+            return nn.functional.linear(
+                self._transform(answers).float(),
+                weight.float(),
+                bias.float() if bias is not None else None,
+            )
 
     def _precision(self) -> AbstractContextManager[object]:
         """Return the context in which the network computes."""

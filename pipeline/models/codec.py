@@ -42,13 +42,15 @@ class Codec:
 
         Args:
             text: words; white space in front means that the first word stands apart from what
-                precedes it. White space at the end is left out.
+                precedes it. Spaces at the end are left out: they belong to what follows.
             start: whether the text begins the sequence.
         """
-        text = text.rstrip()
+        text = text.rstrip(" ")
+        if start:
+            text = text.lstrip()
         if not text:
             return []
-        return self._ids(text.lstrip()) if start else self._continuation(text)
+        return self._ids(text) if start else self._continuation(text)
 
     def word(self, word: str, *, space_before: bool) -> int | None:
         """Return the id of a word that is one token at its place in a sentence, else None."""

@@ -1,12 +1,15 @@
 """Scores of examples: of one pass, and of many without gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pipeline.models.answers import AnswerModel
-from pipeline.models.rows import Asked, Choices, collate
+from pipeline.models.rows import Asked, Choices, collate, rows_of
+
+Item = TypeVar("Item")
 
 
 def ask(
@@ -29,7 +32,7 @@ def ask(
         (examples, words) float32: log-probabilities among the allowed words; for choices
         (examples, 2): of the first, and of the best of the others.
     """
-    rows = [one.rows if isinstance(one, Choices) else (one,) for one in asked]
+    rows = [rows_of(one) for one in asked]
     batch = collate(
         [row for own in rows for row in own],
         [prompt for own, prompt in zip(rows, prompts, strict=True) for _ in own],
@@ -41,6 +44,27 @@ def ask(
     scores = model.choice_scores(batch, vectors).split([len(own) for own in rows])
     first_and_rival = [torch.stack((own[0], own[1:].max())) for own in scores]
     return torch.stack(first_and_rival).log_softmax(dim=1)
+
+
+def passes(order: Sequence[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Cut items into passes.
+
+    Args:
+        order: what is asked, in the order in which it is to be.
+        size: of an item, such as its number of rows.
+        most: of a pass, sizes added up; a larger item has a pass of its own.
+    """
+    chosen: list[Item] = []
+    total = 0
+    for item in order:
+        own = size(item)
+        if chosen and total + own > most:
+            yield chosen
+            chosen, total = [], 0
+        chosen.append(item)
+        total += own
+    if chosen:
+        yield chosen
 
 
 @torch.no_grad()
@@ -61,7 +85,7 @@ def predict(
         rows: examples of one prompt.
         vectors: (prompt tokens, embedding size) float, or None where the template has none.
         word_ids: (words,) int64, the allowed words.
-        rows_per_pass: most examples of one pass.
+        rows_per_pass: most rows of one pass; each choice of an example is one.
 
     Returns:
         (rows, words) float32 on the CPU: log-probabilities among the allowed words.
@@ -70,8 +94,7 @@ def predict(
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].token_ids))
     prompts = vectors.to(model.device).unsqueeze(0) if vectors is not None else None
     candidates = word_ids.to(model.device)
-    for start in range(0, len(order), rows_per_pass):
-        chosen = order[start : start + rows_per_pass]
+    for chosen in passes(order, lambda i: len(rows_of(rows[i])), rows_per_pass):
         log_probs = ask(model, [rows[i] for i in chosen], [0] * len(chosen), prompts, candidates)
         scores[chosen] = log_probs.cpu()
     return scores

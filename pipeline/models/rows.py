@@ -52,6 +52,11 @@ class Choices:
 Asked = Row | Choices
 
 
+def rows_of(asked: Asked) -> tuple[Row, ...]:
+    """Return the rows of one example."""
+    return asked.rows if isinstance(asked, Choices) else (asked,)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of one pass, filled on the right.
@@ -187,7 +192,7 @@ def _build(
             case Mask() if whole:
                 text += answer or ""
             case Mask():
-                space = text[-1:].isspace()
+                space = text.endswith(" ")
                 flush()
                 if answer is not None:
                     spaced = f" {answer.strip()}" if space else answer.strip()
@@ -202,6 +207,7 @@ def _build(
                 ids.extend([codec.mask_id or 0] * count)
                 slots.extend([NO_SLOT] * count)
     if masked or whole:
+        text = text.rstrip()
         flush()
     if masked:
         ids.extend(codec.suffix)

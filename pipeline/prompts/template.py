@@ -70,11 +70,11 @@ class Template:
 
     @property
     def space_before_mask(self) -> bool:
-        """Whether white space stands right before the mask: the answer is then a new word."""
+        """Whether a space stands right before the mask: the answer is then a new word."""
         if Mask() not in self.parts:
             return False
         before = self.parts[self.parts.index(Mask()) - 1] if self.parts[0] != Mask() else None
-        return isinstance(before, Text) and before.text[-1:].isspace()
+        return isinstance(before, Text) and before.text.endswith(" ")
 
 
 def parse_template(

@@ -92,7 +92,8 @@ def task_verbalizer(task: Task, wanted: str | Mapping[str, str] | None) -> dict[
     """Return label -> word, by name or as written; None for a task with answers of its own.
 
     Raises:
-        TemplateError: no such verbalizer, or its labels are not the task's.
+        TemplateError: no such verbalizer, its labels are not the task's, or a label or word of it
+            is no text.
     """
     if task.has_choices:
         if wanted is not None:
@@ -106,6 +107,12 @@ def task_verbalizer(task: Task, wanted: str | Mapping[str, str] | None) -> dict[
                 "{label: word}"
             )
         return dict(task.verbalizers[wanted])
+    for part in (*wanted, *wanted.values()):
+        if not isinstance(part, str) or not part.strip():
+            raise TemplateError(
+                f"verbalizer {dict(wanted)}: {part!r} is no text; put labels and words in quotes, "
+                'such as "true"'
+            )
     if set(wanted) != set(task.labels):
         raise TemplateError(
             f"labels are {', '.join(wanted)}; the task's are {', '.join(task.labels)}, and each "

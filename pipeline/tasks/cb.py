@@ -18,13 +18,13 @@ CB = Task(
             "{premise:shorten} question: {hypothesis} true, false or neither? answer: {mask}"
         ),
         # v2, Table 7: where the prompt tokens stand, and how many (its row 3 is `p-tuning`).
-        "table-7-1": "{premise:shorten} Question: {hypothesis} [P]? Answer: {mask}.",
-        "table-7-2": "{premise:shorten} Question [P]: {hypothesis}? Answer: {mask}.",
-        "table-7-4": "{premise:shorten} [P] Question: {hypothesis}? Answer: {mask}.",
-        "table-7-5": "{premise:shorten} Question: {hypothesis}? Answer: {mask}. [P]",
-        "table-7-6": "{premise:shorten} Question: {hypothesis}? [P*2] Answer: {mask}.",
-        "table-7-7": "{premise:shorten} Question: {hypothesis}? [P*4] Answer: {mask}.",
-        "table-7-8": "{premise:shorten} Question: {hypothesis}? [P*8] Answer: {mask}.",
+        "table-7-1": "{premise:shorten} Question: {statement} [P]? Answer: {mask}.",
+        "table-7-2": "{premise:shorten} Question [P]: {statement}? Answer: {mask}.",
+        "table-7-4": "{premise:shorten} [P] Question: {statement}? Answer: {mask}.",
+        "table-7-5": "{premise:shorten} Question: {statement}? Answer: {mask}. [P]",
+        "table-7-6": "{premise:shorten} Question: {statement}? [P*2] Answer: {mask}.",
+        "table-7-7": "{premise:shorten} Question: {statement}? [P*4] Answer: {mask}.",
+        "table-7-8": "{premise:shorten} Question: {statement}? [P*8] Answer: {mask}.",
     },
     verbalizers={
         "yes-no-maybe": {"entailment": "yes", "contradiction": "no", "neutral": "maybe"},

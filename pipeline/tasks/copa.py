@@ -33,8 +33,9 @@ def _clause(sentence: str) -> str:
     if not sentence:
         raise DataError("a choice is empty")
     first = sentence.split(maxsplit=1)[0]
-    # "I" and names in capitals stay as they are.
-    return sentence if first.isupper() else sentence[:1].lower() + sentence[1:]
+    # "I", "I'm" and names in capitals stay as they are.
+    stays = first.partition("'")[0] == "I" or (len(first) > 1 and first.isupper())
+    return sentence if stays else sentence[:1].lower() + sentence[1:]
 
 
 COPA = Task(

@@ -39,6 +39,7 @@ def _examples(record: Record) -> Iterator[Example]:
         raise DataError("span1_text is empty")
     # Marked with stars, as PET does: a text may have the same pronoun twice.
     length = len(pronoun.split())
+    at = _place(words, pronoun, at)
     marked = [*words[:at], f"*{' '.join(words[at : at + length])}*", *words[at + length :]]
     yield Example(
         str(number(record, "idx")),
@@ -46,6 +47,15 @@ def _examples(record: Record) -> Iterator[Example]:
         label(record, BOOLEAN),
         (span, *_rivals(words, span, pronoun)),
     )
+
+
+def _place(words: list[str], pronoun: str, index: int) -> int:
+    """Return where the pronoun is: in one official record its index is that of the word before."""
+    wanted = [_bare(word).lower() for word in pronoun.split()]
+    for at in (index, index + 1, index - 1):
+        if at >= 0 and [_bare(w).lower() for w in words[at : at + len(wanted)]] == wanted:
+            return at
+    raise DataError(f"span2_index is {index}, where the text has no {pronoun!r}")
 
 
 def _rivals(words: list[str], span: str, pronoun: str) -> list[str]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.models.answers import AnswerModel
-from pipeline.models.predict import ask, predict
+from pipeline.models.predict import ask, passes, predict
 from pipeline.models.questions import Questions
-from pipeline.models.rows import Asked
+from pipeline.models.rows import Asked, rows_of
 from pipeline.prompts.bank import make_encoder, stack_prompts
 from pipeline.prompts.encoders import PromptEncoder
 from pipeline.seeding import derive_seed, make_random
@@ -169,13 +170,14 @@ def train(
         if checkpoint is not None and checkpoint.due:
             checkpoint.save(_progress(model, states, here))
 
-    rows_of_training = rows_per_pass
+    cut = partial(_passes, size=_rows, most=rows_per_pass, by_problem=not loss_over_vocabulary)
     if model_optimiser is not None:
-        rows_of_training = math.ceil(batch / gradient_accumulation)
+        # So many examples, whatever their rows: the model's dropout hangs on where passes end.
+        cut = partial(cut, size=lambda _: 1, most=math.ceil(batch / gradient_accumulation))
     while here.epoch <= epochs:
         active = [state for state in states if state.rounds_below_best < patience]
         if here.epoch:
-            _train_epoch(model, active, loss_over_vocabulary, rows_of_training, here, note)
+            _train_epoch(model, active, loss_over_vocabulary, cut, here, note)
         for state in active:
             loss = here.losses[state.problem.name] / len(state.problem.train.rows)
             record = _score_dev(
@@ -313,11 +315,14 @@ def _train_epoch(
     model: AnswerModel,
     states: Sequence[_State],
     loss_over_vocabulary: bool,
-    rows_per_pass: int,
+    cut: Callable[[Sequence[_Item]], Iterator[list[_Item]]],
     here: _Position,
     after_step: Callable[[], None],
 ) -> None:
-    """Run each problem through the examples that the epoch has left; add up their losses."""
+    """Run each problem through the examples that the epoch has left; add up their losses.
+
+    `cut` makes passes of the examples of a step.
+    """
     tuned = any(parameter.requires_grad for parameter in model.network.parameters())
     model.network.train(tuned)
     streams = [list(state.batches(here.epoch)) for state in states]
@@ -328,9 +333,8 @@ def _train_epoch(
             if step < len(stream)
             for item in _items(number, state, stream[step], loss_over_vocabulary)
         ]
-        for number, loss in _backward(
-            model, states, items, loss_over_vocabulary, rows_per_pass, tuned=tuned
-        ):
+        passed = list(cut(items))
+        for number, loss in _backward(model, states, passed, loss_over_vocabulary, tuned=tuned):
             here.losses[states[number].problem.name] += loss
         for state, stream in zip(states, streams, strict=True):
             if step < len(stream):
@@ -359,18 +363,17 @@ def _items(
 def _backward(
     model: AnswerModel,
     states: Sequence[_State],
-    items: list[_Item],
+    passed: Sequence[list[_Item]],
     loss_over_vocabulary: bool,
-    rows_per_pass: int,
     *,
     tuned: bool,
 ) -> list[tuple[int, float]]:
-    """Leave the gradients of one step; return each example's problem and loss.
+    """Leave the gradients of one step, cut into passes; return each example's problem and loss.
 
     The encoders run once a step: the passes leave their gradients at the vectors, from where one
     backward pass takes them through the encoders.
     """
-    encoded = {n: states[n].encode() for n in sorted({item.state for item in items})}
+    encoded = {n: states[n].encode() for n in sorted({i.state for own in passed for i in own})}
     with_prompt = {n: vectors for n, vectors in encoded.items() if vectors is not None}
     slot = {number: place for place, number in enumerate(with_prompt)}
     joined = stack_prompts(list(with_prompt.values()))
@@ -379,7 +382,7 @@ def _backward(
     with torch.random.fork_rng() if tuned else nullcontext():
         if tuned:
             states[0].dropout_of_the_model()
-        for chosen in _passes(items, rows_per_pass, by_problem=not loss_over_vocabulary):
+        for chosen in passed:
             candidates = None
             if not loss_over_vocabulary:
                 candidates = states[chosen[0].state].problem.train.word_ids.to(model.device)
@@ -400,16 +403,19 @@ def _backward(
     return losses
 
 
+def _rows(item: _Item) -> int:
+    return len(rows_of(item.row))
+
+
 def _passes(
-    items: Sequence[_Item], rows_per_pass: int, *, by_problem: bool
+    items: Sequence[_Item], *, size: Callable[[_Item], int], most: int, by_problem: bool
 ) -> Iterator[list[_Item]]:
     """Yield the items of each pass: of like length, and of one problem where words differ."""
     groups: dict[int, list[_Item]] = {}
     for item in sorted(items, key=lambda item: len(item.row.token_ids)):
         groups.setdefault(item.state if by_problem else 0, []).append(item)
     for group in groups.values():
-        for start in range(0, len(group), rows_per_pass):
-            yield group[start : start + rows_per_pass]
+        yield from passes(group, size, most)
 
 
 def _score_dev(

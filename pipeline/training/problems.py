@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.data.lama import Fact
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TemplateError
 from pipeline.models.answers import AnswerModel
 from pipeline.models.questions import Questions, build_questions, build_task_questions
+from pipeline.models.rows import NO_SLOT, rows_of
 from pipeline.prompts.template import Template
 from pipeline.tasks import Example, Task
 from pipeline.tasks.lama import fact_values
@@ -85,4 +86,10 @@ def _problem(name: str, template: Template, questions: Mapping[str, Questions]) 
                 f"{name}: no {split} example has an answer that is one token of the model; take "
                 "another model or leave it out"
             )
+    rows = [row for asked in questions["train"].rows for row in rows_of(asked)]
+    if template.prompt_tokens and all(max(row.slots) == NO_SLOT for row in rows):
+        raise TemplateError(
+            f"{name}, template {template.source!r}: all prompt tokens stand behind {{mask}}, where "
+            "a causal model never sees them; put one in front, or take a masked model"
+        )
     return Problem(name, template.prompt_tokens, questions["train"], questions["dev"])

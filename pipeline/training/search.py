@@ -119,8 +119,7 @@ def search_words(
     )
     if not places:
         raise TemplateError(
-            f"{name}: no prompt token to search words for; put [P] into the template, for a causal "
-            "model in front of {mask}"
+            f"{name}: no prompt token to search words for; put [P] into the template"
         )
     if places[-1] >= tokens or not len(allowed):
         raise ValueError(f"{name}: {tokens} tokens for {places}, {len(allowed)} words allowed")

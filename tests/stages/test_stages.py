@@ -547,6 +547,22 @@ def test_all_relations_and_facts_of_the_gazetteer_may_be_asked_for(
     }
 
 
+def test_a_split_that_nothing_fits_into_is_named_with_what_there_is(
+    spare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Examples of RTE come in twos that share a premise.
+    edit_params(
+        spare, superglue__splits__train_examples=8, superglue__splits__dev_examples=1,
+        superglue__splits__test_examples=8,
+    )  # fmt: skip
+    command = "python -m stages.splits superglue rte --raw data/raw/superglue/rte --out out"
+    assert_one_message(
+        invoke(command, monkeypatch), "superglue.splits: rte: no examples for 1/dev",
+        "there are test 8, 1/train 8, 1/dev 0", "ask for more examples there",
+    )  # fmt: skip
+    assert not Path("out").exists()
+
+
 def test_cut_weights_are_named(ready: Ready, spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ready.root / "models/lama/fine-tuning", "spoilt")
     path = Path("spoilt/weights/P30.safetensors")

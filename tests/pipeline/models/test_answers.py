@@ -280,3 +280,22 @@ def test_mixed_precision_computes_in_bfloat16_and_learns_in_single(
     gradients = [p.grad for p in mixed.network.parameters() if p.grad is not None]
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed"])
+def test_scores_of_a_network_in_bfloat16_are_not_rounded_to_it(
+    tiny_folders: dict[str, Path], family: str, dtype: str
+) -> None:
+    # Words whose scores are rounded tie, and the first one wins.
+    model = load_model(tiny_folders[family], device="cpu", dtype=dtype)
+    row = hand_row(family, model, "^Paris _is _in M")
+    with torch.no_grad():
+        scores = model._scores(model._hidden(batched(model, [row]), None)[:, -1], None)
+    assert scores.dtype == torch.float32
+    assert not torch.equal(scores, scores.bfloat16().float())
+    model.add_classifier(3, seed=1)
+    with torch.no_grad():
+        hidden = torch.randn(4, model.network.config.hidden_size).to(model.words.dtype)
+        labels = model._scores(hidden, None)
+    assert labels.dtype == torch.float32
+    assert dtype == "bfloat16" or not torch.equal(labels, labels.bfloat16().float())

@@ -58,12 +58,19 @@ def test_a_segment_in_the_middle_goes_on_with_the_line(
 
 
 @pytest.mark.parametrize("start", [True, False])
-@pytest.mark.parametrize("text", ["", "  ", "\n"])
-def test_white_space_alone_is_no_token(codec: Codec, text: str, start: bool) -> None:
+@pytest.mark.parametrize("text", ["", "  "])
+def test_spaces_alone_are_no_token(codec: Codec, text: str, start: bool) -> None:
     assert codec.segment(text, start=start) == []
 
 
-def test_white_space_at_the_end_is_left_out(codec: Codec, family: str) -> None:
+def test_a_line_break_is_what_the_tokenizer_makes_of_it(codec: Codec) -> None:
+    whole = codec.tokenizer("Paris is\n", add_special_tokens=False)["input_ids"]
+    assert codec.segment("Paris is\n", start=True) == whole
+    start, *_ = codec.segment("Paris", start=True)
+    assert [start, *codec.segment(" is\n", start=False)] == whole
+
+
+def test_spaces_at_the_end_are_left_out(codec: Codec, family: str) -> None:
     assert codec.segment(" is in  ", start=False) == ids(family, codec, "_is _in")
 
 

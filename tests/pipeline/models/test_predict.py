@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.models.answers import AnswerModel
-from pipeline.models.predict import predict
-from pipeline.models.rows import Row
+from pipeline.models.predict import passes, predict
+from pipeline.models.rows import Choices, Row
 from tests.worked import hand_row, slow_scores
 
 SENTENCES = [
@@ -77,3 +81,36 @@ def test_a_pass_holds_rows_of_like_length(
 
     lengths = sorted(len(row.token_ids) for row in rows)
     assert shapes == [(2, lengths[1]), (2, lengths[3]), (1, lengths[4])]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 9)), st.integers(1, 12))
+def test_passes_keep_the_order_and_are_as_full_as_may_be(sizes: list[int], most: int) -> None:
+    cut = list(passes(range(len(sizes)), lambda i: sizes[i], most))
+    assert [i for own in cut for i in own] == list(range(len(sizes)))
+    totals = [sum(sizes[i] for i in own) for own in cut]
+    assert all(total <= most or len(own) == 1 for total, own in zip(totals, cut, strict=True))
+    assert all(total + sizes[own[0]] > most for total, own in zip(totals, cut[1:], strict=False))
+
+
+def test_each_choice_of_an_example_is_a_row_of_its_pass(
+    model: AnswerModel, rows: list[Row], vectors: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    choice_scores = model.choice_scores
+
+    def watched(batch, prompts):
+        counts.append(len(batch.token_ids))
+        return choice_scores(batch, prompts)
+
+    monkeypatch.setattr(model, "choice_scores", watched)
+    written = [replace(row, answer_ids=(30,)) for row in rows]
+    asked = [Choices((written[0], written[1], written[2])), Choices((written[3], written[4]))] * 2
+    labels = torch.tensor([0, 1])
+    alone = predict(model, asked, vectors, labels, rows_per_pass=1)
+    assert sorted(counts) == [2, 2, 3, 3]
+    counts.clear()
+    together = predict(model, asked, vectors, labels, rows_per_pass=5)
+    assert sum(counts) == 10
+    assert max(counts) <= 5
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)

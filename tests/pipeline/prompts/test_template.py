@@ -132,7 +132,7 @@ def test_prompt_tokens_are_counted(parts):
     ("source", "apart"),
     [
         ("{subject} is in {mask}", True),
-        ("{subject} is in\n{mask}", True),
+        ("{subject} is in\n{mask}", False),
         ("[P*3] {mask}", True),
         ("[P*3]{mask}", False),
         ("{subject}{mask}", False),
@@ -140,5 +140,5 @@ def test_prompt_tokens_are_counted(parts):
         ("{mask} is the capital of {subject}", False),
     ],
 )
-def test_the_answer_is_a_new_word_where_white_space_stands_before_it(source, apart):
+def test_the_answer_is_a_new_word_where_a_space_stands_before_it(source, apart):
     assert parse_template(source, FIELDS).space_before_mask is apart

@@ -51,6 +51,35 @@ def test_the_choices_of_copa_are_second_halves_of_a_sentence() -> None:
     assert only("copa", {**COPA, "question": "cause"}).values["joiner"] == "because"
 
 
+@pytest.mark.parametrize(
+    ("sentence", "clause"),
+    [
+        ("A deer appeared.", "a deer appeared"),
+        ("I'm late.", "I'm late"),
+        ("NASA failed.", "NASA failed"),
+        ("It rained.", "it rained"),
+    ],
+)
+def test_a_clause_begins_small_but_for_names_in_capitals(sentence: str, clause: str) -> None:
+    assert only("copa", {**COPA, "choice1": sentence}).choices[0] == clause
+
+
+def test_a_statement_is_the_hypothesis_without_its_final_punctuation() -> None:
+    for written in ("It pours.", "It pours", "It pours ?!"):
+        example = only("rte", {**RECORDS["rte"], "hypothesis": written})
+        assert example.values["statement"] == "It pours"
+        assert example.values["hypothesis"] == written
+    # As Schick and Schuetze do: all but the pattern that asks "True or False?".
+    asking = {name for name, text in TASKS["rte"].patterns.items() if "{hypothesis}" in text}
+    assert asking == {"pet-4", "prompt-tuning", "classifier"}
+
+
+@pytest.mark.parametrize("index", [5, 6, 7])
+def test_a_pronoun_is_found_beside_a_wrong_index(index: int) -> None:
+    record = {**WSC, "target": {**WSC["target"], "span2_index": index}}
+    assert "about *himself* , which" in only("wsc", record).values["text"]
+
+
 def test_a_pronoun_is_marked_and_its_noun_competes_with_others() -> None:
     example = only("wsc", WSC)
     assert example.values["text"] == (
@@ -73,6 +102,11 @@ def test_a_pronoun_is_marked_and_its_noun_competes_with_others() -> None:
         ("wic", {"start1": -1}, "start1 and end1 are -1 and 7, outside sentence1"),
         ("wsc", {"target": "Mark"}, "target is 'Mark', not an object"),
         ("wsc", {"target": WSC["target"] | {"span2_index": 12}}, "span2_index is 12, outside"),
+        (
+            "wsc",
+            {"target": WSC["target"] | {"span2_index": 2}},
+            "span2_index is 2, where the text has no",
+        ),
         ("wsc", {"target": WSC["target"] | {"span1_index": -1}}, "span1_index is -1, outside"),
         ("wsc", {"target": WSC["target"] | {"span1_text": " "}}, "span1_text is empty"),
         ("multirc", {"passage": {"text": "a", "questions": []}}, "questions is [], not a list of"),
@@ -138,6 +172,9 @@ def test_an_unknown_pattern_or_verbalizer_is_answered_with_the_known_ones() -> N
         task_verbalizer(TASKS["copa"], "yes-no")
     with pytest.raises(TemplateError, match="the task's are true, false, and each needs a word"):
         task_verbalizer(TASKS["wic"], {"true": "b"})
+    for words in ({True: "b", False: "c"}, {"true": 1, "false": "c"}, {"true": " ", "false": "c"}):
+        with pytest.raises(TemplateError, match="is no text; put labels and words in quotes"):
+            task_verbalizer(TASKS["wic"], words)
     with pytest.raises(TemplateError, match="1 masks; take it out"):
         task_template(TASKS["rte"], "{premise} {mask}", classifier=True)
     assert task_verbalizer(TASKS["copa"], None) is None

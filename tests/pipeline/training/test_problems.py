@@ -70,6 +70,18 @@ def test_a_field_that_a_causal_model_never_sees_is_an_error(
         )  # fmt: skip
 
 
+def test_prompt_tokens_that_a_causal_model_never_sees_are_an_error(
+    tiny_models: dict[str, AnswerModel],
+) -> None:
+    facts = {split: [fact("Oslo", "Norway")] for split in ("train", "dev")}
+    behind = parse_template("{subject} is in {mask} [P*3] .", ["subject"])
+    with pytest.raises(TemplateError, match=r"P17, .*all prompt tokens stand behind \{mask\}"):
+        lama_problem(tiny_models["gpt2"], "P17", behind, facts, ["Norway"])
+    assert lama_problem(tiny_models["bert"], "P17", behind, facts, ["Norway"]).prompt_tokens == 3
+    both = parse_template("{subject} [P] is in {mask} [P*3] .", ["subject"])
+    assert lama_problem(tiny_models["gpt2"], "P17", both, facts, ["Norway"]).prompt_tokens == 4
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_task_becomes_a_problem_over_its_label_words(
     tiny_models: dict[str, AnswerModel], family: str
