@@ -12,7 +12,7 @@ import typer
 
 from pipeline.errors import DataError, PipelineError
 from pipeline.files import read_json, staged_folder, write_json, write_text
-from pipeline.lock import file_hash
+from pipeline.lock import file_hash, read_lock
 from pipeline.params import load_params
 from pipeline.report.collect import About, gather
 from pipeline.report.page import write_report
@@ -27,7 +27,7 @@ from pipeline.report.results import (
 from pipeline.report.results_page import results_page
 from pipeline.report.tasks_collect import gather_tasks
 from pipeline.report.tasks_page import tasks_page
-from pipeline.tracking.history import stage_seconds
+from pipeline.tracking.history import seconds_of_execution
 from pipeline.tracking.machine import processor_name
 from stages.running import Out, ParamsFile, stage
 
@@ -149,7 +149,8 @@ def collect(
 ) -> None:
     """Keep what knowledge probing gave, in the project of the current folder, as one JSON file.
 
-    Run it after `dvc repro`; a record of that name is written over.
+    Run it after `dvc repro`, on the machine that ran it, which the record names; a record of that
+    name is written over.
 
     Example: python -m stages.report collect --name four-relations --out docs/results/lama
     """
@@ -196,6 +197,15 @@ def _collect(
         about = About(name, note, today, hardware(params.runtime.device))
         record = gathered(params, Path(), about, seconds_of=stage_seconds)
         write_json(out / f"{name}.json", record)
+
+
+def stage_seconds(stage: str, benchmark: str, method: str, task: str = "") -> float | None:
+    """Return what a stage took to make what dvc.lock has of it; None if no run says so."""
+    name = f"{stage}-{benchmark}@{f'{task}-' if task else ''}{method}"
+    execution = read_lock(Path("dvc.lock")).get(name)
+    if execution is None or execution.run_key is None:
+        return None
+    return seconds_of_execution(execution.run_key)
 
 
 def _write_page(page: Callable[[list[Row]], str], results: Path, out: Path) -> None:

@@ -1,6 +1,8 @@
 """The units of a SuperGLUE task and method: a training for each setting, split and seed."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +14,7 @@ from torch import Tensor
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import answered, task_metrics, task_score
-from pipeline.files import link_or_copy, sha256
+from pipeline.files import link_or_copy, read_json, sha256, write_json
 from pipeline.models.answers import AnswerModel
 from pipeline.models.capacity import rows_that_fit
 from pipeline.models.loading import is_masked
@@ -32,6 +34,9 @@ from stages.training import epoch_line, epoch_metrics, train_problems
 
 METRIC = "score"
 
+# In a unit's folder: which run worked at it last, and the seconds that it took so far.
+_COST = "cost.json"
+
 
 @dataclass
 class TaskTraining:
@@ -45,6 +50,7 @@ class TaskTraining:
         model: folder of the language model.
         splits: folder of the task's splits.
         settings: those to train under.
+        seconds_taken_over: what other runs spent on the units that this one took over.
     """
 
     this: RunningStage
@@ -54,6 +60,7 @@ class TaskTraining:
     model: Path
     splits: Path
     settings: list[Setting] = field(init=False)
+    seconds_taken_over: float = field(init=False, default=0.0)
     _frozen: AnswerModel | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -88,7 +95,8 @@ class TaskTraining:
                 run.log_metrics(epoch_metrics(record, METRIC), record.epoch)
                 logged.add(record.epoch)
 
-            trained = known or self._train(unit, folder, report)
+            with self._timed(folder):
+                trained = known or self._train(unit, folder, report)
             for record in trained.history:
                 if record.epoch not in logged:
                     run.log_metrics(epoch_metrics(record, METRIC), record.epoch)
@@ -125,6 +133,24 @@ class TaskTraining:
             setting.verbalizer,
             setting.max_length,
         )
+
+    @contextlib.contextmanager
+    def _timed(self, folder: Path) -> Iterator[None]:
+        """Note what a unit took, by all runs that worked at it, and what was not this run's."""
+        file, run = folder / _COST, self.this.run.run_id
+        spent: dict[str, Any] = {"run": run, "seconds": 0.0}
+        if file.exists():
+            spent = read_json(file)
+        if spent["run"] != run:
+            self.seconds_taken_over += spent["seconds"]
+        done = finished_unit(folder, self.task) is not None
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            if not done:
+                seconds = spent["seconds"] + time.monotonic() - started
+                write_json(file, {"run": run, "seconds": seconds})
 
     def _train(self, unit: Unit, folder: Path, report: Callable[[EpochRecord], None]) -> Trained:
         setting, kind = self._setting(unit), TASKS[self.task]

@@ -27,6 +27,7 @@ from pipeline.params import (
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
 from pipeline.prompts.template import Template
 from pipeline.tasks.lama import POSITIONS, lay_out, manual_template
+from pipeline.tracking.history import SECONDS_TAKEN_OVER
 from pipeline.training.discrete import Outcome, choose_published, search_prompt, usable_templates
 from pipeline.training.loop import EpochRecord, Problem
 from pipeline.training.problems import lama_problem
@@ -142,7 +143,10 @@ def superglue(
         this.run.log_file(out / "prompts.json")
         this.run.log_file(out / "units.json")
         this.run.log_metrics(
-            {"trainings": len(selection.trained)}
+            {
+                "trainings": len(selection.trained),
+                SECONDS_TAKEN_OVER: round(training.seconds_taken_over, 1),
+            }
             | mean_and_std(f"dev/{METRIC}", [own.best_score for own in kept.values()])
         )
 

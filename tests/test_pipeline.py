@@ -267,6 +267,7 @@ def test_a_seed_that_is_added_trains_only_itself(project: Path) -> None:
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )
     assert {child.info.run_name for child in children} == {first, second}
+    assert parent.data.metrics["seconds/taken_over"] > 0
     for child in children:
         points = client.get_metric_history(child.info.run_id, "dev/score")
         assert sorted(point.step for point in points) == [0, 1, 2]

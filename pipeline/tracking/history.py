@@ -11,6 +11,9 @@ from typing import Any
 from pipeline.tracking.executions import READ, RESTORED, WROTE
 from pipeline.tracking.store import EXPERIMENTS, connect, history_exists, unreadable
 
+# Metric of a training: what earlier runs spent on what this one took over from them.
+SECONDS_TAKEN_OVER = "seconds/taken_over"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -30,7 +33,8 @@ class Result:
             the run itself where DVC does not vouch for them. Scores of other contents are not to be
             compared.
         metrics: the numbers of the metrics file.
-        seconds: what it took, by stage: `train` and `evaluate`; without those that are unknown.
+        seconds: what it took, by stage: `train` and `evaluate`; without those that are unknown,
+            with what other runs spent on trainings that were taken over from them.
         tags: of the run.
     """
 
@@ -134,26 +138,29 @@ def newest(results: Iterable[Result]) -> list[Result]:
     return list(kept.values())
 
 
-def stage_seconds(stage: str, benchmark: str, method: str, task: str = "") -> float | None:
-    """Return the seconds that the newest finished run of a stage took; None if none is known.
+def seconds_of_execution(run_key: str) -> float | None:
+    """Return the seconds of the newest run of an execution that ended; None if none is known.
 
-    A benchmark without tasks has none to name.
+    Args:
+        run_key: identity of the execution (`pipeline.lock`).
 
     Raises:
         TrackingError: the tracking server or store cannot be used.
     """
-    mlflow = connect(EXPERIMENTS[stage])
-    runs = mlflow.search_runs(
-        filter_string=(
-            f"tags.stage = '{stage}' AND tags.benchmark = '{benchmark}' "
-            f"AND tags.method = '{method}' AND attributes.status = 'FINISHED' "
-            "AND metrics.seconds > 0" + (f" AND tags.task = '{task}'" if task else "")
-        ),
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    return runs[0].data.metrics.get("seconds") if runs else None
+    if not history_exists():
+        return None
+    with _reading() as mlflow:
+        runs = mlflow.search_runs(
+            filter_string=(
+                f"tags.`dvc.run_key` = '{run_key}' AND attributes.status = 'FINISHED' "
+                "AND metrics.seconds > 0"
+            ),
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+            search_all_experiments=True,
+            output_format="list",
+        )
+    return _seconds(runs[0]) if runs else None
 
 
 @contextlib.contextmanager
@@ -197,8 +204,9 @@ def _result(run: Any, made: Mapping[tuple[str, str], Any]) -> Result:
     for own in (*(made.get((tag.removeprefix(READ), tags[tag])) for tag in tags), run):
         if own is not None:
             params |= own.data.params
-            if "seconds" in own.data.metrics:
-                seconds[own.data.tags["stage"]] = own.data.metrics["seconds"]
+            spent = _seconds(own)
+            if spent is not None:
+                seconds[own.data.tags["stage"]] = spent
     benchmark = tags.get("benchmark", "")
     section = "superglue" if benchmark == "superglue" else "lama"
     return Result(
@@ -217,6 +225,13 @@ def _result(run: Any, made: Mapping[tuple[str, str], Any]) -> Result:
         seconds={stage: seconds[stage] for stage in ("train", "evaluate") if stage in seconds},
         tags=tags,
     )
+
+
+def _seconds(run: Any) -> float | None:
+    metrics: dict[str, float] = run.data.metrics
+    if "seconds" not in metrics:
+        return None
+    return metrics["seconds"] + metrics.get(SECONDS_TAKEN_OVER, 0.0)
 
 
 def _contents(tags: Mapping[str, str]) -> dict[str, str]:

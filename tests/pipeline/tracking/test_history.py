@@ -1,10 +1,11 @@
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from pipeline.errors import TrackingError
-from pipeline.tracking.history import read_results
-from tests.history import log_evaluation, log_lama, log_splits
+from pipeline.tracking.history import read_results, seconds_of_execution
+from tests.history import log_evaluation, log_lama, log_splits, log_training
 
 
 def test_a_result_has_the_parameters_of_what_made_its_inputs(own_folder: Path) -> None:
@@ -26,6 +27,24 @@ def test_a_run_outside_dvc_says_neither_source_nor_contents(own_folder: Path) ->
     assert result.source is None
     assert result.contents == {"run": run}
     assert result.name == "rte"
+
+
+def test_seconds_are_those_of_the_content_with_what_was_taken_over(own_folder: Path) -> None:
+    log_training("p-tuning", "dddddddd", 600.0, taken_over=60.0)
+    log_training("p-tuning", "eeeeeeee", 5.0)
+    log_lama("p-tuning", 0.5, trained="dddddddd", seconds=30.0)
+    log_lama("manual", 0.5, trained="ffffffff")
+    manual, tuned = read_results()
+    assert (tuned.method, tuned.seconds) == ("p-tuning", {"train": 660.0, "evaluate": 30.0})
+    assert (manual.method, manual.seconds) == ("manual", {})
+
+
+def test_seconds_of_an_execution_are_those_of_its_newest_run(own_folder: Path) -> None:
+    for key, seconds in (("a" * 64, 70.0), ("a" * 64, 7.0), ("b" * 64, 6000.0)):
+        run = log_training("p-tuning", key[:8], seconds, taken_over=1.0)
+        mlflow.MlflowClient().set_tag(run, "dvc.run_key", key)
+    assert seconds_of_execution("a" * 64) == 8.0
+    assert seconds_of_execution("c" * 64) is None
 
 
 def test_without_a_history_there_is_nothing_and_none_is_made(
