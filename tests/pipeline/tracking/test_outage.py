@@ -14,12 +14,13 @@ from typing import Any
 
 import mlflow
 import pytest
+import requests
 from typer.testing import CliRunner
 
 from commands.app import app
 from pipeline.errors import TrackingError
 from pipeline.files import write_text
-from pipeline.tracking.entries import Entry, Sender
+from pipeline.tracking.entries import Entry, Sender, is_refusal
 from pipeline.tracking.sending import send_all
 from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import store_identity
@@ -342,6 +343,41 @@ def test_what_mlflow_will_never_take_holds_nothing_up(
     assert delivery.sent == 0
     assert len(delivery.refused) == 2
     assert kept(own_folder) == []
+
+
+def answered(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError(f"{status} of http://me:secret@host", response=response)
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [
+        (400, True), (413, True), (415, True), (401, False), (403, False), (404, False),
+        (408, False), (429, False), (500, False), (502, False),
+    ],
+)  # fmt: skip
+def test_an_answer_to_a_file_tells_a_refusal_from_an_outage(status: int, refused: bool) -> None:
+    assert is_refusal(answered(status)) == refused
+
+
+def test_a_file_that_a_proxy_never_lets_through_holds_nothing_up(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(*_: object) -> None:
+        raise answered(413)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", too_large)
+    Path("table.csv").write_text("a,b\n")
+    with open_run() as run:
+        run.log_file(Path("table.csv"))
+        run.log_metrics({"dev/loss": 1.0}, 0)
+    assert kept(own_folder) == []
+    assert history_of(run.run_id, "dev/loss") == [(0, 1.0)]
+    told = capsys.readouterr().err
+    assert "MLflow refuses a log entry (413" in told
+    assert "secret" not in told
 
 
 def test_a_file_or_line_that_a_kill_cut_is_passed_over(
