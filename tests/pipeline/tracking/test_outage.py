@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from typer.testing import CliRunner
 from commands.app import app
 from pipeline.errors import TrackingError
 from pipeline.files import write_text
+from pipeline.tracking import runs
 from pipeline.tracking.entries import Entry, Sender, is_refusal
 from pipeline.tracking.sending import send_all
 from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import store_identity
 from tests.outage import Way, free_port, way_to
-from tests.pipeline.tracking.test_runs import all_runs, history_of, open_run
+from tests.pipeline.tracking.test_runs import STAGE, all_runs, history_of, open_run
 
 SEND = "send them with `ptune send`"
 
@@ -311,6 +313,76 @@ def test_what_a_running_stage_keeps_is_left_to_it(
         assert (delivery.sent, delivery.trouble) == (0, "")
         assert delivery.left == 1
     assert [one.sent for one in send_all()] == [5]  # with tags, trace, models, and the end
+
+
+def leave_two_kept(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    first = leave_kept(monkeypatch)
+    with monkeypatch.context() as aside:
+        aside.setattr(runs, "deliver", lambda _: [])
+        return first, leave_kept(monkeypatch)
+
+
+def test_what_was_kept_first_is_sent_first_also_after_a_try(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = leave_two_kept(monkeypatch)
+    time.sleep(0.02)
+    write_text(Spool(own_folder, both[0]).folder / "sent.txt", "0")
+    assert [delivery.run_id for delivery in send_all()] == list(both)
+
+
+def test_what_cannot_be_sent_keeps_back_what_was_kept_after_it(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = leave_two_kept(monkeypatch)
+    send = Sender.send
+
+    def send_unless_first(sender: Sender, entry: Entry) -> None:
+        if entry.run == both[0] and entry.kind == "end":
+            gone()
+        send(sender, entry)
+
+    with monkeypatch.context() as troubled:
+        troubled.setattr(Sender, "send", send_unless_first)
+        first, second = send_all()
+    assert (first.sent, first.left, first.trouble) == (1, 1, "the server is gone")
+    assert (second.sent, second.left) == (0, 2)
+    assert second.trouble == f"they come after those of train/lama/p-tuning {both[0][:10]}"
+    assert [delivery.left for delivery in send_all()] == [0, 0]
+    assert kept(own_folder) == []
+
+
+def test_a_stage_that_starts_sends_first_what_the_runs_before_it_kept(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = {"models/lama/p-tuning": "aa.dir"}
+    with monkeypatch.context() as away:
+        away.setattr(runs, "output_hashes", lambda: output)
+        with open_run() as training:
+            away.setattr(Sender, "send", gone)
+    assert kept(own_folder)
+    with open_run(replace(STAGE, name="evaluate-lama@p-tuning", inputs=output)) as run:
+        assert mlflow.get_run(training.run_id).info.status == "FINISHED"
+    assert kept(own_folder) == []
+    tags = mlflow.get_run(run.run_id).data.tags
+    assert tags["made_from.models/lama/p-tuning"] == training.run_id
+
+
+def test_what_cannot_be_sent_stops_no_stage_that_starts(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = leave_kept(monkeypatch)
+    capsys.readouterr()
+    with monkeypatch.context() as troubled:
+        troubled.setattr(Spool, "send", gone)
+        with open_run():
+            pass
+    told = capsys.readouterr().err
+    assert "train/lama/p-tuning: 2 log entries are kept still (the server is gone)" in told
+    (own_folder / ".work/unsent" / run_id / "entries.jsonl").write_text("{\n{\n")
+    with open_run():
+        pass
+    assert "what earlier runs kept is not sent" in capsys.readouterr().err
 
 
 def test_what_belongs_to_another_store_stays(
