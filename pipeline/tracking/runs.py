@@ -178,6 +178,7 @@ def stage_run(
         earlier = _find_run(mlflow, resumes)
         if earlier is not None:
             _send_kept(sender, earlier.info.run_id)
+            earlier = _find_run(mlflow, resumes)  # as what was sent has left it
         about = {**tags, **_stage_tags(stage), **_machine_tags(), **_git_tags()}
         about["mlflow.note.content"] = _description(name, stage)
         run_id = _open_run(mlflow, experiment, earlier, name, about)

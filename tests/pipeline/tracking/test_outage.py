@@ -19,7 +19,7 @@ import requests
 from typer.testing import CliRunner
 
 from commands.app import app
-from pipeline.errors import TrackingError
+from pipeline.errors import DataError, TrackingError
 from pipeline.files import write_text
 from pipeline.tracking import runs
 from pipeline.tracking.entries import Entry, Sender, is_refusal
@@ -279,6 +279,32 @@ def test_who_goes_on_in_a_run_sends_first_what_was_kept_of_it(
         run.log_metrics({"dev/loss": 1.0}, 2)
     assert history_of(run_id, "dev/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
     assert mlflow.get_run(run_id).info.status == "FINISHED"
+
+
+def test_who_goes_on_in_a_run_knows_what_was_kept_of_its_attempts(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with suppress(KeyboardInterrupt), open_run() as run:
+        raise KeyboardInterrupt
+    # `ptune send` may be at what is kept as a stage starts: then it is not sent before.
+    monkeypatch.setattr(runs, "deliver", lambda _: [])
+    with monkeypatch.context() as away, suppress(DataError):
+        opened = runs._open_run
+
+        def open_and_go(*arguments: Any) -> str:
+            run_id = opened(*arguments)
+            away.setattr(Sender, "send", gone)
+            return run_id
+
+        away.setattr(runs, "_open_run", open_and_go)
+        with open_run(resumes=run.run_id):
+            raise DataError("the disk is full")
+    with open_run(resumes=run.run_id) as again:
+        assert again.attempt == 3
+    logged = mlflow.get_run(run.run_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.tags["attempt"] == "3"
+    assert "error" not in logged.data.tags
 
 
 def test_a_stage_that_finds_the_server_back_sends_what_is_kept_itself(
