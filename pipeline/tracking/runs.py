@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.git import git_text
+from pipeline.git import changes, git_text
 from pipeline.lineage import StageIdentity, output_hashes, project_root
 from pipeline.tracking.entries import Entry, Kind, Sender
 from pipeline.tracking.executions import READ, WROTE
@@ -196,7 +196,7 @@ def stage_run(
         if stage is not None:
             run.log_params(stage.params)
         run.log_text(_environment(), "environment.json")
-        patch = git_text("diff", "HEAD", "--", *_SOURCES)
+        patch = changes(*_SOURCES)
         if patch:
             run.log_text(patch, "git/diff.patch")
         yield run
