@@ -78,8 +78,15 @@ class TrackedHistory:
         return found[0] if found else None
 
     def metrics(self, run_id: str) -> dict[str, float]:
-        """Return the last value of each metric of a run."""
-        return dict(self._mlflow.get_run(run_id).data.metrics)
+        """Return the last value of each metric of a run.
+
+        Raises:
+            TrackingError: the tracking server or store cannot be used.
+        """
+        try:
+            return dict(self._mlflow.get_run(run_id).data.metrics)
+        except Exception as error:  # of MLflow's, its database's and its client's many
+            raise unreadable(error) from error
 
     def libraries(self, run_id: str) -> dict[str, str]:
         """Return library -> version that a run noted; empty where it noted none, or it is lost."""

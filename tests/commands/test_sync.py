@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from commands.app import app
 from pipeline.lineage import StageIdentity
 from pipeline.lock import read_lock
-from pipeline.tracking import runs
+from pipeline.tracking import restore, runs
 from pipeline.tracking.entries import Sender
 from tests.pipeline.tracking.test_runs import all_runs, open_run
 
@@ -79,3 +79,20 @@ def test_what_is_kept_for_another_store_stops_nothing(
     (own_folder / "mlflow.db").rename(own_folder / "other.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own_folder}/other.db")
     assert "1 of 1 entries of dvc.lock got a run" in sync().stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("_log_params", "MLflow took no run"), ("list_models", "MLflow lists no model")],
+)
+def test_a_store_that_fails_is_told_without_a_password(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    if name == "list_models":
+        sync()
+    monkeypatch.setattr(restore, name, gone)
+    done = sync()
+    assert done.exit_code == 1
+    assert f"{STAGE}: {said}" in done.stderr
+    assert "http://***@host is gone" in done.stderr
+    assert "secret" not in done.output

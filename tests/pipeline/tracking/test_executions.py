@@ -77,6 +77,22 @@ def test_a_beginning_of_several_ids_is_an_error(own_folder: Path) -> None:
         TrackedHistory().find(twice)
 
 
+def test_metrics_that_cannot_be_read_are_an_error_without_a_password(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_run() as run:
+        run.log_metrics({"dev/loss": 1.0})
+    history = TrackedHistory()
+    assert history.metrics(run.run_id) == {"dev/loss": 1.0}
+
+    def gone(_: str) -> None:
+        raise mlflow.MlflowException("http://me:secret@host is gone")
+
+    monkeypatch.setattr(mlflow, "get_run", gone)
+    with pytest.raises(TrackingError, match=r"cannot be read: http://\*\*\*@host is gone"):
+        history.metrics(run.run_id)
+
+
 def test_a_restored_run_says_so(own_folder: Path) -> None:
     with open_run() as run:
         run.set_tags({"dvc.restored": "true"})
