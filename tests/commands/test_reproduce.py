@@ -66,3 +66,12 @@ def test_metrics_that_cannot_be_read_stop_before_any_work(
     assert "cannot be read: http://***@host is gone" in done.stderr
     assert not worked
     assert not (own_folder / ".work" / "reproduced").exists()
+
+
+@pytest.mark.parametrize("text", ["it's", "", "%"])
+def test_what_is_no_id_of_a_run_is_told_in_one_line(own_folder: Path, text: str) -> None:
+    done = reproduce(text)
+    assert done.exit_code == 1
+    assert done.stderr == (
+        f'error: "{text}" is no id of a run, nor its beginning: 6 to 32 digits of 0-9, a-f\n'
+    )

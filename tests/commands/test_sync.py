@@ -96,3 +96,9 @@ def test_a_store_that_fails_is_told_without_a_password(
     assert f"{STAGE}: {said}" in done.stderr
     assert "http://***@host is gone" in done.stderr
     assert "secret" not in done.output
+
+
+def test_the_first_call_makes_the_history_and_the_second_adds_nothing(own_folder: Path) -> None:
+    (own_folder / "mlflow.db").unlink()
+    assert "1 of 1 entries of dvc.lock got a run" in sync().stdout
+    assert "0 of 1 entries of dvc.lock got a run" in sync().stdout
