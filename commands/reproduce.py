@@ -46,6 +46,7 @@ def reproduce(
         if run is None:
             raise TrackingError(f"{run_id}: no stage's run of the history has this id")
         commit = check_reproducible(run, Commits(Path()).hash_at)
+        metrics = history.metrics(run.run_id)  # the server may be away when the work is done
         _tell_libraries(history.libraries(run.run_id))
         stage = run.execution.stage
         typer.echo(f"{stage} at commit {commit[:10]}, with all that it depends on")
@@ -53,13 +54,8 @@ def reproduce(
         place = root / ".work" / "reproduced" / run.run_id[:10]
         with worktree(root, commit, place, keep=keep) as folder:
             _repro(folder, root, stage)
-            found = compare(
-                run,
-                history.metrics(run.run_id),
-                read_lock(folder / "dvc.lock")[stage],
-                folder,
-                listing=folder_listings(),
-            )
+            again = read_lock(folder / "dvc.lock")[stage]
+            found = compare(run, metrics, again, folder, listing=folder_listings())
         _tell(found)
         if keep:
             typer.echo(f"The worktree: {place}   Remove it: git worktree remove --force {place}")

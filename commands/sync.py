@@ -5,6 +5,8 @@ from pathlib import Path
 import typer
 
 from commands.console import errors_told
+from commands.send import tell
+from pipeline.errors import TrackingError
 
 EXAMPLES = """Examples:
   dvc pull && ptune sync"""
@@ -16,7 +18,7 @@ def sync() -> None:
     After `dvc pull` in a fresh clone, or on a new or emptied server, the
     results are there and nothing tells of them. Their parameters, hashes,
     metrics and curves become runs, marked as restored. A second call adds
-    nothing.
+    nothing. What stages could not send (`ptune send`) goes first.
     """
     with errors_told():
         # Imports of seconds, which help must not cost.
@@ -24,6 +26,7 @@ def sync() -> None:
         from pipeline.lock import read_lock
         from pipeline.tracking.restore import restore_missing
 
+        _send_kept()
         lock = read_lock(Path("dvc.lock"))
         made = 0
         for restored in restore_missing(lock, Path(), commit_of=Commits(Path()).of_entries(lock)):
@@ -34,3 +37,18 @@ def sync() -> None:
                 )
             made += 1
         typer.echo(f"{made} of {len(lock)} entries of dvc.lock got a run")
+
+
+def _send_kept() -> None:
+    """Send what is kept for this store: an execution whose end is kept has a run already."""
+    from pipeline.tracking.sending import send_all
+
+    for delivery in send_all():
+        if delivery.elsewhere:
+            continue
+        tell(delivery)
+        if delivery.trouble:
+            raise TrackingError(
+                "a stage that ran may get a second run as long as log entries of its own are "
+                "kept: run `ptune sync` again when `ptune send` has sent them"
+            )

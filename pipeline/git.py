@@ -50,6 +50,37 @@ def git_text(*arguments: str, root: Path | None = None) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def changes(*paths: str) -> str:
+    """Return as a patch what the current folder has otherwise than its commit; empty if nothing.
+
+    Files that git does not know yet, and does not ignore, are in it, as are binary ones.
+
+    Args:
+        paths: what to look at, files or folders; they need not be there.
+    """
+    options = ("--binary", "--no-color", "--no-ext-diff")
+    known = _diff(*options, "HEAD", "--", *paths)
+    if known is None:
+        return ""
+    listed = git_text("ls-files", "--others", "--exclude-standard", "-z", "--", *paths) or ""
+    new = [
+        _diff(*options, "--no-index", "--", "/dev/null", path)
+        for path in listed.split("\0")
+        if path
+    ]
+    return "".join([known, *filter(None, new)])
+
+
+def _diff(*arguments: str) -> str | None:
+    """Return what `git diff` prints, ends of lines as they are; None where it fails."""
+    try:
+        done = subprocess.run(["git", "diff", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        return None
+    # Of --no-index, 1 says that there is a difference.
+    return done.stdout.decode(errors="replace") if done.returncode in (0, 1) else None
+
+
 def _checked(*arguments: str, root: Path) -> None:
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     if done.returncode != 0:

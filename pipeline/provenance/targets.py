@@ -1,15 +1,12 @@
 """What a person means: a path, a stage or a run, as something that can be traced."""
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 
 from pipeline.errors import DataError
 from pipeline.lock import Execution
 from pipeline.provenance.tracing import Artifact, Step, Tracer, Used
-from pipeline.tracking.executions import TrackedRun
-
-_RUN_ID = re.compile(r"[0-9a-f]{6,32}")
+from pipeline.tracking.executions import RUN_ID, TrackedRun
 
 
 def trace(
@@ -54,7 +51,7 @@ def trace(
     inputs = {dep: digest for e in lock.values() for dep, digest in e.inputs.items() if dep == path}
     if inputs and forward:
         return _forward(tracer, inputs)
-    run = find_run(target) if _RUN_ID.fullmatch(target) else None
+    run = find_run(target) if RUN_ID.fullmatch(target) else None
     if run is not None:
         return _forward(tracer, run.execution.outputs) if forward else [tracer.back_from(run)]
     if inputs:

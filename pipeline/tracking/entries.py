@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
 
+import requests
+
 from pipeline.errors import PipelineError, TrackingError
 
 Kind = Literal[
@@ -18,6 +20,8 @@ _REFUSALS = {
     "ALREADY_EXISTS", "BAD_REQUEST", "INVALID_PARAMETER_VALUE", "NOT_FOUND",
     "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST",
 }  # fmt: skip
+# Of a proxy's answers 400 to 499, those that an account, an address or time can mend.
+_MENDABLE = {401, 403, 404, 408, 429}
 
 
 def _now() -> int:
@@ -59,6 +63,9 @@ def is_refusal(error: Exception) -> bool:
     code = getattr(error, "error_code", None)
     if code is not None:
         return code in _REFUSALS
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        return 400 <= status < 500 and status not in _MENDABLE
     if isinstance(error, TrackingError | OSError):
         return isinstance(error, FileNotFoundError)
     return isinstance(error, AttributeError | LookupError | PipelineError | TypeError | ValueError)

@@ -1,6 +1,7 @@
 """The history as executions of stages: which run made which content, and which read it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,11 +9,13 @@ from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.lock import Execution
-from pipeline.tracking.store import connect, unreadable
+from pipeline.tracking.store import connect, history_exists, unreadable
 
 # Tags of a run, followed by a path: what it read, and what it wrote.
 READ, WROTE = "dvc.dep.", "dvc.out."
 RESTORED = "dvc.restored"
+# A run's id, or so much of its beginning that it can be meant.
+RUN_ID = re.compile(r"[0-9a-f]{6,32}")
 _PAGE = 1000
 
 
@@ -45,12 +48,12 @@ class TrackedHistory:
     """Reads of one MLflow store; what was asked once is not asked again."""
 
     def __init__(self) -> None:
-        """Connect.
+        """Connect; where there is no history, none is made, and it is as an empty one.
 
         Raises:
             TrackingError: the tracking server or store cannot be used.
         """
-        self._mlflow = connect()
+        self._mlflow = connect() if history_exists() else None
         self._searched: dict[str, list[TrackedRun]] = {}
 
     def makers(self, path: str, digest: str) -> Sequence[TrackedRun]:
@@ -69,8 +72,12 @@ class TrackedHistory:
         """Return a stage's run by its id, or by the beginning of its id, 6 digits or more.
 
         Raises:
-            TrackingError: several runs begin so.
+            TrackingError: several runs begin so, or no run's id does.
         """
+        if RUN_ID.fullmatch(run_id) is None:
+            raise TrackingError(
+                f'"{run_id}" is no id of a run, nor its beginning: 6 to 32 digits of 0-9, a-f'
+            )
         found = self._search(f"attributes.run_id LIKE '{run_id}%'")
         if len(found) > 1:
             names = ", ".join(f"{run.run_id[:10]} {run.name}" for run in found[:4])
@@ -78,11 +85,22 @@ class TrackedHistory:
         return found[0] if found else None
 
     def metrics(self, run_id: str) -> dict[str, float]:
-        """Return the last value of each metric of a run."""
-        return dict(self._mlflow.get_run(run_id).data.metrics)
+        """Return the last value of each metric of a run.
+
+        Raises:
+            TrackingError: the tracking server or store cannot be used.
+        """
+        if self._mlflow is None:
+            return {}
+        try:
+            return dict(self._mlflow.get_run(run_id).data.metrics)
+        except Exception as error:  # of MLflow's, its database's and its client's many
+            raise unreadable(error) from error
 
     def libraries(self, run_id: str) -> dict[str, str]:
         """Return library -> version that a run noted; empty where it noted none, or it is lost."""
+        if self._mlflow is None:
+            return {}
         try:
             text = self._mlflow.artifacts.load_text(f"runs:/{run_id}/environment.json")
             return dict(json.loads(text)["libraries"])
@@ -97,6 +115,8 @@ class TrackedHistory:
         return self._searched[condition]
 
     def _search(self, condition: str) -> list[TrackedRun]:
+        if self._mlflow is None:
+            return []
         try:
             runs = self._mlflow.search_runs(
                 filter_string=condition,

@@ -16,7 +16,13 @@ from pipeline.files import read_csv, read_json
 from pipeline.lock import Execution, file_hash, outputs_within, parse_command
 from pipeline.tracking.executions import READ, RESTORED, WROTE, TrackedHistory
 from pipeline.tracking.models import list_models
-from pipeline.tracking.store import EXPERIMENTS, connect, first_line, flat_params
+from pipeline.tracking.store import (
+    EXPERIMENTS,
+    connect,
+    first_line,
+    flat_params,
+    without_password,
+)
 
 _MOST_PARAMS = 100  # that MLflow takes in a call
 
@@ -150,8 +156,8 @@ def _restore(
         list_models(run_id)
     except Exception as error:
         raise TrackingError(
-            f"{execution.stage}: MLflow took no run ({first_line(error)}); run `ptune sync` again "
-            "when it works, what is missing then is made"
+            without_password(f"{execution.stage}: MLflow took no run ({first_line(error)}); ")
+            + "run `ptune sync` again when it works, what is missing then is made"
         ) from error
     return Restored(run_id, execution.stage, left_out)
 
@@ -161,7 +167,9 @@ def _list_models(run_id: str, stage: str) -> None:
     try:
         list_models(run_id)
     except Exception as error:
-        raise TrackingError(f"{stage}: MLflow lists no model: {first_line(error)}") from error
+        raise TrackingError(
+            without_password(f"{stage}: MLflow lists no model: {first_line(error)}")
+        ) from error
 
 
 _NOTE = """Stage `{stage}`, restored from `dvc.lock` and the files beside it by `ptune sync`.

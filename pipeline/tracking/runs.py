@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,17 +21,15 @@ from typing import Any
 import psutil
 
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.git import Commits, git_text
-from pipeline.lineage import StageIdentity, folder_listings, output_hashes, project_root
-from pipeline.lock import read_lock
-from pipeline.provenance.tracing import Tracer
-from pipeline.provenance.writing import as_tree
-from pipeline.tracking.entries import Entry, Kind, Sender, Step
-from pipeline.tracking.executions import READ, WROTE, TrackedHistory
+from pipeline.git import changes, git_text
+from pipeline.lineage import StageIdentity, output_hashes, project_root
+from pipeline.tracking.entries import Entry, Kind, Sender
+from pipeline.tracking.executions import READ, WROTE
 from pipeline.tracking.machine import gpu_in_use, hardware_name
-from pipeline.tracking.models import list_models
 from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.sending import deliver
 from pipeline.tracking.spool import Origin, Spool
+from pipeline.tracking.steps import STEPS
 from pipeline.tracking.store import (
     connect,
     first_line,
@@ -173,12 +171,14 @@ def stage_run(
         TrackingError: the tracking server or store cannot be used.
     """
     mlflow = connect(experiment)
+    _send_others(mlflow)
     sender = Sender(mlflow, STEPS)
     try:
         _close_killed_runs(mlflow, stage)
         earlier = _find_run(mlflow, resumes)
         if earlier is not None:
             _send_kept(sender, earlier.info.run_id)
+            earlier = _find_run(mlflow, resumes)  # as what was sent has left it
         about = {**tags, **_stage_tags(stage), **_machine_tags(), **_git_tags()}
         about["mlflow.note.content"] = _description(name, stage)
         run_id = _open_run(mlflow, experiment, earlier, name, about)
@@ -196,7 +196,7 @@ def stage_run(
         if stage is not None:
             run.log_params(stage.params)
         run.log_text(_environment(), "environment.json")
-        patch = git_text("diff", "HEAD", "--", *_SOURCES)
+        patch = changes(*_SOURCES)
         if patch:
             run.log_text(patch, "git/diff.patch")
         yield run
@@ -240,6 +240,21 @@ def _open_run(
     return run_id
 
 
+def _send_others(mlflow: ModuleType) -> None:
+    """Send what earlier runs could not: this one reads what they left in the history."""
+    try:
+        for delivery in deliver(mlflow):
+            for reason in delivery.refused:
+                _warn(f"{delivery.name}: MLflow refuses a log entry ({reason})")
+            if delivery.trouble and not delivery.elsewhere:
+                _warn(
+                    f"{delivery.name}: {delivery.left} log entries are kept still "
+                    f"({delivery.trouble}); send them with `ptune send`"
+                )
+    except Exception as error:  # what others left may be unreadable; this stage can do without
+        _warn(f"what earlier runs kept is not sent ({without_password(first_line(error))})")
+
+
 def _send_kept(sender: Sender, run_id: str) -> None:
     """Send what an earlier attempt of a run could not: it comes before what follows."""
     spool = Spool(project_root(), run_id)
@@ -262,36 +277,14 @@ def _log_outputs(run: StageRun, outbox: Outbox) -> None:
 
 def _tell_kept(entries: int) -> None:
     if entries:
-        sys.stderr.write(
-            f"warning: {entries} log entries could not be sent to MLflow and are kept; "
-            "when it is back, send them with `ptune send`\n"
+        _warn(
+            f"{entries} log entries could not be sent to MLflow and are kept; "
+            "when it is back, send them with `ptune send`"
         )
 
 
-def _log_lineage(run_id: str, log: Callable[[Entry], None]) -> None:
-    """Leave the trace back to the raw data, and a tag for each run that made an input."""
-    history = TrackedHistory()
-    own = history.find(run_id)
-    if own is None:
-        return
-    tracer = Tracer(
-        read_lock(Path("dvc.lock")),
-        history,
-        hash_at=Commits(Path()).hash_at,
-        listing=folder_listings(),
-    )
-    step = tracer.back_from(own)
-    log(Entry("text", run_id, {"text": as_tree(step), "name": "lineage.txt"}))
-    makers = {a.path: a.made_by.run for a in step.inputs if a.made_by is not None}
-    tags = {f"made_from.{path}": own.run_id for path, own in makers.items() if own}
-    log(Entry("tags", run_id, tags))
-
-
-# What an entry of kind `step` can name.
-STEPS: Mapping[str, Step] = {
-    "lineage": _log_lineage,
-    "models": lambda run_id, _: list_models(run_id),
-}
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
 
 
 def _find_run(mlflow: ModuleType, run_id: str | None) -> Any | None:

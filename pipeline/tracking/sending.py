@@ -1,13 +1,14 @@
 """Send what stages could not: see `spool.py`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
 
 from pipeline.errors import TrackingError
 from pipeline.lineage import project_root
 from pipeline.tracking.entries import Sender
-from pipeline.tracking.runs import STEPS
 from pipeline.tracking.spool import Spool, all_spools
+from pipeline.tracking.steps import STEPS
 from pipeline.tracking.store import connect, first_line, store_identity, without_password
 
 
@@ -22,6 +23,7 @@ class Delivery:
         refused: of each that MLflow will never take: why. They are gone.
         left: how many entries are still kept.
         trouble: why they are; empty if none is, or if the run is still going.
+        elsewhere: whether they belong to another store.
     """
 
     name: str
@@ -30,16 +32,16 @@ class Delivery:
     refused: tuple[str, ...] = ()
     left: int = 0
     trouble: str = ""
+    elsewhere: bool = False
 
 
 def send_all() -> Iterator[Delivery]:
-    """Send all that is kept, run by run, and yield what became of each.
+    """Send all that is kept, run by run, and yield what became of each; see `deliver`.
 
     Raises:
         TrackingError: the tracking server or store cannot be used; all stays as it is.
     """
-    spools = all_spools(project_root())
-    if not spools:
+    if not all_spools(project_root()):
         return
     mlflow = connect()
     here = store_identity()
@@ -50,34 +52,53 @@ def send_all() -> Iterator[Delivery]:
             without_password(f"MLflow at {here} cannot be reached: {first_line(error)}\n")
             + "Nothing is lost: what is kept stays. Start the server and send again."
         ) from error
+    yield from deliver(mlflow)
+
+
+def deliver(mlflow: ModuleType) -> Iterator[Delivery]:
+    """Send what is kept for this store, what was kept first before the rest.
+
+    What a run logs may be worked out from the runs before it. So the first one that cannot be sent
+    keeps back those behind it.
+
+    Args:
+        mlflow: connected to the store.
+    """
     sender = Sender(mlflow, STEPS, doubts_all=True)
-    for spool in spools:
+    here = store_identity()
+    held_up = ""
+    for spool in all_spools(project_root()):
         try:
             with spool.lock():
-                delivery = _deliver(spool, sender, here)
+                delivery = _deliver(spool, sender, here, held_up)
         except BlockingIOError:  # its stage still runs, and sends them itself when it can
             origin = spool.origin()
             name = origin.name if origin is not None else ""
             delivery = Delivery(name, spool.folder.name, left=len(spool.unsent()))
-        if delivery is not None:
-            yield delivery
+        if delivery is None:
+            continue
+        yield delivery
+        if delivery.trouble and not delivery.elsewhere and not held_up:
+            held_up = f"they come after those of {delivery.name} {delivery.run_id[:10]}"
 
 
-def _deliver(spool: Spool, sender: Sender, here: str) -> Delivery | None:
-    """Send one run's entries; None where a kill left a folder without any."""
+def _deliver(spool: Spool, sender: Sender, here: str, held_up: str) -> Delivery | None:
+    """Send one run's entries, if nothing holds them up; None where a kill left none."""
     origin = spool.origin()
-    run_id = spool.folder.name
     if origin is None:
         spool.delete()
         return None
+    before = len(spool.unsent())
+    kept = Delivery(origin.name, spool.folder.name, left=before)
     if origin.store != here:
         trouble = f"they belong to {origin.store}; set MLFLOW_TRACKING_URI to it"
-        return Delivery(origin.name, run_id, left=len(spool.unsent()), trouble=trouble)
-    before = len(spool.unsent())
+        return replace(kept, trouble=trouble, elsewhere=True)
+    if held_up:
+        return replace(kept, trouble=held_up)
     try:
         sent = spool.send(sender)
-    except Exception as error:  # MLflow raises many kinds; the next run may be better off
+    except Exception as error:  # MLflow raises many kinds
         left = len(spool.unsent())
         trouble = without_password(first_line(error))
-        return Delivery(origin.name, run_id, before - left, left=left, trouble=trouble)
-    return Delivery(origin.name, run_id, sent.entries, sent.refused)
+        return replace(kept, sent=before - left, left=left, trouble=trouble)
+    return replace(kept, sent=sent.entries, refused=sent.refused, left=0)

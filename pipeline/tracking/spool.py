@@ -82,6 +82,11 @@ class Spool:
         lines = self._lines()
         return Origin(**json.loads(lines[0])) if lines else None
 
+    def begun(self) -> int:
+        """Return when the first entry was told, in milliseconds since 1970; 0 if none is kept."""
+        first = self._lines()[1:2]
+        return Entry.from_line(first[0]).time if first else 0
+
     def unsent(self) -> list[Entry]:
         """Return what has not been sent, in order."""
         return [Entry.from_line(line) for line in self._lines()[1 + self._done() :]]
@@ -156,8 +161,8 @@ def all_spools(root: Path) -> list[Spool]:
     Args:
         root: of the main checkout.
     """
-    folders = [path for path in _folder_of_all(root).glob("*") if path.is_dir()]
-    return [Spool(root, path.name) for path in sorted(folders, key=lambda p: p.stat().st_ctime)]
+    folders = sorted(path for path in _folder_of_all(root).glob("*") if path.is_dir())
+    return sorted((Spool(root, path.name) for path in folders), key=Spool.begun)
 
 
 def _folder_of_all(root: Path) -> Path:

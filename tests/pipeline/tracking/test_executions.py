@@ -1,4 +1,5 @@
 import contextlib
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,10 +72,47 @@ def test_a_run_is_found_by_the_beginning_of_its_id(own_folder: Path) -> None:
 
 def test_a_beginning_of_several_ids_is_an_error(own_folder: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{own_folder}/mlflow.db")
-    ids = [client.create_run("0").info.run_id for _ in range(17)]
-    twice = next(run[0] for run in ids if sum(other[0] == run[0] for other in ids) > 1)
-    with pytest.raises(TrackingError, match="several runs begin with"):
-        TrackedHistory().find(twice)
+    ids = [client.create_run("0").info.run_id for _ in range(2)]
+    with contextlib.closing(sqlite3.connect(own_folder / "mlflow.db")) as store, store:
+        for number, run_id in enumerate(ids):
+            own = f"abcdef{number:026}"
+            for table in ("runs", "tags"):
+                store.execute(f"UPDATE {table} SET run_uuid = '{own}' WHERE run_uuid = '{run_id}'")
+    with pytest.raises(TrackingError, match="several runs begin with abcdef: abcdef0000"):
+        TrackedHistory().find("abcdef")
+
+
+@pytest.mark.parametrize("text", ["", "%", "it's", "abcde", "ABCDEF", "a" * 33, "abcdef\n"])
+def test_what_is_no_id_of_a_run_is_an_error(own_folder: Path, text: str) -> None:
+    logged("aa.dir")
+    with pytest.raises(TrackingError, match="is no id of a run"):
+        TrackedHistory().find(text)
+
+
+def test_reading_makes_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    history = TrackedHistory()
+    assert history.find("0" * 32) is None
+    assert history.of_key("ab" * 32) == history.makers(SPLITS, DIGEST) == []
+    assert history.metrics("0" * 32) == history.libraries("0" * 32) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_that_cannot_be_read_are_an_error_without_a_password(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_run() as run:
+        run.log_metrics({"dev/loss": 1.0})
+    history = TrackedHistory()
+    assert history.metrics(run.run_id) == {"dev/loss": 1.0}
+
+    def gone(_: str) -> None:
+        raise mlflow.MlflowException("http://me:secret@host is gone")
+
+    monkeypatch.setattr(mlflow, "get_run", gone)
+    with pytest.raises(TrackingError, match=r"cannot be read: http://\*\*\*@host is gone"):
+        history.metrics(run.run_id)
 
 
 def test_a_restored_run_says_so(own_folder: Path) -> None:

@@ -9,22 +9,25 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+import requests
 from typer.testing import CliRunner
 
 from commands.app import app
-from pipeline.errors import TrackingError
+from pipeline.errors import DataError, TrackingError
 from pipeline.files import write_text
-from pipeline.tracking.entries import Entry, Sender
+from pipeline.tracking import runs
+from pipeline.tracking.entries import Entry, Sender, is_refusal
 from pipeline.tracking.sending import send_all
 from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import store_identity
 from tests.outage import Way, free_port, way_to
-from tests.pipeline.tracking.test_runs import all_runs, history_of, open_run
+from tests.pipeline.tracking.test_runs import STAGE, all_runs, history_of, open_run
 
 SEND = "send them with `ptune send`"
 
@@ -278,6 +281,32 @@ def test_who_goes_on_in_a_run_sends_first_what_was_kept_of_it(
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
+def test_who_goes_on_in_a_run_knows_what_was_kept_of_its_attempts(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with suppress(KeyboardInterrupt), open_run() as run:
+        raise KeyboardInterrupt
+    # `ptune send` may be at what is kept as a stage starts: then it is not sent before.
+    monkeypatch.setattr(runs, "deliver", lambda _: [])
+    with monkeypatch.context() as away, suppress(DataError):
+        opened = runs._open_run
+
+        def open_and_go(*arguments: Any) -> str:
+            run_id = opened(*arguments)
+            away.setattr(Sender, "send", gone)
+            return run_id
+
+        away.setattr(runs, "_open_run", open_and_go)
+        with open_run(resumes=run.run_id):
+            raise DataError("the disk is full")
+    with open_run(resumes=run.run_id) as again:
+        assert again.attempt == 3
+    logged = mlflow.get_run(run.run_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.tags["attempt"] == "3"
+    assert "error" not in logged.data.tags
+
+
 def test_a_stage_that_finds_the_server_back_sends_what_is_kept_itself(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,6 +341,76 @@ def test_what_a_running_stage_keeps_is_left_to_it(
     assert [one.sent for one in send_all()] == [5]  # with tags, trace, models, and the end
 
 
+def leave_two_kept(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    first = leave_kept(monkeypatch)
+    with monkeypatch.context() as aside:
+        aside.setattr(runs, "deliver", lambda _: [])
+        return first, leave_kept(monkeypatch)
+
+
+def test_what_was_kept_first_is_sent_first_also_after_a_try(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = leave_two_kept(monkeypatch)
+    time.sleep(0.02)
+    write_text(Spool(own_folder, both[0]).folder / "sent.txt", "0")
+    assert [delivery.run_id for delivery in send_all()] == list(both)
+
+
+def test_what_cannot_be_sent_keeps_back_what_was_kept_after_it(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = leave_two_kept(monkeypatch)
+    send = Sender.send
+
+    def send_unless_first(sender: Sender, entry: Entry) -> None:
+        if entry.run == both[0] and entry.kind == "end":
+            gone()
+        send(sender, entry)
+
+    with monkeypatch.context() as troubled:
+        troubled.setattr(Sender, "send", send_unless_first)
+        first, second = send_all()
+    assert (first.sent, first.left, first.trouble) == (1, 1, "the server is gone")
+    assert (second.sent, second.left) == (0, 2)
+    assert second.trouble == f"they come after those of train/lama/p-tuning {both[0][:10]}"
+    assert [delivery.left for delivery in send_all()] == [0, 0]
+    assert kept(own_folder) == []
+
+
+def test_a_stage_that_starts_sends_first_what_the_runs_before_it_kept(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = {"models/lama/p-tuning": "aa.dir"}
+    with monkeypatch.context() as away:
+        away.setattr(runs, "output_hashes", lambda: output)
+        with open_run() as training:
+            away.setattr(Sender, "send", gone)
+    assert kept(own_folder)
+    with open_run(replace(STAGE, name="evaluate-lama@p-tuning", inputs=output)) as run:
+        assert mlflow.get_run(training.run_id).info.status == "FINISHED"
+    assert kept(own_folder) == []
+    tags = mlflow.get_run(run.run_id).data.tags
+    assert tags["made_from.models/lama/p-tuning"] == training.run_id
+
+
+def test_what_cannot_be_sent_stops_no_stage_that_starts(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = leave_kept(monkeypatch)
+    capsys.readouterr()
+    with monkeypatch.context() as troubled:
+        troubled.setattr(Spool, "send", gone)
+        with open_run():
+            pass
+    told = capsys.readouterr().err
+    assert "train/lama/p-tuning: 2 log entries are kept still (the server is gone)" in told
+    (own_folder / ".work/unsent" / run_id / "entries.jsonl").write_text("{\n{\n")
+    with open_run():
+        pass
+    assert "what earlier runs kept is not sent" in capsys.readouterr().err
+
+
 def test_what_belongs_to_another_store_stays(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +441,41 @@ def test_what_mlflow_will_never_take_holds_nothing_up(
     assert delivery.sent == 0
     assert len(delivery.refused) == 2
     assert kept(own_folder) == []
+
+
+def answered(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError(f"{status} of http://me:secret@host", response=response)
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [
+        (400, True), (413, True), (415, True), (401, False), (403, False), (404, False),
+        (408, False), (429, False), (500, False), (502, False),
+    ],
+)  # fmt: skip
+def test_an_answer_to_a_file_tells_a_refusal_from_an_outage(status: int, refused: bool) -> None:
+    assert is_refusal(answered(status)) == refused
+
+
+def test_a_file_that_a_proxy_never_lets_through_holds_nothing_up(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(*_: object) -> None:
+        raise answered(413)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", too_large)
+    Path("table.csv").write_text("a,b\n")
+    with open_run() as run:
+        run.log_file(Path("table.csv"))
+        run.log_metrics({"dev/loss": 1.0}, 0)
+    assert kept(own_folder) == []
+    assert history_of(run.run_id, "dev/loss") == [(0, 1.0)]
+    told = capsys.readouterr().err
+    assert "MLflow refuses a log entry (413" in told
+    assert "secret" not in told
 
 
 def test_a_file_or_line_that_a_kill_cut_is_passed_over(

@@ -1,6 +1,7 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from pipeline.errors import DataError, TrackingError
 from pipeline.lineage import StageIdentity
 from pipeline.tracking import runs
 from pipeline.tracking.runs import StageRun, stage_run
+from tests.project import run as shell
 from tests.server import serving
 
 STAGE = StageIdentity(
@@ -287,6 +289,43 @@ def test_a_dirty_tree_is_noted_with_its_difference(own_folder: Path) -> None:
     assert mlflow.get_run(dirty.run_id).data.tags["git.dirty"] == "true"
     patch = mlflow.artifacts.load_text(f"runs:/{dirty.run_id}/git/diff.patch")
     assert "+seed: 2" in patch
+
+
+def test_the_difference_of_a_dirty_tree_makes_it_again(
+    own_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    code = Path("pipeline")
+    before = {"kept.py": b"a = 1\n", "gone.py": b"b = 1\n", "data.bin": b"\0\1\2"}
+    after = {
+        "kept.py": b"a = 2\r\n", "data.bin": b"\0\3", "new.py": b"c = 1\n", "empty.py": b"",
+        "dé p/new.bin": b"\0\4\xff",
+    }  # fmt: skip
+    code.mkdir()
+    for name, content in before.items():
+        (code / name).write_bytes(content)
+    (code / ".gitignore").write_text("*.pyc\n")
+    shell(own_folder, "git", "init", "-q")
+    shell(own_folder, "git", "add", "pipeline")
+    shell(own_folder, "git", "commit", "-qm", "start")
+    shell(own_folder, "git", "config", "color.ui", "always")
+    shutil.rmtree(code)
+    for name, content in after.items():
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_bytes(content)
+    (code / ".gitignore").write_text("*.pyc\n")
+    (code / "old.pyc").write_bytes(b"0")
+    Path("elsewhere.txt").write_text("of no stage")
+    with open_run() as run:
+        pass
+    assert mlflow.get_run(run.run_id).data.tags["git.dirty"] == "true"
+    patch = mlflow.artifacts.download_artifacts(f"runs:/{run.run_id}/git/diff.patch")
+    clone = tmp_path_factory.mktemp("clone")
+    shell(own_folder, "git", "clone", "-q", ".", str(clone))
+    shell(clone, "git", "apply", "--index", patch)
+    made = {p.relative_to(clone / "pipeline"): p for p in (clone / "pipeline").rglob("*")}
+    files = {str(name): path.read_bytes() for name, path in made.items() if path.is_file()}
+    assert files == after | {".gitignore": b"*.pyc\n"}
+    assert not (clone / "elsewhere.txt").exists()
 
 
 def test_an_unreachable_server_stops_before_any_work(
