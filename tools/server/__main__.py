@@ -54,9 +54,12 @@ def up(
     member: Annotated[
         list[str] | None, typer.Option("--member", help="Make an account; may be repeated.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Of MLflow, as the folder is made; 0: any.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of MLflow, as the folder is made; 0: any.")
+    ] = 5000,
     objects_port: Annotated[
-        int, typer.Option(help="Of the object store, as the folder is made; 0: any.")
+        int,
+        typer.Option(min=0, max=65535, help="Of the object store, as the folder is made; 0: any."),
     ] = 8333,
 ) -> None:
     """Set up what is not there, start what does not run.
