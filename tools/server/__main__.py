@@ -141,12 +141,15 @@ def _check_name(name: str) -> None:
 
 
 def _add_member(folder: Folder, name: str) -> None:
-    """Make an account, and tell once what its owner needs to know."""
+    """Make an account, and tell once what its owner needs to know.
+
+    Who was told may have changed the password in MLflow since.
+    """
     file = folder.member_file(name)
     known = file.exists()
     password = from_lines(file.read_text())["MLFLOW_TRACKING_PASSWORD"] if known else new_password()
     history, objects = History(folder), Objects(folder)
-    history.add_member(name, password)
+    history.add_member(name, password, renew=not known)
     environment = {
         "MLFLOW_TRACKING_URI": history.address,
         "MLFLOW_TRACKING_USERNAME": name,
@@ -156,7 +159,7 @@ def _add_member(folder: Folder, name: str) -> None:
     }
     write_private(file, as_lines(environment))
     if known:
-        typer.echo(f"{name}: the environment is in {file}")
+        typer.echo(f"{name}: the environment is in {file}, with the first password")
         return
     typer.echo(
         f"The environment of {name}, shown this once; it is kept in {file}:\n\n"
