@@ -72,15 +72,21 @@ def repro(
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call `stop` on a signal that asks for an end; yield the list that the signals come into."""
+    """Call `stop` on a signal that asks for an end; yield the list that the signals come into.
+
+    One that the caller has ignored, as nohup does, stays ignored.
+    """
     caught: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        typer.echo("stopping; stages end in order, within seconds", err=True)
         caught.append(number)
         stop()
+        # The signal may say that the terminal is gone.
+        with contextlib.suppress(OSError):
+            typer.echo("stopping; stages end in order, within seconds", err=True)
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield caught
     finally:
@@ -89,12 +95,15 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 
 def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
-    """Return what prints a line behind the name of its stage, from any thread."""
+    """Return what prints a line behind the name of its stage, from any thread.
+
+    Where nobody can read it any more, it is lost: no stage is left alone for that.
+    """
     width = max(map(len, names), default=0)
     lock = threading.Lock()
 
     def show(name: str, line: str) -> None:
-        with lock:
+        with lock, contextlib.suppress(OSError):
             typer.echo(f"{name:{width}} | {line}")
 
     return show

@@ -162,8 +162,10 @@ def _candidate(training: _Training, executions: Iterable[Execution]) -> Candidat
 def _test_score(training: _Training, executions: Iterable[Execution]) -> float | None:
     """Return what the evaluation of this very content wrote; None if there was none."""
     for execution in executions:
-        if execution.inputs.get(training.folders["trained"]) == training.hashes["trained"]:
-            metrics = Path(parse_command(execution.command)[2]["--metrics"])
+        module, _, options = parse_command(execution.command)
+        read = execution.inputs.get(training.folders["trained"])
+        if module == "stages.evaluate" and read == training.hashes["trained"]:
+            metrics = Path(options["--metrics"])
             if metrics.exists():
                 return float(read_json(metrics)[f"test/{_SCORES[training.benchmark]}"])
     return None

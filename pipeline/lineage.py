@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.lock import outputs_within, read_lock
+from pipeline.lock import command_text, outputs_within, read_lock
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class StageIdentity:
 
     Attributes:
         name: as in `dvc.yaml`, such as `train-lama@p-tuning`.
-        command: what DVC runs.
+        command: what DVC runs; see `command_text`.
         params: dotted path in `params.yaml` -> value, as the stage declares them.
         inputs: path -> DVC's hash of each dependency (MD5; of a folder, ending in `.dir`).
         within: the same of the other stages' outputs that lie in folders among the inputs.
@@ -70,7 +70,7 @@ def running_stage() -> StageIdentity | None:
                 inputs[dependency.def_path] = dependency.hash_info.value
         return StageIdentity(
             name=stage.addressing,
-            command=stage.cmd,
+            command=command_text(stage.cmd),
             params=params,
             inputs=inputs,
             # DVC has recorded them before a stage that reads them.

@@ -6,7 +6,7 @@ A run key is computed here as DVC's run cache computes it, from the entry alone.
 import hashlib
 import json
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Execution:
 
     Attributes:
         stage: as in `dvc.yaml`, such as `train-lama@p-tuning`.
-        command: what DVC ran.
+        command: what DVC ran; see `command_text`.
         run_key: 64 hexadecimal digits; None where the record does not say.
         params: dotted path -> value.
         inputs: path -> DVC's hash of each dependency.
@@ -73,14 +73,22 @@ def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
 def parse_command(command: str) -> tuple[str, list[str], dict[str, str]]:
     """Return module, names and options of `python -m <module> <names> --<option> <value> ...`.
 
-    A command of another form has no module.
+    A command of another form, or of several lines, has no module.
     """
-    words = shlex.split(command)
-    if words[:2] != ["python", "-m"] or len(words) < 3:
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a shell may take what shlex does not
+        return "", [], {}
+    if "\n" in command.strip() or words[:2] != ["python", "-m"] or len(words) < 3:
         return "", [], {}
     _, _, module, *rest = words
     first = next((n for n, word in enumerate(rest) if word.startswith("--")), len(rest))
     return module, rest[:first], dict(zip(rest[first::2], rest[first + 1 :: 2], strict=False))
+
+
+def command_text(command: str | Sequence[str]) -> str:
+    """Return a stage's `cmd` as text: of a list, which DVC runs one by one, a line for each."""
+    return command if isinstance(command, str) else "\n".join(command)
 
 
 def outputs_within(lock: Mapping[str, Execution], folders: Collection[str]) -> dict[str, str]:
@@ -111,20 +119,27 @@ def file_hash(content: bytes) -> str:
 def _execution(name: str, entry: Mapping[str, Any]) -> Execution:
     return Execution(
         stage=name,
-        command=entry["cmd"],
+        command=command_text(entry["cmd"]),
         run_key=_run_key(entry),
         params={key: value for of in entry.get("params", {}).values() for key, value in of.items()},
-        inputs={dep["path"]: dep["md5"] for dep in entry.get("deps", [])},
-        outputs={out["path"]: out["md5"] for out in entry.get("outs", [])},
+        inputs={dep["path"]: _hash(dep) for dep in entry.get("deps", [])},
+        outputs={out["path"]: _hash(out) for out in entry.get("outs", [])},
     )
+
+
+def _hash(entry: Mapping[str, Any]) -> str:
+    """Return the hash of a file or folder; what lies elsewhere has what its server tells of it."""
+    kind = next((kind for kind in ("md5", "checksum", "etag") if kind in entry), "md5")
+    return str(entry[kind])
 
 
 def _run_key(entry: Mapping[str, Any]) -> str | None:
     """Return the key as `dvc.stage.cache` makes it; None for what the run cache leaves out."""
-    if not entry.get("deps") or not entry.get("outs"):
+    deps, outs = entry.get("deps"), entry.get("outs")
+    if not deps or not outs or any("://" in part["path"] for part in [*deps, *outs]):
         return None
-    kept = {**entry, "deps": [_without_sizes(dep) for dep in entry["deps"]]}
-    kept["outs"] = [out["path"] for out in entry["outs"]]
+    kept = {**entry, "deps": [_without_sizes(dep) for dep in deps]}
+    kept["outs"] = [out["path"] for out in outs]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,15 +1,16 @@
 """`ptune repro` with several stages at a time, under dvc."""
 
+import contextlib
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -150,49 +151,84 @@ def test_nothing_runs_where_validate_fails(tmp_path: Path) -> None:
     assert not (project / "two.out").exists()
 
 
-@pytest.fixture
-def sleeping(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """A `ptune repro` with two stages that sleep; and all processes below it."""
+@contextlib.contextmanager
+def sleeping(
+    folder: Path, *before: str, terminal: bool = False
+) -> Iterator[tuple[subprocess.Popen[str], IO[str], list[psutil.Process]]]:
+    """A `ptune repro` with two stages that sleep, what it prints, and all processes below it.
+
+    It is started by what stands `before` it, into a pipe or a terminal of its own.
+    """
     project = make_light_project(
-        tmp_path / "project", one={"cmd": SLEEP}, two={"cmd": SLEEP}, three={"deps": after("two")}
+        folder, one={"cmd": SLEEP}, two={"cmd": SLEEP}, three={"deps": after("two")}
     )
+    reading, writing = pty.openpty() if terminal else os.pipe()
     ptune = subprocess.Popen(
-        [*PTUNE, "repro", "-j", "2"], cwd=project, text=True, stdout=subprocess.PIPE,
+        [*before, *PTUNE, "repro", "-j", "2"], cwd=project, text=True, stdout=writing,
+        stderr=writing if terminal else None,
         env=environment_of(project, PYTHONPATH=str(ROOT), SHELL="/bin/sh"),
     )  # fmt: skip
-    assert ptune.stdout is not None
-    seen = 0
-    while seen < 2:
-        seen += "it sleeps\n" in ptune.stdout.readline()
-    below = psutil.Process(ptune.pid).children(recursive=True)
-    yield ptune, below
-    for process in below:
-        if process.is_running():
-            process.kill()
-    ptune.kill()
-    ptune.communicate()
+    os.close(writing)
+    with os.fdopen(reading) as printed:
+        seen = 0
+        while seen < 2:
+            seen += "it sleeps\n" in printed.readline()
+        below = psutil.Process(ptune.pid).children(recursive=True)
+        assert len(below) >= 4
+        try:
+            yield ptune, printed, below
+        finally:
+            for process in below:
+                if process.is_running():
+                    process.kill()
+            ptune.kill()
+            ptune.wait()
+
+
+STOPPED = {
+    "validate": "ran", "one": "stopped", "two": "stopped", "three": "not run for want of two",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_runs_on_when_ptune_is_ended(
-    sleeping: tuple[subprocess.Popen[str], list[psutil.Process]], number: int
-) -> None:
-    ptune, below = sleeping
-    assert len(below) >= 4
-    started = time.monotonic()
-    os.kill(ptune.pid, number)
-    printed, _ = ptune.communicate(timeout=60)
-    _, alive = psutil.wait_procs(below, timeout=20)
-    assert not alive
-    assert time.monotonic() - started < 20
-    if number == signal.SIGKILL:
-        assert ptune.returncode == -number
-    else:
-        assert ptune.returncode == 128 + number
-        assert ended(printed) == {
-            "validate": "ran", "one": "stopped", "two": "stopped",
-            "three": "not run for want of two",
-        }  # fmt: skip
+def test_nothing_runs_on_when_ptune_is_ended(tmp_path: Path, number: int) -> None:
+    with sleeping(tmp_path / "project") as (ptune, printed, below):
+        os.kill(ptune.pid, number)
+        _, alive = psutil.wait_procs(below, timeout=20)
+        assert not alive
+        if number == signal.SIGKILL:
+            assert ptune.wait(timeout=60) == -number
+        else:
+            assert ptune.wait(timeout=60) == 128 + number
+            assert ended(printed.read()) == STOPPED
+
+
+@pytest.fixture
+def _hangup_heeded() -> Iterator[None]:
+    """Let a closed terminal end what a test starts, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_hangup_heeded")
+def test_nothing_runs_on_when_the_terminal_is_closed(tmp_path: Path) -> None:
+    with sleeping(tmp_path / "project", terminal=True) as (ptune, printed, below):
+        printed.close()
+        os.kill(ptune.pid, signal.SIGHUP)
+        _, alive = psutil.wait_procs(below, timeout=20)
+        assert not alive
+        ptune.wait(timeout=60)
+
+
+def test_stages_run_on_under_nohup_when_the_terminal_is_closed(tmp_path: Path) -> None:
+    with sleeping(tmp_path / "project", "nohup") as (ptune, printed, below):
+        os.kill(ptune.pid, signal.SIGHUP)
+        _, alive = psutil.wait_procs(below, timeout=3)
+        assert set(alive) == set(below)
+        os.kill(ptune.pid, signal.SIGTERM)
+        assert ptune.wait(timeout=60) == 128 + signal.SIGTERM
+        assert ended(printed.read()) == STOPPED
 
 
 def test_what_dvc_cannot_read_is_told_before_anything_runs(tmp_path: Path) -> None:

@@ -109,6 +109,27 @@ def test_the_guides_setting_up_adds_what_is_not_there(server: Server) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
 
 
+CHANGE = """
+import sys
+from mlflow.server import get_app_client
+address, first, own = sys.argv[1:]
+client = get_app_client("basic-auth", tracking_uri=address)
+client.update_user_password("eve", own, current_password=first)
+"""
+ASK = "import mlflow; print(bool(mlflow.search_experiments()))"
+
+
+def test_a_password_that_a_member_has_changed_outlasts_up(server: Server) -> None:
+    server.up("eve")
+    eve = server.member("eve")
+    address, first = eve["MLFLOW_TRACKING_URI"], eve["MLFLOW_TRACKING_PASSWORD"]
+    own = "a-password-of-her-own"
+    run(ROOT, sys.executable, "-c", CHANGE, address, first, own, **eve)
+    assert "eve: the environment is in" in server.up("eve")
+    asked = run(ROOT, sys.executable, "-c", ASK, **{**eve, "MLFLOW_TRACKING_PASSWORD": own})
+    assert asked.stdout == "True\n"
+
+
 def test_a_wrong_password_is_told_once_and_nothing_runs(
     server: Server, project: Path, tmp_path: Path
 ) -> None:
@@ -243,7 +264,7 @@ def test_no_password_is_in_what_is_kept(server: Server, project: Path) -> None:
         secrets.admin, secrets.session, secrets.postgres,
         secrets.objects_admin.secret, secrets.objects_mlflow.secret, secrets.objects_team.secret,
     ]  # fmt: skip
-    private = {"secrets.json", "pgpass", "identities.json", "ada.env", "bob.env", ".env"}
+    private = {"secrets.json", "pgpass", "identities.json", "ada.env", "bob.env", "eve.env", ".env"}
     looked_at = 0
     for root in (server.root, project):
         for path in root.rglob("*"):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from pipeline.errors import ParamsError
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 
 def gpu_slots(device: str, named: Sequence[str] = ()) -> list[str]:
     """Return the GPUs that stages can have, each for one stage at a time.
@@ -18,10 +20,13 @@ def gpu_slots(device: str, named: Sequence[str] = ()) -> list[str]:
         `runtime.device` names it.
 
     Raises:
-        ParamsError: GPUs are named and `runtime.device` says otherwise.
+        ParamsError: GPUs are named and `runtime.device` says otherwise, or torch cannot use one.
     """
     if device in ("auto", "cuda"):
-        return list(named) or _seen_gpus()
+        if not named:
+            return _seen_gpus()
+        _check_named(named)
+        return list(named)
     if named:
         raise ParamsError(
             f"--gpus names GPUs, but runtime.device is {device}; set it to auto or cuda, or leave "
@@ -39,8 +44,36 @@ def threads_each(jobs: int) -> int:
     return max(1, _cores() // jobs)
 
 
+def _check_named(named: Sequence[str]) -> None:
+    """Check that torch can use each GPU, where a stage would take the CPU without a word."""
+    count = _count_gpus()
+    for gpu in named:
+        if int(gpu) < count if gpu.isdecimal() else count and _count_gpus(gpu):
+            continue
+        if count:
+            seen = f"sees {', '.join(map(str, range(count)))} here; name some of these"
+        else:
+            seen = "sees no GPU here; see what `ptune doctor` says of it"
+        raise ParamsError(f"--gpus {gpu}: torch {seen}, or leave --gpus out")
+
+
+def _count_gpus(visible: str | None = None) -> int:
+    """Return how many GPUs torch sees where this is CUDA_VISIBLE_DEVICES; None: of all."""
+    import torch
+
+    before = os.environ.pop(_VISIBLE, None)
+    if visible is not None:
+        os.environ[_VISIBLE] = visible
+    try:
+        return torch.cuda.device_count()
+    finally:
+        os.environ.pop(_VISIBLE, None)
+        if before is not None:
+            os.environ[_VISIBLE] = before
+
+
 def _seen_gpus() -> list[str]:
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = os.environ.get(_VISIBLE)
     if hidden is not None:
         return [gpu.strip() for gpu in hidden.split(",") if gpu.strip() not in ("", "-1")]
     import torch

@@ -357,6 +357,23 @@ def test_a_method_that_is_in_dvc_yaml_no_more_is_no_candidate(project: Path) -> 
     assert "p-tuning  p_at_1" not in result.stdout
 
 
+def test_stages_of_a_users_own_are_no_candidates_and_score_nothing(project: Path) -> None:
+    yaml = YAML()
+    content = yaml.load(project / "dvc.yaml")
+    own = {"deps": ["models/lama/p-tuning"], "outs": ["own"]}
+    content["stages"]["own"] = {"cmd": ["echo it > own", "echo it's >> own"], **own}
+    yaml.dump(content, project / "dvc.yaml")
+    (project / "own").write_text("it\n")
+    _record(project)
+    # As where it ran before the evaluation, which is not the first then that read the training.
+    lock = yaml.load(project / "dvc.lock")
+    lock["stages"].insert(0, "own", lock["stages"].pop("own"))
+    yaml.dump(lock, project / "dvc.lock")
+    result = promote("lama")
+    assert result.exit_code == 0, result.output
+    assert "p-tuning  p_at_1 dev  50.0  test  37.5  <- chosen by dev" in result.stdout
+
+
 def test_what_is_not_what_was_recorded_is_not_promoted(project: Path) -> None:
     path = project / "models/lama/p-tuning/prompts.json"
     path.chmod(0o644)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pipeline.errors import DataError
 from pipeline.git import Commits
 from pipeline.lineage import folder_listings, workspace_hashes
-from pipeline.lock import file_hash, folder_hash, read_lock
+from pipeline.lock import Execution, file_hash, folder_hash, parse_command, parse_lock, read_lock
 from tests.project import run
+from tests.server import serving
 
 DVC_YAML = """
 stages:
@@ -113,6 +114,47 @@ def test_the_hash_in_the_workspace_is_of_what_is_there(
 
 def test_without_a_lock_there_are_no_executions(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "dvc.lock") == {}
+
+
+def test_a_users_own_stage_may_read_from_the_web_and_run_several_commands(tmp_path: Path) -> None:
+    with serving() as server:
+        address = server.put("/a.txt", b"text\n")
+        (tmp_path / "dvc.yaml").write_text(
+            f"stages: {{own: {{cmd: [echo 1 > a, echo 2 > b], deps: ['{address}'], outs: [a, b]}}}}"
+        )
+        run(tmp_path, "dvc", "init", "-q", "--no-scm")
+        run(tmp_path, "dvc", "repro")
+    own = read_lock(tmp_path / "dvc.lock")["own"]
+    assert own.command == "echo 1 > a\necho 2 > b"
+    assert own.inputs[address]
+    assert own.outputs == {"a": file_hash(b"1\n"), "b": file_hash(b"2\n")}
+    assert own.run_key is None
+    assert not (tmp_path / ".dvc/cache/runs").exists()
+
+
+def test_what_lies_elsewhere_is_told_by_what_its_server_says() -> None:
+    content = b"""
+    stages:
+      own:
+        cmd: x
+        deps: [{path: 'http://host/a', hash: md5, checksum: '12'}, {path: 's3://b/c', etag: e1}]
+    """
+    assert parse_lock(content, "dvc.lock") == {
+        "own": Execution("own", "x", inputs={"http://host/a": "12", "s3://b/c": "e1"})
+    }
+
+
+def test_a_command_is_taken_apart() -> None:
+    module, names, options = parse_command("python -m stages.train lama manual --out 'a b'\n")
+    assert (module, names, options) == ("stages.train", ["lama", "manual"], {"--out": "a b"})
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "python -m", "echo 1 > a", "echo it's", "python -m stages.report --out a\necho 1 > b"],
+)
+def test_a_command_of_another_form_has_no_module(command: str) -> None:
+    assert parse_command(command) == ("", [], {})
 
 
 @given(

@@ -60,6 +60,23 @@ def test_a_port_in_use_is_named_before_anything_is_started(tmp_path: Path) -> No
     assert not folder.exists
 
 
+def test_two_programs_get_no_port_in_common(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+    folder = Folder(tmp_path / "server")
+    with folder.lock(), pytest.raises(ServerError, match=f"port {number} .*two programs.*--port"):
+        folder.prepare(port=number, objects_port=number)
+    assert not folder.exists
+
+
+@pytest.mark.parametrize("option", ["--port=99999", "--objects-port=-1"])
+def test_a_port_that_is_none_is_refused(tmp_path: Path, option: str) -> None:
+    data = tmp_path / "server"
+    done = CliRunner().invoke(app, ["up", "--data", str(data), option])
+    assert done.exit_code == 2
+    assert not data.exists()
+
+
 def test_a_private_file_replaces_what_others_could_read(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text("old")

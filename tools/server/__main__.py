@@ -54,9 +54,12 @@ def up(
     member: Annotated[
         list[str] | None, typer.Option("--member", help="Make an account; may be repeated.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Of MLflow, as the folder is made; 0: any.")] = 5000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of MLflow, as the folder is made; 0: any.")
+    ] = 5000,
     objects_port: Annotated[
-        int, typer.Option(help="Of the object store, as the folder is made; 0: any.")
+        int,
+        typer.Option(min=0, max=65535, help="Of the object store, as the folder is made; 0: any."),
     ] = 8333,
 ) -> None:
     """Set up what is not there, start what does not run.
@@ -138,12 +141,15 @@ def _check_name(name: str) -> None:
 
 
 def _add_member(folder: Folder, name: str) -> None:
-    """Make an account, and tell once what its owner needs to know."""
+    """Make an account, and tell once what its owner needs to know.
+
+    Who was told may have changed the password in MLflow since.
+    """
     file = folder.member_file(name)
     known = file.exists()
     password = from_lines(file.read_text())["MLFLOW_TRACKING_PASSWORD"] if known else new_password()
     history, objects = History(folder), Objects(folder)
-    history.add_member(name, password)
+    history.add_member(name, password, renew=not known)
     environment = {
         "MLFLOW_TRACKING_URI": history.address,
         "MLFLOW_TRACKING_USERNAME": name,
@@ -153,7 +159,7 @@ def _add_member(folder: Folder, name: str) -> None:
     }
     write_private(file, as_lines(environment))
     if known:
-        typer.echo(f"{name}: the environment is in {file}")
+        typer.echo(f"{name}: the environment is in {file}, with the first password")
         return
     typer.echo(
         f"The environment of {name}, shown this once; it is kept in {file}:\n\n"

@@ -166,11 +166,11 @@ def _choose_ports(port: int, objects_port: int) -> Ports:
     """Return the ports that were asked for, and free ones for the rest.
 
     Raises:
-        ServerError: one that was asked for is in use.
+        ServerError: one that was asked for is in use, or for both.
     """
     wanted = {"mlflow": port, "objects": objects_port}
     with contextlib.ExitStack() as bound:  # all at once, so that none is found twice
-        found = {}
+        found: dict[str, int] = {}
         for field in fields(Ports):
             taken = bound.enter_context(socket.socket())
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -182,5 +182,12 @@ def _choose_ports(port: int, objects_port: int) -> Ports:
                     f"port {number} of {HOST} cannot be used ({error.strerror}); choose another "
                     "with --port or --objects-port, 0 takes a free one"
                 ) from error
-            found[field.name] = int(taken.getsockname()[1])
+            picked = int(taken.getsockname()[1])
+            # As this address may be used again at once, Linux lets two sockets have it.
+            if picked in found.values():
+                raise ServerError(
+                    f"port {picked} of {HOST} would be that of two programs; choose another with "
+                    "--port or --objects-port, 0 takes a free one"
+                )
+            found[field.name] = picked
     return Ports(**found)

@@ -86,8 +86,13 @@ class History:
         """End it; return whether it ran."""
         return self.daemon.stop()
 
-    def add_member(self, name: str, password: str) -> None:
-        """Make an account, or give one that is there this password.
+    def add_member(self, name: str, password: str, *, renew: bool) -> None:
+        """Make an account.
+
+        Args:
+            name: of the member.
+            password: the first one.
+            renew: whether an account that is there gets this password, too.
 
         Raises:
             ServerError: MLflow refuses.
@@ -100,7 +105,8 @@ class History:
                 raise ServerError(f"MLflow does not look up {name}: {_said(error)}") from error
             self._told("POST", "users/create", account)
         else:
-            self._told("PATCH", "users/update-password", account)
+            if renew:
+                self._told("PATCH", "users/update-password", account)
 
     def _command(self) -> list[str]:
         return [

@@ -16,13 +16,51 @@ def test_the_gpus_are_those_that_the_environment_leaves_visible(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpu_slots("auto") == expected
-    assert gpu_slots("cuda", ["5"]) == ["5"]
 
 
 def test_where_nothing_is_said_torch_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert gpu_slots("auto") == ["0", "1", "2"]
+
+
+# Of a machine with two GPUs: what is in CUDA_VISIBLE_DEVICES -> how many torch counts.
+COUNTS = {None: 2, "0": 1, "GPU-5a": 1, "GPU-77": 0, "-1": 0}
+
+
+def count_two() -> int:
+    return COUNTS[os.environ.get("CUDA_VISIBLE_DEVICES")]
+
+
+@pytest.mark.parametrize("visible", [None, "0", "-1"])
+def test_named_gpus_count_whatever_the_environment_shows(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", count_two)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_slots("auto", ["1", "0"]) == ["1", "0"]
+    assert gpu_slots("cuda", ["GPU-5a"]) == ["GPU-5a"]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+@pytest.mark.parametrize("gpu", ["2", "7", "-1", "GPU-77"])
+def test_a_named_gpu_that_is_not_there_is_told_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, gpu: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", count_two)
+    with pytest.raises(ParamsError, match=f"--gpus {gpu}: torch sees 0, 1 here; name some"):
+        gpu_slots("auto", ["0", gpu])
+
+
+@pytest.mark.parametrize("gpu", ["0", "GPU-5a"])
+def test_where_torch_sees_no_gpu_none_can_be_named(
+    monkeypatch: pytest.MonkeyPatch, gpu: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ParamsError, match=f"--gpus {gpu}: torch sees no GPU here"):
+        gpu_slots("cuda", [gpu])
 
 
 def test_a_gpu_that_params_name_is_one_slot_and_needs_no_naming() -> None:

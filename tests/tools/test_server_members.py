@@ -1,0 +1,78 @@
+"""What MLflow is asked for a member's account; accounts that are real: tests/test_server.py."""
+
+import urllib.error
+from collections.abc import Mapping
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.server.__main__ import _add_member
+from tools.server.folder import Folder, from_lines
+from tools.server.history import History
+
+
+@pytest.fixture
+def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Name -> password, as MLflow has them."""
+    kept: dict[str, str] = {}
+
+    def answer(_: History, method: str, what: str, values: Mapping[str, str] | None = None) -> Any:
+        if method == "GET":
+            if what.removeprefix("users/get?username=") not in kept:
+                raise urllib.error.HTTPError(what, 404, "no such user", Message(), None)
+            return {}
+        assert values is not None
+        kept[values["username"]] = values["password"]
+        return {}
+
+    monkeypatch.setattr(History, "_ask", answer)
+    return kept
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path / "server")
+    with folder.lock():
+        folder.prepare(port=0, objects_port=0)
+    return folder
+
+
+def told(folder: Folder) -> str:
+    """The password that is in Ada's file."""
+    return from_lines(folder.member_file("ada").read_text())["MLFLOW_TRACKING_PASSWORD"]
+
+
+def test_a_member_who_is_named_again_keeps_the_password(
+    folder: Folder, accounts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _add_member(folder, "ada")
+    first = told(folder)
+    assert accounts == {"ada": first}
+    assert first in capsys.readouterr().out
+    accounts["ada"] = "a password of her own"
+    _add_member(folder, "ada")
+    assert accounts == {"ada": "a password of her own"}
+    assert told(folder) == first
+    assert first not in capsys.readouterr().out
+
+
+def test_an_account_that_is_gone_is_made_again_as_it_was_told(
+    folder: Folder, accounts: dict[str, str]
+) -> None:
+    _add_member(folder, "ada")
+    first = accounts.pop("ada")
+    _add_member(folder, "ada")
+    assert accounts == {"ada": first}
+
+
+def test_without_the_file_a_member_gets_a_new_password(
+    folder: Folder, accounts: dict[str, str]
+) -> None:
+    _add_member(folder, "ada")
+    first = told(folder)
+    folder.member_file("ada").unlink()
+    _add_member(folder, "ada")
+    assert accounts == {"ada": told(folder)}
+    assert told(folder) != first
