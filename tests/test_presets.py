@@ -73,7 +73,7 @@ OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], int, str]] = {
         )
     },
     "superglue-few-shot-smollm2": (
-        "smollm2-135m-instruct", "few-shot-32", 5,
+        "smollm2-135m-instruct", "few-shot-32", 4,
         ["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"], 1, "dev",
     ),
     "superglue-multi-split-smollm2": (
