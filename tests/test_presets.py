@@ -73,12 +73,12 @@ OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], int, str]] = {
         )
     },
     "superglue-few-shot-smollm2": (
-        "smollm2-135m-instruct", "few-shot-32", 4,
+        "smollm2-135m-instruct", "few-shot-32", 7,
         ["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"], 1, "dev",
     ),
     "superglue-multi-split-smollm2": (
-        "smollm2-135m-instruct", "multi-split", 1,
-        ["manual", "manual-fine-tuning", "p-tuning"], 2, "dev",
+        "smollm2-135m-instruct", "multi-split", 7,
+        ["manual", "manual-fine-tuning", "p-tuning", "prompt-tuning"], 2, "dev",
     ),
 }  # fmt: skip
 

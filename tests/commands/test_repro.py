@@ -21,12 +21,13 @@ def ignored() -> Iterator[signal.Signals]:
 
 def test_a_signal_that_the_caller_ignores_stops_nothing(ignored: signal.Signals) -> None:
     stopped: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
     with _signals(lambda: stopped.append("stopped")) as caught:
         os.kill(os.getpid(), ignored)
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is not before
     assert (caught, stopped) == ([], [])
     assert signal.getsignal(ignored) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_stages_are_stopped_where_nothing_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
