@@ -57,11 +57,15 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
             f"{whole['milliseconds_per_fact']:.2f}",
             f"**{ratio['of_minima']:.2f}** ({ratio['lowest']:.2f} to {ratio['highest']:.2f})",
             f"{result['ratio_to_released']['of_minima']:.2f}",
-            f"{plain['share_of_peak']:.0%}, {whole['share_of_peak']:.0%}",
+            f"{_percent(plain['share_of_peak'])}, {_percent(whole['share_of_peak'])}",
             f"{_gibibytes(plain)}, {_gibibytes(whole)}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share < 0.095 else f"{share:.0%}"
 
 
 def _ladder(result: dict[str, Any]) -> str:
