@@ -161,8 +161,9 @@ def _print_tables(
     from pipeline.report.history_table import cost_tables, markdown, method_tables, run_tables
 
     by_run = run_tables(own, paper=paper)
-    by_method = cost_tables(own) if cost else method_tables(own, paper=paper)
-    tables = by_run if every else by_method
+    tables = by_run
+    if not every:
+        tables = cost_tables(own) if cost else method_tables(own, paper=paper)
     if as_markdown:
         typer.echo(markdown(tables), nl=False)
     else:

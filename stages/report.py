@@ -4,7 +4,8 @@ import contextlib
 import datetime
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from pipeline.errors import DataError, PipelineError
 from pipeline.files import read_json, staged_folder, write_json, write_text
-from pipeline.lock import file_hash, read_lock
+from pipeline.lock import Execution, file_hash, read_lock
 from pipeline.params import load_params
 from pipeline.report.collect import About, gather
 from pipeline.report.page import write_report
@@ -195,14 +196,16 @@ def _collect(
         params = load_params(params_file)
         today = datetime.date.today().isoformat()
         about = About(name, note, today, hardware(params.runtime.device))
-        record = gathered(params, Path(), about, seconds_of=stage_seconds)
+        seconds_of = partial(stage_seconds, read_lock(Path("dvc.lock")))
+        record = gathered(params, Path(), about, seconds_of=seconds_of)
         write_json(out / f"{name}.json", record)
 
 
-def stage_seconds(stage: str, benchmark: str, method: str, task: str = "") -> float | None:
+def stage_seconds(
+    lock: Mapping[str, Execution], stage: str, benchmark: str, method: str, task: str = ""
+) -> float | None:
     """Return what a stage took to make what dvc.lock has of it; None if no run says so."""
-    name = f"{stage}-{benchmark}@{f'{task}-' if task else ''}{method}"
-    execution = read_lock(Path("dvc.lock")).get(name)
+    execution = lock.get(f"{stage}-{benchmark}@{f'{task}-' if task else ''}{method}")
     if execution is None or execution.run_key is None:
         return None
     return seconds_of_execution(execution.run_key)

@@ -48,7 +48,8 @@ def _check_named(named: Sequence[str]) -> None:
     """Check that torch can use each GPU, where a stage would take the CPU without a word."""
     count = _count_gpus()
     for gpu in named:
-        if int(gpu) < count if gpu.isdecimal() else count and _count_gpus(gpu):
+        usable = int(gpu) < count if gpu.isdecimal() else count > 0 and _count_gpus(gpu) > 0
+        if usable:
             continue
         if count:
             seen = f"sees {', '.join(map(str, range(count)))} here; name some of these"

@@ -23,14 +23,6 @@ from tools.server.objects import Objects
 from tools.server.postgres import Postgres
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path / "server")
-    with folder.lock():
-        folder.prepare(port=0, objects_port=0)
-    return folder
-
-
 def test_ports_differ_and_secrets_are_the_owners_alone(folder: Folder) -> None:
     ports = astuple(folder.ports)
     assert len(set(ports)) == len(ports)

@@ -3,7 +3,6 @@
 import urllib.error
 from collections.abc import Mapping
 from email.message import Message
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,14 +28,6 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     monkeypatch.setattr(History, "_ask", answer)
     return kept
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path / "server")
-    with folder.lock():
-        folder.prepare(port=0, objects_port=0)
-    return folder
 
 
 def told(folder: Folder) -> str:

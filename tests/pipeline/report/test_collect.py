@@ -156,7 +156,7 @@ def _invoke(*arguments):
 
 def test_the_commands_keep_a_record_and_write_the_page(project, monkeypatch):
     monkeypatch.chdir(project)
-    monkeypatch.setattr(stage, "stage_seconds", lambda *about: SECONDS.get(about))
+    monkeypatch.setattr(stage, "stage_seconds", lambda _, *about: SECONDS.get(about))
     edit_params(project, runtime__device="cpu")
     folder, page = Path("docs/results/lama"), Path("docs/results/lama.md")
     done = _invoke("collect", "--name", "one", "--out", folder, "--note", "a note")

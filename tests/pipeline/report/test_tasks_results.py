@@ -126,7 +126,7 @@ def test_the_page_says_what_was_not_run(project: Path) -> None:
 
 def test_the_commands_write_record_and_page(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    monkeypatch.setattr(stage, "stage_seconds", lambda *about: SECONDS.get(about))
+    monkeypatch.setattr(stage, "stage_seconds", lambda _, *about: SECONDS.get(about))
     for command in (
         ["collect-tasks", "--name", "few", "--out", "records"],
         ["tasks-results", "--results", "records", "--out", "page.md"],
