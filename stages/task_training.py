@@ -95,7 +95,7 @@ class TaskTraining:
                 run.log_metrics(epoch_metrics(record, METRIC), record.epoch)
                 logged.add(record.epoch)
 
-            with self._timed(folder):
+            with self._timed(folder, done=known is not None):
                 trained = known or self._train(unit, folder, report)
             for record in trained.history:
                 if record.epoch not in logged:
@@ -135,7 +135,7 @@ class TaskTraining:
         )
 
     @contextlib.contextmanager
-    def _timed(self, folder: Path) -> Iterator[None]:
+    def _timed(self, folder: Path, *, done: bool) -> Iterator[None]:
         """Note what a unit took, by all runs that worked at it, and what was not this run's."""
         file, run = folder / _COST, self.this.run.run_id
         spent: dict[str, Any] = {"run": run, "seconds": 0.0}
@@ -143,7 +143,6 @@ class TaskTraining:
             spent = read_json(file)
         if spent["run"] != run:
             self.seconds_taken_over += spent["seconds"]
-        done = finished_unit(folder, self.task) is not None
         started = time.monotonic()
         try:
             yield
