@@ -190,6 +190,20 @@ STOPPED = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def _signals_heeded() -> Iterator[None]:
+    """Let what a test starts be ended by Ctrl-C and by a closed terminal.
+
+    Where the tests run in the background of a shell, or under nohup, they inherit the opposite.
+    """
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals_heeded")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_runs_on_when_ptune_is_ended(tmp_path: Path, number: int) -> None:
     with sleeping(tmp_path / "project") as (ptune, printed, below):
@@ -203,15 +217,7 @@ def test_nothing_runs_on_when_ptune_is_ended(tmp_path: Path, number: int) -> Non
             assert ended(printed.read()) == STOPPED
 
 
-@pytest.fixture
-def _hangup_heeded() -> Iterator[None]:
-    """Let a closed terminal end what a test starts, also where the tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("_hangup_heeded")
+@pytest.mark.usefixtures("_signals_heeded")
 def test_nothing_runs_on_when_the_terminal_is_closed(tmp_path: Path) -> None:
     with sleeping(tmp_path / "project", terminal=True) as (ptune, printed, below):
         printed.close()
