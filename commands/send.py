@@ -1,6 +1,7 @@
 """`ptune send`: send MLflow what it could not be sent while it was away."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,27 +12,51 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
   ptune send
+  ptune send --drop 1f0c6a
   MLFLOW_TRACKING_URI=https://mlflow.example.org ptune send"""
 
 
-def send() -> None:
+Drop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="First give up what is kept of a run (its id, or how that begins): it is deleted.",
+    ),
+]
+
+
+def send(drop: Drop = None) -> None:
     """Send the log entries that were kept while MLflow could not be reached.
 
     Each is sent once, in its order, however often the command is run.
     """
     with errors_told():
-        from pipeline.tracking.sending import send_all
+        from pipeline.tracking.sending import drop_kept, send_all
 
-        troubled = False
+        if drop is not None:
+            typer.echo(f"what was kept of run {drop_kept(drop)} is dropped")
+        troubled = []
         count = 0
         for delivery in send_all():
             count += 1
-            troubled |= bool(delivery.trouble)
+            if delivery.trouble:
+                troubled.append(delivery)
             tell(delivery)
         if not count:
             typer.echo("nothing is kept: MLflow has all that was logged")
     if troubled:
+        _tell_the_way_out(troubled)
         raise typer.Exit(1)
+
+
+def _tell_the_way_out(troubled: Sequence["Delivery"]) -> None:
+    in_the_way = next((delivery for delivery in troubled if not delivery.elsewhere), None)
+    if in_the_way is not None:
+        typer.echo(
+            f"`ptune send` tries again; should MLflow never take them, `ptune send --drop "
+            f"{in_the_way.run_id[:10]}` gives them up and sends the rest",
+            err=True,
+        )
 
 
 def tell(delivery: "Delivery") -> None:

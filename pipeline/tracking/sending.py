@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
 
-from pipeline.errors import TrackingError
+from pipeline.errors import PipelineError, TrackingError
 from pipeline.lineage import project_root
 from pipeline.tracking.entries import Sender
-from pipeline.tracking.spool import Spool, all_spools
+from pipeline.tracking.spool import Spool, all_spools, kept_runs
 from pipeline.tracking.steps import STEPS
 from pipeline.tracking.store import connect, first_line, store_identity, without_password
 
@@ -39,9 +39,10 @@ def send_all() -> Iterator[Delivery]:
     """Send all that is kept, run by run, and yield what became of each; see `deliver`.
 
     Raises:
-        TrackingError: the tracking server or store cannot be used; all stays as it is.
+        TrackingError: the tracking server or store cannot be used, or what is kept cannot be read;
+            all stays as it is.
     """
-    if not all_spools(project_root()):
+    if not kept_runs(project_root()):
         return
     mlflow = connect()
     here = store_identity()
@@ -53,6 +54,31 @@ def send_all() -> Iterator[Delivery]:
             + "Nothing is lost: what is kept stays. Start the server and send again."
         ) from error
     yield from deliver(mlflow)
+
+
+def drop_kept(run: str) -> str:
+    """Delete what is kept of a run, unsent and whatever state it is in; return the run's id.
+
+    Args:
+        run: its id, or the beginning of it.
+
+    Raises:
+        PipelineError: nothing is kept of such a run, of several, or its stage still runs.
+    """
+    kept = kept_runs(project_root())
+    chosen = [run_id for run_id in kept if run_id.startswith(run)]
+    if len(chosen) != 1:
+        what = "begins several runs" if chosen else "is no run"
+        choices = ", ".join(chosen or kept) or "nothing"
+        raise PipelineError(f"--drop {run}: {what} of which entries are kept; kept is {choices}")
+    (run_id,) = chosen
+    spool = Spool(project_root(), run_id)
+    try:
+        with spool.lock():
+            spool.delete()
+    except BlockingIOError:
+        raise PipelineError(f"--drop {run}: its stage still runs; stop it first") from None
+    return run_id
 
 
 def deliver(mlflow: ModuleType) -> Iterator[Delivery]:

@@ -12,11 +12,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from pipeline.errors import TrackingError
 from pipeline.files import write_text
 from pipeline.tracking.entries import Entry, Sender, is_refusal
 from pipeline.tracking.store import first_line, without_password
 from pipeline.work import locked
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,17 @@ class Spool:
     def origin(self) -> Origin | None:
         """Return where the entries belong; None if nothing is kept."""
         lines = self._lines()
-        return Origin(**json.loads(lines[0])) if lines else None
+        return self._parsed(lines[0], lambda line: Origin(**json.loads(line))) if lines else None
 
     def begun(self) -> int:
         """Return when the first entry was told, in milliseconds since 1970; 0 if none is kept."""
         first = self._lines()[1:2]
-        return Entry.from_line(first[0]).time if first else 0
+        return self._parsed(first[0], Entry.from_line).time if first else 0
 
     def unsent(self) -> list[Entry]:
         """Return what has not been sent, in order."""
-        return [Entry.from_line(line) for line in self._lines()[1 + self._done() :]]
+        lines = self._lines()[1 + self._done() :]
+        return [self._parsed(line, Entry.from_line) for line in lines]
 
     def send(self, sender: Sender) -> Sent:
         """Send what is kept, in order, then delete it.
@@ -120,6 +125,15 @@ class Spool:
             return []
         # A line without its end was being written as its writer was killed.
         return self._entries.read_text(encoding="utf-8").split("\n")[:-1]
+
+    def _parsed(self, line: str, parse: Callable[[str], Parsed]) -> Parsed:
+        try:
+            return parse(line)
+        except (TypeError, ValueError):
+            raise TrackingError(
+                f"{self._entries}: cannot be read, at {line[:60]!r}; mend the file, or give up "
+                f"what is in it: `ptune send --drop {self.folder.name[:10]}`"
+            ) from None
 
     def _done(self) -> int:
         return int(self._sent.read_text(encoding="utf-8")) if self._sent.exists() else 0
@@ -161,8 +175,16 @@ def all_spools(root: Path) -> list[Spool]:
     Args:
         root: of the main checkout.
     """
-    folders = sorted(path for path in _folder_of_all(root).glob("*") if path.is_dir())
-    return sorted((Spool(root, path.name) for path in folders), key=Spool.begun)
+    return sorted((Spool(root, run_id) for run_id in kept_runs(root)), key=Spool.begun)
+
+
+def kept_runs(root: Path) -> list[str]:
+    """Return MLflow's ids of the runs that have a folder here, in the order of the ids.
+
+    Args:
+        root: of the main checkout.
+    """
+    return sorted(path.name for path in _folder_of_all(root).glob("*") if path.is_dir())
 
 
 def _folder_of_all(root: Path) -> Path:

@@ -72,6 +72,16 @@ def test_what_cannot_be_sent_stops_before_a_second_run_is_made(
     assert [run.info.run_id for run in all_runs()] == [run_id]
 
 
+def test_what_was_given_up_gets_a_run_from_what_dvc_has_of_it(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = train_while_the_server_goes(monkeypatch)
+    assert CliRunner().invoke(app, ["send", "--drop", run_id]).exit_code == 0
+    assert "1 of 1 entries of dvc.lock got a run" in sync().stdout
+    assert "0 of 1 entries of dvc.lock got a run" in sync().stdout
+    assert len(all_runs()) == 2
+
+
 def test_what_is_kept_for_another_store_stops_nothing(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

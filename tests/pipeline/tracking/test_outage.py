@@ -16,7 +16,7 @@ from typing import Any
 import mlflow
 import pytest
 import requests
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from commands.app import app
 from pipeline.errors import DataError, TrackingError
@@ -375,6 +375,67 @@ def test_what_cannot_be_sent_keeps_back_what_was_kept_after_it(
     assert (second.sent, second.left) == (0, 2)
     assert second.trouble == f"they come after those of train/lama/p-tuning {both[0][:10]}"
     assert [delivery.left for delivery in send_all()] == [0, 0]
+    assert kept(own_folder) == []
+
+
+def send(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["send", *arguments])
+
+
+def test_what_is_never_taken_can_be_given_up_for_the_rest(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = leave_two_kept(monkeypatch)
+    take = Sender.send
+
+    def never(sender: Sender, entry: Entry) -> None:
+        if entry.run == both[0]:
+            raise answered(500)
+        take(sender, entry)
+
+    monkeypatch.setattr(Sender, "send", never)
+    troubled = send()
+    assert troubled.exit_code == 1
+    way_out = f"`ptune send --drop {both[0][:10]}` gives them up and sends the rest"
+    assert troubled.stderr.count(way_out) == 1
+    done = send("--drop", both[0][:10])
+    assert done.exit_code == 0, done.output
+    assert f"what was kept of run {both[0]} is dropped" in done.stdout
+    assert f"{both[1][:10]}: 2 entries sent" in done.stdout
+    assert kept(own_folder) == []
+
+
+def test_what_to_give_up_is_one_run_of_those_that_are_kept(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "is no run of which entries are kept; kept is nothing" in send("--drop", "x").stderr
+    both = leave_two_kept(monkeypatch)
+    unknown, several = send("--drop", "x"), send("--drop", "")
+    assert f"--drop x: is no run of which entries are kept; kept is {', '.join(sorted(both))}" in (
+        unknown.stderr
+    )
+    assert "--drop : begins several runs of which entries are kept" in several.stderr
+    with Spool(own_folder, both[0]).lock():
+        running = send("--drop", both[0])
+    assert "its stage still runs; stop it first" in running.stderr
+    assert [done.exit_code for done in (unknown, several, running)] == [1, 1, 1]
+    assert len(kept(own_folder)) == 2
+
+
+def test_what_is_kept_and_cannot_be_read_is_told_and_can_be_given_up(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = leave_two_kept(monkeypatch)
+    path = Spool(own_folder, both[0]).folder / "entries.jsonl"
+    first, _, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, "{half of\n", *rest]))
+    done = send()
+    assert done.exit_code == 1
+    assert "entries.jsonl: cannot be read, at '{half of'; mend the file, or give up" in (
+        done.stderr
+    )
+    assert f"`ptune send --drop {both[0][:10]}`" in done.stderr
+    assert send("--drop", both[0]).exit_code == 0
     assert kept(own_folder) == []
 
 
