@@ -113,17 +113,22 @@ class _Training:
 
     @classmethod
     def read(cls, execution: Execution) -> "_Training | None":
-        """Return None for another stage, or of a benchmark that is not promoted."""
+        """Return None for another stage, as a person may add, or a benchmark not promoted."""
         module, names, options = parse_command(execution.command)
-        if module != "stages.train" or names[0] not in _SCORES:
-            return None
-        benchmark, *task, method = names
+        match names:
+            case ["lama", method]:
+                benchmark, task = "lama", ""
+            case ["superglue", task, method]:
+                benchmark = "superglue"
+            case _:
+                return None
         places = {"trained": "--out", "model": "--model", "splits": "--splits"}
-        folders = {name: options[option] for name, option in places.items()}
+        folders = {name: options.get(option, "") for name, option in places.items()}
         known = {**execution.inputs, **execution.outputs}
+        if module != "stages.train" or not known.keys() >= set(folders.values()):
+            return None
         hashes = {name: known[folder] for name, folder in folders.items()}
-        dtype = execution.params["model"]["dtype"]
-        return cls(benchmark, "".join(task), method, folders, hashes, dtype)
+        return cls(benchmark, task, method, folders, hashes, execution.params["model"]["dtype"])
 
     @property
     def target(self) -> str:
@@ -165,7 +170,7 @@ def _test_score(training: _Training, executions: Iterable[Execution]) -> float |
         module, _, options = parse_command(execution.command)
         read = execution.inputs.get(training.folders["trained"])
         if module == "stages.evaluate" and read == training.hashes["trained"]:
-            metrics = Path(options["--metrics"])
-            if metrics.exists():
+            metrics = Path(options.get("--metrics", ""))
+            if metrics.is_file():
                 return float(read_json(metrics)[f"test/{_SCORES[training.benchmark]}"])
     return None
