@@ -178,8 +178,13 @@ class _Run:
     def _keep_if_best(self, trained: Trained, record: EpochRecord) -> None:
         trained.history.append(record)
         if record.epoch == 0 or record.dev_score >= trained.best_score:
-            trained.vectors = self._encoder().float().cpu().clone()
+            trained.vectors = self._encode().float().cpu().clone()
             trained.best_epoch = record.epoch
+
+    def _encode(self) -> Tensor:
+        """Run the encoder as released: by torch's own modules."""
+        vectors: Tensor = self._encoder.mlp(self._encoder.lstm(self._encoder.embedding.weight)[0])
+        return vectors
 
     def _answer(self, subjects: list[str], questions: Questions, chosen: list[int]) -> _Answered:
         """Ask some facts: from their text to loss, hits and scores."""
@@ -220,7 +225,7 @@ class _Run:
     def _embed(self, batch: Batch) -> Tensor:
         """Return (rows, length, size): embeddings with the prompt vectors in their places."""
         embeds: Tensor = self._model.network.get_input_embeddings()(batch.token_ids)
-        vectors = self._encoder().to(embeds.dtype)
+        vectors = self._encode().to(embeds.dtype)
         is_prompt = batch.slots != NO_SLOT
         if self._switches.placed_at_once:
             placed = embedding(batch.slots.clamp(min=0), vectors)

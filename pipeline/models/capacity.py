@@ -19,6 +19,9 @@ _BANK_SHARE = 0.2
 # Numbers that one layer keeps for the backward pass, for each position and unit of its width. The
 # count for a standard layer is 17 (Korthikanti et al., arXiv:2205.05198); wider ones have more.
 _KEPT_BY_LAYER = 24
+# Numbers for each of an encoder's: with its gradient, the two of Adam, and both once more where
+# encoders run side by side.
+_KEPT_BY_WEIGHT = 6
 # Numbers for each word of the vocabulary: scores, log-probabilities, their gradients.
 _KEPT_BY_WORD = 4
 
@@ -47,7 +50,7 @@ def rows_that_fit(
 
 
 def prompts_that_fit(model: AnswerModel, encoder: str, tokens: int) -> int:
-    """Return how many prompts may train together: encoders, gradients and optimiser states.
+    """Return how many prompts may train together, by what their encoders need.
 
     Args:
         model: with its device.
@@ -56,7 +59,7 @@ def prompts_that_fit(model: AnswerModel, encoder: str, tokens: int) -> int:
     """
     with torch.device("meta"):
         bare = PromptEncoder(encoder, max(1, tokens), model.words.shape[1], dropout=0.0)
-    numbers = 4 * sum(parameter.numel() for parameter in bare.parameters())
+    numbers = _KEPT_BY_WEIGHT * sum(parameter.numel() for parameter in bare.parameters())
     return max(1, int(_BANK_SHARE * _memory(model.device) / (numbers * torch.float32.itemsize)))
 
 

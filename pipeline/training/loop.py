@@ -22,7 +22,7 @@ from pipeline.models.predict import ask, passes, predict
 from pipeline.models.questions import Questions
 from pipeline.models.rows import Asked, rows_of
 from pipeline.prompts.bank import make_encoder, stack_prompts
-from pipeline.prompts.encoders import PromptEncoder
+from pipeline.prompts.encoders import PromptEncoder, encode
 from pipeline.seeding import derive_seed, make_random
 from pipeline.training.checkpoints import Checkpoint
 from pipeline.training.optimisers import Optimiser, OptimiserSettings
@@ -178,12 +178,18 @@ def train(
         active = [state for state in states if state.rounds_below_best < patience]
         if here.epoch:
             _train_epoch(model, active, loss_over_vocabulary, cut, here, note)
-        for state in active:
+        for state, vectors in zip(active, _vectors(active), strict=True):
             loss = here.losses[state.problem.name] / len(state.problem.train.rows)
             record = _score_dev(
-                model, state, here.epoch, loss if here.epoch else None, score, rows_per_pass
+                model,
+                state.problem,
+                vectors,
+                here.epoch,
+                loss if here.epoch else None,
+                score,
+                rows_per_pass,
             )
-            if state.keep_if_best(record) and model_optimiser is not None and epochs:
+            if state.keep_if_best(record, vectors) and model_optimiser is not None and epochs:
                 _save_weights(model, best_weights)
             on_epoch(record)
         here.next_epoch()
@@ -262,43 +268,28 @@ class _State:
         for start in range(0, len(order), self._batch):
             yield order[start : start + self._batch]
 
-    def encode(self) -> Tensor | None:
-        """Return the prompt's vectors for a step of training: with gradients, and dropout.
-
-        The dropout of a step hangs on the problem and the step alone.
-        """
-        if self.encoder is None:
-            return None
-        with torch.random.fork_rng():
-            name = self.problem.name
-            torch.manual_seed(derive_seed(self._seed, "dropout", name, str(self.steps)))
-            vectors: Tensor = self.encoder.train()()
-            return vectors
-
-    def vectors(self) -> Tensor | None:
-        """Return a copy of the prompt's vectors on the CPU, without gradients and dropout."""
-        if self.encoder is None:
-            return None
-        with torch.no_grad():
-            vectors: Tensor = self.encoder.eval()()
-            return vectors.float().cpu().clone()
-
-    def keep_if_best(self, record: EpochRecord) -> bool:
-        """Note an epoch; return whether it is the best so far, or as good as the best."""
+    def keep_if_best(self, record: EpochRecord, vectors: Tensor | None) -> bool:
+        """Note an epoch and its vectors; return whether it is the best, or as good as the best."""
         self.trained.history.append(record)
         if record.epoch and record.dev_score < self.trained.best_score:
             self.rounds_below_best += 1
             return False
-        self.trained.vectors = self.vectors()
+        self.trained.vectors = vectors
         self.trained.best_epoch = record.epoch
         self.rounds_below_best = 0
         return True
 
-    def dropout_of_the_model(self) -> None:
-        """Seed what the tuned model draws in the step that comes."""
-        torch.manual_seed(
-            derive_seed(self._seed, "dropout of the model", self.problem.name, str(self.steps))
-        )
+    def seed_of(self, what: str) -> int:
+        """Return the seed of what the step that comes draws: it hangs on problem and step alone."""
+        return derive_seed(self._seed, what, self.problem.name, str(self.steps))
+
+
+def _vectors(states: Sequence[_State]) -> list[Tensor | None]:
+    """Return a copy of each prompt's vectors on the CPU, without gradients and dropout."""
+    encoders = [state.encoder for state in states if state.encoder is not None]
+    with torch.no_grad():
+        made = iter([vectors.float().cpu().clone() for vectors in encode(encoders)])
+    return [None if state.encoder is None else next(made) for state in states]
 
 
 @dataclass(frozen=True)
@@ -334,13 +325,16 @@ def _train_epoch(
             for item in _items(number, state, stream[step], loss_over_vocabulary)
         ]
         passed = list(cut(items))
-        for number, loss in _backward(model, states, passed, loss_over_vocabulary, tuned=tuned):
-            here.losses[states[number].problem.name] += loss
+        losses = _backward(model, states, passed, loss_over_vocabulary, tuned=tuned)
         for state, stream in zip(states, streams, strict=True):
             if step < len(stream):
                 state.steps += 1
                 for optimiser in state.optimisers:
                     optimiser.step()
+        # Only now: reading them waits for a GPU, which is to have its work for the step by then.
+        for chosen, own in zip(passed, losses, strict=True):
+            for item, loss in zip(chosen, own.tolist(), strict=True):
+                here.losses[states[item.state].problem.name] += loss
         here.step = step + 1
         after_step()
     model.network.eval()
@@ -367,21 +361,22 @@ def _backward(
     loss_over_vocabulary: bool,
     *,
     tuned: bool,
-) -> list[tuple[int, float]]:
-    """Leave the gradients of one step, cut into passes; return each example's problem and loss.
+) -> list[Tensor]:
+    """Leave the gradients of one step, cut into passes; return each pass's losses of its examples.
 
     The encoders run once a step: the passes leave their gradients at the vectors, from where one
     backward pass takes them through the encoders.
     """
-    encoded = {n: states[n].encode() for n in sorted({i.state for own in passed for i in own})}
-    with_prompt = {n: vectors for n, vectors in encoded.items() if vectors is not None}
-    slot = {number: place for place, number in enumerate(with_prompt)}
-    joined = stack_prompts(list(with_prompt.values()))
+    asked = sorted({item.state for chosen in passed for item in chosen})
+    encoders = {n: encoder for n in asked if (encoder := states[n].encoder) is not None}
+    slot = {number: place for place, number in enumerate(encoders)}
+    seeds = [states[number].seed_of("dropout") for number in encoders]
+    joined = stack_prompts(encode(list(encoders.values()), seeds))
     vectors = joined.detach().requires_grad_() if joined is not None else None
-    losses: list[tuple[int, float]] = []
+    losses = []
     with torch.random.fork_rng() if tuned else nullcontext():
         if tuned:
-            states[0].dropout_of_the_model()
+            torch.manual_seed(states[0].seed_of("dropout of the model"))
         for chosen in passed:
             candidates = None
             if not loss_over_vocabulary:
@@ -397,7 +392,7 @@ def _backward(
             loss = torch.nn.functional.nll_loss(log_probs, targets, reduction="none")
             weights = torch.tensor([item.weight for item in chosen], device=model.device)
             (loss * weights).sum().backward()
-            losses += zip([item.state for item in chosen], loss.tolist(), strict=True)
+            losses.append(loss.detach())
     if joined is not None and vectors is not None:
         joined.backward(vectors.grad)
     return losses
@@ -420,16 +415,17 @@ def _passes(
 
 def _score_dev(
     model: AnswerModel,
-    state: _State,
+    problem: Problem,
+    vectors: Tensor | None,
     epoch: int,
     train_loss: float | None,
     score: Score,
     rows_per_pass: int,
 ) -> EpochRecord:
-    dev = state.problem.dev
-    log_probs = predict(model, dev.rows, state.vectors(), dev.word_ids, rows_per_pass=rows_per_pass)
+    dev = problem.dev
+    log_probs = predict(model, dev.rows, vectors, dev.word_ids, rows_per_pass=rows_per_pass)
     return EpochRecord(
-        problem=state.problem.name,
+        problem=problem.name,
         epoch=epoch,
         train_loss=train_loss,
         dev_loss=float(torch.nn.functional.nll_loss(log_probs, dev.targets)),

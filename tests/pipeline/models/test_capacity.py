@@ -104,8 +104,8 @@ def test_a_bank_holds_as_many_encoders_as_their_numbers_fit(
 ) -> None:
     model = tiny_models[family]
     made = PromptEncoder(encoder, tokens, model.words.shape[1], dropout=0.1)
-    # Each number with its gradient and the two of Adam, in four bytes.
-    bytes_each = 4 * 4 * sum(parameter.numel() for parameter in made.parameters())
+    # Each number with its gradient, the two of Adam, a copy and its gradient, in four bytes.
+    bytes_each = 6 * 4 * sum(parameter.numel() for parameter in made.parameters())
     for count in (1, 2, 41):
         memory[0] = 5 * count * bytes_each  # a fifth of it is for the bank
         assert prompts_that_fit(model, encoder, tokens) == count

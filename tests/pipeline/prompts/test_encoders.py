@@ -2,14 +2,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.prompts.encoders import PromptEncoder
+from pipeline.prompts.encoders import PromptEncoder, encode
 
 KINDS = ("lstm", "mlp", "embedding")
 
 
-def _encoder(kind: str, count: int = 5, size: int = 6, dropout: float = 0.0) -> PromptEncoder:
+def _encoder(
+    kind: str, count: int = 5, size: int = 6, dropout: float = 0.0, *, start: int = 1
+) -> PromptEncoder:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.manual_seed(start)
         return PromptEncoder(kind, count, size, dropout=dropout).double()
 
 
@@ -70,19 +72,69 @@ def test_gradients_reach_every_parameter(kind):
         assert parameter.grad.any(), name
 
 
-@pytest.mark.parametrize(("kind", "drops"), [("lstm", True), ("mlp", True), ("embedding", False)])
-def test_dropout_acts_in_training_and_only_there(kind, drops):
-    encoder = _encoder(kind, dropout=0.5)
-    assert torch.equal(encoder(), encoder()) is not drops
-    encoder.eval()
-    assert torch.equal(encoder(), encoder())
+def _layers_of_torch(encoder: PromptEncoder) -> Tensor:
+    """Return what the same weights give where torch's own modules run them."""
+    rows: Tensor = encoder.embedding.weight
+    if encoder.kind == "lstm":
+        rows = encoder.lstm(rows)[0]
+    return encoder.mlp(rows) if encoder.kind != "embedding" else rows
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_dropout_training_and_evaluation_agree(kind):
-    encoder = _encoder(kind)
-    trained = encoder()
-    assert torch.equal(trained, encoder.eval()())
+@pytest.mark.parametrize("counts", [(5,), (4, 4, 4), (3, 1, 9, 3, 1)])
+def test_encoders_side_by_side_give_what_torch_gives_for_each(kind, counts):
+    encoders = [_encoder(kind, count, start=start) for start, count in enumerate(counts)]
+    made = encode(encoders)
+    torch.cat(made).square().sum().backward()
+    for encoder, vectors in zip(encoders, made, strict=True):
+        gradients = [parameter.grad.clone() for parameter in encoder.parameters()]
+        expected = _layers_of_torch(encoder)
+        torch.testing.assert_close(vectors, expected)
+        encoder.zero_grad()
+        expected.square().sum().backward()
+        torch.testing.assert_close(gradients, [own.grad for own in encoder.parameters()])
+
+
+def test_no_encoders_give_nothing():
+    assert encode([]) == []
+
+
+@pytest.mark.parametrize(("kind", "drops"), [("lstm", True), ("mlp", True), ("embedding", False)])
+def test_dropout_acts_with_a_seed_and_only_then(kind, drops):
+    encoder = _encoder(kind, dropout=0.5)
+    assert torch.equal(encoder(), encoder())
+    assert torch.equal(encoder(7), encoder(7))
+    assert torch.equal(encoder(7), encoder()) is not drops
+    assert torch.equal(encoder(7), encoder(8)) is not drops
+
+
+@pytest.mark.parametrize("kind", ["lstm", "mlp"])
+def test_what_is_dropped_of_a_prompt_hangs_on_its_own_seed(kind):
+    encoders = [_encoder(kind, count, dropout=0.5, start=count) for count in (4, 9, 4, 4)]
+    seeds = [11, 12, 13, 11]
+    for encoder, seed, vectors in zip(encoders, seeds, encode(encoders, seeds), strict=True):
+        torch.testing.assert_close(vectors, encoder(seed))
+
+
+def test_dropout_takes_its_share_and_scales_the_rest_between_the_layers():
+    encoder = _encoder("mlp", count=200, size=50, dropout=0.2)
+    with torch.no_grad():
+        encoder.embedding.weight.abs_()
+        for layer in (encoder.mlp[0], encoder.mlp[-1]):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    vectors, whole = encoder(3), encoder.embedding.weight
+    kept = vectors != 0
+    torch.testing.assert_close(vectors[kept], whole[kept] / 0.8)
+    assert kept.double().mean().item() == pytest.approx(0.8, abs=0.02)
+
+
+def test_dropout_disturbs_no_other_randomness():
+    torch.manual_seed(5)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(5)
+    _encoder("lstm", dropout=0.5)(7)
+    assert torch.equal(torch.rand(3), undisturbed)
 
 
 def test_an_embedding_begins_where_it_is_told_to():
