@@ -22,7 +22,7 @@ PROJECT = Path(__file__).parents[3]
 CONTENT = random.Random(1).randbytes(400_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 HALF = 200_000
-HASTY = Patience(attempts=3, first_wait_seconds=0.001, silence_seconds=0.3)
+HASTY = Patience(attempts=3, first_wait_seconds=0.001, silence_seconds=1)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pipeline.errors import ChecksumError, DownloadError
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = Patience(attempts=2, first_wait_seconds=0.001, silence_seconds=0.5)
+HASTY = Patience(attempts=2, first_wait_seconds=0.001, silence_seconds=1)
 
 Files = dict[str, bytes]
 

@@ -39,11 +39,11 @@ def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
         return fine("hangs")
 
     started = time.monotonic()
-    found = run_checks({"hangs": hanging, "fine": lambda: fine("fine")}, 0.2)
-    assert time.monotonic() - started < 5
+    found = run_checks({"hangs": hanging, "fine": lambda: fine("fine")}, 2)
+    assert time.monotonic() - started < 20
     released.set()
     assert [finding.state for finding in found] == ["failed", "ok"]
-    assert found[0].found == "no answer within 0.2 seconds"
+    assert found[0].found == "no answer within 2 seconds"
 
 
 def test_checks_run_side_by_side() -> None:

@@ -25,7 +25,7 @@ from tests.hub import Hub
 from tests.pipeline.params_text import write_params
 from tests.server import Server, serving
 
-HASTY = Patience(attempts=1, silence_seconds=0.5)
+HASTY = Patience(attempts=1, silence_seconds=2)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def params_of(tmp_path: Path, **changes: Any) -> Params:
 def check(
     params: Params, name: str, cache: Path, standing: dict[str, Path] | None = None
 ) -> Finding:
-    checks = source_checks(params, standing or {}, cache, 0.5)
+    checks = source_checks(params, standing or {}, cache, 2)
     (finding,) = run_checks({name: checks[name]}, 20)
     return finding
 
@@ -137,8 +137,8 @@ def test_hosts_that_are_silent_or_away_are_not_waited_for(
         monkeypatch.setitem(SOURCES, "lama", replace(lama, urls=urls))
         started = time.monotonic()
         finding = check(params_of(tmp_path, **LAMA), "data lama", tmp_path)
-    assert time.monotonic() - started < 5
-    assert "no answer within 0.5 seconds" in finding.found
+    assert time.monotonic() - started < 20
+    assert "no answer within 2 seconds" in finding.found
     assert "127.0.0.1:9: cannot be reached" in finding.found
 
 

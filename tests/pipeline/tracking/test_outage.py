@@ -147,7 +147,7 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
     capfd.readouterr()
     started = time.monotonic()
     run_id = a_stage(in_the_middle=way.cut)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     told = capfd.readouterr().err
     assert told.count("warning: MLflow cannot be reached") == 1
     assert told.count(SEND) == 1
