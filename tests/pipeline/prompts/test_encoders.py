@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.prompts import encoders as module
 from pipeline.prompts.encoders import PromptEncoder, encode
 
 KINDS = ("lstm", "mlp", "embedding")
@@ -81,8 +82,12 @@ def _layers_of_torch(encoder: PromptEncoder) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("counts", [(5,), (4, 4, 4), (3, 1, 9, 3, 1)])
-def test_encoders_side_by_side_give_what_torch_gives_for_each(kind, counts):
+@pytest.mark.parametrize("counts", [(5,), (4, 4, 4), (3, 1, 9, 3, 1, 3)])
+@pytest.mark.parametrize("most", [None, 1, 12_000])
+def test_encoders_side_by_side_give_what_torch_gives_for_each(kind, counts, most, monkeypatch):
+    """All at once, one at a time, and two LSTMs at a time of three."""
+    if most is not None:
+        monkeypatch.setattr(module, "_MOST_ON_CPU", most)
     encoders = [_encoder(kind, count, start=start) for start, count in enumerate(counts)]
     made = encode(encoders)
     torch.cat(made).square().sum().backward()
