@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.prompts import encoders as module
 from pipeline.prompts.encoders import PromptEncoder, encode
@@ -98,6 +99,28 @@ def test_encoders_side_by_side_give_what_torch_gives_for_each(kind, counts, most
         encoder.zero_grad()
         expected.square().sum().backward()
         torch.testing.assert_close(gradients, [own.grad for own in encoder.parameters()])
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the operations that torch runs; on a GPU each is a launch."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "mlp"])
+def test_many_encoders_take_as_many_operations_as_one(kind):
+    counts = []
+    for number in (1, 2, 41):
+        encoders = [_encoder(kind, start=start) for start in range(number)]
+        with _Counting() as counting:
+            encode(encoders)
+        counts.append(counting.count)
+    assert counts == [counts[0]] * 3
+    assert counts[0] > (100 if kind == "lstm" else 10)
 
 
 def test_no_encoders_give_nothing():
