@@ -10,6 +10,7 @@ from pipeline.files import read_json
 from pipeline.lineage import workspace_hashes
 from pipeline.lock import Execution, parse_command, read_lock
 from pipeline.prompts.store import load_prompts
+from pipeline.tracking.about import about_command
 
 LAMA = "lama"
 _SCORES = {LAMA: "p_at_1", "superglue": "score"}
@@ -114,21 +115,18 @@ class _Training:
     @classmethod
     def read(cls, execution: Execution) -> "_Training | None":
         """Return None for another stage, as a person may add, or a benchmark not promoted."""
-        module, names, options = parse_command(execution.command)
-        match names:
-            case ["lama", method]:
-                benchmark, task = "lama", ""
-            case ["superglue", task, method]:
-                benchmark = "superglue"
-            case _:
-                return None
+        about = about_command(execution.command)
+        if about is None or about.kind != "train" or about.benchmark not in _SCORES:
+            return None
+        _, _, options = parse_command(execution.command)
         places = {"trained": "--out", "model": "--model", "splits": "--splits"}
         folders = {name: options.get(option, "") for name, option in places.items()}
         known = {**execution.inputs, **execution.outputs}
-        if module != "stages.train" or not known.keys() >= set(folders.values()):
+        if not about.method or not known.keys() >= set(folders.values()):
             return None
         hashes = {name: known[folder] for name, folder in folders.items()}
-        return cls(benchmark, task, method, folders, hashes, execution.params["model"]["dtype"])
+        dtype = execution.params["model"]["dtype"]
+        return cls(about.benchmark, about.task, about.method, folders, hashes, dtype)
 
     @property
     def target(self) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.files import read_csv, read_json
-from pipeline.lock import Execution, file_hash, outputs_within, parse_command
+from pipeline.lock import Execution, file_hash, outputs_within
+from pipeline.tracking.about import About, about_command
 from pipeline.tracking.executions import READ, RESTORED, WROTE, TrackedHistory
 from pipeline.tracking.models import list_models
 from pipeline.tracking.store import (
@@ -25,49 +26,6 @@ from pipeline.tracking.store import (
 )
 
 _MOST_PARAMS = 100  # that MLflow takes in a call
-
-
-@dataclass(frozen=True)
-class About:
-    """What a stage is about, as its command says.
-
-    Attributes:
-        kind: `train`, `evaluate`, ...
-        benchmark: empty where there is none, as are the two below.
-        task: of SuperGLUE.
-        method: of `train` and `evaluate`.
-    """
-
-    kind: str
-    benchmark: str = ""
-    task: str = ""
-    method: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name of its run."""
-        return "/".join(filter(None, (self.kind, self.benchmark, self.task, self.method)))
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The tags of its run."""
-        named = {"benchmark": self.benchmark, "task": self.task, "method": self.method}
-        return {"stage": self.kind} | {key: value for key, value in named.items() if value}
-
-
-def about_command(command: str) -> About | None:
-    """Return what a stage's command is about; None for one that is not of this pipeline."""
-    module, named, _ = parse_command(command)
-    kind = module.removeprefix("stages.")
-    if kind == module or kind not in EXPERIMENTS:
-        return None
-    match named:
-        case ["superglue", task, *rest]:
-            return About(kind, "superglue", task, *rest)
-        case [benchmark, *rest] if kind != "report":
-            return About(kind, benchmark, "", *rest)
-        case _:
-            return About(kind)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
         "lama p-tuning",
         "lama p-tuning --out models/own --model data/model",
         "lama p-tuning --out models/own --model data/other --splits data/splits/lama",
+        "lama p-tuning own --out models/own --model data/model --splits data/splits/lama",
         "superglue p-tuning --out models/own --model data/model --splits data/splits/lama",
         "stability p-tuning --out models/own --model data/model --splits data/splits/lama",
     ],

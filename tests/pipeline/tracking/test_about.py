@@ -5,7 +5,7 @@ import shlex
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.tracking.restore import About, about_command
+from pipeline.tracking.about import About, about_command
 from pipeline.tracking.store import EXPERIMENTS
 from tests.project import ROOT
 
@@ -54,7 +54,16 @@ def test_a_command_says_what_its_stage_is_about(command: str, about: About, name
 
 
 @pytest.mark.parametrize(
-    "command", ["", "python", "python -m other.thing", "echo 1 > a", "python -m stages.other x"]
+    "command",
+    [
+        "",
+        "python",
+        "python -m other.thing",
+        "echo 1 > a",
+        "python -m stages.other x",
+        "python -m stages.train lama p-tuning again",
+        "python -m stages.train superglue rte p-tuning again",
+    ],
 )
 def test_a_command_of_somebody_elses_is_left_alone(command: str) -> None:
     assert about_command(command) is None
