@@ -1,6 +1,5 @@
 """`ptune send`: send MLflow what it could not be sent while it was away."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,28 +34,22 @@ def send(drop: Drop = None) -> None:
 
         if drop is not None:
             typer.echo(f"what was kept of run {drop_kept(drop)} is dropped")
-        troubled = []
-        count = 0
+        deliveries = []
         for delivery in send_all():
-            count += 1
-            if delivery.trouble:
-                troubled.append(delivery)
             tell(delivery)
-        if not count:
+            deliveries.append(delivery)
+        if not deliveries:
             typer.echo("nothing is kept: MLflow has all that was logged")
-    if troubled:
-        _tell_the_way_out(troubled)
-        raise typer.Exit(1)
-
-
-def _tell_the_way_out(troubled: Sequence["Delivery"]) -> None:
-    in_the_way = next((delivery for delivery in troubled if not delivery.elsewhere), None)
-    if in_the_way is not None:
+    troubled = [delivery for delivery in deliveries if delivery.trouble]
+    in_the_way = [delivery.run_id for delivery in troubled if not delivery.elsewhere]
+    if in_the_way:
         typer.echo(
             f"`ptune send` tries again; should MLflow never take them, `ptune send --drop "
-            f"{in_the_way.run_id[:10]}` gives them up and sends the rest",
+            f"{in_the_way[0][:10]}` gives them up and sends the rest",
             err=True,
         )
+    if troubled:
+        raise typer.Exit(1)
 
 
 def tell(delivery: "Delivery") -> None:

@@ -72,6 +72,11 @@ def way(server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield way
 
 
+def send(*arguments: str) -> Result:
+    """Call `ptune send`."""
+    return CliRunner().invoke(app, ["send", *arguments])
+
+
 def a_stage(in_the_middle: Callable[[], None] = lambda: None) -> str:
     """Log all that stages log, and return the run's id."""
     about: dict[str, Any] = {"tags": {"task": "rte"}, "params": {"seed": 1, "model": {"x": 0.5}}}
@@ -157,7 +162,7 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
     assert b"secret" not in written
     assert "secret" not in told
 
-    away = CliRunner().invoke(app, ["send"])
+    away = send()
     assert away.exit_code == 1
     assert "Nothing is lost" in away.stderr
     assert "secret" not in away.output
@@ -166,7 +171,7 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
 
     ended = int(time.time() * 1000)
     way.mend()
-    sent = CliRunner().invoke(app, ["send"])
+    sent = send()
     assert sent.exit_code == 0, sent.output
     assert f"train/lama/p-tuning {run_id[:10]}: " in sent.stdout
     assert picture(run_id) == expected
@@ -176,7 +181,7 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
     assert client.get_run(run_id).info.end_time < ended
     assert kept(tmp_path) == []
 
-    again = CliRunner().invoke(app, ["send"])
+    again = send()
     assert again.exit_code == 0
     assert "nothing is kept" in again.stdout
     assert picture(run_id) == expected
@@ -378,10 +383,6 @@ def test_what_cannot_be_sent_keeps_back_what_was_kept_after_it(
     assert kept(own_folder) == []
 
 
-def send(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["send", *arguments])
-
-
 def test_what_is_never_taken_can_be_given_up_for_the_rest(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,7 +480,7 @@ def test_what_belongs_to_another_store_stays(
     before = [path.read_bytes() for path in sorted(kept(own_folder)[0].iterdir())]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own_folder}/other.db")
     shutil.copyfile(own_folder / "mlflow.db", own_folder / "other.db")
-    result = CliRunner().invoke(app, ["send"])
+    result = send()
     assert result.exit_code == 1
     assert "they belong to mlflow.db; set MLFLOW_TRACKING_URI to it" in result.stderr
     assert [path.read_bytes() for path in sorted(kept(own_folder)[0].iterdir())] == before
