@@ -89,9 +89,8 @@ def encode(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None = None
 
 def _groups(encoders: Sequence[PromptEncoder]) -> Iterator[list[int]]:
     """Yield the places of encoders that run side by side: they have equally many tokens."""
-    weight = encoders[0].embedding.weight
     most = len(encoders)
-    if weight.device.type == "cpu":
+    if encoders[0].embedding.weight.device.type == "cpu":
         own = sum(parameter.nbytes for parameter in encoders[0].parameters())
         most = max(1, _MOST_ON_CPU // own)
     for count in {len(encoder.embedding.weight) for encoder in encoders}:
@@ -102,7 +101,7 @@ def _groups(encoders: Sequence[PromptEncoder]) -> Iterator[list[int]]:
 def _encode_alike(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None) -> Tensor:
     """Return (encoders, count, size) of encoders with equally many tokens."""
     drop = _dropout(encoders, seeds)
-    rows = torch.stack([encoder.embedding.weight for encoder in encoders])
+    rows = _stack(encoders, ["embedding.weight"])
     if encoders[0].kind == "lstm":
         rows = _run_lstms([encoder.lstm for encoder in encoders], rows, drop)
     rows = _run_linear([encoder.mlp[0] for encoder in encoders], rows).relu()

@@ -136,6 +136,12 @@ def test_dropout_acts_with_a_seed_and_only_then(kind, drops):
     assert torch.equal(encoder(7), encoder(8)) is not drops
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_dropout_a_seed_changes_nothing(kind):
+    encoder = _encoder(kind)
+    assert torch.equal(encoder(7), encoder())
+
+
 @pytest.mark.parametrize("kind", ["lstm", "mlp"])
 def test_what_is_dropped_of_a_prompt_hangs_on_its_own_seed(kind):
     encoders = [_encoder(kind, count, dropout=0.5, start=count) for count in (4, 9, 4, 4)]
