@@ -67,10 +67,12 @@ def drop_kept(run: str) -> str:
     """
     kept = kept_runs(project_root())
     chosen = [run_id for run_id in kept if run_id.startswith(run)]
-    if len(chosen) != 1:
-        what = "begins several runs" if chosen else "is no run"
-        choices = ", ".join(chosen or kept) or "nothing"
-        raise PipelineError(f"--drop {run}: {what} of which entries are kept; kept is {choices}")
+    if not kept:
+        raise PipelineError(f"--drop {run}: nothing is kept: MLflow has all that was logged")
+    if not chosen:
+        raise PipelineError(f"--drop {run}: no such run; there are entries of {', '.join(kept)}")
+    if len(chosen) > 1:
+        raise PipelineError(f"--drop {run}: name one of the runs {', '.join(chosen)}")
     (run_id,) = chosen
     spool = Spool(project_root(), run_id)
     try:

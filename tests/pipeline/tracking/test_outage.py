@@ -409,17 +409,17 @@ def test_what_is_never_taken_can_be_given_up_for_the_rest(
 def test_what_to_give_up_is_one_run_of_those_that_are_kept(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "is no run of which entries are kept; kept is nothing" in send("--drop", "x").stderr
+    nothing = send("--drop", "x")
+    assert "--drop x: nothing is kept: MLflow has all that was logged" in nothing.stderr
     both = leave_two_kept(monkeypatch)
     unknown, several = send("--drop", "x"), send("--drop", "")
-    assert f"--drop x: is no run of which entries are kept; kept is {', '.join(sorted(both))}" in (
-        unknown.stderr
-    )
-    assert "--drop : begins several runs of which entries are kept" in several.stderr
+    runs_kept = ", ".join(sorted(both))
+    assert f"--drop x: no such run; there are entries of {runs_kept}\n" in unknown.stderr
+    assert f"--drop : name one of the runs {runs_kept}\n" in several.stderr
     with Spool(own_folder, both[0]).lock():
         running = send("--drop", both[0])
     assert "its stage still runs; stop it first" in running.stderr
-    assert [done.exit_code for done in (unknown, several, running)] == [1, 1, 1]
+    assert {done.exit_code for done in (nothing, unknown, several, running)} == {1}
     assert len(kept(own_folder)) == 2
 
 
