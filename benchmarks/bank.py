@@ -33,15 +33,15 @@ from benchmarks.machine import (
 from benchmarks.released_style import Relation, Switches, train_one_by_one
 from benchmarks.shapes import SHAPES, random_model
 from pipeline.evaluation.metrics import accuracy
-from pipeline.models.answers import AnswerModel
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import choose_device, choose_precision, load_model
 from pipeline.training.loop import Trained, train
-from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.optimizers import OptimizerConfig
 
 RESULTS = Path(__file__).parent / "results"
 
 # The released LAMA code's own.
-OPTIMISER = OptimiserSettings(
+OPTIMIZER = OptimizerConfig(
     optimizer="adam",
     learning_rate=1e-5,
     weight_decay=5e-4,
@@ -88,7 +88,7 @@ class Work:
         seed: of all that is random.
     """
 
-    model: AnswerModel
+    model: PromptedModel
     relations: Sequence[Relation]
     one_by_one: int
     batch: int
@@ -100,14 +100,16 @@ class Work:
         return train_one_by_one(
             self.model,
             self.relations[: self.one_by_one],
-            optimiser=OPTIMISER,
+            optimizer=OPTIMIZER,
             epochs=self.epochs,
             batch=self.batch,
             seed=self.seed,
             switches=switches,
         )
 
-    def bank(self, rows_per_pass: int, *, few: bool = False, epochs: int | None = None) -> Any:
+    def bank(
+        self, max_rows_per_forward: int, *, few: bool = False, epochs: int | None = None
+    ) -> Any:
         """Train all relations together, or as few as the plain loop takes."""
         chosen = self.relations[: self.one_by_one] if few else self.relations
         return train(
@@ -117,14 +119,14 @@ class Work:
             loss_over_vocabulary=True,
             epochs=self.epochs if epochs is None else epochs,
             batch=self.batch,
-            gradient_accumulation=1,
+            gradient_accumulation_steps=1,
             patience=self.epochs + 1,
             encoder="lstm",
             dropout=0.0,
-            prompt_optimiser=OPTIMISER,
-            model_optimiser=None,
-            best_weights=Path(),
-            rows_per_pass=rows_per_pass,
+            prompt_optimizer=OPTIMIZER,
+            model_optimizer=None,
+            best_checkpoint_path=Path(),
+            max_rows_per_forward=max_rows_per_forward,
             seed=self.seed,
             checkpoint=None,
             on_epoch=lambda _: None,
@@ -156,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepared = time.perf_counter() - started
     one_by_one = min(options.plain_relations, options.relations)
     work = Work(model, relations, one_by_one, options.batch, options.epochs, options.seed)
-    rows = options.rows_per_pass or [_DEFAULT_ROWS[device.type]]
+    rows = options.max_rows_per_forward or [_DEFAULT_ROWS[device.type]]
     _say(f"{options.name}, {hardware_name(device)}: {len(words)} allowed words")
     equality = None
     if bfloat16:
@@ -183,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "allowed_words": len(words),
             "repeats": options.repeats,
             "seed": options.seed,
-            "optimiser": asdict(OPTIMISER),
+            "optimizer": asdict(OPTIMIZER),
         },
         "prepare_seconds": prepared,
         "equality": equality,
@@ -289,7 +291,7 @@ def measure(
     }
     sweep = {size: described[_bank(size)] for size in rows}
     best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
-    bank = {"rows_per_pass": best, **sweep[best]}
+    bank = {"max_rows_per_forward": best, **sweep[best]}
     figures = {
         "dtype": str(work.model.words.dtype).removeprefix("torch."),
         "matmul_peak_flops_per_second": max(peaks),
@@ -298,7 +300,9 @@ def measure(
         "ratio": _ratio(described[PLAIN], bank),
         "ratio_to_released": _ratio(described[RELEASED], bank),
         "ladder": _ladder({**{name: described[name] for name in LADDER}, SHARED: bank}),
-        "rows_per_pass": [{"rows_per_pass": size, **tried} for size, tried in sweep.items()],
+        "max_rows_per_forward": [
+            {"max_rows_per_forward": size, **tried} for size, tried in sweep.items()
+        ],
     }
     return figures, times[PLAIN][0].result, times[_bank(best)][0].result
 
@@ -342,10 +346,12 @@ def table(result: dict[str, Any]) -> str:
     for step in result["ladder"]:
         figures = f"{step['milliseconds_per_fact']:9.2f} {step['cumulative_ratio']:23.2f}"
         lines.append(f"{step['step']:50} {figures}")
-    if len(result["rows_per_pass"]) > 1:
+    if len(result["max_rows_per_forward"]) > 1:
         lines += ["", f"{'rows of a pass of the bank':50} {'ms/fact':>9}"]
-        for tried in result["rows_per_pass"]:
-            lines.append(f"{tried['rows_per_pass']:50} {tried['milliseconds_per_fact']:9.2f}")
+        for tried in result["max_rows_per_forward"]:
+            lines.append(
+                f"{tried['max_rows_per_forward']:50} {tried['milliseconds_per_fact']:9.2f}"
+            )
     ratio, released, equality = result["ratio"], result["ratio_to_released"], result["equality"]
     lines += [
         "",
@@ -359,8 +365,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _bank(rows_per_pass: int) -> str:
-    return f"bank, {rows_per_pass} rows a pass"
+def _bank(max_rows_per_forward: int) -> str:
+    return f"bank, {max_rows_per_forward} rows a pass"
 
 
 def _describe_run(
@@ -410,14 +416,14 @@ def _ladder(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _model(options: argparse.Namespace, device: torch.device) -> AnswerModel:
+def _model(options: argparse.Namespace, device: torch.device) -> PromptedModel:
     """Return the model in float32, for the comparison."""
     if options.model is not None:
         return load_model(options.model, device=device.type, dtype="float32")
     return random_model(options.shape, device=device, seed=options.seed)
 
 
-def _describe_model(options: argparse.Namespace, model: AnswerModel) -> dict[str, Any]:
+def _describe_model(options: argparse.Namespace, model: PromptedModel) -> dict[str, Any]:
     network = model.network
     return {
         "name": options.name,

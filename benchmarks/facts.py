@@ -3,12 +3,12 @@
 import random
 
 from benchmarks.released_style import Relation
-from pipeline.models.answers import AnswerModel
-from pipeline.models.questions import Questions, build_questions
+from pipeline.models.dataset import PromptDataset, build_dataset
+from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import Template
 from pipeline.seeding import make_random
-from pipeline.tasks.lama import lay_out, manual_template
-from pipeline.training.loop import Problem
+from pipeline.tasks.lama import apply_layout, manual_template
+from pipeline.training.loop import TrainingJob
 
 # The released code's rows: nine prompt tokens around subject and mask, six for a causal model.
 _LAYOUT = "released-code"
@@ -19,7 +19,7 @@ _OBJECTS_OF_A_RELATION = 20
 _SPACES = "\u0120\u2581"
 
 
-def allowed_words(model: AnswerModel, count: int) -> list[str]:
+def allowed_words(model: PromptedModel, count: int) -> list[str]:
     """Return at most so many words that are one token within a sentence, by token id."""
     tokens = model.codec.tokenizer.get_vocab()
     words: list[str] = []
@@ -34,7 +34,7 @@ def allowed_words(model: AnswerModel, count: int) -> list[str]:
 
 
 def make_relations(
-    model: AnswerModel, *, relations: int, facts: int, dev: int, words: list[str], seed: int
+    model: PromptedModel, *, relations: int, facts: int, dev: int, words: list[str], seed: int
 ) -> list[Relation]:
     """Make relations for a model.
 
@@ -46,7 +46,7 @@ def make_relations(
         words: the allowed words; subjects are made of them as well.
         seed: the same seed gives the same relations.
     """
-    template = lay_out(_LAYOUT, manual_template("[X] is [Y] ."), masked=model.masked)
+    template = apply_layout(_LAYOUT, manual_template("[X] is [Y] ."), masked=model.masked)
     return [
         _relation(model, template, f"R{number + 1}", facts, dev, words, seed)
         for number in range(relations)
@@ -54,7 +54,7 @@ def make_relations(
 
 
 def _relation(
-    model: AnswerModel,
+    model: PromptedModel,
     template: Template,
     name: str,
     facts: int,
@@ -67,11 +67,11 @@ def _relation(
     train_subjects = [_subject(draw, words) for _ in range(facts)]
     dev_subjects = [_subject(draw, words) for _ in range(dev)]
 
-    def questions(subjects: list[str]) -> Questions:
+    def questions(subjects: list[str]) -> PromptDataset:
         examples = [({"subject": subject}, draw.choice(objects)) for subject in subjects]
-        return build_questions(model, template, examples, words)
+        return build_dataset(model, template, examples, words)
 
-    problem = Problem(
+    problem = TrainingJob(
         name, template.prompt_tokens, questions(train_subjects), questions(dev_subjects)
     )
     return Relation(template, train_subjects, dev_subjects, problem)

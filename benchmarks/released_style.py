@@ -1,9 +1,9 @@
 """A plain loop in the style of the released P-tuning code: one relation after the other.
 
-It is what the prompt bank is measured against. Each step tokenises its rows, puts the prompt
+It is what the prompt bank is measured against. Each step tokenizes its rows, puts the prompt
 vectors into the embeddings one by one, runs the whole model with its vocabulary head at every
 position, and finds the best allowed word by sorting the whole vocabulary. Start, order of examples,
-optimiser, position of the loss and metric are the bank's, so that the results are equal.
+optimizer, position of the loss and metric are the bank's, so that the results are equal.
 
 Source: how THUDM/P-tuning, LAMA/p_tuning/modeling.py and LAMA/cli.py work; the code here is new.
 Left on purpose: for GPT the released loss reads one position before the one that the score reads;
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
-from pipeline.models.answers import AnswerModel
-from pipeline.models.questions import Questions
-from pipeline.models.rows import NO_SLOT, Batch, build_row, collate
-from pipeline.prompts.bank import make_encoder
+from pipeline.models.dataset import PromptDataset
+from pipeline.models.encoding import NO_SLOT, Batch, build_row, collate
+from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import Template
 from pipeline.seeding import make_random
-from pipeline.training.loop import EpochRecord, Problem, Trained
-from pipeline.training.optimisers import Optimiser, OptimiserSettings
+from pipeline.training.bank import make_encoder
+from pipeline.training.loop import EpochRecord, Trained, TrainingJob
+from pipeline.training.optimizers import OptimizerConfig, ScheduledOptimizer
 
 _NO_LABEL = -100
 
@@ -45,7 +45,7 @@ class Relation:
     template: Template
     train_subjects: list[str]
     dev_subjects: list[str]
-    problem: Problem
+    problem: TrainingJob
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class _Answered:
 
 
 def train_one_by_one(
-    model: AnswerModel,
+    model: PromptedModel,
     relations: Sequence[Relation],
     *,
-    optimiser: OptimiserSettings,
+    optimizer: OptimizerConfig,
     epochs: int,
     batch: int,
     seed: int,
@@ -89,7 +89,7 @@ def train_one_by_one(
     Args:
         model: the language model; stays frozen.
         relations: with different names.
-        optimiser: for each relation's LSTM encoder.
+        optimizer: for each relation's LSTM encoder.
         epochs: all of them are run.
         batch: examples of a step, and of a pass over dev.
         seed: with the relation's name, of all that is random.
@@ -102,7 +102,7 @@ def train_one_by_one(
     trained = {}
     for relation in relations:
         run = _Run(model, relation, batch=batch, seed=seed, switches=switches)
-        trained[relation.problem.name] = run.train(optimiser, epochs)
+        trained[relation.problem.name] = run.train(optimizer, epochs)
     return trained
 
 
@@ -111,7 +111,7 @@ class _Run:
 
     def __init__(
         self,
-        model: AnswerModel,
+        model: PromptedModel,
         relation: Relation,
         *,
         batch: int,
@@ -134,11 +134,11 @@ class _Run:
             name=relation.problem.name,
         ).to(model.device)
 
-    def train(self, settings: OptimiserSettings, epochs: int) -> Trained:
+    def train(self, settings: OptimizerConfig, epochs: int) -> Trained:
         """Score dev, then train and score dev in turns."""
         questions = self._relation.problem.train
         count = len(questions.rows)
-        optimiser = Optimiser(
+        optimizer = ScheduledOptimizer(
             self._encoder.parameters(),
             settings,
             epochs=epochs,
@@ -155,7 +155,7 @@ class _Run:
                 chosen = order[start : start + self._batch]
                 answered = self._answer(self._relation.train_subjects, questions, chosen)
                 answered.loss.backward()
-                optimiser.step()
+                optimizer.step()
                 total += answered.loss.item() * len(chosen)
             self._keep_if_best(trained, self._score_dev(epoch, total / count))
         return trained
@@ -186,7 +186,9 @@ class _Run:
         vectors: Tensor = self._encoder.mlp(self._encoder.lstm(self._encoder.embedding.weight)[0])
         return vectors
 
-    def _answer(self, subjects: list[str], questions: Questions, chosen: list[int]) -> _Answered:
+    def _answer(
+        self, subjects: list[str], questions: PromptDataset, chosen: list[int]
+    ) -> _Answered:
         """Ask some facts: from their text to loss, hits and scores."""
         batch = self._rows([subjects[i] for i in chosen])
         targets = questions.targets[chosen].to(self._model.device)

@@ -12,8 +12,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.models.answers import AnswerModel
-from pipeline.models.codec import Codec
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.tokenizer import PieceTokenizer
 
 _SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -62,7 +62,7 @@ SHAPES = {
 }
 
 
-def random_model(shape: str, *, device: torch.device, seed: int) -> AnswerModel:
+def random_model(shape: str, *, device: torch.device, seed: int) -> PromptedModel:
     """Make a float32 model of a shape, with random weights and made-up words.
 
     Args:
@@ -77,7 +77,7 @@ def random_model(shape: str, *, device: torch.device, seed: int) -> AnswerModel:
         torch.manual_seed(seed)
         network = kind.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     tokenizer = _tokenizer(config.vocab_size, masked=masked)
-    return AnswerModel(network.to(device), Codec(tokenizer), masked=masked)
+    return PromptedModel(network.to(device), PieceTokenizer(tokenizer), masked=masked)
 
 
 def _tokenizer(size: int, *, masked: bool) -> PreTrainedTokenizerFast:

@@ -14,7 +14,7 @@ from pipeline.errors import DataError
 
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
+def atomic_dir(target: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends without an exception.
 
     The work is done in a hidden sibling, so a process killed at any moment leaves `target` absent

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import typer
 
-from pipeline.data.sources import SOURCES, fetch_source
-from pipeline.files import staged_folder
-from pipeline.models.catalogue import obtain_model
-from pipeline.params import Params, SuperGlueTask, load_params
-from stages.running import Out, ParamsFile, downloads_folder, say, stage
+from pipeline.config.schema import Params, SuperGlueTask, load_params
+from pipeline.files import atomic_dir
+from pipeline.sources.models import fetch_model
+from pipeline.sources.registry import SOURCES, fetch_source
+from stages.runtime import Out, ParamsFile, downloads_folder, say, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 # Source of a benchmark in params.yaml -> name in the table of sources, where it is another one.
-_RAW = {"gazetteer": "geonames"}
+_RAW = {"geonames": "geonames"}
 
 
 @app.command()
@@ -23,10 +23,8 @@ def model(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
         params = load_params(params_file)
         this.run.set_tags({"model": params.model.name})
         say(f"fetching {params.model.name}")
-        with staged_folder(out) as folder:
-            obtain_model(
-                params.model.name, folder, cache=downloads_folder(), mirror=_mirror(params)
-            )
+        with atomic_dir(out) as folder:
+            fetch_model(params.model.name, folder, cache=downloads_folder(), mirror=_mirror(params))
         this.run.log_file(out / "config.json")
         this.run.log_metrics(_sizes(out))
 
@@ -55,8 +53,8 @@ def superglue(task: SuperGlueTask, out: Out, params_file: ParamsFile = Path("par
 
 def _fetch(params: Params, source: str, out: Path) -> None:
     name = _RAW.get(source, source)
-    say(f"fetching {name} ({SOURCES[name].licence})")
-    with staged_folder(out) as folder:
+    say(f"fetching {name} ({SOURCES[name].license})")
+    with atomic_dir(out) as folder:
         fetch_source(name, folder, cache=downloads_folder(), mirror=_mirror(params))
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, SuperGlueTask, load_params
 from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
-from pipeline.evaluation.answers import (
+from pipeline.evaluation.evaluate import (
     Evaluation,
     TaskEvaluation,
     evaluate_relation,
@@ -17,17 +18,16 @@ from pipeline.evaluation.answers import (
 )
 from pipeline.evaluation.metrics import mean, task_score
 from pipeline.evaluation.stability import spread_over_templates
-from pipeline.evaluation.trainings import setting_rows, task_summary, unit_rows
-from pipeline.files import read_json, staged_folder, write_csv, write_json, write_jsonl
-from pipeline.models.answers import AnswerModel
-from pipeline.models.capacity import rows_that_fit
-from pipeline.models.questions import classifier_labels
-from pipeline.params import LamaMethod, Params, SuperGlueMethod, SuperGlueTask, load_params
+from pipeline.evaluation.summary import setting_rows, task_summary, unit_rows
+from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_jsonl
+from pipeline.models.dataset import classifier_labels
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.memory import estimate_max_rows
 from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
 from pipeline.tasks import TASKS, task_template
 from pipeline.tasks.lama import POSITIONS
 from stages.loading import load_network
-from stages.running import (
+from stages.runtime import (
     ModelFolder,
     Out,
     ParamsFile,
@@ -68,7 +68,7 @@ def lama(
         data = read_lama(splits, ["train", "test"])
         this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         scores = _scores(this, params, data, model, trained)
-        with staged_folder(out) as folder:
+        with atomic_dir(out) as folder:
             write_jsonl(
                 folder / "predictions.jsonl",
                 [record for score in scores.values() for record in score.predictions],
@@ -129,7 +129,7 @@ def stability(
         this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         scores = _scores(this, params, data, model, trained)
         prompts = load_prompts(trained)
-        with staged_folder(out) as folder:
+        with atomic_dir(out) as folder:
             write_jsonl(
                 folder / "predictions.jsonl",
                 [
@@ -174,7 +174,7 @@ def superglue(
         found = _task_scores(
             this, params, task, method, trainings, model=model, splits=splits, trained=trained
         )
-        with staged_folder(out) as folder:
+        with atomic_dir(out) as folder:
             write_jsonl(
                 folder / "predictions.jsonl",
                 [
@@ -197,10 +197,15 @@ def _scores(
 ) -> dict[str, Evaluation]:
     """Evaluate each prompt, or tuned model, on the facts of its relation."""
 
-    def evaluate(network: AnswerModel, name: str, prompt: StoredPrompt, rows: int) -> Evaluation:
+    def evaluate(network: PromptedModel, name: str, prompt: StoredPrompt, rows: int) -> Evaluation:
         relation = name.partition("/")[0]
         return evaluate_relation(
-            network, relation, prompt, data.facts[relation], data.vocabulary, rows_per_pass=rows
+            network,
+            relation,
+            prompt,
+            data.facts[relation],
+            data.vocabulary,
+            max_rows_per_forward=rows,
         )
 
     def told(score: Evaluation) -> str:
@@ -235,12 +240,12 @@ def _task_scores(
         return classifier_labels(kind, task_template(kind, prompt.template, classifier=True))
 
     def evaluate(
-        network: AnswerModel, name: str, prompt: StoredPrompt, rows: int
+        network: PromptedModel, name: str, prompt: StoredPrompt, rows: int
     ) -> TaskEvaluation:
         train = read_examples(splits / split_of[name] / "train.jsonl", kind.examples)
         examples = {"train": train, "test": test}
         return evaluate_task(
-            network, kind, prompt, examples, classifier=classifier, rows_per_pass=rows
+            network, kind, prompt, examples, classifier=classifier, max_rows_per_forward=rows
         )
 
     def told(score: TaskEvaluation) -> str:
@@ -256,7 +261,7 @@ def _evaluate_each(
     params: Params,
     model: Path,
     trained: Path,
-    evaluate: Callable[[AnswerModel, str, StoredPrompt, int], Result],
+    evaluate: Callable[[PromptedModel, str, StoredPrompt, int], Result],
     told: Callable[[Result], str],
     kind: type[Result],
     *,
@@ -269,7 +274,7 @@ def _evaluate_each(
     says how many a classifier has.
     """
     scores = {}
-    network: AnswerModel | None = None
+    network: PromptedModel | None = None
     tuned = False
     for name, prompt in load_prompts(trained).items():
         done = this.work.path("evaluated", f"{name}.json")
@@ -280,8 +285,8 @@ def _evaluate_each(
                 network = load_network(
                     this, params, model, weights=weights if tuned else None, labels=labels(prompt)
                 )
-            rows = rows_that_fit(
-                network, prompt.max_length or POSITIONS, wanted=params.runtime.rows_per_pass
+            rows = estimate_max_rows(
+                network, prompt.max_length or POSITIONS, wanted=params.runtime.max_rows_per_forward
             )
             score = evaluate(network, name, prompt, rows)
             # Noted before it is told: what was told is not done again after a kill.

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.models.answers import AnswerModel
+from pipeline.config.schema import Params
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.params import Params
-from stages.running import RunningStage
+from stages.runtime import RunningStage
 
 
 def load_network(
@@ -17,7 +17,7 @@ def load_network(
     weights: Path | None = None,
     labels: int | None = None,
     seed: int = 0,
-) -> AnswerModel:
+) -> PromptedModel:
     """Load the language model as `params` say; the rest is as in `load_model`."""
     this.run.set_tags({"model": params.model.name})
     return load_model(

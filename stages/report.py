@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.config.schema import load_params
 from pipeline.errors import DataError, PipelineError
-from pipeline.files import read_json, staged_folder, write_json, write_text
-from pipeline.lock import Execution, file_hash, read_lock
-from pipeline.params import load_params
+from pipeline.files import atomic_dir, read_json, write_json, write_text
+from pipeline.history.machine import processor_name
+from pipeline.history.results import seconds_of_execution
 from pipeline.report.collect import About, gather
 from pipeline.report.page import write_report
 from pipeline.report.readme import insert_results
@@ -23,14 +24,13 @@ from pipeline.report.results import (
     read_lama_results,
     read_stability_results,
     read_task_results,
-    read_work,
+    training_budget,
 )
 from pipeline.report.results_page import results_page
 from pipeline.report.tasks_collect import gather_tasks
 from pipeline.report.tasks_page import tasks_page
-from pipeline.tracking.history import seconds_of_execution
-from pipeline.tracking.machine import processor_name
-from stages.running import Out, ParamsFile, stage
+from pipeline.workflow.lock import Execution, file_hash, read_lock
+from stages.runtime import Out, ParamsFile, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -75,7 +75,7 @@ def build(
             *(f"superglue/{own.task}/{method}" for own in tasks for method in own.methods),
         ]
         files = [metrics / f"{name}.json" for name in read]
-        with staged_folder(out) as folder:
+        with atomic_dir(out) as folder:
             write_report(
                 folder,
                 title=params.report.title,
@@ -87,7 +87,7 @@ def build(
                 tasks=tasks,
                 tasks_source=glue.source,
                 tasks_protocol=glue.protocol,
-                work={name: read_work(curves / f"{name}.csv") for name in read},
+                work={name: training_budget(curves / f"{name}.csv") for name in read},
                 origins={file.as_posix(): file_hash(file.read_bytes()) for file in files},
             )
         this.run.log_file(out / "index.html")

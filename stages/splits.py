@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.data.gazetteer.examples import GAZETTEER_EXAMPLES
-from pipeline.data.gazetteer.facts import (
-    GAZETTEER_RELATIONS,
-    gazetteer_facts,
-    gazetteer_relation,
-    gazetteer_vocabulary,
+from pipeline.config.schema import LamaParams, SuperGlueParams, SuperGlueTask, load_params
+from pipeline.data.geonames.examples import GEONAMES_EXAMPLES
+from pipeline.data.geonames.facts import (
+    GEONAMES_RELATIONS,
+    geonames_facts,
+    geonames_relation,
+    geonames_vocabulary,
 )
-from pipeline.data.gazetteer.places import read_places
+from pipeline.data.geonames.places import read_places
 from pipeline.data.lama import (
     ALL,
     PAPER_PROMPTS,
@@ -29,7 +30,7 @@ from pipeline.data.lama import (
 )
 from pipeline.data.splits import (
     clean_splits,
-    hold_out,
+    holdout_split,
     multi_split,
     split_facts,
     split_items,
@@ -37,11 +38,10 @@ from pipeline.data.splits import (
 )
 from pipeline.data.superglue import Record, read_records
 from pipeline.errors import DataError
-from pipeline.files import staged_folder, write_json, write_jsonl
-from pipeline.params import LamaParams, SuperGlueParams, SuperGlueTask, load_params
+from pipeline.files import atomic_dir, write_json, write_jsonl
 from pipeline.seeding import make_random
 from pipeline.tasks import TASKS, Task
-from stages.running import Out, ParamsFile, say, stage
+from stages.runtime import Out, ParamsFile, say, stage
 
 Raw = Annotated[Path, typer.Option("--raw", help="Folder that download wrote.")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of counts to write.")]
@@ -56,7 +56,7 @@ def lama(
     """Split the facts of each relation; a subject-object pair stands in one split only."""
     with stage("splits", "lama") as this:
         params = load_params(params_file)
-        build = {"gazetteer": _gazetteer, "lama": _lama}[params.lama.source]
+        build = {"geonames": _gazetteer, "lama": _lama}[params.lama.source]
         splits, left_out = build(raw, params.lama, params.seed)
         for name, facts in splits.facts.items():
             _check_none_empty(f"lama.splits: {name}", "facts", facts)
@@ -64,7 +64,7 @@ def lama(
             name: {f"{split}/facts": len(own) for split, own in facts.items()} | left_out[name]
             for name, facts in splits.facts.items()
         }
-        with staged_folder(out) as folder:
+        with atomic_dir(out) as folder:
             write_lama(folder, splits)
             write_json(folder / "counts.json", counts)
         totals = {"relations": len(counts), **_totals(counts.values())}
@@ -80,12 +80,12 @@ def lama(
 def _gazetteer(
     raw: Path, params: LamaParams, seed: int
 ) -> tuple[LamaSplits, dict[str, dict[str, int]]]:
-    """Deal the facts of the gazetteer; nothing is left out."""
+    """Deal the facts of the geonames; nothing is left out."""
     places = read_places(raw)
-    names = GAZETTEER_RELATIONS if params.relations == ALL else params.relations
-    facts = {name: gazetteer_facts(places, name) for name in names}
+    names = GEONAMES_RELATIONS if params.relations == ALL else params.relations
+    facts = {name: geonames_facts(places, name) for name in names}
     splits = LamaSplits(
-        relations={name: gazetteer_relation(name) for name in names},
+        relations={name: geonames_relation(name) for name in names},
         facts={
             name: split_facts(
                 own,
@@ -97,7 +97,7 @@ def _gazetteer(
             )
             for name, own in facts.items()
         },
-        vocabulary=gazetteer_vocabulary(places),
+        vocabulary=geonames_vocabulary(places),
         prompts=PAPER_PROMPTS,
     )
     return splits, {name: {} for name in names}
@@ -152,7 +152,7 @@ def superglue(
     """Split the records of one task; records of one group stand in one split only."""
     with stage("splits", "superglue", task) as this:
         params = load_params(params_file)
-        read = {"gazetteer": _made_records, "superglue": _official_records}
+        read = {"geonames": _made_records, "superglue": _official_records}
         given = read[params.superglue.source](raw, task, params.superglue, params.seed)
         files = {"test": given["test"]}
         for number, pair in enumerate(_pairs(given, task, params.superglue, params.seed), 1):
@@ -163,7 +163,7 @@ def superglue(
             for unit, count in _counted(records, TASKS[task]).items()
         }
         _check_none_empty(f"superglue.splits: {task}", "examples", files)
-        with staged_folder(out) as folder:
+        with atomic_dir(out) as folder:
             for name, records in files.items():
                 write_jsonl(folder / f"{name}.jsonl", records)
             write_json(folder / "counts.json", counts)
@@ -175,8 +175,8 @@ def superglue(
 def _made_records(
     raw: Path, task: SuperGlueTask, params: SuperGlueParams, seed: int
 ) -> dict[str, list[Record]]:
-    """Deal the examples that are made of the gazetteer's facts."""
-    made = GAZETTEER_EXAMPLES[task](read_places(raw), make_random(seed, "examples", task))
+    """Deal the examples that are made of the geonames's facts."""
+    made = GEONAMES_EXAMPLES[task](read_places(raw), make_random(seed, "examples", task))
     records = list(made)
     return split_items(
         records,
@@ -203,7 +203,7 @@ def _official_records(
     elif params.protocol == "full-paper":
         given = {"train": read("train"), "dev": read("val")}
     else:
-        given = hold_out(
+        given = holdout_split(
             read("train"),
             share=params.splits.held_out,
             group=kind.group,

@@ -11,25 +11,25 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline.config.grid import Setting, task_settings
+from pipeline.config.schema import Params, SuperGlueMethod, SuperGlueTask
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import answered, task_metrics, task_score
 from pipeline.files import link_or_copy, read_json, sha256, write_json
-from pipeline.models.answers import AnswerModel
-from pipeline.models.capacity import rows_that_fit
+from pipeline.history.run import StageRun
+from pipeline.models.dataset import classifier_labels
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import is_masked
-from pipeline.models.questions import classifier_labels
-from pipeline.params import Params, SuperGlueMethod, SuperGlueTask
+from pipeline.models.memory import estimate_max_rows
 from pipeline.prompts.store import StoredPrompt, weights_file
-from pipeline.settings import Setting, task_settings
 from pipeline.tasks import TASKS, Example, Task
-from pipeline.tracking.runs import StageRun
 from pipeline.training.loop import EpochRecord, Trained
 from pipeline.training.problems import task_problem
 from pipeline.training.selection import Selection, Unit
 from pipeline.training.units import finished_unit, forget_unit
 from stages.loading import load_network
-from stages.running import RunningStage, say
+from stages.runtime import RunningStage, say
 from stages.training import epoch_line, epoch_metrics, train_problems
 
 METRIC = "score"
@@ -50,7 +50,7 @@ class TaskTraining:
         model: folder of the language model.
         splits: folder of the task's splits.
         settings: those to train under.
-        seconds_taken_over: what other runs spent on the units that this one took over.
+        seconds_reused: what other runs spent on the units that this one took over.
     """
 
     this: RunningStage
@@ -60,8 +60,8 @@ class TaskTraining:
     model: Path
     splits: Path
     settings: list[Setting] = field(init=False)
-    seconds_taken_over: float = field(init=False, default=0.0)
-    _frozen: AnswerModel | None = field(init=False, default=None)
+    seconds_reused: float = field(init=False, default=0.0)
+    _frozen: PromptedModel | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Work out the settings: they hang on the model's family."""
@@ -142,7 +142,7 @@ class TaskTraining:
         if file.exists():
             spent = read_json(file)
         if spent["run"] != run:
-            self.seconds_taken_over += spent["seconds"]
+            self.seconds_reused += spent["seconds"]
         started = time.monotonic()
         try:
             yield
@@ -179,8 +179,8 @@ class TaskTraining:
             [problem],
             score=partial(_score, kind, examples["dev"]),
             loss_over_vocabulary=False,
-            rows_per_pass=rows_that_fit(
-                network, setting.max_length, wanted=self.params.runtime.rows_per_pass
+            max_rows_per_forward=estimate_max_rows(
+                network, setting.max_length, wanted=self.params.runtime.max_rows_per_forward
             ),
             seed=unit.seed,
             folder=folder,

@@ -8,13 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
-from pipeline.errors import DataError
-from pipeline.evaluation.metrics import accuracy, mean, mean_and_std
-from pipeline.files import link_or_copy, staged_folder, write_csv, write_json
-from pipeline.models.answers import AnswerModel
-from pipeline.models.capacity import rows_that_fit
-from pipeline.params import (
+from pipeline.config.schema import (
     LamaMethod,
     MethodParams,
     Params,
@@ -24,16 +18,22 @@ from pipeline.params import (
     SuperGlueTask,
     load_params,
 )
+from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
+from pipeline.errors import DataError
+from pipeline.evaluation.metrics import accuracy, mean, mean_and_std
+from pipeline.files import atomic_dir, link_or_copy, write_csv, write_json
+from pipeline.history.results import SECONDS_REUSED
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.memory import estimate_max_rows
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
 from pipeline.prompts.template import Template
-from pipeline.tasks.lama import POSITIONS, lay_out, manual_template
-from pipeline.tracking.history import SECONDS_TAKEN_OVER
-from pipeline.training.discrete import Outcome, choose_published, search_prompt, usable_templates
-from pipeline.training.loop import EpochRecord, Problem
+from pipeline.search.discrete import Outcome, choose_published, search_prompt, usable_templates
+from pipeline.tasks.lama import POSITIONS, apply_layout, manual_template
+from pipeline.training.loop import EpochRecord, TrainingJob
 from pipeline.training.problems import lama_problem
 from pipeline.training.selection import run_units
 from stages.loading import load_network
-from stages.running import (
+from stages.runtime import (
     ModelFolder,
     Out,
     ParamsFile,
@@ -122,7 +122,7 @@ def superglue(
             select=params.superglue.selection == "dev",
             discard=training.discard,
         )
-        with staged_folder(out) as folder:
+        with atomic_dir(out) as folder:
             kept = {
                 unit: training.keep(unit, selection.trained[unit], folder)
                 for unit in selection.kept
@@ -145,7 +145,7 @@ def superglue(
         this.run.log_metrics(
             {
                 "trainings": len(selection.trained),
-                SECONDS_TAKEN_OVER: round(training.seconds_taken_over, 1),
+                SECONDS_REUSED: round(training.seconds_reused, 1),
             }
             | mean_and_std(f"dev/{METRIC}", [own.best_score for own in kept.values()])
         )
@@ -157,7 +157,7 @@ def _read_lama(this: RunningStage, params: Params, splits: Path) -> LamaSplits:
 
 
 def _paraphrases(
-    model: AnswerModel, wanted: StabilityParams, data: LamaSplits, relation: str
+    model: PromptedModel, wanted: StabilityParams, data: LamaSplits, relation: str
 ) -> list[Template]:
     """Return a relation's manual templates that this model can be asked."""
     if isinstance(wanted.templates, str):
@@ -191,8 +191,8 @@ def _lama(
     method: LamaMethod,
     data: LamaSplits,
     asked: Mapping[str, tuple[str, Template]],
-    network: AnswerModel,
-    load: Callable[[], AnswerModel],
+    network: PromptedModel,
+    load: Callable[[], PromptedModel],
     *,
     out: Path,
     curves: Path,
@@ -200,19 +200,20 @@ def _lama(
     """Train one prompt, or one model, for each name: its relation and its manual template."""
     settings = params.lama.training[method]
     layout = params.lama.prompts[method]
-    rows = rows_that_fit(network, POSITIONS, wanted=params.runtime.rows_per_pass)
+    rows = estimate_max_rows(network, POSITIONS, wanted=params.runtime.max_rows_per_forward)
     templates = {
-        name: lay_out(layout, manual, masked=network.masked) for name, (_, manual) in asked.items()
+        name: apply_layout(layout, manual, masked=network.masked)
+        for name, (_, manual) in asked.items()
     }
 
-    def problem(name: str) -> Problem:
+    def problem(name: str) -> TrainingJob:
         facts = data.facts[asked[name][0]]
         return lama_problem(network, name, templates[name], facts, data.vocabulary)
 
     if settings.search is None:
         trained = train_problems(
             params, settings, network, list(map(problem, asked)),
-            score=accuracy, loss_over_vocabulary=True, rows_per_pass=rows, seed=params.seed,
+            score=accuracy, loss_over_vocabulary=True, max_rows_per_forward=rows, seed=params.seed,
             folder=this.work.folder, load=load, on_epoch=_reporter(this),
         )  # fmt: skip
         outcomes = {
@@ -236,11 +237,11 @@ def _discrete(
     this: RunningStage,
     params: Params,
     search: SearchParams,
-    network: AnswerModel,
+    network: PromptedModel,
     data: LamaSplits,
-    problem: Problem,
+    problem: TrainingJob,
     template: Template,
-    rows_per_pass: int,
+    max_rows_per_forward: int,
 ) -> Outcome:
     """Search the words of a relation's prompt, or choose one that was published."""
     relation = problem.name
@@ -253,7 +254,7 @@ def _discrete(
             data.facts[relation],
             data.vocabulary,
             score=accuracy,
-            rows_per_pass=rows_per_pass,
+            max_rows_per_forward=max_rows_per_forward,
             on_epoch=_reporter(this),
         )
     return search_prompt(
@@ -263,8 +264,8 @@ def _discrete(
         score=accuracy,
         iterations=search.iterations,
         candidates=search.candidates,
-        batch=search.batch,
-        rows_per_pass=rows_per_pass,
+        batch=search.batch_size,
+        max_rows_per_forward=max_rows_per_forward,
         seed=params.seed,
         checkpoint=this.work.path("search", f"{relation}.json"),
         on_epoch=_reporter(this),
@@ -291,7 +292,7 @@ def _write(
     curves: Path,
 ) -> None:
     """Write what was trained on LAMA and its curves, all at once at the end."""
-    with staged_folder(out) as folder:
+    with atomic_dir(out) as folder:
         save_prompts(folder, method, {name: stored for name, (stored, _) in outcomes.items()})
         for name in outcomes if "model" in settings.tune else ():
             link_or_copy(weights_file(this.work.folder, name), weights_file(folder, name))

@@ -4,25 +4,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from pipeline.models.answers import AnswerModel
-from pipeline.params import MethodParams, Optimisation, Params
-from pipeline.training.loop import EpochRecord, Problem, Score, Trained
-from pipeline.training.optimisers import OptimiserSettings
+from pipeline.config.schema import MethodParams, Optimization, Params
+from pipeline.models.language_model import PromptedModel
+from pipeline.training.loop import EpochRecord, Score, Trained, TrainingJob
+from pipeline.training.optimizers import OptimizerConfig
 from pipeline.training.units import train_units
 
 
 def train_problems(
     params: Params,
     method: MethodParams,
-    network: AnswerModel,
-    problems: Sequence[Problem],
+    network: PromptedModel,
+    problems: Sequence[TrainingJob],
     *,
     score: Score,
     loss_over_vocabulary: bool,
-    rows_per_pass: int,
+    max_rows_per_forward: int,
     seed: int,
     folder: Path,
-    load: Callable[[], AnswerModel],
+    load: Callable[[], PromptedModel],
     on_epoch: Callable[[EpochRecord], None],
 ) -> dict[str, Trained]:
     """Train as a method's section of `params.yaml` says; see `train_units`."""
@@ -35,14 +35,14 @@ def train_problems(
         score=score,
         loss_over_vocabulary=loss_over_vocabulary,
         epochs=method.epochs,
-        batch=method.batch,
-        gradient_accumulation=method.model.gradient_accumulation if method.model else 1,
+        batch=method.batch_size,
+        gradient_accumulation_steps=method.model.gradient_accumulation_steps if method.model else 1,
         patience=method.patience,
         encoder=method.prompt.encoder if method.prompt else None,
         dropout=method.prompt.dropout if method.prompt else 0.0,
-        prompt_optimiser=_settings(method.prompt),
-        model_optimiser=_settings(method.model),
-        rows_per_pass=rows_per_pass,
+        prompt_optimizer=_settings(method.prompt),
+        model_optimizer=_settings(method.model),
+        max_rows_per_forward=max_rows_per_forward,
         seed=seed,
         on_epoch=on_epoch,
     )
@@ -61,9 +61,7 @@ def epoch_line(name: str, record: EpochRecord, metric: str) -> str:
     return f"{name} epoch {record.epoch}  {shown}"
 
 
-def _settings(section: Optimisation | None) -> OptimiserSettings | None:
+def _settings(section: Optimization | None) -> OptimizerConfig | None:
     if section is None:
         return None
-    return OptimiserSettings(
-        **{f.name: getattr(section, f.name) for f in fields(OptimiserSettings)}
-    )
+    return OptimizerConfig(**{f.name: getattr(section, f.name) for f in fields(OptimizerConfig)})

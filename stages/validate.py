@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.config.checks import check_params
+from pipeline.config.schema import load_params
 from pipeline.files import write_text
-from pipeline.params import load_params
-from pipeline.validation import check_params
-from stages.running import stage
+from stages.runtime import stage
 
 app = typer.Typer(add_completion=False)
 

@@ -20,7 +20,7 @@ from pathlib import Path  # noqa: E402 - the environment comes first
 
 import pytest  # noqa: E402
 
-from pipeline.models.answers import AnswerModel  # noqa: E402
+from pipeline.models.language_model import PromptedModel  # noqa: E402
 from pipeline.models.loading import load_model  # noqa: E402
 from tests.tiny import FAMILIES, save_tiny  # noqa: E402
 
@@ -33,7 +33,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tiny_folders: dict[str, Path]) -> dict[str, AnswerModel]:
+def tiny_models(tiny_folders: dict[str, Path]) -> dict[str, PromptedModel]:
     """Family -> loaded tiny model; tests leave the weights as they are."""
     return {family: load_model(folder, device="cpu") for family, folder in tiny_folders.items()}
 
@@ -41,7 +41,7 @@ def tiny_models(tiny_folders: dict[str, Path]) -> dict[str, AnswerModel]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store without runs; making one takes seconds, copying one nothing."""
-    from pipeline.tracking.store import local_store
+    from pipeline.history.store import local_store
 
     root = tmp_path_factory.mktemp("store")
     return local_store(root)

@@ -8,9 +8,9 @@ from typing import Any
 
 import mlflow
 
-from pipeline.lineage import StageIdentity
-from pipeline.tracking.history import SECONDS_TAKEN_OVER
-from pipeline.tracking.runs import stage_run
+from pipeline.history.results import SECONDS_REUSED
+from pipeline.history.run import stage_run
+from pipeline.workflow.project import StageIdentity
 
 MODEL = "smollm2-135m-instruct"
 DAY = 24 * 60 * 60
@@ -32,7 +32,7 @@ def log_training(method: str, digest: str, seconds: float, *, taken_over: float 
     """Log that a training on LAMA left these contents, after so long."""
     return _log(
         "train", "train", ("lama", "", method), "", {}, made={f"models/lama/{method}": digest},
-        metrics={"seconds": seconds, SECONDS_TAKEN_OVER: taken_over},
+        metrics={"seconds": seconds, SECONDS_REUSED: taken_over},
     )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def log_evaluation(
     method: str,
     metrics: Mapping[str, float],
     *,
-    source: str | None = "gazetteer",
+    source: str | None = "geonames",
     splits: str = "aaaaaaaa",
     model: str = MODEL,
     days_ago: float = 0,

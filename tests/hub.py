@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from huggingface_hub import constants
 
-from pipeline.hub import fetch_from_hub
+from pipeline.sources.hub import fetch_from_hub
 from tests.server import File, Server, serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

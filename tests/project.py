@@ -19,8 +19,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.data.lama_upstream import PROMPTS
-from pipeline.data.sources import SOURCES
+from pipeline.sources.lama_upstream import PROMPTS
+from pipeline.sources.registry import SOURCES
 
 ROOT = Path(__file__).parents[1]
 _CODE = ("commands", "pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from commands.app import app
-from pipeline.params import load_params
-from pipeline.validation import check_params
+from pipeline.cli.app import app
+from pipeline.config.checks import check_params
+from pipeline.config.schema import load_params
 from tests.project import ROOT, run
 
 TEXT = (ROOT / "docs" / "guides.md").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from tests.project import ROOT, environment_of, make_project, run
 
 pytestmark = pytest.mark.slow
 
-PTUNE = (sys.executable, "-c", "from commands.app import app; app()")
+PTUNE = (sys.executable, "-c", "from pipeline.cli.app import app; app()")
 TARGETS = ("train-lama", "evaluate-lama@manual")
 OUTPUTS = ("data", "models", "curves", "metrics", "evaluation")
 
@@ -75,7 +75,7 @@ def test_two_at_a_time_give_what_one_after_the_other_gives(
 # Stages of one line each: `out` is written, or the stage does what its name says.
 WRITE = "echo {name}; echo {name} > {name}.out"
 SLEEP = (
-    'python -c "import time; from stages.running import _end_with_dvc as end; end(); '
+    'python -c "import time; from stages.runtime import _end_with_dvc as end; end(); '
     "print('it sleeps', flush=True); time.sleep(300)\""
 )
 
@@ -246,7 +246,7 @@ def test_what_dvc_cannot_read_is_told_before_anything_runs(tmp_path: Path) -> No
     assert "Traceback" not in unknown.stderr
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("\nseed:", "\nsede:"))
-    misspelt = repro(project, "-j", "2", check=False)
-    assert misspelt.returncode == 1
-    assert "sede: unknown key; did you mean 'seed'?" in misspelt.stderr
-    assert misspelt.stdout == ""
+    misspelled = repro(project, "-j", "2", check=False)
+    assert misspelled.returncode == 1
+    assert "sede: unknown key; did you mean 'seed'?" in misspelled.stderr
+    assert misspelled.stdout == ""

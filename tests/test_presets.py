@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.data.lama_sources import TEST_FACTS
-from pipeline.params import load_params
-from pipeline.presets import (
+from pipeline.config.grid import task_settings
+from pipeline.config.presets import (
     Overlay,
     Setting,
     apply_overlay,
@@ -22,7 +21,8 @@ from pipeline.presets import (
     read_assignments,
     read_preset,
 )
-from pipeline.settings import task_settings
+from pipeline.config.schema import load_params
+from pipeline.sources.lama import TEST_FACTS
 from tests.project import ROOT
 
 FOLDER = ROOT / "presets"
@@ -85,7 +85,7 @@ OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], int, str]] = {
 # Source: THUDM/P-tuning @ f4225d4d, LAMA/cli.py and p_tuning/modeling.py; learning rate and Adam
 # are also the paper's. The code knows neither warm-up nor clipping.
 RELEASED_LOOP = {"epochs": 100, "batch": 8, "patience": 20}
-RELEASED_OPTIMISER = {
+RELEASED_OPTIMIZER = {
     "optimizer": "adam",
     "weight_decay": 5e-4,
     "schedule": "exponential",
@@ -300,7 +300,7 @@ def test_presets_of_the_tables_have_the_published_settings(name: str, params: Pa
         "tune": ["prompt"],
         **RELEASED_LOOP,
         "prompt": {
-            **RELEASED_OPTIMISER, "learning_rate": 1e-5, "encoder": "lstm", "dropout": 0.0
+            **RELEASED_OPTIMIZER, "learning_rate": 1e-5, "encoder": "lstm", "dropout": 0.0
         },
         "model": None,
         "search": None,
@@ -310,7 +310,11 @@ def test_presets_of_the_tables_have_the_published_settings(name: str, params: Pa
             "tune": ["model"],
             **RELEASED_LOOP,
             "prompt": None,
-            "model": {**RELEASED_OPTIMISER, "learning_rate": 5e-6, "gradient_accumulation": 1},
+            "model": {
+                **RELEASED_OPTIMIZER,
+                "learning_rate": 5e-6,
+                "gradient_accumulation_steps": 1,
+            },
             "search": None,
         }
 

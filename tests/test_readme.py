@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.schema import load_params
 from pipeline.files import read_json
-from pipeline.params import load_params
 from pipeline.report.readme import results_between_marks
 from pipeline.report.results import Row, read_lama_results, read_task_results
 from pipeline.report.results_page import results_page

@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from pipeline.evaluation.metrics import accuracy
-from pipeline.models.answers import AnswerModel
+from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import parse_template
+from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
 from pipeline.training.problems import lama_problem
-from pipeline.training.search import SearchRecord, filter_words, search_words
 from tests.project import edit_params, environment_of, make_project, run
 from tests.worked import VOCABULARY, make_facts
 
@@ -311,7 +311,7 @@ def test_of_two_at_the_same_stage_the_second_waits_and_takes_over_what_is_done(
 
 
 def test_a_search_killed_between_note_and_log_misses_no_iteration_in_the_log(
-    tiny_models: dict[str, AnswerModel], tmp_path: Path
+    tiny_models: dict[str, PromptedModel], tmp_path: Path
 ) -> None:
     model = tiny_models["gpt2"]
     template = parse_template("{subject} [P*2] {mask} .", ["subject"])
@@ -331,7 +331,7 @@ def test_a_search_killed_between_note_and_log_misses_no_iteration_in_the_log(
             iterations=4,
             candidates=3,
             batch=4,
-            rows_per_pass=64,
+            max_rows_per_forward=64,
             seed=7,
             checkpoint=tmp_path / "P17.json",
             on_iteration=on_iteration,

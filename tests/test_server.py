@@ -22,7 +22,7 @@ from benchmarks.server import (
     send,
     train,
 )
-from pipeline.lock import read_lock
+from pipeline.workflow.lock import read_lock
 from tests.project import ROOT, environment_of, run
 from tools.server.folder import Folder, ServerError
 from tools.server.history import History
@@ -152,7 +152,7 @@ def test_a_wrong_password_is_told_once_and_nothing_runs(
 def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> None:
     # An experiment that none of them finds: they race for making it, too.
     script = (
-        "import sys; from pipeline.tracking.runs import stage_run\n"
+        "import sys; from pipeline.history.run import stage_run\n"
         "with stage_run(None, experiment='many', name=sys.argv[1], tags={}) as run:\n"
         f"    for step in range({POINTS}): run.log_metrics({{'loss': step / 7}}, step)\n"
     )
@@ -248,7 +248,7 @@ def test_a_clone_has_the_results_and_its_member_goes_on(
 
 LEAVE_HALF_RESTORED = """
 import sys
-from pipeline.tracking.store import connect
+from pipeline.history.store import connect
 client = connect().MlflowClient()
 experiment = client.get_experiment_by_name("p-tuning-data").experiment_id
 for run in client.search_runs([experiment], f"tags.`dvc.run_key` = '{sys.argv[1]}'"):

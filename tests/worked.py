@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.data.lama import Fact
-from pipeline.models.answers import AnswerModel
-from pipeline.models.codec import Codec
-from pipeline.models.rows import NO_SLOT, Row
+from pipeline.models.encoding import NO_SLOT, Row
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.tokenizer import PieceTokenizer
 
 PREFIX = {"bert": "[CLS]", "roberta": "<s>", "albert": "[CLS]", "gpt2": "", "llama": "<s>"}
 SUFFIX = {"bert": "[SEP]", "roberta": "</s>", "albert": "[SEP]", "gpt2": "", "llama": ""}
@@ -32,13 +32,13 @@ def tokens(family: str, spelled: str) -> list[str]:
     return [token for token in found if token]
 
 
-def ids(family: str, codec: Codec, spelled: str) -> list[int]:
+def ids(family: str, codec: PieceTokenizer, spelled: str) -> list[int]:
     """Return the token ids of a spelled sentence, without special tokens."""
     vocabulary = codec.tokenizer.get_vocab()
     return [vocabulary[token] for token in tokens(family, spelled)]
 
 
-def hand_row(family: str, model: AnswerModel, spelled: str) -> Row:
+def hand_row(family: str, model: PromptedModel, spelled: str) -> Row:
     """Return the row of a spelled sentence; for a causal model, of what is in front of `M`."""
     codec = model.codec
     parts = spelled.split()
@@ -68,7 +68,7 @@ def hand_row(family: str, model: AnswerModel, spelled: str) -> Row:
 
 
 def slow_scores(
-    model: AnswerModel, row: Row, vectors: Tensor | None, word_ids: Sequence[int] | None = None
+    model: PromptedModel, row: Row, vectors: Tensor | None, word_ids: Sequence[int] | None = None
 ) -> Tensor:
     """Return (words,) log-probabilities by a full forward pass of the transformers model."""
     embeds = []

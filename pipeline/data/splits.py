@@ -49,7 +49,7 @@ def split_items(
     return dealt
 
 
-def hold_out(
+def holdout_split(
     items: Sequence[Item], *, share: float, group: Callable[[Item], Hashable], rng: random.Random
 ) -> dict[str, list[Item]]:
     """Take a dev set out of train, whole groups at a time; both keep their order.
@@ -95,7 +95,7 @@ def multi_split(
     """Split items into train and dev several times, each time anew; whole groups at a time.
 
     Args:
-        items: all labelled examples that there are.
+        items: all labeled examples that there are.
         train_share: share of the items that goes to train (r), between 0 and 1.
         group: items with an equal group stay together.
         rngs: one for each split (K).
@@ -110,7 +110,7 @@ def multi_split(
             f"{len(rngs)} splits of {len(items)} examples; lower superglue.splits.count or take "
             "more examples"
         )
-    return [hold_out(items, share=1 - train_share, group=group, rng=rng) for rng in rngs]
+    return [holdout_split(items, share=1 - train_share, group=group, rng=rng) for rng in rngs]
 
 
 def take(items: Sequence[Item], size: int | None, rng: random.Random) -> list[Item]:

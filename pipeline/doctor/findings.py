@@ -12,7 +12,7 @@ State = Literal["ok", "warning", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What a check found.
 
     Attributes:
@@ -28,17 +28,17 @@ class Finding:
     advice: str = ""
 
 
-Check = Callable[[], Finding]
+Check = Callable[[], CheckResult]
 
 
-def run_checks(checks: Mapping[str, Check], seconds: float) -> list[Finding]:
+def run_checks(checks: Mapping[str, Check], seconds: float) -> list[CheckResult]:
     """Run checks side by side and return what they found, in their order.
 
     Args:
         checks: name -> check.
         seconds: how long all of them are waited for; one that takes longer has failed.
     """
-    found: dict[str, Finding] = {}
+    found: dict[str, CheckResult] = {}
 
     def run(name: str, check: Check) -> None:
         found[name] = _told(name, check)
@@ -56,18 +56,20 @@ def run_checks(checks: Mapping[str, Check], seconds: float) -> list[Finding]:
     return [found.get(name) or _hanging(name, seconds) for name in checks]
 
 
-def _told(name: str, check: Check) -> Finding:
+def _told(name: str, check: Check) -> CheckResult:
     try:
         return check()
     except PipelineError as error:
-        return Finding(name, "failed", str(error))
+        return CheckResult(name, "failed", str(error))
     except ImportError as error:
-        return Finding(name, "failed", str(error), "run `make setup`")
+        return CheckResult(name, "failed", str(error), "run `make setup`")
     except Exception as error:  # a check that fails must not hide what the others found
-        return Finding(name, "failed", f"the check itself broke: {type(error).__name__}: {error}")
+        return CheckResult(
+            name, "failed", f"the check itself broke: {type(error).__name__}: {error}"
+        )
 
 
-def _hanging(name: str, seconds: float) -> Finding:
-    return Finding(
+def _hanging(name: str, seconds: float) -> CheckResult:
+    return CheckResult(
         name, "failed", f"no answer within {seconds:g} seconds", "check the network or the disk"
     )

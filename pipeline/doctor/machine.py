@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.doctor.findings import Finding
+from pipeline.doctor.findings import CheckResult
 
 _GIGABYTE = 1e9
 # `make repro` as cloned takes so much.
@@ -21,12 +21,12 @@ _MEMORY_GIGABYTES = 4
 _FULL_GIGABYTES = 0.5
 
 
-def check_python() -> Finding:
+def check_python() -> CheckResult:
     """Tell which Python this is."""
-    return Finding("python", "ok", f"{platform.python_version()}, {sys.executable}")
+    return CheckResult("python", "ok", f"{platform.python_version()}, {sys.executable}")
 
 
-def check_torch(threads: int | None) -> Finding:
+def check_torch(threads: int | None) -> CheckResult:
     """Tell the version of torch and how many threads it computes with.
 
     Args:
@@ -35,10 +35,12 @@ def check_torch(threads: int | None) -> Finding:
     import torch
 
     used = threads or torch.get_num_threads()
-    return Finding("torch", "ok", f"{torch.__version__}, {used} of {os.cpu_count()} CPU threads")
+    return CheckResult(
+        "torch", "ok", f"{torch.__version__}, {used} of {os.cpu_count()} CPU threads"
+    )
 
 
-def check_gpu(device: str) -> Finding:
+def check_gpu(device: str) -> CheckResult:
     """Tell which GPUs there are, and whether there is the one that is wanted.
 
     Args:
@@ -59,11 +61,11 @@ def check_gpu(device: str) -> Finding:
 
         choose_device(device)
     if found:
-        return Finding("gpu", "ok", ", ".join(found))
+        return CheckResult("gpu", "ok", ", ".join(found))
     if told:
         reason = str(told[0].message).strip().partition("\n")[0]
-        return Finding("gpu", "warning", reason, "mend the driver; until then the CPU is used")
-    return Finding("gpu", "ok", "none; the CPU is used")
+        return CheckResult("gpu", "warning", reason, "mend the driver; until then the CPU is used")
+    return CheckResult("gpu", "ok", "none; the CPU is used")
 
 
 def _gpu_name(number: int) -> str:
@@ -73,10 +75,10 @@ def _gpu_name(number: int) -> str:
     return f"{about.name}, {about.total_memory / _GIGABYTE:.0f} GB"
 
 
-def check_packages(lock: Path) -> Finding:
+def check_packages(lock: Path) -> CheckResult:
     """Compare what is installed with what the lock pins."""
     if not lock.is_file():
-        return Finding("packages", "skipped", f"{lock}: no such file")
+        return CheckResult("packages", "skipped", f"{lock}: no such file")
     pinned = dict(
         line.split("==", 1) for line in lock.read_text(encoding="utf-8").split() if "==" in line
     )
@@ -88,15 +90,17 @@ def check_packages(lock: Path) -> Finding:
         if version not in (None, pinned[name])
     ]
     if missing:
-        return Finding("packages", "failed", f"not installed: {_listed(missing)}", "`make setup`")
+        return CheckResult(
+            "packages", "failed", f"not installed: {_listed(missing)}", "`make setup`"
+        )
     if others:
-        return Finding(
+        return CheckResult(
             "packages",
             "warning",
             f"{len(others)} of {len(pinned)} differ from {lock}: {_listed(others)}",
             "`make setup` installs what the lock pins; others may give other numbers",
         )
-    return Finding("packages", "ok", f"{len(pinned)}, as in {lock}")
+    return CheckResult("packages", "ok", f"{len(pinned)}, as in {lock}")
 
 
 def _version(name: str) -> str | None:
@@ -111,7 +115,7 @@ def _listed(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def check_disk(folders: Mapping[str, Path]) -> Finding:
+def check_disk(folders: Mapping[str, Path]) -> CheckResult:
     """Tell the free space where each folder is.
 
     Args:
@@ -120,24 +124,25 @@ def check_disk(folders: Mapping[str, Path]) -> Finding:
     free = {what: shutil.disk_usage(path).free / _GIGABYTE for what, path in folders.items()}
     found = ", ".join(f"{gigabytes:.1f} GB free for {what}" for what, gigabytes in free.items())
     if min(free.values()) < _FULL_GIGABYTES:
-        return Finding("disk", "failed", found, "make room")
+        return CheckResult("disk", "failed", found, "make room")
     if min(free.values()) < _DISK_GIGABYTES:
-        return Finding(
+        return CheckResult(
             "disk", "warning", found, f"the pipeline as cloned takes {_DISK_GIGABYTES} GB"
         )
-    return Finding("disk", "ok", found)
+    return CheckResult("disk", "ok", found)
 
 
-def check_memory() -> Finding:
+def check_memory() -> CheckResult:
     """Tell the memory, whole and free."""
     memory = psutil.virtual_memory()
     total = memory.total / _GIGABYTE
     found = f"{total:.1f} GB, {memory.available / _GIGABYTE:.1f} GB of it free"
     if total < _MEMORY_GIGABYTES:
-        return Finding(
+        return CheckResult(
             "memory",
             "warning",
             found,
-            f"the pipeline as cloned takes {_MEMORY_GIGABYTES} GB; lower runtime.rows_per_pass",
+            f"the pipeline as cloned takes {_MEMORY_GIGABYTES} GB; "
+            "lower runtime.max_rows_per_forward",
         )
-    return Finding("memory", "ok", found)
+    return CheckResult("memory", "ok", found)

@@ -3,7 +3,9 @@
 import importlib.metadata
 from pathlib import Path
 
-from pipeline.doctor.findings import Check, Finding, run_checks
+from pipeline.config.checks import check_params
+from pipeline.config.schema import Params, load_params
+from pipeline.doctor.findings import Check, CheckResult, run_checks
 from pipeline.doctor.machine import (
     check_disk,
     check_gpu,
@@ -13,10 +15,8 @@ from pipeline.doctor.machine import (
     check_torch,
 )
 from pipeline.doctor.sources import MODEL_STAGE, needed_sources, source_checks
-from pipeline.git import git_text
-from pipeline.lineage import Project, project_root, read_project
-from pipeline.params import Params, load_params
-from pipeline.validation import check_params
+from pipeline.workflow.git import git_text
+from pipeline.workflow.project import Project, project_root, read_project
 
 # For what needs no network; an import of torch from a slow disk may take that long.
 _LOCAL_SECONDS = 60.0
@@ -24,7 +24,7 @@ _LOCAL_SECONDS = 60.0
 _GRACE_SECONDS = 5.0
 
 
-def examine(params_file: Path, *, seconds: float) -> list[Finding]:
+def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
     """Run all checks.
 
     Args:
@@ -56,37 +56,37 @@ def examine(params_file: Path, *, seconds: float) -> list[Finding]:
     findings += [dvc_finding, params_finding, *run_checks(remote, seconds + _GRACE_SECONDS)]
     if params is None:
         reason = f"{params_file} has to be mended first"
-        findings += [Finding(name, "skipped", reason) for name in ("model", "data")]
+        findings += [CheckResult(name, "skipped", reason) for name in ("model", "data")]
     return findings
 
 
-def _read_params(path: Path) -> tuple[Finding, Params | None]:
+def _read_params(path: Path) -> tuple[CheckResult, Params | None]:
     valid: list[Params] = []
 
-    def check() -> Finding:
+    def check() -> CheckResult:
         params = load_params(path)
         check_params(params)
         valid.append(params)
         about = f"{params.model.name}; lama from {params.lama.source}"
         if params.superglue.tasks:
             about += f"; {', '.join(params.superglue.tasks)} from {params.superglue.source}"
-        return Finding("params", "ok", f"{path} is valid: {about}")
+        return CheckResult("params", "ok", f"{path} is valid: {about}")
 
     (finding,) = run_checks({"params": check}, _LOCAL_SECONDS)
     return finding, valid[0] if valid else None
 
 
-def _read_project(params: Params | None) -> tuple[Finding, Project | None]:
+def _read_project(params: Params | None) -> tuple[CheckResult, Project | None]:
     asked = [MODEL_STAGE]
     if params is not None:
         asked += [stage for stages in needed_sources(params).values() for stage in stages]
     known: list[Project] = []
 
-    def check() -> Finding:
+    def check() -> CheckResult:
         project = read_project(asked)
         known.append(project)
         version = importlib.metadata.version("dvc")
-        return Finding("dvc", "ok", f"{version}, {project.stages} stages")
+        return CheckResult("dvc", "ok", f"{version}, {project.stages} stages")
 
     (finding,) = run_checks({"dvc": check}, _LOCAL_SECONDS)
     return finding, known[0] if known else None
@@ -102,11 +102,11 @@ def _folders(project: Project | None) -> dict[str, Path]:
     return {**folders, "the DVC cache": project.cache}
 
 
-def check_git() -> Finding:
+def check_git() -> CheckResult:
     """Tell the commit, and whether files differ from it. Without git only the history suffers."""
     commit, changed = git_text("rev-parse", "--short", "HEAD"), git_text("status", "--porcelain")
     if commit is None or changed is None:
-        return Finding(
+        return CheckResult(
             "git",
             "warning",
             "no commit here",
@@ -114,16 +114,16 @@ def check_git() -> Finding:
         )
     count = len(changed.splitlines())
     if count:
-        return Finding(
+        return CheckResult(
             "git",
             "warning",
             f"{commit.strip()}, and {count} file{'s' if count > 1 else ''} not as committed",
             "runs keep the difference; a commit ties them to one state of the code",
         )
-    return Finding("git", "ok", f"{commit.strip()}, clean")
+    return CheckResult("git", "ok", f"{commit.strip()}, clean")
 
 
-def check_history(seconds: float) -> Finding:
+def check_history(seconds: float) -> CheckResult:
     """Tell where the history is, and whether it can be used.
 
     Args:
@@ -132,8 +132,8 @@ def check_history(seconds: float) -> Finding:
     Raises:
         TrackingError: it cannot.
     """
-    from pipeline.tracking.health import check_store
+    from pipeline.history.health import check_store
 
     store = check_store(seconds)
     state = "its schema is current" if store.begun else "not begun yet; the first stage makes it"
-    return Finding("history", "ok", f"{store.address}, {state}")
+    return CheckResult("history", "ok", f"{store.address}, {state}")

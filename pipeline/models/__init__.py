@@ -1,1 +1,1 @@
-"""Language models, masked and causal, behind one interface (`AnswerModel`)."""
+"""Language models, masked and causal, behind one interface (`PromptedModel`)."""

@@ -1,4 +1,4 @@
-"""Load a model folder as an `AnswerModel`."""
+"""Load a model folder as an `PromptedModel`."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.errors import ModelError
-from pipeline.models.answers import AnswerModel
-from pipeline.models.codec import Codec
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.tokenizer import PieceTokenizer
 
 # `mixed` too keeps the weights in single precision.
 _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "bfloat16": torch.bfloat16}
@@ -68,7 +68,7 @@ def load_model(
     weights: Path | None = None,
     labels: int | None = None,
     seed: int = 0,
-) -> AnswerModel:
+) -> PromptedModel:
     """Load a model and its tokenizer.
 
     Args:
@@ -77,7 +77,7 @@ def load_model(
         dtype: as in `model.dtype`.
         threads: of the CPU, for torch as a whole; None: as many as there are cores.
         tuned: whether the model's own weights are, or will be, trained.
-        weights: tuned weights that replace the folder's, as `AnswerModel.network` names them.
+        weights: tuned weights that replace the folder's, as `PromptedModel.network` names them.
         labels: of a classifier that is added before they do; None adds none.
         seed: of the classifier's first weights.
 
@@ -112,8 +112,8 @@ def load_model(
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
-    model = AnswerModel(
-        network.to(place), Codec(tokenizer), masked=masked, mixed=precision == "mixed"
+    model = PromptedModel(
+        network.to(place), PieceTokenizer(tokenizer), masked=masked, mixed=precision == "mixed"
     )
     if labels is not None:
         model.add_classifier(labels, seed=seed)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from pipeline.params import LamaMethod
+from pipeline.config.schema import LamaMethod
 from pipeline.report.paper import (
     DOUBTS,
     FACTS,

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.schema import LamaMethod, Params
 from pipeline.data.lama import ALL
 from pipeline.errors import DataError
 from pipeline.files import read_json
-from pipeline.git import git_text
-from pipeline.params import LamaMethod, Params
 from pipeline.report.results import Row, read_relations, read_templates
+from pipeline.workflow.git import git_text
 
 # Stage, benchmark, method, and task if any -> how long it took; None where nobody knows.
 SecondsOf = Callable[..., float | None]

@@ -16,14 +16,14 @@ from pipeline.report.tables import CONTROLS
 
 @dataclass(frozen=True)
 class _Mark:
-    """How a method is drawn: a colour that the colour-blind tell apart, and a shape for print."""
+    """How a method is drawn: a color that the color-blind tell apart, and a shape for print."""
 
-    colour: str
+    color: str
     shape: str
     size: int = 46
 
 
-# Colours of Okabe and Ito, but for the grey.
+# Colors of Okabe and Ito, but for the grey.
 _MARKS = {
     "manual": _Mark("#64748b", "o"),
     "fine-tuning": _Mark("#56b4e9", "^"),
@@ -125,7 +125,7 @@ def _scatter(axes: Axes, scores: Sequence[float], places: Sequence[float], metho
         s=mark.size,
         zorder=3,
         label=method,
-        color=mark.colour,
+        color=mark.color,
         marker=mark.shape,
         edgecolor="white",
         lw=0.6,
@@ -206,7 +206,7 @@ def _panels(
                 trainings = dict.fromkeys(point.get("training") for point in points)
                 for n, training in enumerate(trainings):
                     own = [point for point in points if point.get("training") == training]
-                    _curve(panel, own, value, method, last[method], epochs, labelled=n == 0)
+                    _curve(panel, own, value, method, last[method], epochs, labeled=n == 0)
         panels[0].set_ylim(0, 100)
         panels[0].xaxis.get_major_locator().set_params(integer=True)
         figure.supxlabel("epoch", size=10, color="#334155")
@@ -230,14 +230,14 @@ def _curve(
     last: int,
     epochs: int,
     *,
-    labelled: bool,
+    labeled: bool,
 ) -> None:
     """Draw one curve; a search is laid over all epochs, since its iterations are far more."""
     mark = _MARKS[method]
     values = [100 * point[value] for point in points]
     if len(points) == 1:  # nothing was trained: the same at every epoch
-        label = method if labelled else None
-        panel.plot([0, epochs], values * 2, color=mark.colour, ls="--", label=label)
+        label = method if labeled else None
+        panel.plot([0, epochs], values * 2, color=mark.color, ls="--", label=label)
         return
     searched = method == _SEARCHED and last != epochs
     label = f"{method} (iterations 0 to {last})" if searched else method
@@ -245,11 +245,11 @@ def _curve(
     panel.plot(
         [scale * point["epoch"] for point in points],
         values,
-        color=mark.colour,
+        color=mark.color,
         marker=mark.shape,
         ms=mark.size**0.5 / 2,
         markevery=max(1, len(points) // 6),
-        label=label if labelled else None,
+        label=label if labeled else None,
     )
 
 

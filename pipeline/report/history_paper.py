@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.history.results import Result
 from pipeline.report.beside import METHODS, Ours, difference_lines, paper_rows
 from pipeline.report.paper import (
     TABLE_1,
@@ -15,7 +16,6 @@ from pipeline.report.paper import (
 )
 from pipeline.report.paper_tasks import TABLES, paper_cells, published_of, task_differences
 from pipeline.report.tables import percent_and_std
-from pipeline.tracking.history import Result
 
 # What `paper_records` tells beside the columns of `history_table.records`.
 PAPER_COLUMNS = ("called", "table", "status")
@@ -44,9 +44,9 @@ def beside_results(own: Sequence[Result]) -> Beside:
     rows, notes = [], []
     lama = [result for result in own if result.benchmark == "lama"]
     subset = lama[0].params.get("lama.subset") if lama else None
-    if own[0].source == "gazetteer":
+    if own[0].source == "geonames":
         notes.append(
-            "gazetteer is made from GeoNames: it is neither LAMA nor SuperGLUE, and its scores "
+            "geonames is made from GeoNames: it is neither LAMA nor SuperGLUE, and its scores "
             "are not to be held against the paper's."
         )
     elif lama and own[0].source == "lama" and subset in TABLE_3:

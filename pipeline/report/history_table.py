@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from pipeline.params import LamaMethod, SuperGlueMethod, SuperGlueTask
+from pipeline.config.schema import LamaMethod, SuperGlueMethod, SuperGlueTask
+from pipeline.history.results import Result
 from pipeline.report.history_paper import Beside, beside_results, published_rows, subsets_of
 from pipeline.report.paper import DOUBTS
 from pipeline.report.tables import escaped, markdown_table, percent_and_std, relation_count
-from pipeline.tracking.history import Result
 
 # In the order of the tables.
 _METHODS: tuple[str, ...] = tuple(

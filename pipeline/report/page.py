@@ -105,7 +105,7 @@ def write_report(
         heading = f"## Language understanding: `{tasks_source}`\n"
         summary += [heading, task_methods(tasks)]
         parts += [heading]
-        if tasks_source == "gazetteer":
+        if tasks_source == "geonames":
             parts += ["Made examples in the official schema; they are not SuperGLUE.\n"]
         parts += [
             "The score of a task is the mean of its metrics; of several trainings, the mean and "

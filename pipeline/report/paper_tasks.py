@@ -130,7 +130,7 @@ _DOUBTS_4 = (
     "WSC and COPA and on GPT2-medium's WiC and MultiRC.",
 )
 _DOUBTS_5 = (
-    "Table 5 is of 64 labelled examples in four splits (`multi-split`), not of FewGLUE's 32: its "
+    "Table 5 is of 64 labeled examples in four splits (`multi-split`), not of FewGLUE's 32: its "
     "PET-FT and P-tuning rows are FewNLU's, digit for digit.",
     "The whole advantage of P-tuning over PET-FT comes from CB's F1; the mean of the other six "
     "tasks is lower.",

@@ -77,7 +77,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedExample:
     """One method of one run.
 
     Attributes:
@@ -110,7 +110,7 @@ def commit_name(git: Row) -> str:
     return f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
 
 
-def same_facts(runs: Sequence[Run]) -> list[tuple[str, list[Asked]]]:
+def same_facts(runs: Sequence[Run]) -> list[tuple[str, list[EncodedExample]]]:
     """Gather the methods that one model was asked the same facts with, under a title."""
 
     def key(run: Run) -> tuple[str, str, int, int]:
@@ -128,8 +128,8 @@ def same_facts(runs: Sequence[Run]) -> list[tuple[str, list[Asked]]]:
     ]
 
 
-def _asked(run: Run) -> list[Asked]:
+def _asked(run: Run) -> list[EncodedExample]:
     return [
-        Asked(run, method, {row["relation"]: row for row in own["relations"]})
+        EncodedExample(run, method, {row["relation"]: row for row in own["relations"]})
         for method, own in run.methods.items()
     ]

@@ -269,7 +269,7 @@ def read_settings(folder: Path) -> list[Row]:
     ]
 
 
-def read_work(path: Path) -> Row:
+def training_budget(path: Path) -> Row:
     """Count the trainings behind a file of learning curves, and all epochs that they took.
 
     An iteration of a search of discrete prompts counts as an epoch, as in the curves.

@@ -6,7 +6,14 @@ from statistics import fmean
 from pipeline.report.beside import Ours, beside_paper, paper_differences
 from pipeline.report.gaps import not_run
 from pipeline.report.paper import TABLE_3
-from pipeline.report.records import Asked, Run, commit_name, machine_name, minutes, same_facts
+from pipeline.report.records import (
+    EncodedExample,
+    Run,
+    commit_name,
+    machine_name,
+    minutes,
+    same_facts,
+)
 from pipeline.report.results import Row, StabilityResults, join_relations, join_templates
 from pipeline.report.stability import stability_parts
 from pipeline.report.tables import (
@@ -136,8 +143,10 @@ def _compared(runs: Sequence[Run]) -> list[str]:
     return ["## On the relations that all trained methods share\n", *parts] if parts else []
 
 
-def _comparison(asked: Sequence[Asked], first: Asked, shared: Sequence[str]) -> str:
-    def row(name: str, asked: Asked, key: str) -> list[str]:
+def _comparison(
+    asked: Sequence[EncodedExample], first: EncodedExample, shared: Sequence[str]
+) -> str:
+    def row(name: str, asked: EncodedExample, key: str) -> list[str]:
         own = [asked.rows[relation] for relation in shared]
         counts = [len(own), sum(relation["facts"] for relation in own)]
         return [

@@ -191,7 +191,7 @@ def work_table(work: Mapping[str, Row]) -> str:
     """Return how much was trained.
 
     Args:
-        work: name of a metrics file, without its ending -> what `read_work` returns.
+        work: name of a metrics file, without its ending -> what `training_budget` returns.
     """
     rows = [
         [*name.rsplit("/", 1), str(own["trainings"]), str(own["epochs"])]
@@ -227,7 +227,7 @@ def training_budget(training: Row) -> str:
     if not training["tune"]:
         return "none"
     tuned = [f"{part} at {training[part]['learning_rate']:g}" for part in training["tune"]]
-    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {training['batch']}"
+    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {training.get('batch_size', training.get('batch'))}"
 
 
 def _control_rows(

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from pipeline.config.schema import Params
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
 from pipeline.evaluation.controls import majority
 from pipeline.evaluation.metrics import task_metrics, task_score
 from pipeline.files import read_json
-from pipeline.params import Params
 from pipeline.report.collect import About, SecondsOf, model_params, seconds_of_stages
 from pipeline.report.results import Row, read_settings, read_trainings
 from pipeline.tasks import TASKS

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from pipeline.params import SuperGlueMethod, SuperGlueParams, SuperGlueTask
+from pipeline.config.schema import SuperGlueMethod, SuperGlueParams, SuperGlueTask
 from pipeline.report.paper_tasks import beside_paper_tasks, scores_by_method
 from pipeline.report.records import commit_name, machine_name, minutes
 from pipeline.report.results import Row, TaskResults

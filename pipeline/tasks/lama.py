@@ -73,7 +73,7 @@ def check_layout(layout: str) -> int:
     return template.prompt_tokens
 
 
-def lay_out(layout: str, manual: Template, *, masked: bool) -> Template:
+def apply_layout(layout: str, manual: Template, *, masked: bool) -> Template:
     """Return the template that a layout makes from a manual template.
 
     Args:
@@ -103,7 +103,7 @@ def lay_out(layout: str, manual: Template, *, masked: bool) -> Template:
     return template
 
 
-def reads_subject_first(manual: Template) -> bool:
+def subject_precedes_mask(manual: Template) -> bool:
     """Return whether the subject stands before the mask, so that a causal model can be asked."""
     return _subject_place(manual) < manual.parts.index(Mask())
 

@@ -1,1 +1,1 @@
-"""Training: the loop, optimisers and schedules, early stopping. Knows neither DVC nor MLflow."""
+"""Training: the loop, optimizers and schedules, early stopping. Knows neither DVC nor MLflow."""

@@ -1,7 +1,7 @@
 """The one training loop: many prompts at once with a frozen model, or one with the model tuned.
 
 Prompts that train together share the passes through the language model and nothing else. Each has
-its own encoder, optimiser, schedule, order of examples, early stopping and best epoch, so it ends
+its own encoder, optimizer, schedule, order of examples, early stopping and best epoch, so it ends
 as it would have ended alone.
 """
 
@@ -17,21 +17,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.models.answers import AnswerModel
-from pipeline.models.predict import ask, passes, predict
-from pipeline.models.questions import Questions
-from pipeline.models.rows import Asked, rows_of
-from pipeline.prompts.bank import make_encoder, stack_prompts
-from pipeline.prompts.encoders import PromptEncoder, encode
+from pipeline.models.dataset import PromptDataset
+from pipeline.models.encoding import EncodedExample, rows_of
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.scoring import ask, passes, predict
 from pipeline.seeding import derive_seed, make_random
-from pipeline.training.checkpoints import Checkpoint
-from pipeline.training.optimisers import Optimiser, OptimiserSettings
+from pipeline.training.bank import make_encoder, stack_prompts
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.optimizers import OptimizerConfig, ScheduledOptimizer
+from pipeline.training.prompt_encoders import PromptEncoder, encode
 
 Score = Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True)
-class Problem:
+class TrainingJob:
     """One prompt to train.
 
     Attributes:
@@ -43,8 +43,8 @@ class Problem:
 
     name: str
     prompt_tokens: int
-    train: Questions
-    dev: Questions
+    train: PromptDataset
+    dev: PromptDataset
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,21 @@ class Trained:
 
 
 def train(
-    model: AnswerModel,
-    problems: Sequence[Problem],
+    model: PromptedModel,
+    problems: Sequence[TrainingJob],
     *,
     score: Score,
     loss_over_vocabulary: bool,
     epochs: int,
     batch: int,
-    gradient_accumulation: int,
+    gradient_accumulation_steps: int,
     patience: int,
     encoder: str | None,
     dropout: float,
-    prompt_optimiser: OptimiserSettings | None,
-    model_optimiser: OptimiserSettings | None,
-    best_weights: Path,
-    rows_per_pass: int,
+    prompt_optimizer: OptimizerConfig | None,
+    model_optimizer: OptimizerConfig | None,
+    best_checkpoint_path: Path,
+    max_rows_per_forward: int,
     seed: int,
     checkpoint: Checkpoint | None,
     on_epoch: Callable[[EpochRecord], None],
@@ -110,7 +110,7 @@ def train(
     """Train the prompts of some problems, the model, or both; or score dev once.
 
     Args:
-        model: the language model. Its weights change where `model_optimiser` is given, and stay
+        model: the language model. Its weights change where `model_optimizer` is given, and stay
             bit-equal where it is not.
         problems: with different names.
         score: log-probabilities (examples, words) and targets (examples,) -> a number; its
@@ -119,17 +119,17 @@ def train(
             loss (LAMA) or with the allowed words (label words, as in PET).
         epochs: most epochs; 0 scores dev and trains nothing.
         batch: examples of each problem in a step.
-        gradient_accumulation: where the model is tuned, so many passes share the examples of a
-            step and add up their gradients: less memory, the same step but for dropout.
+        gradient_accumulation_steps: where the model is tuned, the number of passes that share a
+            step's examples and add up their gradients: less memory, the same step but for dropout.
         patience: a problem stops after so many epochs in a row below its best dev score.
         encoder: of the prompts; None where prompts are not trained.
         dropout: within the encoder.
-        prompt_optimiser: for each problem's encoder; None where prompts are not trained.
-        model_optimiser: for the language model; None leaves it frozen.
-        best_weights: where the tuned model's weights of the best epoch are written (safetensors);
-            not touched where the model is frozen.
-        rows_per_pass: most rows of one pass; it changes memory and speed, not the result. A
-            tuned model may have dropout, so there `gradient_accumulation` cuts the steps.
+        prompt_optimizer: for each problem's encoder; None where prompts are not trained.
+        model_optimizer: for the language model; None leaves it frozen.
+        best_checkpoint_path: where the tuned model's weights of the best epoch are written
+            (safetensors); not touched where the model is frozen.
+        max_rows_per_forward: most rows of one pass; it changes memory and speed, not the result. A
+            tuned model may have dropout, so there `gradient_accumulation_steps` cuts the steps.
         seed: with the problem's name, of all that is random.
         checkpoint: where to note how far training is, and to go on from what is noted there by an
             earlier call with the same arguments; the result is the same. None notes nothing.
@@ -141,12 +141,12 @@ def train(
     Raises:
         ValueError: the model is to be tuned for several problems at once.
     """
-    if model_optimiser is not None and len(problems) != 1:
+    if model_optimizer is not None and len(problems) != 1:
         raise ValueError("a tuned model belongs to one problem: train the problems one by one")
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None and saved["position"] is None:
         return _ended(saved)
-    model.network.requires_grad_(model_optimiser is not None)
+    model.network.requires_grad_(model_optimizer is not None)
     states = []
     for problem in problems:
         prompt_encoder = None
@@ -160,7 +160,7 @@ def train(
                 name=problem.name,
             ).to(model.device)
         state = _State(problem, prompt_encoder, batch=batch, seed=seed)
-        state.take_optimisers(model, prompt_optimiser, model_optimiser, epochs=epochs)
+        state.make_optimizers(model, prompt_optimizer, model_optimizer, epochs=epochs)
         states.append(state)
     here = _Position(losses={problem.name: 0.0 for problem in problems})
     if saved is not None:
@@ -170,12 +170,14 @@ def train(
         if checkpoint is not None and checkpoint.due:
             checkpoint.save(_progress(model, states, here))
 
-    cut = partial(_passes, size=_rows, most=rows_per_pass, by_problem=not loss_over_vocabulary)
-    if model_optimiser is not None:
+    cut = partial(
+        _passes, size=_rows, most=max_rows_per_forward, by_problem=not loss_over_vocabulary
+    )
+    if model_optimizer is not None:
         # So many examples, whatever their rows: the model's dropout hangs on where passes end.
-        cut = partial(cut, size=lambda _: 1, most=math.ceil(batch / gradient_accumulation))
+        cut = partial(cut, size=lambda _: 1, most=math.ceil(batch / gradient_accumulation_steps))
     while here.epoch <= epochs:
-        active = [state for state in states if state.rounds_below_best < patience]
+        active = [state for state in states if state.epochs_without_improvement < patience]
         if here.epoch:
             _train_epoch(model, active, loss_over_vocabulary, cut, here, note)
         for state, vectors in zip(active, _vectors(active), strict=True):
@@ -187,10 +189,10 @@ def train(
                 here.epoch,
                 loss if here.epoch else None,
                 score,
-                rows_per_pass,
+                max_rows_per_forward,
             )
-            if state.keep_if_best(record, vectors) and model_optimiser is not None and epochs:
-                _save_weights(model, best_weights)
+            if state.update_best(record, vectors) and model_optimizer is not None and epochs:
+                _save_weights(model, best_checkpoint_path)
             on_epoch(record)
         here.next_epoch()
         note()
@@ -232,33 +234,37 @@ class _State:
     """What belongs to one problem while it trains."""
 
     def __init__(
-        self, problem: Problem, encoder: PromptEncoder | None, *, batch: int, seed: int
+        self, problem: TrainingJob, encoder: PromptEncoder | None, *, batch: int, seed: int
     ) -> None:
         self.problem = problem
         self.encoder = encoder
-        self.optimisers: list[Optimiser] = []
+        self.optimizers: list[ScheduledOptimizer] = []
         self.trained = Trained()
-        self.rounds_below_best = 0
+        self.epochs_without_improvement = 0
         self.steps = 0  # taken so far, in all epochs
         self._batch = batch
         self._seed = seed
 
-    def take_optimisers(
+    def make_optimizers(
         self,
-        model: AnswerModel,
-        prompt: OptimiserSettings | None,
-        network: OptimiserSettings | None,
+        model: PromptedModel,
+        prompt: OptimizerConfig | None,
+        network: OptimizerConfig | None,
         *,
         epochs: int,
     ) -> None:
         steps = -(-len(self.problem.train.rows) // self._batch)
         if prompt is not None and self.encoder is not None:
-            self.optimisers.append(
-                Optimiser(self.encoder.parameters(), prompt, epochs=epochs, steps_per_epoch=steps)
+            self.optimizers.append(
+                ScheduledOptimizer(
+                    self.encoder.parameters(), prompt, epochs=epochs, steps_per_epoch=steps
+                )
             )
         if network is not None:
-            self.optimisers.append(
-                Optimiser(model.network.parameters(), network, epochs=epochs, steps_per_epoch=steps)
+            self.optimizers.append(
+                ScheduledOptimizer(
+                    model.network.parameters(), network, epochs=epochs, steps_per_epoch=steps
+                )
             )
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
@@ -268,15 +274,15 @@ class _State:
         for start in range(0, len(order), self._batch):
             yield order[start : start + self._batch]
 
-    def keep_if_best(self, record: EpochRecord, vectors: Tensor | None) -> bool:
+    def update_best(self, record: EpochRecord, vectors: Tensor | None) -> bool:
         """Note an epoch and its vectors; return whether it is the best, or as good as the best."""
         self.trained.history.append(record)
         if record.epoch and record.dev_score < self.trained.best_score:
-            self.rounds_below_best += 1
+            self.epochs_without_improvement += 1
             return False
         self.trained.vectors = vectors
         self.trained.best_epoch = record.epoch
-        self.rounds_below_best = 0
+        self.epochs_without_improvement = 0
         return True
 
     def seed_of(self, what: str) -> int:
@@ -297,13 +303,13 @@ class _Item:
     """One training example of a step: whose it is, and its share of the loss."""
 
     state: int
-    row: Asked
+    row: EncodedExample
     target: int
     weight: float
 
 
 def _train_epoch(
-    model: AnswerModel,
+    model: PromptedModel,
     states: Sequence[_State],
     loss_over_vocabulary: bool,
     cut: Callable[[Sequence[_Item]], Iterator[list[_Item]]],
@@ -329,8 +335,8 @@ def _train_epoch(
         for state, stream in zip(states, streams, strict=True):
             if step < len(stream):
                 state.steps += 1
-                for optimiser in state.optimisers:
-                    optimiser.step()
+                for optimizer in state.optimizers:
+                    optimizer.step()
         # Only now: reading them waits for a GPU, which is to have its work for the step by then.
         for chosen, own in zip(passed, losses, strict=True):
             for item, loss in zip(chosen, own.tolist(), strict=True):
@@ -355,7 +361,7 @@ def _items(
 
 
 def _backward(
-    model: AnswerModel,
+    model: PromptedModel,
     states: Sequence[_State],
     passed: Sequence[list[_Item]],
     loss_over_vocabulary: bool,
@@ -414,16 +420,18 @@ def _passes(
 
 
 def _score_dev(
-    model: AnswerModel,
-    problem: Problem,
+    model: PromptedModel,
+    problem: TrainingJob,
     vectors: Tensor | None,
     epoch: int,
     train_loss: float | None,
     score: Score,
-    rows_per_pass: int,
+    max_rows_per_forward: int,
 ) -> EpochRecord:
     dev = problem.dev
-    log_probs = predict(model, dev.rows, vectors, dev.word_ids, rows_per_pass=rows_per_pass)
+    log_probs = predict(
+        model, dev.rows, vectors, dev.word_ids, max_rows_per_forward=max_rows_per_forward
+    )
     return EpochRecord(
         problem=problem.name,
         epoch=epoch,
@@ -433,14 +441,14 @@ def _score_dev(
     )
 
 
-def _save_weights(model: AnswerModel, path: Path) -> None:
+def _save_weights(model: PromptedModel, path: Path) -> None:
     """Write every parameter once; tied ones under their first name."""
     save_file(
         {name: p.detach().cpu().contiguous() for name, p in model.network.named_parameters()}, path
     )
 
 
-def _progress(model: AnswerModel, states: Sequence[_State], here: _Position) -> dict[str, Any]:
+def _progress(model: PromptedModel, states: Sequence[_State], here: _Position) -> dict[str, Any]:
     """Return all that `_restore` needs; what is random hangs on counts alone."""
     weights = {
         name: parameter.detach()
@@ -453,27 +461,27 @@ def _progress(model: AnswerModel, states: Sequence[_State], here: _Position) -> 
         "problems": {
             state.problem.name: {
                 **_as_dict(state.trained),
-                "rounds_below_best": state.rounds_below_best,
+                "epochs_without_improvement": state.epochs_without_improvement,
                 "steps": state.steps,
                 "encoder": None if state.encoder is None else state.encoder.state_dict(),
-                "optimisers": [optimiser.state() for optimiser in state.optimisers],
+                "optimizers": [optimizer.state() for optimizer in state.optimizers],
             }
             for state in states
         },
     }
 
 
-def _restore(model: AnswerModel, states: Sequence[_State], saved: dict[str, Any]) -> _Position:
+def _restore(model: PromptedModel, states: Sequence[_State], saved: dict[str, Any]) -> _Position:
     model.network.load_state_dict(saved["weights"], strict=False)
     for state in states:
         own = saved["problems"][state.problem.name]
         state.trained = _trained(own)
-        state.rounds_below_best = own["rounds_below_best"]
+        state.epochs_without_improvement = own["epochs_without_improvement"]
         state.steps = own["steps"]
         if state.encoder is not None:
             state.encoder.load_state_dict(own["encoder"])
-        for optimiser, values in zip(state.optimisers, own["optimisers"], strict=True):
-            optimiser.restore(values)
+        for optimizer, values in zip(state.optimizers, own["optimizers"], strict=True):
+            optimizer.restore(values)
     return _Position(**saved["position"])
 
 

@@ -4,22 +4,22 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, TemplateError
-from pipeline.models.answers import AnswerModel
-from pipeline.models.questions import Questions, build_questions, build_task_questions
-from pipeline.models.rows import NO_SLOT, rows_of
+from pipeline.models.dataset import PromptDataset, build_dataset, build_task_dataset
+from pipeline.models.encoding import NO_SLOT, rows_of
+from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import Template
 from pipeline.tasks import Example, Task
 from pipeline.tasks.lama import fact_values
-from pipeline.training.loop import Problem
+from pipeline.training.loop import TrainingJob
 
 
 def lama_problem(
-    model: AnswerModel,
+    model: PromptedModel,
     relation: str,
     template: Template,
     facts: Mapping[str, Sequence[Fact]],
     vocabulary: Sequence[str],
-) -> Problem:
+) -> TrainingJob:
     """Make the problem of one relation from its train and dev facts.
 
     Raises:
@@ -27,7 +27,7 @@ def lama_problem(
         TemplateError: the template does not fit the model.
     """
     questions = {
-        split: build_questions(
+        split: build_dataset(
             model, template, [(fact_values(f), f.obj_label) for f in facts[split]], vocabulary
         )
         for split in ("train", "dev")
@@ -40,7 +40,7 @@ _MOST_CHOICES = 4
 
 
 def task_problem(
-    model: AnswerModel,
+    model: PromptedModel,
     task: Task,
     template: Template,
     examples: Mapping[str, Sequence[Example]],
@@ -48,7 +48,7 @@ def task_problem(
     verbalizer: Mapping[str, str] | None,
     max_length: int,
     classifier: bool,
-) -> Problem:
+) -> TrainingJob:
     """Make the problem of one SuperGLUE task from its train and dev examples.
 
     Args:
@@ -64,7 +64,7 @@ def task_problem(
         TemplateError: the template or the verbalizer does not fit the model.
     """
     questions = {
-        split: build_task_questions(
+        split: build_task_dataset(
             model,
             task,
             template,
@@ -79,7 +79,7 @@ def task_problem(
     return _problem(task.name, template, questions)
 
 
-def _problem(name: str, template: Template, questions: Mapping[str, Questions]) -> Problem:
+def _problem(name: str, template: Template, questions: Mapping[str, PromptDataset]) -> TrainingJob:
     for split, asked in questions.items():
         if not asked.rows:
             raise DataError(
@@ -92,4 +92,4 @@ def _problem(name: str, template: Template, questions: Mapping[str, Questions]) 
             f"{name}, template {template.source!r}: all prompt tokens stand behind {{mask}}, where "
             "a causal model never sees them; put one in front, or take a masked model"
         )
-    return Problem(name, template.prompt_tokens, questions["train"], questions["dev"])
+    return TrainingJob(name, template.prompt_tokens, questions["train"], questions["dev"])

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from pipeline.models.answers import AnswerModel
-from pipeline.models.capacity import prompts_that_fit
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.memory import estimate_bank_size
 from pipeline.prompts.store import weights_file
-from pipeline.training.checkpoints import Checkpoint
-from pipeline.training.loop import EpochRecord, Problem, Score, Trained, finished, train
-from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import EpochRecord, Score, Trained, TrainingJob, finished, train
+from pipeline.training.optimizers import OptimizerConfig
 
 
 class TrainSettings(TypedDict):
@@ -23,22 +23,22 @@ class TrainSettings(TypedDict):
     loss_over_vocabulary: bool
     epochs: int
     batch: int
-    gradient_accumulation: int
+    gradient_accumulation_steps: int
     patience: int
     encoder: str | None
     dropout: float
-    prompt_optimiser: OptimiserSettings | None
-    model_optimiser: OptimiserSettings | None
-    rows_per_pass: int
+    prompt_optimizer: OptimizerConfig | None
+    model_optimizer: OptimizerConfig | None
+    max_rows_per_forward: int
     seed: int
     on_epoch: Callable[[EpochRecord], None]
 
 
 def train_units(
-    model: AnswerModel,
-    problems: Sequence[Problem],
+    model: PromptedModel,
+    problems: Sequence[TrainingJob],
     *,
-    load: Callable[[], AnswerModel],
+    load: Callable[[], PromptedModel],
     folder: Path,
     checkpoint_seconds: float,
     **settings: Unpack[TrainSettings],
@@ -57,7 +57,7 @@ def train_units(
     Returns:
         problem name -> how it ended.
     """
-    tuned = settings["model_optimiser"] is not None
+    tuned = settings["model_optimizer"] is not None
     size = 1 if tuned else _bank_size(model, problems, settings["encoder"])
     trained: dict[str, Trained] = {}
     for start in range(0, len(problems), size):
@@ -71,7 +71,7 @@ def train_units(
         trained |= train(
             model,
             unit,
-            best_weights=weights,
+            best_checkpoint_path=weights,
             checkpoint=Checkpoint(checkpoint, seconds=checkpoint_seconds),
             **settings,
         )
@@ -93,11 +93,11 @@ def forget_unit(folder: Path, name: str) -> None:
     _checkpoint_file(folder, [name]).unlink(missing_ok=True)
 
 
-def _bank_size(model: AnswerModel, problems: Sequence[Problem], encoder: str | None) -> int:
+def _bank_size(model: PromptedModel, problems: Sequence[TrainingJob], encoder: str | None) -> int:
     if encoder is None or not problems:
         return max(1, len(problems))
     tokens = max(problem.prompt_tokens for problem in problems)
-    return prompts_that_fit(model, encoder, tokens)
+    return estimate_bank_size(model, encoder, tokens)
 
 
 def _checkpoint_file(folder: Path, names: Sequence[str]) -> Path:

@@ -10,14 +10,14 @@ import torch
 from benchmarks import bank, machine, readme
 from benchmarks.bank import LADDER, PLAIN, Work, differences
 from benchmarks.facts import allowed_words, make_relations
-from pipeline.models.answers import AnswerModel
+from pipeline.models.language_model import PromptedModel
 from pipeline.training.loop import Trained
 
 FAMILIES = ("bert", "gpt2", "llama")
 KEYS = {
     "benchmark", "date", "command", "hardware", "versions", "model", "settings", "prepare_seconds",
     "equality", "dtype", "matmul_peak_flops_per_second", "plain", "bank", "ratio",
-    "ratio_to_released", "ladder", "rows_per_pass",
+    "ratio_to_released", "ladder", "max_rows_per_forward",
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def fast_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large steps, so that results that should differ do, and the best epoch is not always 0."""
-    monkeypatch.setattr(bank, "OPTIMISER", bank.OPTIMISER.__class__(
+    monkeypatch.setattr(bank, "OPTIMIZER", bank.OPTIMIZER.__class__(
         optimizer="adam",
         learning_rate=1e-2,
         weight_decay=5e-4,
@@ -45,7 +45,7 @@ def fast_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     ))  # fmt: skip
 
 
-def work(model: AnswerModel, *, relations: int = 3, seed: int = 5) -> Work:
+def work(model: PromptedModel, *, relations: int = 3, seed: int = 5) -> Work:
     """Steps of unequal size and several passes over dev."""
     made = make_relations(
         model, relations=relations, facts=5, dev=5, words=allowed_words(model, 12), seed=seed
@@ -70,13 +70,15 @@ def assert_alike(ours: dict[str, Trained], theirs: dict[str, Trained]) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("fast_learning")
-def test_the_plain_loop_ends_as_the_bank(tiny_models: dict[str, AnswerModel], family: str) -> None:
+def test_the_plain_loop_ends_as_the_bank(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
     asked = work(tiny_models[family])
     plain = asked.plain(LADDER[PLAIN])
     assert list(plain) == ["R1", "R2"]
-    assert_alike(plain, asked.bank(rows_per_pass=2))
-    start = asked.bank(rows_per_pass=2, few=True, epochs=0)
-    found = differences(plain, asked.bank(rows_per_pass=2), start)
+    assert_alike(plain, asked.bank(max_rows_per_forward=2))
+    start = asked.bank(max_rows_per_forward=2, few=True, epochs=0)
+    found = differences(plain, asked.bank(max_rows_per_forward=2), start)
     assert found["vectors_of_movement"] < 1e-3
     assert found["moved"] > 0.01
     scores = {record.dev_score for result in plain.values() for record in result.history}
@@ -87,13 +89,13 @@ def test_the_plain_loop_ends_as_the_bank(tiny_models: dict[str, AnswerModel], fa
 @pytest.mark.parametrize("step", [step for step in LADDER if step != PLAIN])
 @pytest.mark.usefixtures("fast_learning")
 def test_no_switch_changes_a_result(
-    tiny_models: dict[str, AnswerModel], family: str, step: str
+    tiny_models: dict[str, PromptedModel], family: str, step: str
 ) -> None:
     asked = work(tiny_models[family])
     assert_alike(asked.plain(LADDER[step]), asked.plain(LADDER[PLAIN]))
 
 
-def test_results_that_differ_are_refused(tiny_models: dict[str, AnswerModel]) -> None:
+def test_results_that_differ_are_refused(tiny_models: dict[str, PromptedModel]) -> None:
     asked = work(tiny_models["bert"])
     ended = asked.bank(8, few=True)
     assert bank.compare(asked, ended, ended)["vectors"] == 0.0
@@ -126,7 +128,7 @@ def test_the_command_writes_what_the_readme_shows(
     assert set(result) == KEYS
     assert result["command"].startswith("python -m benchmarks.bank --shape tiny-causal")
     assert [step["step"] for step in result["ladder"]] == [*LADDER, bank.SHARED]
-    assert [tried["rows_per_pass"] for tried in result["rows_per_pass"]] == [2, 8]
+    assert [tried["max_rows_per_forward"] for tried in result["max_rows_per_forward"]] == [2, 8]
     plain, whole = result["plain"], result["bank"]
     assert (plain["facts"], whole["facts"]) == (8, 12)
     assert len(plain["seconds"]) == len(whole["seconds"]) == 2

@@ -9,7 +9,7 @@ from typing import Any
 REMOVED = object()
 
 
-def _optimisation(**more: Any) -> dict[str, Any]:
+def _optimization(**more: Any) -> dict[str, Any]:
     return {
         "optimizer": "adamw",
         "learning_rate": 0.001,
@@ -23,11 +23,11 @@ def _optimisation(**more: Any) -> dict[str, Any]:
 
 
 def _prompt() -> dict[str, Any]:
-    return _optimisation(encoder="lstm", dropout=0.0)
+    return _optimization(encoder="lstm", dropout=0.0)
 
 
 def _model() -> dict[str, Any]:
-    return _optimisation(gradient_accumulation=1)
+    return _optimization(gradient_accumulation_steps=1)
 
 
 def _nothing_tuned() -> dict[str, Any]:
@@ -41,7 +41,7 @@ _PARAMS: dict[str, Any] = {
     "model": {"name": "smollm2-135m-instruct", "dtype": "auto"},
     "data": {"mirror": None, "superglue_from": "archive"},
     "lama": {
-        "source": "gazetteer",
+        "source": "geonames",
         "subset": "34k",
         "relations": ["P17", "P47"],
         "methods": ["manual", "p-tuning", "discrete"],
@@ -78,7 +78,7 @@ _PARAMS: dict[str, Any] = {
         },
     },
     "superglue": {
-        "source": "gazetteer",
+        "source": "geonames",
         "protocol": "few-shot-32",
         "tasks": ["rte"],
         "methods": ["manual", "p-tuning"],
@@ -115,7 +115,7 @@ _PARAMS: dict[str, Any] = {
         "overrides": {"rte": {}},
     },
     "report": {"title": "Small", "facts_shown": 4},
-    "runtime": {"device": "cpu", "threads": 1, "rows_per_pass": 8, "checkpoint_seconds": 30},
+    "runtime": {"device": "cpu", "threads": 1, "max_rows_per_forward": 8, "checkpoint_seconds": 30},
 }
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError
 from pipeline.files import (
+    atomic_dir,
     link_or_copy,
     read_csv,
     read_json,
     read_jsonl,
     sha256,
-    staged_folder,
     write_csv,
     write_json,
     write_jsonl,
@@ -43,7 +43,7 @@ def _run(code: str, *arguments: object) -> int:
 
 def test_a_staged_folder_appears_when_the_work_is_done(tmp_path):
     target = tmp_path / "deep" / "target"
-    with staged_folder(target) as folder:
+    with atomic_dir(target) as folder:
         assert _names(folder) == []
         (folder / "file").write_text("new")
         assert not target.exists()
@@ -55,7 +55,7 @@ def test_a_staged_folder_takes_the_place_of_the_old_one(tmp_path):
     target = tmp_path / "target"
     target.mkdir()
     (target / "old").touch()
-    with staged_folder(target) as folder:
+    with atomic_dir(target) as folder:
         (folder / "new").touch()
         assert _names(target) == ["old"]
     assert _names(target) == ["new"]
@@ -71,7 +71,7 @@ def test_a_failure_leaves_things_as_they_were(tmp_path, error, old):
         (target / "file").write_text("old")
 
     def work() -> None:
-        with staged_folder(target) as folder:
+        with atomic_dir(target) as folder:
             (folder / "file").write_text("half")
             raise error
 
@@ -85,8 +85,8 @@ def test_a_failure_leaves_things_as_they_were(tmp_path, error, old):
 _KILLED_AT_WORK = """
 import os, sys
 from pathlib import Path
-from pipeline.files import staged_folder
-with staged_folder(Path(sys.argv[1])) as folder:
+from pipeline.files import atomic_dir
+with atomic_dir(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     os._exit(9)
 """
@@ -101,7 +101,7 @@ def test_a_kill_leaves_the_target_as_it_was_and_the_next_attempt_starts_afresh(t
     assert _run(_KILLED_AT_WORK, target) == 9
     assert len(_names(tmp_path)) == 1 + old  # the leftover is there
     assert not target.exists() or _names(target) == ["old"]
-    with staged_folder(target) as folder:
+    with atomic_dir(target) as folder:
         assert _names(folder) == []
     assert _names(tmp_path) == ["target"]
 
@@ -118,7 +118,7 @@ def rmtree(path, *args, **kwargs):
     found[0].unlink()
     os._exit(9)
 files.shutil.rmtree = rmtree
-with files.staged_folder(Path(sys.argv[1])) as folder:
+with files.atomic_dir(Path(sys.argv[1])) as folder:
     (folder / "new1").touch()
     (folder / "new2").touch()
 """

@@ -19,16 +19,16 @@ from dvc.repo import Repo
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from pipeline.data.gazetteer.facts import GAZETTEER_RELATIONS
+from pipeline.config.checks import check_params
+from pipeline.config.schema import Section, load_params
+from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import SPLITS, LamaSplits, read_lama, read_relations
-from pipeline.data.lama_sources import TEST_FACTS
 from pipeline.files import read_csv, read_json, read_jsonl
 from pipeline.models.loading import load_model
-from pipeline.params import Section, load_params
 from pipeline.prompts.store import load_prompts
 from pipeline.prompts.template import Text, parse_template
+from pipeline.sources.lama import TEST_FACTS
 from pipeline.tasks.lama import FIELDS
-from pipeline.validation import check_params
 from tests.project import LAMA_FACTS, ROOT, edit_params, make_project
 
 MIRROR = ROOT.parent / "shared" / "mirror" / "lama"
@@ -130,7 +130,7 @@ def invoke(command: str, monkeypatch: pytest.MonkeyPatch, read: set[str] | None 
 def ready(
     tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
 ) -> Ready:
-    """The gazetteer under every method, a causal model."""
+    """The geonames under every method, a causal model."""
     root = make_project(
         tmp_path_factory.mktemp("stages") / "project",
         tiny_folders["llama"],
@@ -218,7 +218,7 @@ def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
             for known in (f"copied_{name}", f"pipeline.data.{name}"):
                 importing.setitem(sys.modules, known, module)
             spec.loader.exec_module(module)
-    patch.setattr("pipeline.data.sources.SOURCES", module.SOURCES)
+    patch.setattr("pipeline.sources.registry.SOURCES", module.SOURCES)
 
 
 def assert_all_ended_well(ready: Ready) -> None:
@@ -262,7 +262,7 @@ def test_a_stage_declares_no_parameter_that_it_does_not_read(ready: Ready) -> No
         idle = {
             declared
             for declared in ran.declared
-            # Of the gazetteer, all facts are asked, and its examples are dealt: see the tests of
+            # Of the geonames, all facts are asked, and its examples are dealt: see the tests of
             # LAMA and of SuperGLUE's protocols.
             if declared not in ("lama.subset", "superglue.protocol")
             and not any(
@@ -524,7 +524,7 @@ def test_p_tuning_may_tune_the_model_with_the_prompt(
     assert {name: tuned[name] != untuned[name] for name in RELATIONS} == moved
 
 
-def test_all_relations_and_facts_of_the_gazetteer_may_be_asked_for(
+def test_all_relations_and_facts_of_the_geonames_may_be_asked_for(
     spare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit_params(
@@ -534,7 +534,7 @@ def test_all_relations_and_facts_of_the_gazetteer_may_be_asked_for(
     command = "python -m stages.splits lama --raw data/raw/lama --out out --metrics m.json"
     assert invoke(command, monkeypatch).exit_code == 0
     splits = read_lama(Path("out"))
-    assert tuple(splits.relations) == GAZETTEER_RELATIONS
+    assert tuple(splits.relations) == GEONAMES_RELATIONS
     # Nobody says how to deal them, so each split gets a third.
     assert {name: len(splits.facts["P17"][name]) for name in SPLITS} == dict.fromkeys(SPLITS, 20)
     totals = read_json(Path("m.json"))
@@ -896,7 +896,7 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert_one_message(result, "taken")
 
 
-def test_a_misspelt_key_is_named_with_what_was_meant(
+def test_a_misspelled_key_is_named_with_what_was_meant(
     spare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = spare / "params.yaml"
@@ -969,7 +969,7 @@ def test_a_stage_whose_ptune_is_gone_does_nothing(
 ) -> None:
     monkeypatch.setenv("DVC_STAGE", "train-lama@p-tuning")
     monkeypatch.setenv("PTUNE_REPRO", "1234567")
-    monkeypatch.setattr("stages.running._is_dvc", lambda _: True)
+    monkeypatch.setattr("stages.runtime._is_dvc", lambda _: True)
     monkeypatch.chdir(tmp_path)
     stage = importlib.import_module("stages.validate")
     result = CliRunner().invoke(stage.app, ["--out", "data/params.valid"])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.data.sources import fetch_source
 from pipeline.files import read_json, read_jsonl
+from pipeline.sources.registry import fetch_source
 from pipeline.tasks import TASKS
 from stages.splits import app
 from tests.pipeline.params_text import write_params

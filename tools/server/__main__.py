@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from commands.console import errors_told
+from pipeline.cli.console import errors_told
 from tools.server.folder import (
     Folder,
     ServerError,

@@ -1,40 +1,40 @@
 import threading
 import time
 
-from pipeline.doctor.findings import Finding, run_checks
+from pipeline.doctor.findings import CheckResult, run_checks
 from pipeline.errors import DataError
 
 
-def fine(name: str) -> Finding:
-    return Finding(name, "ok", "well")
+def fine(name: str) -> CheckResult:
+    return CheckResult(name, "ok", "well")
 
 
-def broken() -> Finding:
+def broken() -> CheckResult:
     raise ZeroDivisionError("by zero")
 
 
-def refused() -> Finding:
+def refused() -> CheckResult:
     raise DataError("cut; fetch it again")
 
 
-def lacking() -> Finding:
+def lacking() -> CheckResult:
     raise ModuleNotFoundError("No module named 'torch'")
 
 
 def test_each_check_has_a_finding_in_the_order_given_whatever_befalls_it() -> None:
     checks = {"a": lambda: fine("a"), "b": broken, "c": refused, "d": lacking}
     assert run_checks(checks, 5) == [
-        Finding("a", "ok", "well"),
-        Finding("b", "failed", "the check itself broke: ZeroDivisionError: by zero"),
-        Finding("c", "failed", "cut; fetch it again"),
-        Finding("d", "failed", "No module named 'torch'", "run `make setup`"),
+        CheckResult("a", "ok", "well"),
+        CheckResult("b", "failed", "the check itself broke: ZeroDivisionError: by zero"),
+        CheckResult("c", "failed", "cut; fetch it again"),
+        CheckResult("d", "failed", "No module named 'torch'", "run `make setup`"),
     ]
 
 
 def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
     released = threading.Event()
 
-    def hanging() -> Finding:
+    def hanging() -> CheckResult:
         released.wait(30)
         return fine("hangs")
 
@@ -49,7 +49,7 @@ def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
 def test_checks_run_side_by_side() -> None:
     both = threading.Barrier(2)
 
-    def meets(name: str) -> Finding:
+    def meets(name: str) -> CheckResult:
         both.wait(10)
         return fine(name)
 

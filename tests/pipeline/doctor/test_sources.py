@@ -13,19 +13,19 @@ from unittest.mock import Mock
 import pytest
 from huggingface_hub import constants
 
-from pipeline.data.download import Patience
-from pipeline.data.sources import SOURCES, PackageSource
-from pipeline.doctor.findings import Finding, run_checks
+from pipeline.config.schema import Params, load_params
+from pipeline.doctor.findings import CheckResult, run_checks
 from pipeline.doctor.sources import needed_sources, source_checks
 from pipeline.errors import ChecksumError
-from pipeline.params import Params, load_params
+from pipeline.sources.http import RetryPolicy
+from pipeline.sources.registry import SOURCES, PackageSource
 from stages import download
-from stages.running import downloads_folder
+from stages.runtime import downloads_folder
 from tests.hub import Hub
 from tests.pipeline.params_text import write_params
 from tests.server import Server, serving
 
-HASTY = Patience(attempts=1, silence_seconds=2)
+HASTY = RetryPolicy(attempts=1, silence_seconds=2)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def params_of(tmp_path: Path, **changes: Any) -> Params:
 
 def check(
     params: Params, name: str, cache: Path, standing: dict[str, Path] | None = None
-) -> Finding:
+) -> CheckResult:
     checks = source_checks(params, standing or {}, cache, 2)
     (finding,) = run_checks({name: checks[name]}, 20)
     return finding
@@ -145,7 +145,7 @@ def test_hosts_that_are_silent_or_away_are_not_waited_for(
 def test_what_stands_is_not_asked_for(tmp_path: Path, server: Server) -> None:
     standing = {"download-lama": Path("data/raw/lama")}
     finding = check(params_of(tmp_path, **LAMA), "data lama", tmp_path, standing)
-    assert finding == Finding("data lama", "ok", "fetched already: data/raw/lama")
+    assert finding == CheckResult("data lama", "ok", "fetched already: data/raw/lama")
     assert server.asked == []
 
 

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from pipeline.errors import ModelError
-from pipeline.models.answers import AnswerModel
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import choose_device, choose_precision, load_model
-from pipeline.models.predict import predict
+from pipeline.models.scoring import predict
 from tests.tiny import FAMILIES, MASKED
 from tests.worked import hand_row
 
@@ -150,7 +150,7 @@ def test_a_model_file_of_another_size_is_an_error(copy: Path) -> None:
         load_model(copy, device="cpu")
 
 
-def tuned(model: AnswerModel, path: Path) -> Path:
+def tuned(model: PromptedModel, path: Path) -> Path:
     """Write other weights of the same model, each once, as training does."""
     generator = torch.Generator().manual_seed(1)
     save_file(
@@ -165,7 +165,7 @@ def tuned(model: AnswerModel, path: Path) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tuned_weights_replace_those_of_the_folder(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     tiny_folders: dict[str, Path],
     tmp_path: Path,
     family: str,
@@ -184,7 +184,7 @@ def test_tuned_weights_replace_those_of_the_folder(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tuned_weights_change_the_answers_and_the_folder_stays(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     tiny_folders: dict[str, Path],
     tmp_path: Path,
     family: str,
@@ -195,18 +195,18 @@ def test_tuned_weights_change_the_answers_and_the_folder_stays(
 
     def score(weights: Path | None) -> torch.Tensor:
         model = load_model(tiny_folders[family], device="cpu", weights=weights)
-        return predict(model, [row], None, words, rows_per_pass=1)
+        return predict(model, [row], None, words, max_rows_per_forward=1)
 
     assert torch.equal(score(weights), score(weights))
     assert not torch.allclose(score(weights), score(None))
     assert torch.equal(
-        score(None), predict(tiny_models[family], [row], None, words, rows_per_pass=1)
+        score(None), predict(tiny_models[family], [row], None, words, max_rows_per_forward=1)
     )
 
 
 @pytest.mark.parametrize(("family", "other"), [("bert", "roberta"), ("gpt2", "llama")])
 def test_weights_of_another_family_are_refused(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     tiny_folders: dict[str, Path],
     tmp_path: Path,
     family: str,
@@ -219,7 +219,7 @@ def test_weights_of_another_family_are_refused(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_that_lack_one_are_refused(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     tiny_folders: dict[str, Path],
     tmp_path: Path,
     family: str,
@@ -247,7 +247,7 @@ def test_weights_of_another_size_are_refused(tiny_folders: dict[str, Path], tmp_
 
 
 def test_a_cut_weights_file_is_an_error_that_names_it(
-    tiny_models: dict[str, AnswerModel], tiny_folders: dict[str, Path], tmp_path: Path
+    tiny_models: dict[str, PromptedModel], tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     weights = tuned(tiny_models["bert"], tmp_path / "weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -239,12 +239,12 @@ def write(
     title: str = "Title",
     *,
     stability: StabilityResults | None = None,
-    source: str = "gazetteer",
+    source: str = "geonames",
     subset: str = "34k",
     model: str = "tiny",
     work: Mapping[str, Row] | None = None,
     origins: Mapping[str, str] | None = None,
-    tasks_source: str = "gazetteer",
+    tasks_source: str = "geonames",
     tasks_protocol: str = "few-shot-32",
 ) -> Path:
     """Write a report of some results and return its folder."""

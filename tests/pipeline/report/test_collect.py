@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.config.schema import load_params
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json
-from pipeline.params import load_params
 from pipeline.report.collect import About, gather
 from stages import report as stage
 from tests.pipeline.report.conftest import SPLITS, Files

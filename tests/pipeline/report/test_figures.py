@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.params import LamaMethod, SuperGlueMethod
+from pipeline.config.schema import LamaMethod, SuperGlueMethod
 from pipeline.report.figures import (
     curves_figure,
     relations_figure,
@@ -62,13 +62,13 @@ def _written(svg: str) -> list[str]:
     return [text.strip() for text in re.findall("<!-- (.*?) -->", svg)]
 
 
-def _lines(svg: str, colour: str) -> list[list[tuple[float, float]]]:
-    """Return the corners of the lines of one colour that lie within axes, not in the legend."""
+def _lines(svg: str, color: str) -> list[list[tuple[float, float]]]:
+    """Return the corners of the lines of one color that lie within axes, not in the legend."""
     paths = [
         path
         for axes in _groups(svg, "axes")
         for path in axes.iter(f"{SVG}path")
-        if path.get("clip-path") and f"stroke: {colour}" in path.get("style", "")
+        if path.get("clip-path") and f"stroke: {color}" in path.get("style", "")
     ]
     corner = re.compile(r"[ML] (\S+) (\S+)")
     return [[(float(x), float(y)) for x, y in corner.findall(path.get("d"))] for path in paths]
@@ -186,14 +186,14 @@ def test_every_relation_has_its_panel(count):
 
 
 @pytest.mark.parametrize("methods", [["p-tuning"], get_args(LamaMethod), get_args(SuperGlueMethod)])
-def test_every_method_can_be_drawn_in_a_colour_of_its_own(methods):
+def test_every_method_can_be_drawn_in_a_color_of_its_own(methods):
     svg = relations_figure(_results({method: {"P1": 0.5, "P2": 0.25} for method in methods}))
     groups = _scatters(svg)
     marks = [next(group.iter(f"{SVG}use")) for group in groups]
     assert len(marks) == len(methods) + 2
     fills = [re.search("fill: (#\\w+)", mark.get("style")) for mark in marks[2:]]
     assert len({fill[1] for fill in fills}) == len(methods)
-    # Without colours, the shapes tell them apart, the controls too.
+    # Without colors, the shapes tell them apart, the controls too.
     shapes = {
         path.get("id"): path.get("d") for path in ElementTree.fromstring(svg).iter(f"{SVG}path")
     }

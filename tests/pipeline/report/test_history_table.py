@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.history.results import Result, Wanted, newest
 from pipeline.report.history_paper import paper_records
 from pipeline.report.history_table import (
     method_tables,
@@ -10,7 +11,6 @@ from pipeline.report.history_table import (
     records,
     run_tables,
 )
-from pipeline.tracking.history import Result, Wanted, newest
 
 DAY = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -76,13 +76,13 @@ def test_runs_outside_dvc_share_no_row() -> None:
     [
         ({}, "lama 29k"),
         ({"params": {}}, "lama (subset unknown)"),
-        ({"source": "gazetteer"}, "gazetteer"),
+        ({"source": "geonames"}, "geonames"),
         ({"benchmark": "superglue", "source": "superglue", "params": {"superglue.protocol": "x"}},
          "superglue x"),
-        ({"benchmark": "superglue", "source": "gazetteer",
-          "params": {"superglue.protocol": "few-shot-32"}}, "gazetteer"),
-        ({"benchmark": "superglue", "source": "gazetteer",
-          "params": {"superglue.protocol": "multi-split"}}, "gazetteer multi-split"),
+        ({"benchmark": "superglue", "source": "geonames",
+          "params": {"superglue.protocol": "few-shot-32"}}, "geonames"),
+        ({"benchmark": "superglue", "source": "geonames",
+          "params": {"superglue.protocol": "multi-split"}}, "geonames multi-split"),
         ({"benchmark": "stability"}, "lama 29k"),
     ],
 )  # fmt: skip
@@ -97,7 +97,7 @@ def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
         make("manual", 0.1),
         make("manual", 0.2),
         make("manual", 0.3, model="other"),
-        make("manual", 0.4, source="gazetteer"),
+        make("manual", 0.4, source="geonames"),
         make("manual", 0.5, benchmark="superglue", task="rte"),
         make("p-tuning", 0.6),
     ]
@@ -175,7 +175,7 @@ def test_table_1_stands_beside_its_own_templates_alone() -> None:
     assert table.paper == [["BERT-base, Table 1 (stability)", "", "33.4 ± 13.0", "58.0 ± 0.2"]]
     assert [row["table"] for row in paper_records([own])] == ["v2, Table 1"] * 2
     for other in (
-        make(benchmark="stability", params=params, metrics=stable, source="gazetteer"),
+        make(benchmark="stability", params=params, metrics=stable, source="geonames"),
         make(benchmark="stability", params={"lama.subset": "34k"}, metrics=stable),
         make(benchmark="stability", params=params, metrics={**stable, "test/templates": 2.0}),
     ):

@@ -232,7 +232,7 @@ def test_without_lama_there_is_nothing_about_it(files, report):
     page = _page(folder)
     assert page.headings == [
         "Title",
-        "Language understanding: gazetteer",
+        "Language understanding: geonames",
         "Settings that were tried",
         "By training",
     ]
@@ -245,7 +245,7 @@ def test_without_superglue_there_is_nothing_about_it(files, report):
     files.add_lama()
     folder = report(files.lama())
     page = _page(folder)
-    assert page.headings == ["Title", "Knowledge probing: gazetteer, 3 relations", "Some answers"]
+    assert page.headings == ["Title", "Knowledge probing: geonames, 3 relations", "Some answers"]
     assert "superglue" not in (folder / "summary.md").read_text()
 
 
@@ -253,7 +253,7 @@ def test_stability_alone_can_be_reported(files, report):
     files.add_stability()
     folder = report(None, stability=files.stability())
     page = _page(folder)
-    assert page.headings == ["Title", "Stability over templates: gazetteer"]
+    assert page.headings == ["Title", "Stability over templates: geonames"]
     assert len(page.tables) == 2
     assert [path.name for path in folder.glob("figures/*")] == ["lama_stability.svg"]
 

@@ -62,7 +62,7 @@ def test_ours_stand_above_the_papers_with_what_differs():
     row = ["ALBERT-xxlarge-v2", "p-tuning (P-tuning)", "86.3", "63.3 ± 3.6"]
     assert row in lines
     assert "no model of this table: compare methods" in text
-    assert "64 labelled examples" in text
+    assert "64 labeled examples" in text
 
 
 @pytest.mark.parametrize("protocol", TABLES)

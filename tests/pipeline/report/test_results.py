@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.files import write_jsonl
-from pipeline.report.results import read_work
+from pipeline.report.results import training_budget
 
 METHODS = ("manual", "p-tuning")
 
@@ -179,4 +179,4 @@ def test_a_lost_file_of_stability_is_named(files, lost):
 )
 def test_trainings_and_epochs_are_counted(tmp_path, text, work):
     (tmp_path / "curves.csv").write_text(text)
-    assert tuple(read_work(tmp_path / "curves.csv").values()) == work
+    assert tuple(training_budget(tmp_path / "curves.csv").values()) == work

@@ -134,7 +134,7 @@ def test_runs_that_share_no_relation_are_not_compared():
     [
         {"model": "large"},
         {"subset": "29k"},
-        {"source": "gazetteer"},
+        {"source": "geonames"},
         {"splits": NONE | {"test_facts": 50}},
     ],
 )
@@ -200,7 +200,7 @@ def test_relations_stand_beside_each_other_with_empty_cells_where_one_was_not_as
 
 def test_each_subset_stands_beside_its_own_half_of_the_paper_s_table():
     runs = [make_record("a", subset="34k"), make_record("b", subset="29k", model="gpt2-medium"),
-            make_record("c", source="gazetteer")]  # fmt: skip
+            make_record("c", source="geonames")]  # fmt: skip
     page = results_page(runs)
     left = section(page, "## Beside the paper: LAMA 34k")
     right = section(page, "## Beside the paper: LAMA 29k")
@@ -252,7 +252,7 @@ def test_what_was_run_is_not_among_what_was_not():
     everything = {method: dict.fromkeys(("P17", "P30", "P36", "P47", "P131", "P1376"), 0.5)
                   for method in SIX}  # fmt: skip
     runs = [
-        make_record(str(seed), everything, source="gazetteer", seed=seed, gpu="H200",
+        make_record(str(seed), everything, source="geonames", seed=seed, gpu="H200",
                     stability=SIX, splits=NONE | {"train_facts": 5})
         for seed in (1, 2)
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from tests.pipeline.report.conftest import TABLE_1
 
 def test_the_spread_worked_out_by_hand(files):
     files.add_stability(templates={"P17": ["a {mask}", "b {mask}"], "P19": ["c", "d", "e"]})
-    _, methods, templates = stability_parts("gazetteer", files.stability())
+    _, methods, templates = stability_parts("geonames", files.stability())
     # manual: 0.1, 0.2 and 0.1, 0.2, 0.3: means 0.15, 0.2; deviations sqrt(0.005), 0.1.
     # p-tuning: the same times 10 / 9.
     assert methods.splitlines() == [
@@ -41,7 +41,7 @@ def test_table_1_stands_beside_the_same_templates_of_lama(files):
 @pytest.mark.parametrize(
     ("source", "templates"),
     [
-        ("gazetteer", {"P17": TABLE_1}),
+        ("geonames", {"P17": TABLE_1}),
         ("lama", {"P17": TABLE_1[:2]}),
         ("lama", {"P19": TABLE_1}),
         ("lama", {"P17": TABLE_1, "P19": TABLE_1}),

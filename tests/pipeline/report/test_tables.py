@@ -88,8 +88,8 @@ def test_a_method_that_was_not_asked_a_relation_has_an_empty_cell():
 @pytest.mark.parametrize(
     ("source", "subset", "relations", "title"),
     [
-        ("gazetteer", "34k", 4, "Knowledge probing: `gazetteer`, 4 relations"),
-        ("gazetteer", "34k", 1, "Knowledge probing: `gazetteer`, 1 relation"),
+        ("geonames", "34k", 4, "Knowledge probing: `geonames`, 4 relations"),
+        ("geonames", "34k", 1, "Knowledge probing: `geonames`, 1 relation"),
         ("lama", "34k", 11, "Knowledge probing: `lama` 34k, 11 of 41 relations"),
         ("lama", "29k", 41, "Knowledge probing: `lama` 29k, 41 relations"),
     ],

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.config.schema import load_params
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json, write_jsonl
-from pipeline.params import load_params
 from pipeline.report.collect import About
 from pipeline.report.tasks_collect import gather_tasks
 from pipeline.report.tasks_page import tasks_page

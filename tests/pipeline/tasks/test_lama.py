@@ -7,11 +7,11 @@ from pipeline.errors import TemplateError
 from pipeline.prompts.template import Field, Mask, Part, PromptTokens, Template, Text
 from pipeline.tasks.lama import (
     LAYOUTS,
+    apply_layout,
     check_layout,
     fact_values,
-    lay_out,
     manual_template,
-    reads_subject_first,
+    subject_precedes_mask,
 )
 
 SUBJECT = Field("subject", False)
@@ -143,8 +143,8 @@ BY_HAND = [
 @pytest.mark.parametrize(("layout", "masked", "causal"), BY_HAND, ids=[b[0] for b in BY_HAND])
 def test_layouts_worked_out_by_hand(layout, masked, causal):
     manual = manual_template(LOCATED)
-    assert lay_out(layout, manual, masked=True).source == masked
-    assert lay_out(layout, manual, masked=False).source == causal
+    assert apply_layout(layout, manual, masked=True).source == masked
+    assert apply_layout(layout, manual, masked=False).source == causal
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_layouts_worked_out_by_hand(layout, masked, causal):
     ],
 )
 def test_layouts_of_a_template_with_the_mask_first_worked_out_by_hand(layout, masked):
-    assert lay_out(layout, manual_template(HOME), masked=True).source == masked
+    assert apply_layout(layout, manual_template(HOME), masked=True).source == masked
 
 
 def test_every_name_is_worked_out_by_hand():
@@ -169,19 +169,19 @@ def test_every_name_is_worked_out_by_hand():
 @given(text=manual_texts())
 def test_the_manual_layout_says_what_the_manual_template_says(text):
     manual = manual_template(text)
-    assert read_aloud(lay_out("manual", manual, masked=True)) == read_aloud(manual)
+    assert read_aloud(apply_layout("manual", manual, masked=True)) == read_aloud(manual)
 
 
 def test_the_manual_layout_keeps_every_space():
     manual = manual_template("In  {subject} :{mask}, (that is)")
-    assert lay_out("manual", manual, masked=True) == manual
+    assert apply_layout("manual", manual, masked=True) == manual
 
 
 @settings(deadline=None)
 @given(text=manual_texts())
 def test_paper_v2_keeps_the_words_in_their_order_around_three_times_three_tokens(text):
     before, after = sides(manual_template(text))
-    laid_out = lay_out("paper-v2", manual_template(text), masked=True)
+    laid_out = apply_layout("paper-v2", manual_template(text), masked=True)
     assert read_aloud(laid_out) == f"PPP{before}PPPMPPP{after}"
     assert laid_out.prompt_tokens == check_layout("paper-v2") == 9
 
@@ -194,8 +194,8 @@ def test_paper_v2_keeps_the_words_in_their_order_around_three_times_three_tokens
 )
 def test_two_layouts_have_no_word_of_the_manual_template(text, layout, masked, causal):
     manual = manual_template(text)
-    assert read_aloud(lay_out(layout, manual, masked=True)) == masked
-    assert read_aloud(lay_out(layout, manual, masked=False)) == causal
+    assert read_aloud(apply_layout(layout, manual, masked=True)) == masked
+    assert read_aloud(apply_layout(layout, manual, masked=False)) == causal
 
 
 @settings(deadline=None)
@@ -203,7 +203,7 @@ def test_two_layouts_have_no_word_of_the_manual_template(text, layout, masked, c
 def test_a_layout_of_ones_own_puts_its_tokens_where_it_says(text, counts):
     before, after = sides(manual_template(text))
     layout = "[P*{}] {{before}} [P*{}] {{mask}} [P*{}] {{after}}".format(*counts)
-    laid_out = lay_out(layout, manual_template(text), masked=True)
+    laid_out = apply_layout(layout, manual_template(text), masked=True)
     first, second, third = ("P" * count for count in counts)
     assert read_aloud(laid_out) == f"{first}{before}{second}M{third}{after}"
     assert laid_out.prompt_tokens == check_layout(layout) == sum(counts)
@@ -213,28 +213,28 @@ def test_a_layout_of_ones_own_puts_its_tokens_where_it_says(text, counts):
 @given(text=manual_texts(subject_first=True), layout=st.sampled_from(["manual", "paper-v2"]))
 def test_for_a_causal_model_a_layout_of_a_manual_template_is_the_same(text, layout):
     manual = manual_template(text)
-    assert reads_subject_first(manual)
-    assert lay_out(layout, manual, masked=False) == lay_out(layout, manual, masked=True)
+    assert subject_precedes_mask(manual)
+    assert apply_layout(layout, manual, masked=False) == apply_layout(layout, manual, masked=True)
 
 
 @settings(deadline=None)
 @given(text=manual_texts(subject_first=False), layout=st.sampled_from(["manual", "paper-v2"]))
 def test_a_causal_model_cannot_be_asked_of_a_subject_behind_the_mask(text, layout):
     manual = manual_template(text)
-    assert not reads_subject_first(manual)
+    assert not subject_precedes_mask(manual)
     with pytest.raises(TemplateError, match=r"the subject stands behind \{mask\}, where a c"):
-        lay_out(layout, manual, masked=False)
+        apply_layout(layout, manual, masked=False)
 
 
 @pytest.mark.parametrize("layout", ["paper-v1", "released-code", "{subject}: {mask}"])
 def test_layouts_that_place_the_subject_themselves_serve_causal_models_everywhere(layout):
-    laid_out = lay_out(layout, manual_template(HOME), masked=False)
+    laid_out = apply_layout(layout, manual_template(HOME), masked=False)
     assert read_aloud(laid_out).index("S") < read_aloud(laid_out).index("M")
 
 
 def test_the_message_on_a_subject_behind_the_mask_shows_the_template_and_what_to_do():
     with pytest.raises(TemplateError) as caught:
-        lay_out("manual", manual_template(HOME), masked=False)
+        apply_layout("manual", manual_template(HOME), masked=False)
     assert str(caught.value).startswith("template '{mask} is home of {subject}': the subject")
     assert "take another template or a masked model" in str(caught.value)
 
@@ -242,7 +242,7 @@ def test_the_message_on_a_subject_behind_the_mask_shows_the_template_and_what_to
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_braces_of_a_manual_template_stay_braces(layout):
     manual = manual_template("{{mask}} {{before}} of {subject}: {mask} {{after}} }}{{")
-    said = read_aloud(lay_out(layout, manual, masked=True))
+    said = read_aloud(apply_layout(layout, manual, masked=True))
     if layout in ("manual", "paper-v2"):
         assert said.replace("P", "") == "{mask}{before}ofS:M{after}}{"
     else:
@@ -250,7 +250,7 @@ def test_braces_of_a_manual_template_stay_braces(layout):
 
 
 def test_braces_of_a_layout_stay_braces():
-    laid_out = lay_out(
+    laid_out = apply_layout(
         "{{before}} {{mask}} {{{before}}} {mask} {{{{after}}}}",
         manual_template(LOCATED),
         masked=True,
@@ -259,20 +259,25 @@ def test_braces_of_a_layout_stay_braces():
 
 
 def test_a_layout_may_use_a_side_twice():
-    laid_out = lay_out("{before}{mask}{after} {before}[P]", manual_template(LOCATED), masked=True)
+    laid_out = apply_layout(
+        "{before}{mask}{after} {before}[P]", manual_template(LOCATED), masked=True
+    )
     assert laid_out.source == "{subject} is located in {mask} . {subject} is located in [P]"
 
 
 def test_a_subject_that_may_be_cut_may_be_cut_in_a_layout_too():
     manual = manual_template("{subject:shorten} is located in {mask} .")
-    laid_out = lay_out("paper-v2", manual, masked=True)
+    laid_out = apply_layout("paper-v2", manual, masked=True)
     assert Field("subject", True) in laid_out.parts
     assert SUBJECT not in laid_out.parts
 
 
 @pytest.mark.parametrize("layout", ["paper-v3", "", "manuall", "the capital of"])
 def test_an_unknown_name_is_answered_with_the_known_ones(layout):
-    for call in (check_layout, lambda name: lay_out(name, manual_template(LOCATED), masked=True)):
+    for call in (
+        check_layout,
+        lambda name: apply_layout(name, manual_template(LOCATED), masked=True),
+    ):
         with pytest.raises(TemplateError) as caught:
             call(layout)
         assert str(caught.value) == (
@@ -301,13 +306,13 @@ def test_a_layout_is_checked_before_there_is_a_manual_template(layout, said):
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_layout_without_the_subject_is_refused(layout, masked):
     with pytest.raises(TemplateError, match=r"no subject; write \{subject\} where it stands"):
-        lay_out(layout, manual_template(LOCATED), masked=masked)
+        apply_layout(layout, manual_template(LOCATED), masked=masked)
 
 
 @pytest.mark.parametrize("layout", ["[P*3] {mask}", "{before:shorten}{mask}{after}"])
 def test_what_no_manual_template_can_mend_is_refused_by_the_check_already(layout):
     with pytest.raises(TemplateError):
-        lay_out(layout, manual_template(LOCATED), masked=True)
+        apply_layout(layout, manual_template(LOCATED), masked=True)
     with pytest.raises(TemplateError):
         check_layout(layout)
 
@@ -329,4 +334,4 @@ def test_the_check_counts_prompt_tokens(layout, tokens):
 
 def test_a_slot_between_braces_is_still_a_slot():
     manual = manual_template("{{{subject}}} {{{mask}}}")
-    assert read_aloud(lay_out("paper-v2", manual, masked=True)) == "PPP{S}{PPPMPPP}"
+    assert read_aloud(apply_layout("paper-v2", manual, masked=True)) == "PPP{S}{PPPMPPP}"

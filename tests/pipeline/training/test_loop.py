@@ -9,24 +9,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.evaluation.metrics import accuracy
-from pipeline.models.answers import AnswerModel
+from pipeline.models.dataset import PromptDataset, build_dataset
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.models.predict import predict
-from pipeline.models.questions import Questions, build_questions
-from pipeline.prompts.bank import make_encoder
-from pipeline.prompts.encoders import PromptEncoder
+from pipeline.models.scoring import predict
 from pipeline.prompts.template import parse_template
 from pipeline.tasks import TASKS, Example
-from pipeline.tasks.lama import lay_out, manual_template
+from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training import loop
-from pipeline.training.checkpoints import Checkpoint
-from pipeline.training.loop import EpochRecord, Problem, Trained, train
-from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.bank import make_encoder
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import EpochRecord, Trained, TrainingJob, train
+from pipeline.training.optimizers import OptimizerConfig
 from pipeline.training.problems import lama_problem, task_problem
+from pipeline.training.prompt_encoders import PromptEncoder
 from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
 
-ADAM = OptimiserSettings(
+ADAM = OptimizerConfig(
     optimizer="adam",
     learning_rate=1e-2,
     weight_decay=0.0,
@@ -39,20 +39,20 @@ SEED = 7
 ONE_OF_EACH = ("bert", "gpt2")
 
 
-def run(model: AnswerModel, problems: list[Problem], **changes: Any) -> dict[str, Trained]:
+def run(model: PromptedModel, problems: list[TrainingJob], **changes: Any) -> dict[str, Trained]:
     settings: dict[str, Any] = {
         "score": accuracy,
         "loss_over_vocabulary": True,
         "epochs": 2,
         "batch": 3,
-        "gradient_accumulation": 1,
+        "gradient_accumulation_steps": 1,
         "patience": 99,
         "encoder": "lstm",
         "dropout": 0.0,
-        "prompt_optimiser": ADAM,
-        "model_optimiser": None,
-        "best_weights": Path("weights.safetensors"),
-        "rows_per_pass": 64,
+        "prompt_optimizer": ADAM,
+        "model_optimizer": None,
+        "best_checkpoint_path": Path("weights.safetensors"),
+        "max_rows_per_forward": 64,
         "seed": SEED,
         "checkpoint": None,
         "on_epoch": lambda _: None,
@@ -72,20 +72,20 @@ def latest(_: Tensor, __: Tensor) -> float:
 
 
 def problem(
-    model: AnswerModel,
+    model: PromptedModel,
     name: str = "P17",
     source: str = "[P*2] {subject} is in [P] {mask} [P] .",
     *,
     facts: int = 5,
     dev: int = 4,
     words: list[str] = VOCABULARY,
-) -> Problem:
+) -> TrainingJob:
     template = parse_template(source, ["subject"])
     split = {"train": make_facts(facts), "dev": make_facts(dev, start=3)}
     return lama_problem(model, name, template, split, words)
 
 
-def three_problems(model: AnswerModel) -> list[Problem]:
+def three_problems(model: PromptedModel) -> list[TrainingJob]:
     """Problems of different lengths, prompt lengths and numbers of steps."""
     return [
         problem(model, "P17", "[P*3] {subject} is located in [P*2] {mask} .", facts=7, dev=4),
@@ -94,7 +94,7 @@ def three_problems(model: AnswerModel) -> list[Problem]:
     ]
 
 
-def without_dropout(model: AnswerModel) -> AnswerModel:
+def without_dropout(model: PromptedModel) -> PromptedModel:
     for module in model.network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -121,7 +121,7 @@ def assert_equal_results(ours: Trained, other: Trained, *, tolerance: float) -> 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 @pytest.mark.parametrize("over_vocabulary", [True, False])
 def test_a_step_equals_one_written_out_row_by_row(
-    tiny_models: dict[str, AnswerModel], family: str, over_vocabulary: bool
+    tiny_models: dict[str, PromptedModel], family: str, over_vocabulary: bool
 ) -> None:
     model = tiny_models[family]
     spelled = {"Paris": "_Paris", "Oslo": "_Oslo", "Lyon city": "_Lyon _city"}
@@ -160,11 +160,11 @@ def test_a_step_equals_one_written_out_row_by_row(
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
-    tiny_models: dict[str, AnswerModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     """The same fact five times in steps of two: each of the three steps has that fact's loss."""
     model = tiny_models[family]
-    questions = build_questions(
+    questions = build_dataset(
         model,
         parse_template("{subject} is [P] {mask}", ["subject"]),
         [({"subject": "Paris"}, "France")] * 5,
@@ -185,7 +185,7 @@ def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
 
     trained = run(
         model,
-        [Problem("five", 1, questions, questions)],
+        [TrainingJob("five", 1, questions, questions)],
         score=latest,
         encoder="mlp",
         epochs=1,
@@ -201,7 +201,7 @@ def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_dev_is_scored_as_by_one_row_at_a_time(
-    tiny_models: dict[str, AnswerModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
     asked = problem(model)
@@ -230,11 +230,11 @@ def test_dev_is_scored_as_by_one_row_at_a_time(
     "layout", ["[P*2] {subject} is in [P] {mask} [P] .", "paper-v2", "released-code"]
 )
 def test_loss_and_score_read_the_same_position(
-    tiny_models: dict[str, AnswerModel], family: str, layout: str
+    tiny_models: dict[str, PromptedModel], family: str, layout: str
 ) -> None:
     model = tiny_models[family]
     manual = manual_template("[X] is located in [Y] .")
-    asked = problem(model, source=lay_out(layout, manual, masked=model.masked).source, facts=6)
+    asked = problem(model, source=apply_layout(layout, manual, masked=model.masked).source, facts=6)
     history = run(
         model,
         [replace(asked, dev=asked.train)],
@@ -251,7 +251,7 @@ def test_loss_and_score_read_the_same_position(
 TOGETHER = {
     "epochs": 4,
     "patience": 2,
-    "prompt_optimiser": replace(ADAM, schedule="linear", warmup_ratio=0.2, weight_decay=0.01),
+    "prompt_optimizer": replace(ADAM, schedule="linear", warmup_ratio=0.2, weight_decay=0.01),
 }
 
 
@@ -277,7 +277,7 @@ CHUNKS = [(1, 1), (7, -1), (64, 1)]  # rows in a pass, order of the problems
     [("lstm", 0, 0.0), ("lstm", 34, 0.2), ("mlp", 34, 0.2), ("embedding", 34, 0.0)],
 )
 def test_a_bank_of_many_relations_ends_as_each_alone(
-    tiny_models: dict[str, AnswerModel], family: str, encoder: str, seed: int, dropout: float
+    tiny_models: dict[str, PromptedModel], family: str, encoder: str, seed: int, dropout: float
 ) -> None:
     """Over a whole training, whatever the order of relations and the rows of a pass."""
     model = tiny_models[family]
@@ -294,12 +294,12 @@ def test_a_bank_of_many_relations_ends_as_each_alone(
         assert (moved.abs().max().item() > 1e-2) == (BEST[name] > 0)
     assert {name: result.best_epoch for name, result in alone.items()} == BEST
     assert [len(result.history) for result in alone.values()] == [len(row[-1]) for row in BANK]
-    for rows_per_pass, order in CHUNKS:
+    for max_rows_per_forward, order in CHUNKS:
         together = run(
             model,
             problems[::order],
             score=scripted(**scores),
-            rows_per_pass=rows_per_pass,
+            max_rows_per_forward=max_rows_per_forward,
             **settings,
         )
         assert list(together) == [one.name for one in problems[::order]]
@@ -309,7 +309,7 @@ def test_a_bank_of_many_relations_ends_as_each_alone(
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_problems_with_words_of_their_own_train_together_as_each_alone(
-    tiny_models: dict[str, AnswerModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
     problems = [
@@ -329,7 +329,7 @@ def test_rows_per_pass_changes_nothing_where_the_model_is_tuned(
 ) -> None:
     """The configuration of bert has dropout, those of albert and llama have none."""
     results = []
-    for rows_per_pass in (6, 2):
+    for max_rows_per_forward in (6, 2):
         model = load_model(tiny_folders[family], device="cpu")
         results.append(
             run(
@@ -337,9 +337,9 @@ def test_rows_per_pass_changes_nothing_where_the_model_is_tuned(
                 [problem(model, facts=12)],
                 score=latest,
                 batch=6,
-                model_optimiser=replace(ADAM, learning_rate=1e-3),
-                best_weights=tmp_path / "weights.safetensors",
-                rows_per_pass=rows_per_pass,
+                model_optimizer=replace(ADAM, learning_rate=1e-3),
+                best_checkpoint_path=tmp_path / "weights.safetensors",
+                max_rows_per_forward=max_rows_per_forward,
             )["P17"]
         )
     assert_equal_results(*results, tolerance=1e-3)
@@ -369,11 +369,11 @@ def test_passes_that_share_a_step_add_up_to_it(
                 score=latest,
                 epochs=1,
                 batch=6,
-                gradient_accumulation=passes,
+                gradient_accumulation_steps=passes,
                 encoder=encoder,
-                prompt_optimiser=ADAM if encoder else None,
-                model_optimiser=replace(ADAM, learning_rate=1e-3),
-                best_weights=tmp_path / f"{passes}.safetensors",
+                prompt_optimizer=ADAM if encoder else None,
+                model_optimizer=replace(ADAM, learning_rate=1e-3),
+                best_checkpoint_path=tmp_path / f"{passes}.safetensors",
             )["P17"]
         )
         assert asked == sizes
@@ -394,20 +394,20 @@ def test_each_pass_of_a_step_has_dropout_of_its_own(
     for passes in (1, 2, 2):
         model = load_model(tiny_folders["bert"], device="cpu")
         template = parse_template("{subject} is {mask}", ["subject"])
-        questions = build_questions(
+        questions = build_dataset(
             model, template, [({"subject": "Paris"}, "France")] * 2, VOCABULARY
         )
         record = run(
             model,
-            [Problem("two", 0, questions, questions)],
+            [TrainingJob("two", 0, questions, questions)],
             score=latest,
             epochs=1,
             batch=2,
-            gradient_accumulation=passes,
+            gradient_accumulation_steps=passes,
             encoder=None,
-            prompt_optimiser=None,
-            model_optimiser=ADAM,
-            best_weights=tmp_path / "weights.safetensors",
+            prompt_optimizer=None,
+            model_optimizer=ADAM,
+            best_checkpoint_path=tmp_path / "weights.safetensors",
         )["two"].history[1]
         losses.append(record.train_loss)
     assert losses[1] == losses[2]
@@ -415,7 +415,7 @@ def test_each_pass_of_a_step_has_dropout_of_its_own(
 
 
 def test_problems_of_another_name_or_seed_start_and_shuffle_differently(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
 ) -> None:
     model = tiny_models["bert"]
     first = run(model, [problem(model)])["P17"].vectors
@@ -447,7 +447,7 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> list[PromptEncoder]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("encoder", ["lstm", "mlp", "embedding"])
 def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     tmp_path: Path,
     family: str,
     encoder: str,
@@ -469,7 +469,7 @@ def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
         epochs=1,
         encoder=encoder,
         on_epoch=note,
-        best_weights=tmp_path / "weights.safetensors",
+        best_checkpoint_path=tmp_path / "weights.safetensors",
     )
 
     assert all(torch.equal(w, before[n]) for n, w in model.network.state_dict().items())
@@ -487,10 +487,10 @@ def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
 @pytest.mark.parametrize("encoder", ["lstm", "mlp", "embedding"])
 @pytest.mark.parametrize("layout", ["paper-v2", "released-code"])
 def test_every_prompt_token_that_the_model_reads_moves(
-    tiny_models: dict[str, AnswerModel], family: str, encoder: str, layout: str
+    tiny_models: dict[str, PromptedModel], family: str, encoder: str, layout: str
 ) -> None:
     model = tiny_models[family]
-    template = lay_out(layout, manual_template("[X] is in [Y] ."), masked=model.masked)
+    template = apply_layout(layout, manual_template("[X] is in [Y] ."), masked=model.masked)
     asked = problem(model, source=template.source)
     settings: dict[str, Any] = {"encoder": encoder, "score": latest}
 
@@ -522,8 +522,8 @@ def test_the_weights_of_the_best_epoch_are_in_the_file(
         [asked],
         score=scripted(dev_4=[0.1, 0.2, 0.4, 0.3, 0.2]),
         epochs=4,
-        model_optimiser=replace(ADAM, learning_rate=1e-3),
-        best_weights=file,
+        model_optimizer=replace(ADAM, learning_rate=1e-3),
+        best_checkpoint_path=file,
     )["P17"]
 
     assert trained.best_epoch == 2
@@ -532,7 +532,7 @@ def test_the_weights_of_the_best_epoch_are_in_the_file(
     assert len(moved) > 0.8 * len(start)
     fresh = load_model(tiny_folders[family], device="cpu", weights=file)
     log_probs = predict(
-        fresh, asked.dev.rows, trained.vectors, asked.dev.word_ids, rows_per_pass=64
+        fresh, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_rows_per_forward=64
     )
     loss = float(torch.nn.functional.nll_loss(log_probs, asked.dev.targets))
     dev_losses = [record.dev_loss for record in trained.history]
@@ -550,7 +550,7 @@ def test_a_model_without_a_prompt_is_tuned_as_one_written_out(
     without_dropout(slow)
     examples = [({"subject": "Paris"}, "France"), ({"subject": "Oslo"}, "Norway")]
     template = parse_template("{subject} is {mask}", ["subject"])
-    questions = build_questions(model, template, examples, VOCABULARY)
+    questions = build_dataset(model, template, examples, VOCABULARY)
     rows = [hand_row(family, slow, f"^{name} _is M") for name in ("Paris", "Oslo")]
     words = ids(family, slow.codec, " ".join(f"_{word}" for word in VOCABULARY))
     loss = -(
@@ -564,26 +564,26 @@ def test_a_model_without_a_prompt_is_tuned_as_one_written_out(
 
     trained = run(
         model,
-        [Problem("tune", 0, questions, questions)],
+        [TrainingJob("tune", 0, questions, questions)],
         score=latest,
         loss_over_vocabulary=False,
         epochs=1,
         encoder=None,
-        prompt_optimiser=None,
-        model_optimiser=replace(ADAM, optimizer="adamw"),
-        best_weights=tmp_path / "weights.safetensors",
+        prompt_optimizer=None,
+        model_optimizer=replace(ADAM, optimizer="adamw"),
+        best_checkpoint_path=tmp_path / "weights.safetensors",
     )["tune"]
 
-    found = predict(model, questions.rows, None, questions.word_ids, rows_per_pass=2)
+    found = predict(model, questions.rows, None, questions.word_ids, max_rows_per_forward=2)
     assert trained.vectors is None
     assert trained.history[1].train_loss == pytest.approx(loss.item() / 2, abs=1e-4)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_tuned_model_belongs_to_one_problem(tiny_models: dict[str, AnswerModel]) -> None:
+def test_a_tuned_model_belongs_to_one_problem(tiny_models: dict[str, PromptedModel]) -> None:
     model = tiny_models["bert"]
     with pytest.raises(ValueError, match="train the problems one by one"):
-        run(model, three_problems(model), model_optimiser=ADAM)
+        run(model, three_problems(model), model_optimizer=ADAM)
 
 
 # The best epoch
@@ -602,7 +602,7 @@ def test_a_tuned_model_belongs_to_one_problem(tiny_models: dict[str, AnswerModel
     ],
 )
 def test_dev_chooses_the_epoch_and_the_end(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     scores: list[float],
     patience: int,
     best: int,
@@ -630,7 +630,7 @@ def test_dev_chooses_the_epoch_and_the_end(
 @pytest.mark.parametrize("best", [0, 1, 2])
 @pytest.mark.parametrize("encoder", ["lstm", "mlp", "embedding"])
 def test_the_vectors_are_those_of_the_best_epoch(
-    tiny_models: dict[str, AnswerModel], encoder: str, best: int
+    tiny_models: dict[str, PromptedModel], encoder: str, best: int
 ) -> None:
     model = tiny_models["bert"]
     asked = problem(model)
@@ -647,7 +647,7 @@ def test_the_vectors_are_those_of_the_best_epoch(
     assert trained.vectors.dtype == torch.float32
     assert not trained.vectors.requires_grad
     log_probs = predict(
-        model, asked.dev.rows, trained.vectors, asked.dev.word_ids, rows_per_pass=64
+        model, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_rows_per_forward=64
     )
     losses = [record.dev_loss for record in trained.history]
     assert torch.nn.functional.nll_loss(log_probs, asked.dev.targets).item() == losses[best]
@@ -667,9 +667,9 @@ def test_without_epochs_dev_is_scored_and_nothing_trained(
         [asked],
         epochs=0,
         encoder=encoder,
-        prompt_optimiser=ADAM if encoder else None,
-        model_optimiser=ADAM,
-        best_weights=tmp_path / "weights.safetensors",
+        prompt_optimizer=ADAM if encoder else None,
+        model_optimizer=ADAM,
+        best_checkpoint_path=tmp_path / "weights.safetensors",
     )["P17"]
 
     assert trained.best_epoch == 0
@@ -688,7 +688,7 @@ def test_without_epochs_dev_is_scored_and_nothing_trained(
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
-def test_two_runs_are_bit_identical(tiny_models: dict[str, AnswerModel], family: str) -> None:
+def test_two_runs_are_bit_identical(tiny_models: dict[str, PromptedModel], family: str) -> None:
     model = tiny_models[family]
     torch.manual_seed(1)
     first = run(model, three_problems(model), dropout=0.2)
@@ -711,7 +711,9 @@ def test_two_runs_that_tune_the_model_write_the_same_bytes(
     for number, file in enumerate(files):
         torch.manual_seed(number)
         model = load_model(tiny_folders[family], device="cpu")
-        trained = run(model, [problem(model)], dropout=0.2, model_optimiser=ADAM, best_weights=file)
+        trained = run(
+            model, [problem(model)], dropout=0.2, model_optimizer=ADAM, best_checkpoint_path=file
+        )
         histories.append(trained["P17"].history)
     assert histories[0] == histories[1]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -728,8 +730,8 @@ def test_the_global_random_state_stays_as_it_is(
         [problem(model)],
         dropout=0.2,
         encoder="embedding",
-        model_optimiser=ADAM,
-        best_weights=tmp_path / "weights.safetensors",
+        model_optimizer=ADAM,
+        best_checkpoint_path=tmp_path / "weights.safetensors",
     )
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -792,9 +794,9 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
         epochs=60,
         batch=8,
         encoder="lstm" if prompt else None,
-        prompt_optimiser=adamw if prompt else None,
-        model_optimiser=adamw,
-        best_weights=file,
+        prompt_optimizer=adamw if prompt else None,
+        model_optimizer=adamw,
+        best_checkpoint_path=file,
     )["rte"]
 
     assert len(examples) == 16
@@ -803,14 +805,14 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
     assert accuracy_of(fresh, asked.dev, trained.vectors) == trained.best_score
 
 
-def accuracy_of(model: AnswerModel, questions: Questions, vectors: Tensor | None) -> float:
-    log_probs = predict(model, questions.rows, vectors, questions.word_ids, rows_per_pass=5)
+def accuracy_of(model: PromptedModel, questions: PromptDataset, vectors: Tensor | None) -> float:
+    log_probs = predict(model, questions.rows, vectors, questions.word_ids, max_rows_per_forward=5)
     return accuracy(log_probs, questions.targets)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_a_prompt_learns_facts_while_the_model_is_frozen(
-    tiny_models: dict[str, AnswerModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
     asked = problem(model, facts=5)
@@ -818,7 +820,7 @@ def test_a_prompt_learns_facts_while_the_model_is_frozen(
         model,
         [replace(asked, dev=asked.train)],
         epochs=40,
-        prompt_optimiser=replace(ADAM, learning_rate=3e-2),
+        prompt_optimizer=replace(ADAM, learning_rate=3e-2),
     )["P17"]
     losses = [record.train_loss for record in trained.history if record.train_loss is not None]
     assert losses[-1] < 0.5 * losses[0]
@@ -855,7 +857,7 @@ class DyingCheckpoint(Checkpoint):
 @pytest.mark.parametrize("dies_at", range(0, 10, 2))
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_killed_training_of_prompts_ends_as_an_undisturbed_one(
-    tiny_models: dict[str, AnswerModel], tmp_path: Path, dies_at: int, saved: bool
+    tiny_models: dict[str, PromptedModel], tmp_path: Path, dies_at: int, saved: bool
 ) -> None:
     model = tiny_models["bert"]
     settings = {"dropout": 0.3, "epochs": 3, "patience": 1}
@@ -888,8 +890,8 @@ def test_a_killed_training_of_the_model_ends_as_an_undisturbed_one(
         model = load_model(tiny_folders[family], tuned=True)
         folder.mkdir(exist_ok=True)
         return run(
-            model, [problem(model)], model_optimiser=replace(ADAM, learning_rate=1e-3),
-            best_weights=folder / "weights.safetensors", checkpoint=checkpoint, epochs=3,
+            model, [problem(model)], model_optimizer=replace(ADAM, learning_rate=1e-3),
+            best_checkpoint_path=folder / "weights.safetensors", checkpoint=checkpoint, epochs=3,
         )  # fmt: skip
 
     whole = tune(tmp_path / "whole", None)["P17"]
@@ -904,7 +906,7 @@ def test_a_killed_training_of_the_model_ends_as_an_undisturbed_one(
 
 
 def test_a_finished_training_is_not_repeated(
-    tiny_models: dict[str, AnswerModel], tmp_path: Path
+    tiny_models: dict[str, PromptedModel], tmp_path: Path
 ) -> None:
     model = tiny_models["bert"]
     path = tmp_path / "checkpoint.pt"

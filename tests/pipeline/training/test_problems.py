@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, TemplateError
-from pipeline.models.answers import AnswerModel
+from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import parse_template
 from pipeline.tasks import TASKS, Example
 from pipeline.training.problems import lama_problem, task_problem
@@ -25,7 +25,7 @@ def example(premise: str, hypothesis: str, label: str) -> Example:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_relation_becomes_a_problem_over_the_whole_vocabulary(
-    tiny_models: dict[str, AnswerModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
     facts = {
@@ -50,7 +50,7 @@ def test_a_relation_becomes_a_problem_over_the_whole_vocabulary(
 @pytest.mark.parametrize("empty", ["train", "dev"])
 @pytest.mark.parametrize("facts", [[], [fact("Lyon", "Zanzibar")]])
 def test_a_relation_without_a_single_answer_is_an_error_that_names_it(
-    tiny_models: dict[str, AnswerModel], empty: str, facts: list[Fact]
+    tiny_models: dict[str, PromptedModel], empty: str, facts: list[Fact]
 ) -> None:
     splits = {"train": [fact("Oslo", "Norway")], "dev": [fact("Oslo", "Norway")]} | {empty: facts}
     with pytest.raises(DataError, match=f"P17: no {empty} example has an answer that is one token"):
@@ -58,7 +58,7 @@ def test_a_relation_without_a_single_answer_is_an_error_that_names_it(
 
 
 def test_a_field_that_a_causal_model_never_sees_is_an_error(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
 ) -> None:
     examples = {split: [example("Paris", "no", "entailment")] for split in ("train", "dev")}
     with pytest.raises(
@@ -71,7 +71,7 @@ def test_a_field_that_a_causal_model_never_sees_is_an_error(
 
 
 def test_prompt_tokens_that_a_causal_model_never_sees_are_an_error(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
 ) -> None:
     facts = {split: [fact("Oslo", "Norway")] for split in ("train", "dev")}
     behind = parse_template("{subject} is in {mask} [P*3] .", ["subject"])
@@ -84,7 +84,7 @@ def test_prompt_tokens_that_a_causal_model_never_sees_are_an_error(
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_task_becomes_a_problem_over_its_label_words(
-    tiny_models: dict[str, AnswerModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
     examples = {
@@ -109,7 +109,7 @@ def test_a_task_becomes_a_problem_over_its_label_words(
     assert problem.dev.rows == [hand_row(family, model, "^Lyon ? P M , _a .")]
 
 
-def test_the_premise_of_a_task_is_cut_to_max_length(tiny_models: dict[str, AnswerModel]) -> None:
+def test_the_premise_of_a_task_is_cut_to_max_length(tiny_models: dict[str, PromptedModel]) -> None:
     model = tiny_models["bert"]
     examples = [example("Paris Lyon Oslo France", "a", "entailment")]
     problem = task_problem(
@@ -124,7 +124,7 @@ def test_the_premise_of_a_task_is_cut_to_max_length(tiny_models: dict[str, Answe
     assert problem.train.rows == [hand_row("bert", model, "^Paris _Lyon ? P M , _a .")]
 
 
-def test_a_task_without_examples_is_an_error(tiny_models: dict[str, AnswerModel]) -> None:
+def test_a_task_without_examples_is_an_error(tiny_models: dict[str, PromptedModel]) -> None:
     examples = {"train": [example("Paris", "no", "entailment")], "dev": []}
     with pytest.raises(DataError, match="rte: no dev example"):
         task_problem(
@@ -138,7 +138,7 @@ def test_a_task_without_examples_is_an_error(tiny_models: dict[str, AnswerModel]
         )
 
 
-def test_a_verbalizer_of_several_tokens_is_an_error(tiny_models: dict[str, AnswerModel]) -> None:
+def test_a_verbalizer_of_several_tokens_is_an_error(tiny_models: dict[str, PromptedModel]) -> None:
     examples = [example("Paris", "no", "entailment")]
     with pytest.raises(TemplateError, match="'certainly' of label 'entailment' is 9 tokens"):
         task_problem(
@@ -153,7 +153,7 @@ def test_a_verbalizer_of_several_tokens_is_an_error(tiny_models: dict[str, Answe
 
 
 def test_a_template_that_does_not_fit_the_model_is_an_error(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
 ) -> None:
     template = parse_template("{mask}: {subject}", ["subject"])
     facts = [fact("Oslo", "Norway")]

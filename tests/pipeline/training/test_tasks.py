@@ -9,19 +9,19 @@ from typing import get_args
 import pytest
 import torch
 
-from pipeline.evaluation.answers import evaluate_task
+from pipeline.config.schema import SuperGlueMethod
+from pipeline.evaluation.evaluate import evaluate_task
 from pipeline.evaluation.metrics import answered, task_metrics, task_score
-from pipeline.models.answers import AnswerModel
+from pipeline.models.dataset import build_task_dataset, classifier_labels
+from pipeline.models.encoding import MultipleChoice
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.models.predict import predict
-from pipeline.models.questions import build_task_questions, classifier_labels
-from pipeline.models.rows import Choices
-from pipeline.params import SuperGlueMethod
+from pipeline.models.scoring import predict
 from pipeline.prompts.store import StoredPrompt
 from pipeline.prompts.template import Template
 from pipeline.tasks import TASKS, Example, task_template
-from pipeline.training.loop import Problem, Trained, train
-from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.loop import Trained, TrainingJob, train
+from pipeline.training.optimizers import OptimizerConfig
 from pipeline.training.problems import task_problem
 
 FAMILIES = ("bert", "gpt2")
@@ -37,7 +37,7 @@ TEMPLATES = {
     "wsc": "{text}. {pronoun} is {mask}.",
 }
 WORDS = ("yes", "no", "city")
-ADAMW = OptimiserSettings("adamw", 5e-3, 0.0, "linear", 0.1, 1.0, 1.0)
+ADAMW = OptimizerConfig("adamw", 5e-3, 0.0, "linear", 0.1, 1.0, 1.0)
 
 
 def sixteen(task: str) -> list[Example]:
@@ -69,7 +69,7 @@ def template_of(task: str, method: str) -> Template:
     return task_template(TASKS[task], text, classifier=method == "classifier")
 
 
-def prepare(folder: Path, task: str, method: str, weights: Path | None = None) -> AnswerModel:
+def prepare(folder: Path, task: str, method: str, weights: Path | None = None) -> PromptedModel:
     template = template_of(task, method)
     labels = classifier_labels(TASKS[task], template) if method == "classifier" else None
     model = load_model(folder, device="cpu", weights=weights, labels=labels, seed=3)
@@ -86,7 +86,7 @@ def verbalizer_of(task: str, method: str) -> dict[str, str] | None:
     return dict(zip(kind.labels, WORDS, strict=False))
 
 
-def asked(model: AnswerModel, task: str, method: str) -> Problem:
+def asked(model: PromptedModel, task: str, method: str) -> TrainingJob:
     examples = sixteen(task)
     return task_problem(
         model,
@@ -107,7 +107,7 @@ def score_of(task: str) -> Callable[[torch.Tensor, torch.Tensor], float]:
 
 
 def run(
-    model: AnswerModel, task: str, method: str, weights: Path, epochs: int, rate: float = 5e-3
+    model: PromptedModel, task: str, method: str, weights: Path, epochs: int, rate: float = 5e-3
 ) -> Trained:
     settings = replace(ADAMW, learning_rate=rate)
     prompt = method in ("p-tuning", "prompt-tuning")
@@ -119,14 +119,14 @@ def run(
         loss_over_vocabulary=False,
         epochs=0 if method == "manual" else epochs,
         batch=8,
-        gradient_accumulation=1,
+        gradient_accumulation_steps=1,
         patience=epochs,
         encoder="mlp" if prompt else None,
         dropout=0.0,
-        prompt_optimiser=settings if prompt else None,
-        model_optimiser=settings if trains_model else None,
-        best_weights=weights,
-        rows_per_pass=64,
+        prompt_optimizer=settings if prompt else None,
+        model_optimizer=settings if trains_model else None,
+        best_checkpoint_path=weights,
+        max_rows_per_forward=64,
         seed=3,
         checkpoint=None,
         on_epoch=lambda _: None,
@@ -162,7 +162,7 @@ def test_what_was_trained_scores_the_same_when_it_is_loaded(
         stored,
         {"train": sixteen(task), "test": sixteen(task)},
         classifier=method == "classifier",
-        rows_per_pass=3,
+        max_rows_per_forward=3,
     )
     # Training takes at most four answers of each, and here are no more.
     assert task_score(found.metrics) == pytest.approx(trained.best_score)
@@ -171,7 +171,7 @@ def test_what_was_trained_scores_the_same_when_it_is_loaded(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["manual-fine-tuning", "p-tuning"])
 @pytest.mark.parametrize("task", TASKS)
-def test_sixteen_examples_of_every_task_are_learnt_by_heart(
+def test_sixteen_examples_of_every_task_are_learned_by_heart(
     tiny_folders: dict[str, Path], tmp_path: Path, task: str, method: str, family: str
 ) -> None:
     model = prepare(tiny_folders[family], task, method)
@@ -181,18 +181,18 @@ def test_sixteen_examples_of_every_task_are_learnt_by_heart(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_of_several_tokens_are_scored_as_one_at_a_time(
-    tiny_models: dict[str, AnswerModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     """A slow reading: the model's own logits, a row at a time, a token at a time."""
     model = tiny_models[family]
     examples = sixteen("wsc")[:5]
-    questions = build_task_questions(
+    questions = build_task_dataset(
         model, TASKS["wsc"], template_of("wsc", "manual"), examples,
         verbalizer=None, max_length=100, classifier=False,
     )  # fmt: skip
-    found = predict(model, questions.rows, None, questions.word_ids, rows_per_pass=2)
+    found = predict(model, questions.rows, None, questions.word_ids, max_rows_per_forward=2)
     for example, row, ours in zip(examples, questions.rows, found, strict=True):
-        assert isinstance(row, Choices)
+        assert isinstance(row, MultipleChoice)
         scores = []
         for choice, one in zip(example.choices, row.rows, strict=True):
             ids = model.codec.segment(f" {choice}", start=False)

@@ -6,25 +6,25 @@ import pytest
 import torch
 
 from pipeline.evaluation.metrics import accuracy
-from pipeline.models.answers import AnswerModel
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.models.predict import predict
+from pipeline.models.scoring import predict
 from pipeline.prompts.store import weights_file
-from pipeline.tasks.lama import lay_out, manual_template
+from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training import units
-from pipeline.training.loop import EpochRecord, Problem, Trained, train
-from pipeline.training.optimisers import OptimiserSettings
+from pipeline.training.loop import EpochRecord, Trained, TrainingJob, train
+from pipeline.training.optimizers import OptimizerConfig
 from pipeline.training.problems import lama_problem
 from pipeline.training.units import train_units
 from tests.worked import VOCABULARY, make_facts
 
-ADAM = OptimiserSettings("adam", 1e-3, 0.0, "constant", 0.0, 1.0, None)
+ADAM = OptimizerConfig("adam", 1e-3, 0.0, "constant", 0.0, 1.0, None)
 NAMES = ("P17", "P30", "P47", "P17/2", "P1001")
 
 
-def make_problem(model: AnswerModel, name: str, layout: str) -> Problem:
+def make_problem(model: PromptedModel, name: str, layout: str) -> TrainingJob:
     place = NAMES.index(name)
-    template = lay_out(layout, manual_template("[X] is in [Y] ."), masked=model.masked)
+    template = apply_layout(layout, manual_template("[X] is in [Y] ."), masked=model.masked)
     facts = {"train": make_facts(4 + place), "dev": make_facts(5, start=place)}
     return lama_problem(model, name, template, facts, VOCABULARY)
 
@@ -35,25 +35,25 @@ def settings(**changes: Any) -> dict[str, Any]:
         "loss_over_vocabulary": True,
         "epochs": 2,
         "batch": 3,
-        "gradient_accumulation": 1,
+        "gradient_accumulation_steps": 1,
         "patience": 9,
         "encoder": "mlp",
         "dropout": 0.0,
-        "prompt_optimiser": ADAM,
-        "model_optimiser": None,
-        "rows_per_pass": 16,
+        "prompt_optimizer": ADAM,
+        "model_optimizer": None,
+        "max_rows_per_forward": 16,
         "seed": 3,
         "on_epoch": lambda _: None,
     } | changes
 
 
-def no_model() -> AnswerModel:
+def no_model() -> PromptedModel:
     raise AssertionError("a frozen model is loaded once")
 
 
 def hold(monkeypatch: pytest.MonkeyPatch, prompts: int) -> None:
     """Let so many prompts fit in memory."""
-    monkeypatch.setattr(units, "prompts_that_fit", lambda *_: prompts)
+    monkeypatch.setattr(units, "estimate_bank_size", lambda *_: prompts)
 
 
 def assert_same(ours: Trained, other: Trained) -> None:
@@ -66,17 +66,19 @@ def assert_same(ours: Trained, other: Trained) -> None:
 
 @pytest.mark.parametrize("fitting", [1, 2, 5, 99])
 def test_banks_of_any_size_give_the_same_prompts(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     fitting: int,
 ) -> None:
     model = tiny_models["bert"]
     problems = [make_problem(model, name, "paper-v2") for name in NAMES]
-    expected = train(model, problems, best_weights=tmp_path / "none", checkpoint=None, **settings())
+    expected = train(
+        model, problems, best_checkpoint_path=tmp_path / "none", checkpoint=None, **settings()
+    )
     sizes = []
 
-    def watched(model: AnswerModel, unit: list[Problem], **more: Any) -> dict[str, Trained]:
+    def watched(model: PromptedModel, unit: list[TrainingJob], **more: Any) -> dict[str, Trained]:
         sizes.append(len(unit))
         return train(model, unit, **more)
 
@@ -94,12 +96,12 @@ def test_banks_of_any_size_give_the_same_prompts(
 
 
 def test_prompts_that_are_not_trained_are_scored_in_one_go(
-    tiny_models: dict[str, AnswerModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_models: dict[str, PromptedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_models["gpt2"]
-    monkeypatch.setattr(units, "prompts_that_fit", lambda *_: pytest.fail("no encoder to count"))
+    monkeypatch.setattr(units, "estimate_bank_size", lambda *_: pytest.fail("no encoder to count"))
     problems = [make_problem(model, name, "manual") for name in NAMES]
-    options = settings(encoder=None, prompt_optimiser=None, epochs=0)
+    options = settings(encoder=None, prompt_optimizer=None, epochs=0)
     found = train_units(
         model, problems, load=no_model, folder=tmp_path, checkpoint_seconds=30, **options
     )
@@ -108,16 +110,16 @@ def test_prompts_that_are_not_trained_are_scored_in_one_go(
 
 
 def test_the_longest_prompt_decides_how_many_fit(
-    tiny_models: dict[str, AnswerModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_models: dict[str, PromptedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_models["bert"]
     asked = []
 
-    def noted(model: AnswerModel, encoder: str, tokens: int) -> int:
+    def noted(model: PromptedModel, encoder: str, tokens: int) -> int:
         asked.append((encoder, tokens))
         return 9
 
-    monkeypatch.setattr(units, "prompts_that_fit", noted)
+    monkeypatch.setattr(units, "estimate_bank_size", noted)
     layouts = {"P17": "[P*2] {subject} {mask}", "P30": "paper-v2", "P47": "[P] {subject} {mask}"}
     problems = [make_problem(model, name, layout) for name, layout in layouts.items()]
     train_units(
@@ -128,7 +130,7 @@ def test_the_longest_prompt_decides_how_many_fit(
 
 
 def test_without_problems_nothing_is_trained(
-    tiny_models: dict[str, AnswerModel], tmp_path: Path
+    tiny_models: dict[str, PromptedModel], tmp_path: Path
 ) -> None:
     for encoder in ("lstm", None):
         found = train_units(
@@ -139,8 +141,8 @@ def test_without_problems_nothing_is_trained(
 
 
 TUNED: dict[str, dict[str, Any]] = {
-    "fine-tuning": {"encoder": None, "prompt_optimiser": None, "model_optimiser": ADAM},
-    "p-tuning": {"encoder": "lstm", "model_optimiser": ADAM},
+    "fine-tuning": {"encoder": None, "prompt_optimizer": None, "model_optimizer": ADAM},
+    "p-tuning": {"encoder": "lstm", "model_optimizer": ADAM},
 }
 LAYOUT = {"fine-tuning": "{subject} {mask}", "p-tuning": "paper-v2"}
 
@@ -152,7 +154,7 @@ def test_each_relation_gets_a_model_of_its_own_that_starts_afresh(
 ) -> None:
     """Also where prompt and model are tuned together."""
 
-    def load() -> AnswerModel:
+    def load() -> PromptedModel:
         return load_model(tiny_folders[family], device="cpu", tuned=True)
 
     first = load()
@@ -170,13 +172,17 @@ def test_each_relation_gets_a_model_of_its_own_that_starts_afresh(
     ]  # fmt: skip
     for name, one in problems.items():
         alone = tmp_path / "alone.safetensors"
-        expected = train(load(), [one], best_weights=alone, checkpoint=None, **options)[name]
+        expected = train(load(), [one], best_checkpoint_path=alone, checkpoint=None, **options)[
+            name
+        ]
         assert found[name].history == expected.history
         assert weights_file(tmp_path, name).read_bytes() == alone.read_bytes()
         # What evaluation finds: the weights of the file with the vectors of the same epoch.
         fresh = load_model(tiny_folders[family], device="cpu", weights=weights_file(tmp_path, name))
         dev = one.dev
-        log_probs = predict(fresh, dev.rows, found[name].vectors, dev.word_ids, rows_per_pass=16)
+        log_probs = predict(
+            fresh, dev.rows, found[name].vectors, dev.word_ids, max_rows_per_forward=16
+        )
         assert accuracy(log_probs, dev.targets) == found[name].best_score
         loss = float(torch.nn.functional.nll_loss(log_probs, dev.targets))
         best = found[name].history[found[name].best_epoch]
@@ -203,7 +209,7 @@ def dying(after: int) -> Callable[[EpochRecord], None]:
 
 @pytest.mark.parametrize("after", [1, 4, 7, 8])
 def test_a_unit_that_is_done_is_not_repeated_after_a_kill(
-    tiny_models: dict[str, AnswerModel],
+    tiny_models: dict[str, PromptedModel],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     after: int,
@@ -237,7 +243,7 @@ def test_a_unit_that_is_done_is_not_repeated_after_a_kill(
 def test_a_tuned_model_that_is_done_is_not_repeated_after_a_kill(
     tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    def load() -> AnswerModel:
+    def load() -> PromptedModel:
         return load_model(tiny_folders["gpt2"], device="cpu", tuned=True)
 
     def go(folder: Path, on_epoch: Callable[[EpochRecord], None]) -> dict[str, Trained]:

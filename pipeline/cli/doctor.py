@@ -1,0 +1,75 @@
+"""Doctor: whether everything that params.yaml needs is here and works."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.console import errors_told
+
+if TYPE_CHECKING:
+    from pipeline.doctor.findings import CheckResult
+
+# State -> mark, the same in ASCII, and its color.
+_MARKS = {
+    "ok": ("✓", "+", "green"),
+    "warning": ("!", "!", "yellow"),
+    "failed": ("✗", "x", "red"),
+    "skipped": ("-", "-", "dim"),
+}
+
+
+EXAMPLES = """Examples:
+  ptune doctor
+  ptune doctor --json"""
+
+
+def doctor(
+    params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = Path(
+        "params.yaml"
+    ),
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long a host on the network is waited for.")
+    ] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check machine, checkout, data sources and history, and say what to mend.
+
+    Exit code 0: what params.yaml needs works. 1: something does not.
+    """
+    with errors_told():
+        # Imports of torch, mlflow and dvc, which help must not cost.
+        from rich.console import Console
+
+        from pipeline.doctor.project import run_all_checks
+
+        with Console(stderr=True).status("checking"):
+            findings = run_all_checks(params_file, seconds=seconds)
+        works = all(finding.state != "failed" for finding in findings)
+        if as_json:
+            content = {"works": works, "checks": [asdict(finding) for finding in findings]}
+            typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        else:
+            _print_findings(findings)
+        raise typer.Exit(0 if works else 1)
+
+
+def _print_findings(findings: Sequence["CheckResult"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for finding, following in zip_longest(findings, findings[1:]):
+        mark, plain, color = _MARKS[finding.state]
+        shown = plain if console.options.ascii_only else mark
+        grid.add_row(Text(shown, color), finding.name, finding.found)
+        # What several need is said once, below the last of them.
+        if finding.advice and (following is None or following.advice != finding.advice):
+            grid.add_row("", "", Text(f"> {finding.advice}", color))
+    console.print(grid)

@@ -1,0 +1,1 @@
+"""params.yaml: its schema, its checks, the settings to try, and presets."""

@@ -1,0 +1,153 @@
+"""Checks of `params.yaml` that need more than its own types: names, templates, folders."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.config.grid import check_prompt_tokens, task_settings
+from pipeline.config.schema import LamaParams, MethodParams, Params, SearchParams
+from pipeline.data.geonames.facts import GEONAMES_RELATIONS
+from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS
+from pipeline.errors import ParamsError, PipelineError
+from pipeline.sources.lama import TEST_FACTS
+from pipeline.sources.lama_upstream import PROMPTS
+from pipeline.sources.models import check_model_name
+from pipeline.tasks import TASKS, task_template, task_verbalizer
+from pipeline.tasks.lama import check_layout, manual_template
+
+
+def check_params(params: Params) -> None:
+    """Check model, mirror, relations, templates and verbalizers.
+
+    Raises:
+        ParamsError: with one line for each mistake.
+    """
+    mistakes: list[str] = []
+
+    @contextmanager
+    def at(path: str | None) -> Iterator[None]:
+        try:
+            yield
+        except PipelineError as error:
+            mistakes.append(": ".join(filter(None, ("params.yaml", path, str(error)))))
+
+    with at("model.name"):
+        check_model_name(params.model.name)
+    with at("data.mirror"):
+        _check_mirror(params.data.mirror)
+    chosen = [] if params.lama.relations == ALL else params.lama.relations
+    for place, names in (("lama.relations", chosen), ("lama.templates", params.lama.templates)):
+        for relation in names:
+            with at(place):
+                _check_relation(relation, params.lama.source)
+    for name, settings in params.lama.training.items():
+        with at(f"lama.training.{name}.tune"):
+            _check_tune(name, settings.tune, _TUNES)
+        with at(f"lama.training.{name}.search"):
+            _check_search(name, settings.search, params.lama.source)
+        if name in params.lama.prompts:
+            with at(f"lama.prompts.{name}"):
+                tokens = check_layout(params.lama.prompts[name])
+                check_prompt_tokens(tokens, tuned="prompt" in settings.tune or name == "discrete")
+    for relation in params.lama.stability.relations if params.lama.stability.methods else ():
+        with at("lama.stability"):
+            _check_stability(relation, params.lama)
+    for relation, template in params.lama.templates.items():
+        with at(f"lama.templates.{relation}"):
+            manual_template(template)
+    for method, settings in params.superglue.training.items():
+        with at(f"superglue.training.{method}"):
+            _check_superglue_training(method, settings)
+    for task, prompts in params.superglue.prompts.items():
+        with at(f"superglue.prompts.{task}.verbalizer"):
+            task_verbalizer(TASKS[task], prompts.verbalizer)
+        for method, template in prompts.templates.items():
+            if method not in params.superglue.training:
+                with at(f"superglue.prompts.{task}.templates.{method}"):
+                    task_template(TASKS[task], template, classifier=method == "classifier")
+                continue
+            with at(None):
+                task_settings(params.superglue, task, method, masked=True)
+    if mistakes:
+        raise ParamsError("\n".join(dict.fromkeys(mistakes)))
+
+
+def _check_mirror(mirror: str | None) -> None:
+    if mirror is not None and not Path(mirror).is_dir():
+        raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
+
+
+def _check_relation(relation: str, source: str) -> None:
+    known = {"geonames": GEONAMES_RELATIONS, "lama": tuple(TEST_FACTS)}[source]
+    if relation not in known:
+        choices = ", ".join(known)
+        raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
+
+
+# What each method may tune; the first is the paper's.
+_TUNES: dict[str, list[list[str]]] = {
+    "manual": [[]],
+    "fine-tuning": [["model"]],
+    "manual-fine-tuning": [["model"]],
+    "p-tuning": [["prompt"], ["prompt", "model"]],
+    "prompt-tuning": [["prompt"], ["prompt", "model"]],
+    "discrete": [[]],
+}
+
+
+# What each method may tune on SuperGLUE, where prompts and model are trained together.
+_SUPERGLUE_TUNES: dict[str, list[list[str]]] = {
+    "manual": [[]],
+    "classifier": [["model"]],
+    "manual-fine-tuning": [["model"]],
+    "p-tuning": [["prompt", "model"], ["prompt"]],
+    "prompt-tuning": [["prompt"]],
+}
+
+
+def _check_tune(method: str, tune: Sequence[str], allowed: Mapping[str, list[list[str]]]) -> None:
+    if list(tune) not in allowed[method]:
+        choices = " or ".join(map(str, allowed[method]))
+        raise ParamsError(f"{list(tune)}, but {method} tunes {choices}; choose another method")
+
+
+def _check_superglue_training(method: str, settings: MethodParams) -> None:
+    _check_tune(method, settings.tune, _SUPERGLUE_TUNES)
+    if settings.search is not None:
+        raise ParamsError("search: not used; it belongs to lama.training.discrete alone")
+
+
+def _check_search(method: str, search: SearchParams | None, source: str) -> None:
+    if search is not None and search.prompts != GRADIENT:
+        _check_collection(search.prompts, source)
+    if (method == "discrete") != (search is not None):
+        state = "missing" if search is None else "not used"
+        raise ParamsError(f"{state}: this section belongs to the method discrete, and to it alone")
+
+
+def _check_collection(name: str, source: str) -> None:
+    known = [*PAPER_PROMPTS, *(PROMPTS if source == "lama" else ())]
+    if name not in known:
+        raise ParamsError(
+            f"'{name}' is no collection of templates that {source} has; choose from "
+            + ", ".join(known)
+        )
+
+
+def _check_stability(relation: str, lama: LamaParams) -> None:
+    if lama.relations == ALL:
+        _check_relation(relation, lama.source)
+    elif relation not in lama.relations:
+        raise ParamsError(f"'{relation}' is not in lama.relations; add it there")
+    if "discrete" in lama.stability.methods:
+        raise ParamsError("discrete has no manual template to vary; take it out of the methods")
+    templates = lama.stability.templates
+    if isinstance(templates, str):
+        _check_collection(templates, lama.source)
+        if templates in PAPER_PROMPTS and relation not in PAPER_PROMPTS[templates]:
+            raise ParamsError(f"templates: {templates} has none for {relation}; leave it out")
+        return
+    if len(templates.get(relation, [])) < 2:
+        raise ParamsError(f"templates: two or more are needed for {relation}")
+    for text in templates[relation]:
+        manual_template(text)

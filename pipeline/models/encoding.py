@@ -1,0 +1,242 @@
+"""From examples to rows of token ids with places for prompt vectors, and to padded batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import TemplateError
+from pipeline.models.tokenizer import PieceTokenizer
+from pipeline.prompts.template import Field, Mask, PromptTokens, Template, Text
+
+NO_SLOT = -1
+NO_ANSWER = -1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example in the model's terms.
+
+    Attributes:
+        token_ids: one for each position; at a prompt token, the padding id.
+        slots: for each position the prompt token that stands there, counted from 0, or -1.
+        answer_position: where the answer is read, or its first token.
+        answer_ids: of an answer that is written out, its tokens; those behind the first are read
+            at the positions that follow. Empty where several words are asked at one position.
+    """
+
+    token_ids: tuple[int, ...]
+    slots: tuple[int, ...]
+    answer_position: int
+    answer_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """One example whose answers are written out: a row for each of them, the first one's first.
+
+    Attributes:
+        rows: two or more.
+    """
+
+    rows: tuple[Row, ...]
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Of the longest row."""
+        return max((row.token_ids for row in self.rows), key=len)
+
+
+# What one example is to a model.
+EncodedExample = Row | MultipleChoice
+
+
+def rows_of(asked: EncodedExample) -> tuple[Row, ...]:
+    """Return the rows of one example."""
+    return asked.rows if isinstance(asked, MultipleChoice) else (asked,)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one pass, filled on the right.
+
+    Attributes:
+        token_ids: (rows, length) int64.
+        slots: (rows, length) int64, as in `Row`.
+        attention_mask: (rows, length) int64, 1 at the row's own positions.
+        answer_positions: (rows,) int64.
+        prompts: (rows,) int64, which prompt of the bank's output a row uses.
+        answer_ids: (rows, longest) int64, as in `Row`, filled with -1; None where no row has any.
+    """
+
+    token_ids: Tensor
+    slots: Tensor
+    attention_mask: Tensor
+    answer_positions: Tensor
+    prompts: Tensor
+    answer_ids: Tensor | None = None
+
+
+def build_row(
+    template: Template,
+    values: Mapping[str, str],
+    codec: PieceTokenizer,
+    *,
+    masked: bool,
+    max_length: int,
+    answer: str | None = None,
+    whole: bool = False,
+) -> Row:
+    """Put an example into a template.
+
+    A masked model reads the answer at the mask. A causal model reads it at the position before
+    the mask; what the template has behind the mask is left out.
+
+    Args:
+        template: a parsed template.
+        values: the text of each field; white space around it is dropped.
+        codec: the model's tokenizer.
+        masked: whether the model is a masked one.
+        max_length: most positions of a row, special tokens and prompt tokens included. Fields
+            that the template marks are cut from their end, the longest first.
+        answer: an answer of one token or several that is written out: a masked model gets as many
+            masks, a causal one the answer itself. None asks for words at one position.
+        whole: whether a classifier reads the row as a whole: the answer, if there is one, stands
+            as text in place of the mask, and what is read is the first position of a masked model
+            or the last of a causal one.
+
+    Raises:
+        TemplateError: the row is too long and nothing may be cut, or a causal model has nothing
+            in front of the mask.
+    """
+    if masked and not whole and codec.mask_id is None:
+        raise TemplateError("the tokenizer of this masked model has no mask token")
+    used = [part.name for part in template.parts if isinstance(part, Field)]
+    values = {name: values[name].strip() for name in used}
+
+    def build() -> Row:
+        return _build(template, values, codec, masked=masked, answer=answer, whole=whole)
+
+    row = build()
+    while len(row.token_ids) > max_length:
+        _shorten(template, values, codec, len(row.token_ids) - max_length, max_length)
+        row = build()
+    return row
+
+
+def collate(
+    rows: Sequence[Row], prompts: Sequence[int], *, pad_id: int, device: torch.device
+) -> Batch:
+    """Fill rows to the longest and move them to the device.
+
+    Args:
+        rows: one or more.
+        prompts: for each row, its prompt's position in the bank's output.
+        pad_id: fills token ids.
+        device: of the result.
+    """
+    answers = [row.answer_ids for row in rows]
+    return Batch(
+        token_ids=_table([row.token_ids for row in rows], pad_id).to(device),
+        slots=_table([row.slots for row in rows], NO_SLOT).to(device),
+        attention_mask=_table([[1] * len(row.token_ids) for row in rows], 0).to(device),
+        answer_positions=torch.tensor([row.answer_position for row in rows]).to(device),
+        prompts=torch.tensor(prompts).to(device),
+        answer_ids=_table(answers, NO_ANSWER).to(device) if any(answers) else None,
+    )
+
+
+def _table(values: Sequence[Sequence[int]], filling: int) -> Tensor:
+    length = max(map(len, values))
+    return torch.tensor(
+        [[*value, *[filling] * (length - len(value))] for value in values], dtype=torch.int64
+    )
+
+
+def _build(
+    template: Template,
+    values: Mapping[str, str],
+    codec: PieceTokenizer,
+    *,
+    masked: bool,
+    answer: str | None,
+    whole: bool,
+) -> Row:
+    ids = list(codec.prefix)
+    slots = [NO_SLOT] * len(ids)
+    start = len(ids)
+    text = ""
+    at = -1
+    answer_ids: list[int] = []
+    next_slot = 0
+
+    def flush() -> None:
+        nonlocal text
+        segment = codec.segment(text, start=len(ids) == start)
+        ids.extend(segment)
+        slots.extend([NO_SLOT] * len(segment))
+        text = ""
+
+    for part in template.parts:
+        match part:
+            case Text():
+                text += part.text
+            case Field():
+                text += values[part.name]
+            case PromptTokens():
+                flush()
+                ids.extend([codec.pad_id] * part.count)
+                slots.extend(range(next_slot, next_slot + part.count))
+                next_slot += part.count
+            case Mask() if whole:
+                text += answer or ""
+            case Mask():
+                space = text.endswith(" ")
+                flush()
+                if answer is not None:
+                    spaced = f" {answer.strip()}" if space else answer.strip()
+                    answer_ids = codec.segment(spaced, start=len(ids) == start)
+                if not masked:
+                    at = len(ids) - 1
+                    ids.extend(answer_ids[:-1])
+                    slots.extend([NO_SLOT] * len(answer_ids[:-1]))
+                    break
+                at = len(ids)
+                count = 1 if answer is None else len(answer_ids)
+                ids.extend([codec.mask_id or 0] * count)
+                slots.extend([NO_SLOT] * count)
+    if masked or whole:
+        text = text.rstrip()
+        flush()
+    if masked:
+        ids.extend(codec.suffix)
+        slots.extend([NO_SLOT] * len(codec.suffix))
+    if whole:
+        at = 0 if masked else len(ids) - 1
+    if at < 0:
+        raise TemplateError(
+            f"template {template.source!r}: nothing stands in front of {{mask}}, where a causal "
+            "model reads the answer; put words or [P] there"
+        )
+    return Row(tuple(ids), tuple(slots), at, tuple(answer_ids))
+
+
+def _shorten(
+    template: Template, values: dict[str, str], codec: PieceTokenizer, excess: int, max_length: int
+) -> None:
+    """Cut so many tokens, or a word if it is more, from the end of the longest such field."""
+    lengths = {
+        part.name: len(codec.segment(values[part.name], start=True))
+        for part in template.parts
+        if isinstance(part, Field) and part.shorten
+    }
+    longest = max(lengths, key=lambda name: lengths[name], default=None)
+    if longest is None or lengths[longest] == 0:
+        raise TemplateError(
+            f"template {template.source!r}: {excess} tokens more than {max_length} and nothing to "
+            "cut; mark a field with {name:shorten}, or raise max_length"
+        )
+    text = values[longest]
+    shorter = codec.cut(text, max(0, lengths[longest] - excess))
+    values[longest] = shorter if len(shorter) < len(text) else text[:-1].rstrip()

@@ -1,0 +1,83 @@
+"""From words to token ids, with each tokenizer's own rules for spaces and case.
+
+A token that begins a word differs from one inside a word: BPE and SentencePiece vocabularies carry
+the space in the token (` France`), WordPiece marks the inside (`##ance`). Text between prompt
+tokens is tokenized as it would be in the middle of a sentence, so no rule for a family is needed.
+"""
+
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerFast
+
+# Behind one of these, a tokenizer sees text as the continuation of a line. The second serves where
+# the tokenizer drops the first, unless it would melt into the text's first word.
+_ANCHORS = ("\n", "a")
+
+
+class PieceTokenizer:
+    """A tokenizer, asked for pieces of a sentence.
+
+    Attributes:
+        prefix: ids of the special tokens in front of every sequence, such as [CLS].
+        suffix: ids of those behind it, such as [SEP].
+        mask_id: id of the mask token; None where the tokenizer has none.
+        pad_id: an id to fill rows with; masked out everywhere.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Wrap a fast tokenizer of transformers."""
+        self.tokenizer = tokenizer
+        self.mask_id: int | None = tokenizer.mask_token_id
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._unknown: int | None = tokenizer.unk_token_id
+        bare = self._ids("a")
+        whole: list[int] = tokenizer("a")["input_ids"]
+        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self.prefix = whole[:start]
+        self.suffix = whole[start + len(bare) :]
+        self._anchors = [(anchor, self._ids(anchor)) for anchor in _ANCHORS]
+
+    def segment(self, text: str, *, start: bool) -> list[int]:
+        """Tokenize a stretch of text between prompt tokens, masks and the ends.
+
+        Args:
+            text: words; white space in front means that the first word stands apart from what
+                precedes it. Spaces at the end are left out: they belong to what follows.
+            start: whether the text begins the sequence.
+        """
+        text = text.rstrip(" ")
+        if start:
+            text = text.lstrip()
+        if not text:
+            return []
+        return self._ids(text) if start else self._continuation(text)
+
+    def word(self, word: str, *, space_before: bool) -> int | None:
+        """Return the id of a word that is one token at its place in a sentence, else None."""
+        ids = self._continuation((" " if space_before else "") + word)
+        return ids[0] if len(ids) == 1 and ids[0] != self._unknown else None
+
+    def word_tokens(self, word: str, *, space_before: bool) -> int:
+        """Return how many tokens a word has at its place in a sentence."""
+        return len(self._continuation((" " if space_before else "") + word))
+
+    def cut(self, text: str, tokens: int) -> str:
+        """Return the beginning of a text, at most so many tokens of it."""
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        return text if len(offsets) <= tokens else text[: offsets[tokens][0]].rstrip()
+
+    @lru_cache(maxsize=65536)  # noqa: B019 - a codec lives as long as its process
+    def _continuation(self, text: str) -> list[int]:
+        for anchor, head in self._anchors:
+            if anchor.isalnum() and text[0].isalnum():
+                continue
+            ids = self._ids(anchor + text)
+            if head and ids[: len(head)] == head:
+                return ids[len(head) :]
+        return self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids

@@ -1,0 +1,1 @@
+"""SearchResult discrete prompts."""

@@ -1,0 +1,218 @@
+"""What surrounds every stage's own work: one MLflow run, clear errors, and no orphans."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from pipeline.errors import PipelineError
+from pipeline.history.run import StageRun, stage_run
+from pipeline.history.store import EXPERIMENTS
+from pipeline.workflow.processes import PARENT_PID_ENV
+from pipeline.workflow.project import StageIdentity, project_root, recorded_run_keys, running_stage
+from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_units, work_folder
+
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="The parameters, checked before anything is done.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; it appears when all is done.")]
+
+ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of the language model.")]
+SplitsFolder = Annotated[Path, typer.Option("--splits", help="Folder of the splits.")]
+
+_GRACE_SECONDS = 15
+
+
+@contextlib.contextmanager
+def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
+    """Run a stage's work as one MLflow run.
+
+    An error that the user can mend ends in its message and exit code 1; so does one of the file
+    system. `PTUNE_TRACEBACK=1` shows the traceback as well. The process ends when the dvc that
+    started it does.
+
+    Args:
+        kind: `validate`, `download`, `splits`, `train`, `evaluate` or `report`.
+        about: benchmark, then task and method where there are some.
+    """
+    _end_with_dvc()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        identity = running_stage()
+        experiment = EXPERIMENTS[kind]
+        tags = {"stage": kind, **dict(zip(("benchmark", "task", "method"), about, strict=False))}
+        named = {key: value for key, value in tags.items() if value}
+        name = "/".join((kind, *filter(None, about)))
+        with _work(kind, identity) as work:
+            resumes = work.noted("run_id") if work is not None else None
+            with (
+                stage_run(
+                    identity, experiment=experiment, name=name, tags=named, resumes=resumes
+                ) as run,
+                _file_errors_named(),
+                _timed(run, work),
+            ):
+                if work is not None:
+                    work.note("run_id", run.run_id)
+                yield RunningStage(run, identity, work)
+    except PipelineError as error:
+        if os.environ.get("PTUNE_TRACEBACK"):
+            raise
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise typer.Exit(1) from None
+
+
+class RunningStage:
+    """A stage's run, what DVC knows of it, and where it keeps its progress."""
+
+    def __init__(
+        self, run: StageRun, identity: StageIdentity | None, work: WorkFolder | None
+    ) -> None:
+        """Take all three."""
+        self.run = run
+        self._identity = identity
+        self._work = work
+
+    @property
+    def work(self) -> WorkFolder:
+        """The folder of a stage that can be killed and go on."""
+        assert self._work is not None, "only stages of _RESUMABLE have one"
+        return self._work
+
+    @contextlib.contextmanager
+    def unit(self, name: str, content: Mapping[str, Any], *, besides: Path) -> Iterator[Path]:
+        """Lock and yield the folder of a unit's progress.
+
+        Args:
+            name: tells the unit apart within the stage.
+            content: all that decides the unit's result, beside the stage's inputs; as JSON.
+            besides: the one input of the stage that does not count, as `content` has what the unit
+                reads of it.
+        """
+        key = None
+        if self._identity is not None:
+            inputs = dict(self._identity.inputs)
+            del inputs[besides.as_posix()]
+            text = json.dumps([inputs, content], sort_keys=True)
+            key = hashlib.sha256(text.encode()).hexdigest()
+        with self.work.unit(name, key, lambda: say(f"{name}: another process is at it")) as folder:
+            yield folder
+
+    def log_dataset(self, name: str, path: Path, context: str) -> None:
+        """Log an input of the stage as a dataset, under DVC's hash of it."""
+        digest = self._identity.inputs.get(path.as_posix()) if self._identity else None
+        self.run.log_dataset(name, path.as_posix(), digest, context)
+
+
+def downloads_folder() -> Path:
+    """Return where fetched packages are kept, for all checkouts of `dvc exp` alike."""
+    return project_root() / ".work" / "downloads"
+
+
+def say(text: str) -> None:
+    """Tell the user how far things are, if there still is one."""
+    with contextlib.suppress(BrokenPipeError):
+        typer.echo(text, err=True)
+
+
+# Those that may take hours.
+_RESUMABLE = ("train", "evaluate")
+
+
+@contextlib.contextmanager
+def _work(kind: str, identity: StageIdentity | None) -> Iterator[WorkFolder | None]:
+    root = project_root()
+    if identity is not None:
+        clear_recorded(root, recorded_run_keys)
+        clear_units(root)
+    if kind not in _RESUMABLE:
+        yield None
+        return
+    with work_folder(
+        root,
+        identity.run_key if identity is not None else None,
+        recorded=recorded_run_keys,
+        on_wait=lambda: say("another process is at this very stage; waiting for its end"),
+    ) as work:
+        yield work
+
+
+@contextlib.contextmanager
+def _timed(run: StageRun, work: WorkFolder | None) -> Iterator[None]:
+    """Log how long the stage took, the attempts that were killed in order included."""
+    started = time.monotonic()
+    before = float((work.noted("seconds") if work is not None else None) or 0)
+    try:
+        yield
+    finally:
+        seconds = before + time.monotonic() - started
+        if work is not None:
+            work.note("seconds", repr(seconds))
+        run.log_metrics({"seconds": round(seconds, 1)}, run.attempt)
+
+
+@contextlib.contextmanager
+def _file_errors_named() -> Iterator[None]:
+    """Say of an error of the file system which path it is about."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise PipelineError(str(error)) from error
+        raise PipelineError(
+            f"{error.filename}: {error.strerror}; check the path and its permissions"
+        ) from error
+
+
+def _end_with_dvc() -> None:
+    """End this process when what started it is gone, so that nothing trains on unseen.
+
+    dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may stand between
+    the two, so a thread watches. So it does for the `ptune repro` above dvc, if there was one.
+    """
+
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, end)
+    above = psutil.Process().parents()
+    started_by = {"dvc": next((p for p in above if _is_dvc(p)), None)}
+    if pid := os.environ.get(PARENT_PID_ENV):
+        started_by["ptune repro"] = next((p for p in above if str(p.pid) == pid), None)
+    gone = next((name for name, process in started_by.items() if process is None), None)
+    if gone is None:
+        watched = list(filter(None, started_by.values()))
+        threading.Thread(target=_watch, args=(watched,), daemon=True).start()
+    elif name := os.environ.get("DVC_STAGE"):
+        # Whoever adopts an orphan differs (init, a supervisor), so only an absence tells.
+        say(f"stage {name}: the {gone} that started it is gone; nothing was done")
+        raise SystemExit(143)
+
+
+def _watch(processes: Sequence[psutil.Process]) -> None:
+    while all(map(_lives, processes)):
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(143)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(Path(argument).name == "dvc" for argument in process.cmdline()[:3])
+    return False

@@ -1,0 +1,270 @@
+import contextlib
+import csv
+import io
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pipeline.cli.app import app
+from pipeline.errors import DataError
+from pipeline.history.machine import hardware_name
+from pipeline.history.run import stage_run
+from tests.history import MODEL, TODAY, log_lama, log_splits, log_task, log_training
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Path]:
+    """A folder with a history: two models, data of three kinds, an older run, a failed one."""
+    folder = tmp_path_factory.mktemp("history")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        log_splits("lama", "1a1a1a1a", {"lama": {"source": "lama", "subset": "34k"}})
+        log_splits(
+            "superglue/rte", "2b2b2b2b",
+            {"superglue": {"source": "superglue", "protocol": "few-shot-32"}},
+        )  # fmt: skip
+        log_lama("p-tuning", 0.4, days_ago=9)
+        log_training("p-tuning", "dddddddd", 600.0)
+        log_lama("p-tuning", 0.505, trained="dddddddd", seconds=90.0)
+        log_lama("manual", 0.303, days_ago=2)
+        log_lama("manual", 0.311, source="lama", splits="1a1a1a1a", model="bert-base-cased")
+        log_task("rte", "p-tuning", 0.65)
+        log_task(
+            "rte", "p-tuning", 0.49, std=0.023, source="superglue", splits="2b2b2b2b",
+            quick="yes",
+        )  # fmt: skip
+        tags = {"stage": "evaluate", "benchmark": "lama", "method": "p-tuning", "model": MODEL}
+        with (
+            contextlib.suppress(DataError),
+            stage_run(None, experiment="p-tuning-evaluate", name="failed", tags=tags),
+        ):
+            raise DataError("cut")
+        with (
+            stage_run(None, experiment="p-tuning-evaluate", name="parent", tags={}) as run,
+            run.child("unit", tags=tags, params={}) as child,
+        ):
+            child.log_metrics({"test/p_at_1": 0.99})
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _here(logged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(logged)
+
+
+def invoke(*arguments: str, width: int = 120) -> Result:
+    return CliRunner(env={"COLUMNS": str(width)}).invoke(app, ["results", *arguments])
+
+
+def rows_of(*arguments: str) -> list[dict[str, str]]:
+    result = invoke("--csv", *arguments)
+    assert result.exit_code == 0, result.output
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def scores_of(*arguments: str) -> list[float]:
+    return sorted(float(row["test_score"]) for row in rows_of(*arguments))
+
+
+def test_all_is_what_a_plain_reading_of_the_store_finds(logged: Path) -> None:
+    with contextlib.closing(sqlite3.connect(logged / "mlflow.db")) as store:
+        runs = store.execute(
+            "SELECT runs.run_uuid FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
+            "WHERE tags.key = 'stage' AND tags.value = 'evaluate' AND runs.status = 'FINISHED' "
+            "AND NOT EXISTS (SELECT 1 FROM tags AS own WHERE own.run_uuid = runs.run_uuid "
+            "AND own.key = 'mlflow.parentRunId') ORDER BY runs.end_time DESC"
+        ).fetchall()
+        metrics = {
+            (run, key): value
+            for run, key, value in store.execute("SELECT run_uuid, key, value FROM latest_metrics")
+        }
+    found = rows_of("--all")
+    assert [row["run"] for row in found] == [run for (run,) in runs]
+    assert len(found) == 6
+    for row in found:
+        key = "test/score" if row["benchmark"] == "superglue" else "test/p_at_1"
+        assert float(row["test_score"]) == metrics[row["run"], key]
+
+
+def test_the_newest_of_each_model_data_task_and_method_is_shown() -> None:
+    assert scores_of() == [0.303, 0.311, 0.49, 0.505, 0.65]
+
+
+@pytest.mark.parametrize(
+    ("options", "scores"),
+    [
+        (["--model", "bert-base-cased"], [0.311]),
+        (["--task", "lama"], [0.303, 0.311, 0.505]),
+        (["--task", "rte"], [0.49, 0.65]),
+        (["--method", "manual"], [0.303, 0.311]),
+        (["--method", "manual", "--method", "p-tuning", "--task", "rte"], [0.49, 0.65]),
+        (["--since", str(TODAY - timedelta(3))], [0.303, 0.311, 0.49, 0.505, 0.65]),
+        (["--until", str(TODAY - timedelta(3))], [0.4]),
+        (["--since", str(TODAY - timedelta(3)), "--until", str(TODAY - timedelta(1))], [0.303]),
+        (["--tag", "quick=yes"], [0.49]),
+        (["--tag", "quick=yes", "--tag", "method=manual"], []),
+        (["--all", "--task", "lama", "--model", MODEL], [0.303, 0.4, 0.505]),
+    ],
+)
+def test_filters(options: list[str], scores: list[float]) -> None:
+    assert scores_of(*options) == scores
+
+
+def test_methods_stand_beside_each_other_under_model_and_data() -> None:
+    shown = invoke().stdout
+    (start,) = (n for n, line in enumerate(shown.splitlines()) if "on geonames" in line)
+    table = [" ".join(line.split()) for line in shown.splitlines()[start : start + 6]]
+    assert table[0] == f"{MODEL} on geonames"
+    assert table[1] == "task test n date manual p-tuning"
+    assert table[3] == f"lama 416 {TODAY - timedelta(2)} to {TODAY} 30.3 50.5"
+    assert table[4] == f"rte 277 {TODAY} 65.0"
+    assert "rte 277 49.0 ± 2.3" in " ".join(shown.split())
+    assert f"{MODEL} on superglue few-shot-32, {TODAY}" in shown
+    assert f"bert-base-cased on lama 34k, {TODAY}" in shown
+    assert "40.0" not in shown
+    assert "99.0" not in shown
+
+
+def test_cost_is_the_minutes_of_the_training_and_the_evaluation_behind_a_score() -> None:
+    shown = " ".join(invoke("--cost", "--task", "lama", "--model", MODEL).stdout.split())
+    assert "lama 416 11.5" in shown
+    assert f"on {hardware_name(None)}. - Not known of 1 of 2." in shown
+    assert "50.5" not in shown
+    rows = {row["method"]: row for row in rows_of("--task", "lama", "--model", MODEL)}
+    tuned, manual = rows["p-tuning"], rows["manual"]
+    assert (tuned["train_seconds"], tuned["evaluate_seconds"]) == ("600.0", "90.0")
+    assert (manual["train_seconds"], manual["evaluate_seconds"]) == ("", "")
+    assert tuned["hardware"] == hardware_name(None)
+    every = invoke("--all", "--task", "lama", "--model", MODEL, "--markdown").stdout
+    assert "| 50.5 | 51.5 | 416 | 11.5 |" in every
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 200])
+def test_no_number_is_cut_and_no_line_too_long(width: int) -> None:
+    shown = invoke(width=width).stdout
+    assert all(len(line) <= width for line in shown.splitlines())
+    for score in ("30.3", "50.5", "49.0 ± 2.3", "65.0", "31.1"):
+        assert score in shown
+
+
+def by_title(shown: str) -> dict[str, str]:
+    """Title of a table -> all that stands below it, its spaces as one."""
+    parts: dict[str, str] = {}
+    for line in shown.splitlines():
+        if " on " in line and line[0] not in "- ":
+            title = line
+            parts[title] = ""
+        else:
+            parts[title] += f"{line} "
+    return {title: " ".join(text.split()) for title, text in parts.items()}
+
+
+def test_the_paper_s_row_stands_under_its_model_and_not_under_other_data() -> None:
+    parts = by_title(invoke("--against", "paper").stdout)
+    bert = parts[f"bert-base-cased on lama 34k, {TODAY}"]
+    assert "the paper: BERT-base 109M 34,039 31.1 48.3 34.1 (LPAQA)" in bert
+    assert "BERT-large" not in bert
+    assert "bert-base-cased is the paper's BERT-base." in bert
+    assert "AutoPrompt on BERT-base is 43.3 in its own paper" in bert
+    made = parts[f"{MODEL} on geonames"]
+    assert "neither LAMA nor SuperGLUE" in made
+    assert "BERT" not in made
+    few = parts[f"{MODEL} on superglue few-shot-32, {TODAY}"]
+    assert "the paper: rte, ALBERT-xxlarge-v2" in few
+    assert "63.3 ± 3.6" in few
+    assert "not of FewGLUE's 32" in few
+    apart = parts["The paper's Table 3, on LAMA 34k: other facts, other models"]
+    assert "BERT-large 335M 34,039 32.3 50.6" in apart
+
+
+def test_markdown_has_the_same_cells() -> None:
+    text = invoke("--markdown", "--against", "paper", "--model", "bert-base-cased").stdout
+    assert f"### bert-base-cased on lama 34k, {TODAY}\n" in text
+    assert "| lama | 416 | 31.1 |  |  |" in text
+    assert "| paper: BERT-base 109M | 34,039 | 31.1 | 48.3 | 34.1 (LPAQA)," in text
+
+
+def test_json_has_shares_and_what_the_paper_says() -> None:
+    content = json.loads(invoke("--json", "--against", "paper", "--task", "rte").stdout)
+    assert [r["test_score"] for r in content["results"]] == [0.49, 0.65]
+    official = content["results"][0]
+    assert official["test_score_std"] == 0.023
+    assert official["source"] == "superglue"
+    assert official["data"] == "superglue few-shot-32"
+    assert official["splits"] == "2b2b2b2b"
+    assert official["trainings"] == 3
+    published = {row["method"]: row for row in content["paper"]}
+    assert set(published) == {"prompt-tuning", "manual-fine-tuning", "p-tuning"}
+    assert published["p-tuning"]["test_score"] == 0.6327
+    assert published["p-tuning"]["table"] == "v2, Table 5"
+    assert any("not of FewGLUE's 32" in doubt for doubt in content["doubts"])
+    lama = json.loads(invoke("--json", "--against", "paper", "--task", "lama").stdout)
+    assert {row["data"] for row in lama["paper"]} == {"lama 34k"}
+    assert "paper" not in json.loads(invoke("--json").stdout)
+
+
+def test_csv_says_whose_a_row_is_and_leaves_doubts_to_the_other_stream() -> None:
+    result = invoke("--csv", "--against", "paper", "--model", "bert-base-cased")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["of"] for row in rows].count("ours") == 1
+    (bert,) = (r for r in rows if r["called"] == "P-tuning" and r["model"] == "BERT-base")
+    assert float(bert["test_score"]) == 0.483
+    assert "compare" not in result.stdout
+    assert "is the paper's BERT-base" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--csv", "--json"], "--csv, --json, --markdown: give one of them"),
+        (["--tag", "quick"], "--tag quick: write KEY=VALUE"),
+        (["--cost", "--all"], "--cost: goes neither with --all"),
+        (["--cost", "--against", "paper"], "nor with --against"),
+    ],
+)
+def test_what_is_wrong_ends_in_its_message(options: list[str], said: str) -> None:
+    result = invoke(*options)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_where_nothing_fits_it_says_what_there_is() -> None:
+    result = invoke("--task", "boolq")
+    assert result.exit_code == 0
+    assert "None of 6 evaluations" in result.stderr
+    assert "tasks: lama, rte" in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_empty_history_is_said_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke("--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"results": []}
+    assert f"No finished evaluation in the history, sqlite:///{tmp_path}/mlflow.db" in result.stderr
+    assert "dvc repro" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_text("no database")
+    result = invoke()
+    assert result.exit_code == 1
+    assert f"error: sqlite:///{tmp_path}/mlflow.db: cannot be read: " in result.stderr
+    assert "ptune doctor" in result.stderr

@@ -1,0 +1,64 @@
+import random
+from collections import Counter
+
+import pytest
+
+from pipeline.data.geonames.examples import GEONAMES_EXAMPLES
+from pipeline.tasks import TASKS
+
+# Keys of the official files.
+_KEYS = {
+    "boolq": {"question", "passage", "idx", "label"},
+    "cb": {"premise", "hypothesis", "label", "idx"},
+    "copa": {"premise", "choice1", "choice2", "question", "label", "idx"},
+    "multirc": {"idx", "version", "passage"},
+    "rte": {"premise", "hypothesis", "label", "idx"},
+    "wic": {
+        "word", "sentence1", "sentence2", "idx", "label", "start1", "start2", "end1", "end2",
+        "version",
+    },
+    "wsc": {"text", "target", "idx", "label"},
+}  # fmt: skip
+
+each_task = pytest.mark.parametrize("task", GEONAMES_EXAMPLES)
+
+
+def _records(places, task, seed=0):
+    return list(GEONAMES_EXAMPLES[task](places, random.Random(seed)))
+
+
+def test_every_task_has_made_examples():
+    assert list(GEONAMES_EXAMPLES) == sorted(TASKS)
+
+
+@each_task
+def test_records_have_the_official_keys_and_run_from_0(places, task):
+    records = _records(places, task)
+    assert records
+    assert all(set(record) == _KEYS[task] for record in records)
+    assert [record["idx"] for record in records] == list(range(len(records)))
+
+
+@each_task
+def test_the_task_reads_every_record_and_finds_names_once(places, task):
+    examples = [e for record in _records(places, task) for e in TASKS[task].examples(record)]
+    assert len({example.name for example in examples}) == len(examples)
+    assert {example.label for example in examples} == set(TASKS[task].labels)
+
+
+@pytest.mark.parametrize("task", sorted(set(GEONAMES_EXAMPLES) - {"multirc"}))
+def test_every_label_is_as_frequent_and_none_stands_first_more_often(places, task):
+    first = Counter()
+    for seed in range(200):
+        labels = [record["label"] for record in _records(places, task, seed)]
+        counts = Counter(labels)
+        assert len(set(counts.values())) <= 1, "not balanced"
+        first.update(labels[:1])
+    expected = first.total() / len(TASKS[task].labels)
+    assert all(first[label] == pytest.approx(expected, abs=36) for label in counts)
+
+
+@each_task
+def test_the_same_seed_gives_the_same_records_and_another_gives_others(places, task):
+    assert _records(places, task, 1) == _records(places, task, 1)
+    assert _records(places, task, 1) != _records(places, task, 2)

@@ -1,0 +1,420 @@
+from operator import eq
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.data.lama import Fact
+from pipeline.errors import DataError
+from pipeline.evaluation.evaluate import Evaluation, evaluate_relation, evaluate_task
+from pipeline.evaluation.metrics import accuracy
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import load_model
+from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
+from pipeline.prompts.template import parse_template
+from pipeline.tasks import TASKS, Example
+from pipeline.tasks.lama import apply_layout, manual_template
+from pipeline.training.loop import train
+from pipeline.training.optimizers import OptimizerConfig
+from pipeline.training.problems import lama_problem, task_problem
+from tests.tiny import FAMILIES
+from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
+
+SUBJECTS = {
+    "Paris": "_Paris",
+    "Oslo": "_Oslo",
+    "Lyon city": "_Lyon _city",
+    "the city of Lyon": "_the _city _of _Lyon",
+    "Japan": "_Japan",
+    "a capital in Asia": "_a _capital _in _Asia",
+}
+ADAM = OptimizerConfig("adam", 1e-2, 0.0, "constant", 0.0, 1.0, None)
+RTE = TASKS["rte"]
+YES_NO = {"entailment": "yes", "not_entailment": "no"}
+
+
+@pytest.fixture(params=["bert", "gpt2"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, PromptedModel], family: str) -> PromptedModel:
+    return tiny_models[family]
+
+
+def stored(model: PromptedModel, count: int, template: str, **more: Any) -> StoredPrompt:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(count, model.words.shape[1], generator=generator) if count else None
+    return StoredPrompt(template, vectors, 3, 0.75, **more)
+
+
+def relation_facts() -> dict[str, list[Fact]]:
+    """Every subject with every object, and objects that are several tokens among them."""
+    test = [Fact("P17", subject, word) for subject in SUBJECTS for word in VOCABULARY]
+    test.insert(1, Fact("P17", "Paris", "Zanzibar"))
+    # As many of each, but for two: neither right nor wrong answers come by chance alone.
+    del test[-7:-3]
+    train = [Fact("P17", "Oslo", word) for word in ("Norway", "Asia", "Zanzibar", "Asia")]
+    return {"train": train, "test": test}
+
+
+def slow_answers(
+    family: str, model: PromptedModel, spelled: str, vectors: Tensor | None
+) -> list[Any]:
+    """Ask one fact at a time: (fact, answer, log-probability, rank)."""
+    words = ids(family, model.codec, " ".join(f"_{word}" for word in VOCABULARY))
+    answers = []
+    for fact in relation_facts()["test"]:
+        if fact.obj_label not in VOCABULARY:
+            continue
+        row = hand_row(family, model, spelled.format(SUBJECTS[fact.sub_label]))
+        with torch.no_grad():
+            scores = slow_scores(model, row, vectors, words).tolist()
+        best = max(range(len(scores)), key=lambda i: scores[i])
+        right = scores[VOCABULARY.index(fact.obj_label)]
+        answers.append((fact, VOCABULARY[best], scores[best], sum(s > right for s in scores) + 1))
+    return answers
+
+
+@pytest.mark.parametrize("max_rows_per_forward", [1, 4, 64])
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_relation_scores_as_by_one_fact_at_a_time(
+    model: PromptedModel, family: str, count: int, max_rows_per_forward: int
+) -> None:
+    template = "[P*2] {subject} is in [P] {mask} ." if count else "a: {subject} is in {mask} ."
+    spelled = "P P {} _is _in P M _ ." if count else "^a : {} _is _in M _ ."
+    prompt = stored(model, count, template)
+    slow = slow_answers(family, model, spelled, prompt.vectors)
+
+    found = evaluate_relation(
+        model,
+        "P17",
+        prompt,
+        relation_facts(),
+        [*VOCABULARY, "Zanzibar"],
+        max_rows_per_forward=max_rows_per_forward,
+    )
+
+    hits = [answer == fact.obj_label for fact, answer, _, _ in slow]
+    assert 0 < sum(hits) < len(hits)
+    assert found.test_score == sum(hits) / len(hits)
+    assert found.asked == len(slow) == 26
+    assert found.left_out == 1
+    assert found.dev_score == 0.75
+    assert len(found.predictions) == len(slow)
+    for record, (fact, answer, log_prob, rank) in zip(found.predictions, slow, strict=True):
+        assert record.pop("log_prob") == pytest.approx(log_prob, abs=1e-3)
+        assert record == {
+            "relation": "P17",
+            "subject": fact.sub_label,
+            "object": fact.obj_label,
+            "answer": answer,
+            "rank": rank,
+        }
+
+
+# Against transformers alone, with nothing of this project but the tokenizer's files and weights
+
+
+def natural_ids(tokenizer: Any, template: str, subject: str, word: str) -> list[int]:
+    """Tokenize the sentence as anyone would write it."""
+    sentence = template.replace("[X]", subject).replace("[Y]", word)
+    ids_: list[int] = tokenizer(sentence)["input_ids"]
+    return ids_
+
+
+def natural_answer(
+    model: PromptedModel, template: str, subject: str, words: list[str]
+) -> tuple[str, dict[str, int]]:
+    """Fill in one fact, look at all scores at its object; return the answer and the words' ids.
+
+    A word is one token where putting it in another's place changes one id alone.
+    """
+    tokenizer = model.codec.tokenizer
+    written = {word: natural_ids(tokenizer, template, subject, word) for word in words}
+    one, other = written["France"], written["Norway"]
+    (place,) = (i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    allowed = {
+        word: own[place]
+        for word, own in written.items()
+        if own[:place] + own[place + 1 :] == one[:place] + one[place + 1 :]
+        and own[place] != tokenizer.unk_token_id
+    }
+    asked = [*one[:place], tokenizer.mask_token_id, *one[place + 1 :]]
+    if not model.masked:
+        place, asked = place - 1, one[:place]
+    with torch.no_grad():
+        logits = model.network(input_ids=torch.tensor([asked])).logits[0, place]
+    assert len(logits) == len(model.words)
+    return max(allowed, key=lambda word: float(logits[allowed[word]])), allowed
+
+
+@pytest.mark.parametrize("asked_of", FAMILIES)
+@pytest.mark.parametrize("max_rows_per_forward", [3, 64])
+def test_manual_p_at_1_is_exactly_that_of_plain_transformers_fact_by_fact(
+    tiny_models: dict[str, PromptedModel], asked_of: str, max_rows_per_forward: int
+) -> None:
+    model = tiny_models[asked_of]
+    lamas = "the capital of [X] is located in [Y] ."
+    template = apply_layout("manual", manual_template(lamas), masked=model.masked)
+    words = ["Zanzibar", *VOCABULARY, "Upper Volta", "Paris", "Oslo", "city", "東"]
+    facts = [
+        Fact("P17", s, words[(3 * i + j) % 11]) for i, s in enumerate(SUBJECTS) for j in range(11)
+    ]
+    answers = {s: natural_answer(model, lamas, s, words) for s in SUBJECTS}
+    allowed = answers["Paris"][1]
+    assert set(words) - set(allowed) == {"Zanzibar", "Upper Volta", "東"}
+    kept = [fact for fact in facts if fact.obj_label in allowed]
+    right = sum(answers[fact.sub_label][0] == fact.obj_label for fact in kept)
+
+    found = evaluate_relation(
+        model,
+        "P17",
+        StoredPrompt(template.source, None, 0, 0.0),
+        {"train": facts[:3], "test": facts},
+        words,
+        max_rows_per_forward=max_rows_per_forward,
+    )
+
+    assert [record["answer"] for record in found.predictions] == [
+        answers[fact.sub_label][0] for fact in kept
+    ]
+    assert [(r["subject"], r["object"]) for r in found.predictions] == [
+        (fact.sub_label, fact.obj_label) for fact in kept
+    ]
+    assert 0 < right < len(kept)
+    assert found.test_score == right / len(kept)
+    assert (found.asked, found.left_out) == (len(kept), len(facts) - len(kept))
+
+
+def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
+    model: PromptedModel,
+) -> None:
+    facts = relation_facts()
+    found = evaluate_relation(
+        model,
+        "P17",
+        stored(model, 0, "{subject} {mask}"),
+        facts,
+        VOCABULARY,
+        max_rows_per_forward=9,
+    )
+    asked = [fact.obj_label for fact in facts["test"] if fact.obj_label != "Zanzibar"]
+    assert found.majority == asked.count("Asia") / len(asked)
+
+
+def test_naive_bayes_is_counted_on_all_train_facts_and_asked_the_same_facts(
+    model: PromptedModel,
+) -> None:
+    facts = relation_facts()
+    # Words of a subject that go with an answer, one of them in a fact that the model is not asked.
+    facts["train"] = [
+        Fact("P17", "Oslo", "Norway"), Fact("P17", "Lyon", "France"), Fact("P17", "a", "Zanzibar"),
+    ]  # fmt: skip
+    found = evaluate_relation(
+        model,
+        "P17",
+        stored(model, 0, "{subject} {mask}"),
+        facts,
+        VOCABULARY,
+        max_rows_per_forward=9,
+    )
+    expected = {"Oslo": "Norway", "Lyon city": "France", "the city of Lyon": "France"}
+    asked = [fact for fact in facts["test"] if fact.obj_label != "Zanzibar"]
+    # Subjects of unknown words: of equally likely answers the first; "a ..." is no allowed answer.
+    answers = [
+        expected.get(fact.sub_label, "Zanzibar" if fact.sub_label[:2] == "a " else "France")
+        for fact in asked
+    ]
+    hits = [a == fact.obj_label for a, fact in zip(answers, asked, strict=True)]
+    assert found.naive_bayes == sum(hits) / len(asked)
+    assert len(asked) == found.asked
+
+
+def test_a_relation_that_the_model_cannot_answer_is_an_error(model: PromptedModel) -> None:
+    facts = {
+        "train": [Fact("P17", "Oslo", "Norway")],
+        "test": [Fact("P17", "Oslo", "Zanzibar")],
+    }
+    with pytest.raises(DataError, match="P17: no test fact has an object that is one token"):
+        evaluate_relation(
+            model,
+            "P17",
+            stored(model, 0, "{subject} {mask}"),
+            facts,
+            VOCABULARY,
+            max_rows_per_forward=9,
+        )
+
+
+def rte(premise: str, hypothesis: str, label: str, idx: int) -> Example:
+    return Example(str(idx), {"premise": premise, "hypothesis": hypothesis}, label)
+
+
+def rte_examples() -> dict[str, list[Example]]:
+    labels = ["entailment", "not_entailment"]
+    return {
+        split: [
+            rte(premise, place, labels[(i + j + shift) % 2], 10 * i + j)
+            for i, premise in enumerate(("Paris is in France", "Oslo is a city", "Japan, Asia"))
+            for j, place in enumerate(("Norway", "Lyon is a city", "no"))
+        ]
+        for split, shift in (("train", 0), ("test", 1))
+    }
+
+
+def test_a_task_scores_as_by_one_example_at_a_time(model: PromptedModel, family: str) -> None:
+    spelled = {
+        "Paris is in France": "^Paris _is _in _France",
+        "Oslo is a city": "^Oslo _is _a _city",
+        "Japan, Asia": "^Japan , _Asia",
+        "Norway": "_Norway",
+        "Lyon is a city": "_Lyon _is _a _city",
+        "no": "_no",
+    }
+    prompt = stored(model, 1, "{premise}? {hypothesis}, [P] {mask}.", verbalizer=YES_NO)
+    examples = rte_examples()
+    words = ids(family, model.codec, "_yes _no")
+    slow = []
+    for example in examples["test"]:
+        values = example.values
+        text = f"{spelled[values['premise']]} ? {spelled[values['hypothesis']]} , P M ."
+        with torch.no_grad():
+            scores = slow_scores(model, hand_row(family, model, text), prompt.vectors, words)
+        slow.append("entailment" if scores[0] > scores[1] else "not_entailment")
+
+    found = evaluate_task(model, RTE, prompt, examples, classifier=False, max_rows_per_forward=4)
+
+    right = [example.label for example in examples["test"]]
+    assert found.metrics == {"accuracy": sum(map(eq, slow, right)) / 9}
+    assert found.asked == 9
+    # Train has five entailments of nine, test four.
+    assert found.majority == {"accuracy": 4 / 9}
+    assert [record["answer"] for record in found.predictions] == slow
+    for record, example in zip(found.predictions, examples["test"], strict=True):
+        assert (record["example"], record["label"]) == (example.name, example.label)
+
+
+def test_a_task_is_cut_to_the_length_that_it_was_trained_with(model: PromptedModel) -> None:
+    source = "{premise:shorten} {mask}"
+    examples = {
+        "train": [rte("no", "no", "entailment", 0)],
+        "test": [rte("Paris Lyon Oslo France", "no", "entailment", 0)],
+    }
+    short = {"train": examples["train"], "test": [rte("Paris", "no", "entailment", 0)]}
+    max_length = len(model.codec.prefix) + 1 + int(model.masked) + len(model.codec.suffix)
+    cut = stored(model, 0, source, verbalizer=YES_NO, max_length=max_length)
+    whole = stored(model, 0, source, verbalizer=YES_NO)
+
+    def log_prob(prompt: StoredPrompt, asked: dict[str, list[Example]]) -> float:
+        found = evaluate_task(model, RTE, prompt, asked, classifier=False, max_rows_per_forward=1)
+        return float(found.predictions[0]["log_prob"])
+
+    assert log_prob(cut, examples) == log_prob(whole, short)
+    assert log_prob(cut, examples) != log_prob(whole, examples)
+
+
+def evaluate_stored(model: PromptedModel, prompt: StoredPrompt) -> Evaluation:
+    return evaluate_relation(
+        model, "P17", prompt, relation_facts(), VOCABULARY, max_rows_per_forward=8
+    )
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "embedding"])
+def test_saved_prompts_give_equal_scores_after_loading(
+    model: PromptedModel, tmp_path: Path, encoder: str
+) -> None:
+    template = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
+    facts = {"train": make_facts(6), "dev": make_facts(5, start=2)}
+    trained = train(
+        model,
+        [lama_problem(model, name, template, facts, VOCABULARY) for name in ("P17", "P30")],
+        score=accuracy,
+        loss_over_vocabulary=True,
+        epochs=2,
+        batch=3,
+        gradient_accumulation_steps=1,
+        patience=9,
+        encoder=encoder,
+        dropout=0.0,
+        prompt_optimizer=ADAM,
+        model_optimizer=None,
+        best_checkpoint_path=tmp_path / "not touched",
+        max_rows_per_forward=64,
+        seed=0,
+        checkpoint=None,
+        on_epoch=lambda _: None,
+    )
+    prompts = {
+        name: StoredPrompt(template.source, one.vectors, one.best_epoch, one.best_score)
+        for name, one in trained.items()
+    }
+
+    save_prompts(tmp_path, "p-tuning", prompts)
+    loaded = load_prompts(tmp_path)
+
+    assert list(loaded) == ["P17", "P30"]
+    for name, prompt in prompts.items():
+        assert evaluate_stored(model, loaded[name]) == evaluate_stored(model, prompt)
+        # The test facts are the dev facts here: what training saw is what evaluation gives.
+        again = evaluate_relation(
+            model,
+            name,
+            loaded[name],
+            {"train": facts["train"], "test": facts["dev"]},
+            VOCABULARY,
+            max_rows_per_forward=64,
+        )
+        assert again.test_score == again.dev_score == trained[name].best_score
+    assert evaluate_stored(model, loaded["P17"]) != evaluate_stored(model, loaded["P30"])
+
+
+def test_a_tuned_task_gives_its_dev_score_after_loading(
+    tiny_folders: dict[str, Path], family: str, tmp_path: Path
+) -> None:
+    model = load_model(tiny_folders[family], device="cpu")
+    source = "{premise:shorten}? {hypothesis} [P] {mask}."
+    examples = rte_examples()
+    problem = task_problem(
+        model,
+        RTE,
+        parse_template(source, RTE.fields),
+        {"train": examples["train"], "dev": examples["test"]},
+        verbalizer=YES_NO,
+        max_length=20,
+        classifier=False,
+    )
+    weights = weights_file(tmp_path, "rte")
+    weights.parent.mkdir()
+    trained = train(
+        model,
+        [problem],
+        score=accuracy,
+        loss_over_vocabulary=False,
+        epochs=4,
+        batch=4,
+        gradient_accumulation_steps=1,
+        patience=9,
+        encoder="lstm",
+        dropout=0.1,
+        prompt_optimizer=ADAM,
+        model_optimizer=ADAM,
+        best_checkpoint_path=weights,
+        max_rows_per_forward=64,
+        seed=0,
+        checkpoint=None,
+        on_epoch=lambda _: None,
+    )["rte"]
+    prompt = StoredPrompt(
+        source, trained.vectors, trained.best_epoch, trained.best_score, YES_NO, 20
+    )
+    save_prompts(tmp_path, "p-tuning", {"rte": prompt})
+
+    fresh = load_model(tiny_folders[family], device="cpu", weights=weights)
+    loaded = load_prompts(tmp_path)["rte"]
+    found = evaluate_task(fresh, RTE, loaded, examples, classifier=False, max_rows_per_forward=3)
+
+    assert found.metrics["accuracy"] == loaded.dev_score == trained.best_score

@@ -1,0 +1,108 @@
+from typing import Any
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.inference.forms import INPUT_SCHEMAS, read_question
+from pipeline.tasks import TASKS, Example
+from tests.pipeline.tasks.test_superglue import RECORDS
+
+WSC = {"text": 'Ann told Eve that "she" had won .', "span1_text": "Ann", "span2_text": "she"}
+
+
+def given(task: str) -> dict[str, Any]:
+    """What the help of a task gives as an example."""
+    return {field.name: field.example for field in INPUT_SCHEMAS[task].fields if field.needed}
+
+
+def values(example: Example) -> tuple[Any, ...]:
+    """All of an example that decides its answer."""
+    return example.values, example.choices
+
+
+def test_every_task_has_a_form_with_an_example_that_can_be_asked() -> None:
+    assert set(INPUT_SCHEMAS) == set(TASKS)
+    for task in TASKS:
+        (example,) = read_question(TASKS[task], given(task), idx=7)
+        assert set(example.values) == set(TASKS[task].fields)
+        assert example.name == ("7/0/0" if task == "multirc" else "7")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_official_record_is_read_as_the_task_reads_it_whatever_its_label(task: str) -> None:
+    record = RECORDS[task]
+    official = list(TASKS[task].examples(record))
+    unlabeled = {key: value for key, value in record.items() if key != "label"}
+    for asked in (record, unlabeled, {**record, "label": "nonsense"}):
+        found = read_question(TASKS[task], asked, idx=99)
+        assert [values(one) for one in found] == [values(one) for one in official]
+        assert [one.name for one in found] == [one.name for one in official]
+
+
+def test_an_official_record_of_multirc_needs_no_labels() -> None:
+    passage = RECORDS["multirc"]["passage"]
+    questions = [
+        {**q, "answers": [{k: v for k, v in a.items() if k != "label"} for a in q["answers"]]}
+        for q in passage["questions"]
+    ]
+    record = {"idx": 6, "passage": {**passage, "questions": questions}}
+    found = read_question(TASKS["multirc"], record, idx=1)
+    assert [one.name for one in found] == ["6/27/333", "6/27/334", "6/28/335"]
+    assert found[1].values == {
+        "passage": "Lyon is in France.",
+        "question": "Where is Lyon?",
+        "answer": "Peru",
+    }
+
+
+def test_what_is_given_by_field_is_asked_as_the_official_record_of_it() -> None:
+    official = RECORDS["wsc"]
+    target = official["target"]
+    fields = {"text": official["text"], "span1_text": target["span1_text"], "span2_text": "himself"}
+    (by_field,) = read_question(TASKS["wsc"], fields, idx=0)
+    (by_record,) = TASKS["wsc"].examples(official)
+    assert values(by_field) == values(by_record)
+    wic = {key: RECORDS["wic"][key] for key in ("word", "sentence1", "sentence2")}
+    assert values(*read_question(TASKS["wic"], wic, idx=0)) == values(
+        *TASKS["wic"].examples(RECORDS["wic"])
+    )
+
+
+def test_a_pronoun_is_found_behind_punctuation_and_in_any_case() -> None:
+    (example,) = read_question(TASKS["wsc"], WSC | {"span2_text": "SHE"}, idx=0)
+    assert example.values["text"] == 'Ann told Eve that *"she"* had won .'
+
+
+def test_a_pronoun_that_stands_twice_is_told_apart_by_its_index() -> None:
+    twice = WSC | {"text": "she told Eve that she had won"}
+    with pytest.raises(DataError, match=r"'she' stands in the text at 0, 4, counted in words"):
+        read_question(TASKS["wsc"], twice, idx=0)
+    (example,) = read_question(TASKS["wsc"], twice | {"span2_index": 4}, idx=0)
+    assert example.values["text"] == "she told Eve that *she* had won"
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "said"),
+    [
+        ("rte", {"premise": None}, "no premise (found hypothesis)"),
+        ("rte", {"premise": None, "hypothesis": None}, "no premise and no hypothesis"),
+        ("rte", {"premise": " ", "hypothesis": ""}, "premise and hypothesis are empty"),
+        ("rte", {"hypothesis": 3}, "hypothesis is 3, not text"),
+        ("cb", {"premise": "half \ud800"}, "premise has half a character at place 6"),
+        ("boolq", {"idx": "a"}, "idx is 'a', not a whole number"),
+        ("copa", {"question": "why"}, "question 'why' is not one of cause, effect"),
+        ("wic", {"sentence1": 3}, "sentence1 is 3, not text"),
+        ("multirc", {"answer": ""}, "answer is empty"),
+        ("multirc", {"passage": {"text": "a"}}, "no questions"),
+        ("multirc", {"passage": {"text": "a", "questions": [{}]}}, "no answers"),
+        ("wsc", {"span2_text": "he"}, "span2_text 'he' does not stand in the text"),
+        ("wsc", {"span2_text": 1}, "span2_text is 1, not text"),
+        ("wsc", {"span2_index": 1}, "span2_index 1 is not where 'she' stands in the text: it "),
+        ("wsc", {"span2_index": "x"}, "span2_index is 'x', not a whole number"),
+        ("wsc", {"target": {}}, "no span1_text"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(task: str, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_question(TASKS[task], given(task) | change, idx=0)
+    assert str(caught.value).startswith(said)

@@ -1,0 +1,308 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.errors import ModelError
+from pipeline.models import language_model as answers
+from pipeline.models.encoding import NO_SLOT, Batch, Row, collate
+from pipeline.models.language_model import PromptedModel, _head_transform
+from pipeline.models.loading import load_model
+from tests.tiny import FAMILIES, MASKED
+from tests.worked import hand_row, slow_scores
+
+CPU = torch.device("cpu")
+LINEAR = (torch.nn.Linear, Conv1D)
+SENTENCES = [
+    "^Paris _is _located _in M .",
+    "^Oslo _is M",
+    "^the _capital _of _Japan , _a _city _in _Asia , _is _located _in M , _with _no _border .",
+]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(tiny_models: dict[str, PromptedModel], family: str) -> PromptedModel:
+    return tiny_models[family]
+
+
+def batched(model: PromptedModel, rows: list[Row], prompts: list[int] | None = None) -> Batch:
+    return collate(rows, prompts or [0] * len(rows), pad_id=model.codec.pad_id, device=CPU)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spelled", SENTENCES)
+def test_scores_are_those_of_the_whole_model_at_the_answer(
+    model: PromptedModel, family: str, spelled: str
+) -> None:
+    row = hand_row(family, model, spelled)
+    logits = model.network(input_ids=torch.tensor([row.token_ids])).logits[0, row.answer_position]
+
+    found = model.log_probs(batched(model, [row]), None)
+
+    torch.testing.assert_close(found[0], logits.log_softmax(0), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_scores_of_candidates_are_shares_among_them(model: PromptedModel, family: str) -> None:
+    row = hand_row(family, model, SENTENCES[0])
+    candidates = [9, 4, 30, 17]
+    logits = model.network(input_ids=torch.tensor([row.token_ids])).logits[0, row.answer_position]
+    shares = logits.exp()[candidates] / logits.exp()[candidates].sum()
+
+    found = model.log_probs(batched(model, [row]), None, torch.tensor(candidates))
+
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[0].exp(), shares, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_filling_other_rows_and_their_order_change_nothing(
+    model: PromptedModel, family: str
+) -> None:
+    rows = [hand_row(family, model, spelled) for spelled in SENTENCES]
+    assert len({len(row.token_ids) for row in rows}) == 3
+    alone = torch.cat([model.log_probs(batched(model, [row]), None) for row in rows])
+
+    together = model.log_probs(batched(model, rows), None)
+    backwards = model.log_probs(batched(model, rows[::-1]), None)
+    pairs = model.log_probs(batched(model, [rows[0], rows[2]]), None)
+
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(backwards, alone.flip(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pairs, alone[[0, 2]], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_stands_in_the_filling_changes_nothing(model: PromptedModel, family: str) -> None:
+    batch = batched(model, [hand_row(family, model, spelled) for spelled in SENTENCES])
+    other = batch.token_ids.where(batch.attention_mask == 1, 20)
+    changed = Batch(**{**vars(batch), "token_ids": other})
+    assert not torch.equal(other, batch.token_ids)
+
+    torch.testing.assert_close(
+        model.log_probs(changed, None), model.log_probs(batch, None), rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_prompt_vectors_stand_where_an_obvious_loop_puts_them(
+    model: PromptedModel, family: str
+) -> None:
+    spelled = ["P P _Paris _is P M P .", "P _Oslo _is _in P M", "^Lyon _is _a P P _city _in M _ ."]
+    rows = [hand_row(family, model, s) for s in spelled]
+    prompts = torch.randn(3, 4, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    uses = [2, 0, 2]
+    slow = [slow_scores(model, row, prompts[use]) for row, use in zip(rows, uses, strict=True)]
+
+    found = model.log_probs(batched(model, rows, uses), prompts)
+
+    torch.testing.assert_close(found, torch.stack(slow), rtol=1e-4, atol=1e-4)
+
+
+def test_the_padding_id_under_a_prompt_token_is_never_read(
+    model: PromptedModel, family: str
+) -> None:
+    batch = batched(model, [hand_row(family, model, "P P _Paris _is P M")])
+    prompts = torch.randn(1, 3, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    other = Batch(**{**vars(batch), "token_ids": batch.token_ids.where(batch.slots == NO_SLOT, 25)})
+    assert torch.equal(model.log_probs(batch, prompts), model.log_probs(other, prompts))
+
+
+def test_gradients_reach_the_used_prompt_vectors_alone(model: PromptedModel, family: str) -> None:
+    rows = [hand_row(family, model, s) for s in ("P P _Paris _is P M", "P _Oslo _is M", "P _is M")]
+    prompts = torch.randn(4, 5, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    prompts.requires_grad_()
+
+    log_probs = model.log_probs(batched(model, rows, [0, 3, 3]), prompts)
+    (-log_probs[:, 20].mean()).backward()
+
+    assert prompts.grad is not None
+    reached = prompts.grad.abs().sum(dim=2) > 0
+    used = torch.zeros(4, 5, dtype=torch.bool)
+    used[0, :3] = True
+    used[3, 0] = True
+    assert torch.equal(reached, used)
+
+
+def test_the_gradient_of_prompt_vectors_is_that_of_the_whole_model(
+    model: PromptedModel, family: str
+) -> None:
+    row = hand_row(family, model, "P P _Paris _is P M .")
+    start = torch.randn(1, 3, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    ours, slow = start.clone().requires_grad_(), start.clone().requires_grad_()
+
+    model.log_probs(batched(model, [row]), ours)[0, 20].backward()
+    slow_scores(model, row, slow[0])[20].backward()
+
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, slow.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_row_may_be_as_long_as_max_length_says(model: PromptedModel, family: str) -> None:
+    ids = torch.full((1, model.max_length), 20)
+    batch = Batch(ids, torch.full_like(ids, NO_SLOT), ids // 20, torch.tensor([5]), ids[:, 0] - 20)
+    with torch.no_grad():
+        assert model.log_probs(batch, None).isfinite().all()
+    assert model.max_length == (126 if family == "roberta" else 128)
+
+
+def test_only_masked_families_are_masked(model: PromptedModel, family: str) -> None:
+    assert model.masked == (family in MASKED)
+    assert not model.network.training
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", MASKED)
+def test_the_bias_of_the_head_counts(tiny_folders: dict[str, Path], family: str) -> None:
+    model = load_model(tiny_folders[family], device="cpu")
+    model.network.get_output_embeddings().bias.copy_(torch.linspace(-3, 3, len(model.words)))
+    row = hand_row(family, model, SENTENCES[0])
+    candidates = [40, 3, 20]
+
+    found = model.log_probs(batched(model, [row]), None)
+    chosen = model.log_probs(batched(model, [row]), None, torch.tensor(candidates))
+
+    slow = [slow_scores(model, row, None), slow_scores(model, row, None, candidates)]
+    torch.testing.assert_close(found[0], slow[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(chosen[0], slow[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_a_head_that_is_read_wrongly_is_noticed_at_loading(
+    model: PromptedModel,
+    tiny_folders: dict[str, Path],
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        answers,
+        "_head_transform",
+        lambda network: lambda hidden: 1.1 * _head_transform(network)(hidden),
+    )
+    kind = model.network.config.model_type
+    with pytest.raises(ModelError, match=f"the head of model type '{kind}'"):
+        load_model(tiny_folders[family], device="cpu")
+
+
+def test_a_causal_model_that_scales_its_scores_is_refused(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    network = CohereForCausalLM(
+        CohereConfig(
+            vocab_size=348, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=32, logit_scale=0.5, initializer_range=0.3, pad_token_id=0,
+            bos_token_id=0, eos_token_id=0,
+        )
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="the head of model type 'cohere'"):
+        PromptedModel(network, tiny_models["gpt2"].codec, masked=False)
+
+
+def test_a_causal_model_that_adds_to_its_scores_is_refused(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    class Biased(GPT2LMHeadModel):
+        def forward(self, *args: Any, **options: Any) -> Any:
+            output = super().forward(*args, **options)
+            bias: Tensor = torch.linspace(0, 1, output.logits.shape[-1])
+            output.logits = output.logits + bias
+            return output
+
+    network = Biased(tiny_models["gpt2"].network.config)
+    with pytest.raises(ModelError, match="the head of model type 'gpt2'"):
+        PromptedModel(network, tiny_models["gpt2"].codec, masked=False)
+
+
+def test_a_masked_model_of_an_unknown_type_is_refused_by_name(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    network = DistilBertForMaskedLM(
+        DistilBertConfig(vocab_size=161, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
+    )
+    with pytest.raises(ModelError, match=r"'distilbert'.*known are albert, bert, camembert"):
+        PromptedModel(network, tiny_models["bert"].codec, masked=True)
+
+
+def test_the_gradient_of_many_rows_is_summed_in_one_order(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    """Bit for bit, with several threads: else no training is the same twice."""
+    codec = tiny_models["llama"].codec
+    config = LlamaConfig(
+        vocab_size=len(codec.tokenizer), hidden_size=512, intermediate_size=32,
+        num_hidden_layers=1, num_attention_heads=1,
+    )  # fmt: skip
+    model = PromptedModel(LlamaForCausalLM(config), codec, masked=False)
+    slots = (0, 1, 2, *[NO_SLOT] * 6, 3, 4, 5)
+    rows = [Row(tuple((7 * n + i) % 50 for i in range(12)), slots, 11) for n in range(32)]
+    batch = collate(rows, [n % 4 for n in range(32)], pad_id=0, device=model.device)
+    vectors = torch.randn(4, 6, 512, generator=torch.Generator().manual_seed(1))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(20):
+            leaf = vectors.clone().requires_grad_()
+            model.log_probs(batch, leaf)[:, 7].square().sum().backward()
+            gradients.append(leaf.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients[1:])
+
+
+def test_mixed_precision_computes_in_bfloat16_and_learns_in_single(
+    tiny_folders: dict[str, Path], tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    mixed = load_model(tiny_folders[family], device="cpu", dtype="mixed")
+    row = hand_row(family, mixed, "^Paris _is P _in M")
+    with torch.no_grad():
+        vectors = mixed.words[torch.tensor([7])].unsqueeze(0).clone()
+    seen: list[torch.dtype] = []
+    linear = next(m for m in mixed.network.base_model.modules() if isinstance(m, LINEAR))
+    linear.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    scores = mixed.log_probs(batched(mixed, [row]), vectors)
+    scores[0, 5].backward()
+    with torch.no_grad():
+        exact = tiny_models[family].log_probs(batched(mixed, [row]), vectors)
+    assert seen == [torch.bfloat16]
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.detach(), exact, rtol=0.05, atol=0.05)
+    gradients = [p.grad for p in mixed.network.parameters() if p.grad is not None]
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed"])
+def test_scores_of_a_network_in_bfloat16_are_not_rounded_to_it(
+    tiny_folders: dict[str, Path], family: str, dtype: str
+) -> None:
+    # Words whose scores are rounded tie, and the first one wins.
+    model = load_model(tiny_folders[family], device="cpu", dtype=dtype)
+    row = hand_row(family, model, "^Paris _is _in M")
+    with torch.no_grad():
+        scores = model._scores(model._hidden(batched(model, [row]), None)[:, -1], None)
+    assert scores.dtype == torch.float32
+    assert not torch.equal(scores, scores.bfloat16().float())
+    model.add_classifier(3, seed=1)
+    with torch.no_grad():
+        hidden = torch.randn(4, model.network.config.hidden_size).to(model.words.dtype)
+        labels = model._scores(hidden, None)
+    assert labels.dtype == torch.float32
+    assert dtype == "bfloat16" or not torch.equal(labels, labels.bfloat16().float())

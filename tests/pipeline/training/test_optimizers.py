@@ -1,0 +1,216 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.training.optimizers import OptimizerConfig, ScheduledOptimizer, learning_rate_factor
+
+SETTINGS = OptimizerConfig(
+    optimizer="adam",
+    learning_rate=0.1,
+    weight_decay=0.0,
+    schedule="constant",
+    warmup_ratio=0.0,
+    decay_per_epoch=1.0,
+    max_grad_norm=None,
+)
+
+
+def factors(epochs: int, steps_per_epoch: int, **changes: object) -> list[float]:
+    settings = replace(SETTINGS, **changes)
+    return [
+        learning_rate_factor(settings, step, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        for step in range(epochs * steps_per_epoch)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schedule": "constant"}, [1, 1, 1, 1, 1, 1]),
+        ({"schedule": "linear"}, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ({"schedule": "exponential", "decay_per_epoch": 0.5}, [1, 1, 0.5, 0.5, 0.25, 0.25]),
+        # A third of six steps: two steps on the way up from 0, at a third and two thirds.
+        ({"schedule": "constant", "warmup_ratio": 1 / 3}, [1 / 3, 2 / 3, 1, 1, 1, 1]),
+        ({"schedule": "linear", "warmup_ratio": 1 / 3}, [1 / 3, 2 / 3, 1, 3 / 4, 2 / 4, 1 / 4]),
+        (
+            {"schedule": "exponential", "decay_per_epoch": 0.5, "warmup_ratio": 1 / 3},
+            [1 / 3, 2 / 3, 0.5, 0.5, 0.25, 0.25],
+        ),
+        # 0.4 of a step is a step.
+        ({"schedule": "linear", "warmup_ratio": 0.07}, [1 / 2, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5]),
+        ({"schedule": "constant", "warmup_ratio": 1.0}, [i / 7 for i in range(1, 7)]),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(
+    changes: dict[str, object], expected: list[float]
+) -> None:
+    assert factors(3, 2, **changes) == pytest.approx(expected)
+
+
+def test_an_unknown_schedule_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unknown schedule 'cosine'"):
+        factors(1, 1, schedule="cosine")
+
+
+def start() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(3)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 2), (4,))]
+
+
+def gradients(parameters: list[nn.Parameter], step: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(p.shape, generator=generator) * (step + 1) for p in parameters]
+
+
+def run(settings: OptimizerConfig, *, epochs: int = 3, steps_per_epoch: int = 2) -> list[Tensor]:
+    parameters = start()
+    optimizer = ScheduledOptimizer(
+        parameters, settings, epochs=epochs, steps_per_epoch=steps_per_epoch
+    )
+    for step in range(epochs * steps_per_epoch):
+        for parameter, gradient in zip(parameters, gradients(parameters, step), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def slow_run(settings: OptimizerConfig, rates: list[float]) -> list[Tensor]:
+    """Adam as in its paper, and AdamW as in its own, written out."""
+    parameters = [p.detach().double() for p in start()]
+    first = [torch.zeros_like(p) for p in parameters]
+    second = [torch.zeros_like(p) for p in parameters]
+    for step, rate in enumerate(rates):
+        grads = [g.double() for g in gradients(start(), step)]
+        if settings.max_grad_norm is not None:
+            norm = sum(float((g**2).sum()) for g in grads) ** 0.5
+            grads = [g * min(1.0, settings.max_grad_norm / norm) for g in grads]
+        for i, gradient in enumerate(grads):
+            decay = settings.weight_decay if parameters[i].ndim > 1 else 0.0
+            if settings.optimizer == "adam":
+                gradient = gradient + decay * parameters[i]
+            else:
+                parameters[i] = parameters[i] * (1 - rate * decay)
+            first[i] = 0.9 * first[i] + 0.1 * gradient
+            second[i] = 0.999 * second[i] + 0.001 * gradient**2
+            mean = first[i] / (1 - 0.9 ** (step + 1))
+            square = second[i] / (1 - 0.999 ** (step + 1))
+            parameters[i] = parameters[i] - rate * mean / (square.sqrt() + 1e-8)
+    return [p.float() for p in parameters]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("max_grad_norm", [None, 1.5])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
+def test_steps_equal_those_written_out(
+    optimizer: str, weight_decay: float, max_grad_norm: float | None, schedule: str
+) -> None:
+    settings = replace(
+        SETTINGS,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        schedule=schedule,
+        warmup_ratio=0.3,
+        decay_per_epoch=0.7,
+    )
+    # Two of six steps warm up; behind them, linear falls by a quarter, exponential each epoch.
+    shares = {
+        "constant": [1 / 3, 2 / 3, 1, 1, 1, 1],
+        "linear": [1 / 3, 2 / 3, 1, 3 / 4, 2 / 4, 1 / 4],
+        "exponential": [1 / 3, 2 / 3, 0.7, 0.7, 0.49, 0.49],
+    }[schedule]
+
+    found = run(settings)
+
+    for ours, slow in zip(found, slow_run(settings, [0.1 * s for s in shares]), strict=True):
+        torch.testing.assert_close(ours, slow, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reference"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_steps_equal_those_of_torch(optimizer: str, reference: type[torch.optim.Optimizer]) -> None:
+    parameters = start()
+    theirs = reference(
+        [
+            {"params": parameters[:1], "weight_decay": 0.3},
+            {"params": parameters[1:], "weight_decay": 0.0},
+        ],
+        lr=0.1,
+    )
+    for step in range(6):
+        for parameter, gradient in zip(parameters, gradients(parameters, step), strict=True):
+            parameter.grad = gradient
+        theirs.step()
+
+    found = run(replace(SETTINGS, optimizer=optimizer, weight_decay=0.3))
+
+    for ours, other in zip(found, parameters, strict=True):
+        torch.testing.assert_close(ours, other.detach())
+
+
+def test_l2_and_decoupled_decay_differ_and_spare_vectors() -> None:
+    plain = run(SETTINGS)
+    l2 = run(replace(SETTINGS, weight_decay=0.3))
+    decoupled = run(replace(SETTINGS, weight_decay=0.3, optimizer="adamw"))
+    assert not torch.allclose(l2[0], plain[0], atol=1e-4)
+    assert not torch.allclose(l2[0], decoupled[0], atol=1e-4)
+    assert torch.equal(l2[1], plain[1])
+    assert torch.equal(decoupled[1], plain[1])
+
+
+def test_a_step_clears_the_gradients() -> None:
+    parameters = start()
+    optimizer = ScheduledOptimizer(parameters, SETTINGS, epochs=1, steps_per_epoch=1)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(p.grad is None or not p.grad.any() for p in parameters)
+
+
+def test_a_small_gradient_is_not_clipped() -> None:
+    assert torch.equal(run(SETTINGS)[0], run(replace(SETTINGS, max_grad_norm=1e4))[0])
+
+
+def test_parameters_of_matrices_alone_need_no_vectors() -> None:
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer = ScheduledOptimizer([parameter], SETTINGS, epochs=1, steps_per_epoch=1)
+    parameter.grad = torch.ones(2, 2)
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.full((2, 2), 0.9))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
+@pytest.mark.parametrize("done", [0, 1, 4])
+def test_one_that_is_restored_goes_on_bit_for_bit(
+    tmp_path: Path, optimizer: str, schedule: str, done: int
+) -> None:
+    settings = replace(
+        SETTINGS, optimizer=optimizer, schedule=schedule, weight_decay=0.3, warmup_ratio=0.3,
+        decay_per_epoch=0.5, max_grad_norm=1.0,
+    )  # fmt: skip
+
+    def go(parameters: list[nn.Parameter], optimizer: ScheduledOptimizer, steps: range) -> None:
+        for step in steps:
+            for parameter, gradient in zip(parameters, gradients(parameters, step), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+
+    whole = start()
+    go(whole, ScheduledOptimizer(whole, settings, epochs=3, steps_per_epoch=2), range(6))
+
+    first = start()
+    stopped = ScheduledOptimizer(first, settings, epochs=3, steps_per_epoch=2)
+    go(first, stopped, range(done))
+    torch.save(stopped.state(), tmp_path / "state.pt")
+    second = [nn.Parameter(parameter.detach().clone()) for parameter in first]
+    restored = ScheduledOptimizer(second, settings, epochs=3, steps_per_epoch=2)
+    restored.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    go(second, restored, range(done, 6))
+
+    assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))

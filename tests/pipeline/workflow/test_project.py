@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from pipeline.errors import PipelineError
+from pipeline.workflow.project import (
+    output_hashes,
+    project_root,
+    read_project,
+    recorded_run_keys,
+    running_stage,
+)
+
+
+def test_outside_dvc_no_stage_runs() -> None:
+    assert running_stage() is None
+    assert output_hashes() == {}
+
+
+def test_the_root_is_the_main_checkout_also_in_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == tmp_path.resolve()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "main"))
+    assert project_root() == (tmp_path / "main").resolve()
+
+
+def test_a_run_key_is_recorded_where_dvcs_run_cache_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Repo.init(str(tmp_path), no_scm=True).close()
+    done, killed = "ab" * 32, "cd" * 32
+    assert recorded_run_keys([done, killed]) == set()
+    # An entry of the run cache is a file named after what the stage has written.
+    entry = tmp_path / ".dvc/cache/runs" / done[:2] / done / ("ef" * 32)
+    entry.parent.mkdir(parents=True)
+    entry.touch()
+    assert recorded_run_keys([done, killed]) == {done}
+    assert recorded_run_keys([killed]) == set()
+
+
+def test_nothing_is_asked_of_dvc_where_there_is_no_run_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where dvc has no repository
+    assert recorded_run_keys([]) == set()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of two stages that have run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  first: {cmd: echo 1 > first, params: [seed], outs: [first]}\n"
+        "  second: {cmd: cat first > second, deps: [first], outs: [second]}\n"
+    )
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        repo.reproduce()
+    return tmp_path
+
+
+def test_outputs_stand_while_they_are_there_and_parameters_are_the_same(project: Path) -> None:
+    both = ("first", "second", "none of this name")
+    found = read_project(both)
+    assert found.stages == 2
+    assert found.cache == project / ".dvc/cache/files/md5"
+    assert found.standing == {"first": Path("first"), "second": Path("second")}
+    assert read_project(["second"]).standing == {"second": Path("second")}
+    (project / "second").unlink()
+    assert read_project(both).standing == {"first": Path("first")}
+    (project / "params.yaml").write_text("seed: 2\n")
+    assert read_project(both).standing == {}
+
+
+@pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: x, outz: [b]}}"])
+def test_a_project_that_cannot_be_read_is_told(project: Path, text: str) -> None:
+    (project / "dvc.yaml").write_text(text)
+    with pytest.raises(PipelineError, match=r"dvc\.yaml"):
+        read_project()
+
+
+def test_a_folder_that_is_no_project_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match="run from the root of the project"):
+        read_project()

@@ -1,0 +1,315 @@
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_units, work_folder
+
+KEY = "ab" * 32
+OTHER = "cd" * 32
+
+_context = multiprocessing.get_context("spawn")
+
+
+def none_of_them(_: Collection[str]) -> set[str]:
+    return set()
+
+
+def all_of_them(keys: Collection[str]) -> set[str]:
+    return set(keys)
+
+
+def alone() -> None:
+    raise AssertionError("nobody else works on this key")
+
+
+def opened(root: Path, key: str | None = KEY, **changes: Any) -> AbstractContextManager[WorkFolder]:
+    return work_folder(root, key, **{"recorded": none_of_them, "on_wait": alone} | changes)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)
+
+
+def _hold(root: Path, key: str, inside: Path, leave: Path) -> None:
+    """Stay in a work folder until told to leave."""
+    with opened(root, key) as work:
+        work.note("epoch", "3")
+        inside.touch()
+        wait_for(leave)
+        time.sleep(0.2)
+        work.note("epoch", "4")
+
+
+@contextmanager
+def holder(root: Path, key: str = KEY, *, name: str = "a") -> Iterator[tuple[BaseProcess, Path]]:
+    """Run a process that is in a work folder; yield it, and the file that tells it to leave."""
+    inside, leave = root / f"{name}.inside", root / f"{name}.leave"
+    process = _context.Process(target=_hold, args=(root, key, inside, leave))
+    process.start()
+    try:
+        wait_for(inside)
+        yield process, leave
+    finally:
+        process.kill()
+        process.join()
+
+
+def run_together(root: Path, calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+    """Make the calls in processes of their own, which start when the file `start` is there."""
+    processes = [_context.Process(target=target, args=args) for target, args in calls]
+    for process in processes:
+        process.start()
+    (root / "start").touch()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+def test_the_progress_of_a_key_is_found_again_and_by_no_other_key(tmp_path: Path) -> None:
+    with opened(tmp_path) as work:
+        work.note("run_id", "abc")
+        work.path("checkpoints", "P17.pt").write_text("weights")
+    with opened(tmp_path, OTHER) as work:
+        assert work.noted("run_id") is None
+        assert not work.path("checkpoints", "P17.pt").exists()
+    with opened(tmp_path) as work:
+        assert work.noted("run_id") == "abc"
+        assert work.path("checkpoints", "P17.pt").read_text() == "weights"
+
+
+def test_a_note_holds_what_was_noted_last(tmp_path: Path) -> None:
+    with opened(tmp_path) as work:
+        assert work.noted("run_id") is None
+        work.note("run_id", "abc")
+        work.note("run_id", "Zürich\n")
+        assert work.noted("run_id") == "Zürich\n"
+
+
+def test_an_error_keeps_the_progress_and_frees_the_key(tmp_path: Path) -> None:
+    def fail() -> None:
+        with opened(tmp_path) as work:
+            work.note("epoch", "3")
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail()
+    with opened(tmp_path) as work:
+        assert work.noted("epoch") == "3"
+
+
+def test_work_that_dvc_has_recorded_is_not_gone_on_with(tmp_path: Path) -> None:
+    with opened(tmp_path) as work:
+        work.note("epoch", "3")
+    asked = []
+
+    def recorded(keys: Collection[str]) -> set[str]:
+        asked.extend(keys)
+        return set(keys)
+
+    with opened(tmp_path, recorded=recorded) as work:
+        assert list(work.folder.iterdir()) == []
+    assert asked == [KEY]
+
+
+def test_between_two_attempts_only_the_folder_is_left(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    assert [path.name for path in (tmp_path / ".work").iterdir()] == [KEY]
+
+
+def test_a_stage_without_a_key_gets_a_folder_that_vanishes(tmp_path: Path) -> None:
+    with opened(tmp_path, None) as work:
+        work.note("epoch", "3")
+        assert work.noted("epoch") == "3"
+        assert tmp_path not in work.folder.parents
+    assert not work.folder.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_is_recorded_is_cleared(tmp_path: Path) -> None:
+    for key in (KEY, OTHER):
+        with opened(tmp_path, key) as work:
+            work.note("epoch", "3")
+    downloads = tmp_path / ".work" / "downloads"
+    downloads.mkdir()
+    (tmp_path / ".work" / "mlflow.lock").touch()
+    clear_recorded(tmp_path, lambda keys: {KEY} & set(keys))
+    assert not (tmp_path / ".work" / KEY).exists()
+    assert (tmp_path / ".work" / OTHER / "epoch.txt").read_text() == "3"
+    clear_recorded(tmp_path, all_of_them)
+    left = sorted(path.name for path in (tmp_path / ".work").iterdir())
+    assert left == ["downloads", "mlflow.lock"]
+
+
+def test_without_any_progress_there_is_nothing_to_clear(tmp_path: Path) -> None:
+    clear_recorded(tmp_path, all_of_them)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_is_at_is_not_cleared(tmp_path: Path) -> None:
+    with opened(tmp_path, OTHER) as work:
+        work.note("epoch", "3")
+    with holder(tmp_path) as (process, leave):
+        clear_recorded(tmp_path, all_of_them)
+        assert not (tmp_path / ".work" / OTHER).exists()
+        leave.touch()
+        process.join()
+        assert process.exitcode == 0
+    with opened(tmp_path) as work:
+        assert work.noted("epoch") == "4"
+
+
+def test_a_second_process_waits_until_the_first_has_ended(tmp_path: Path) -> None:
+    waits = []
+    with holder(tmp_path) as (process, leave):
+
+        def on_wait() -> None:
+            waits.append(process.is_alive())
+            leave.touch()
+
+        with opened(tmp_path, on_wait=on_wait) as work:
+            assert work.noted("epoch") == "4"
+    assert waits == [True]
+
+
+def test_a_second_process_goes_on_when_the_first_is_killed(tmp_path: Path) -> None:
+    waits = []
+    with holder(tmp_path) as (process, _):
+
+        def on_wait() -> None:
+            waits.append(process.is_alive())
+            process.kill()
+
+        with opened(tmp_path, on_wait=on_wait) as work:
+            assert work.noted("epoch") == "3"
+            process.join(timeout=10)
+            assert not process.is_alive()
+    assert waits == [True]
+
+
+def test_a_wait_for_one_process_after_the_other_is_told_once(tmp_path: Path) -> None:
+    waits = []
+    with holder(tmp_path) as (first, _):
+
+        def on_wait() -> None:
+            waits.append(True)
+            if len(waits) > 1:
+                return
+            # What a process does that ends: it deletes the lock's file, and another makes it anew.
+            (tmp_path / ".work" / f"{KEY}.lock").unlink()
+            second = _context.Process(
+                target=_hold, args=(tmp_path, KEY, tmp_path / "b.inside", tmp_path / "b.leave")
+            )
+            second.start()
+            wait_for(tmp_path / "b.inside")
+            (tmp_path / "b.leave").touch()
+            first.kill()
+
+        with opened(tmp_path, on_wait=on_wait) as work:
+            assert work.noted("epoch") == "4"
+    assert waits == [True]
+
+
+def test_two_keys_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    with holder(tmp_path), opened(tmp_path, OTHER) as work:
+        work.note("epoch", "3")
+
+
+def _count(root: Path, number: int, seconds: float) -> None:
+    """Enter and leave one work folder, counting in it by reading and writing."""
+    counter = root / "counter"
+    wait_for(root / "start")
+    entered, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        with opened(root, on_wait=lambda: None):
+            count = int(counter.read_bytes())
+            os.sched_yield()
+            counter.write_bytes(b"%d" % (count + 1))
+        entered += 1
+    (root / f"{number}.entered").write_text(str(entered))
+
+
+def test_however_many_there_are_only_one_is_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "counter").write_bytes(b"0")
+    run_together(tmp_path, [(_count, (tmp_path, number, 1.5)) for number in range(8)])
+    entered = [int(path.read_text()) for path in tmp_path.glob("*.entered")]
+    assert min(entered) > 0
+    assert int((tmp_path / "counter").read_bytes()) == sum(entered)
+
+
+def _clear(root: Path, seconds: float) -> None:
+    wait_for(root / "start")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        clear_recorded(root, all_of_them)
+
+
+def _note_and_read(root: Path, seconds: float) -> None:
+    wait_for(root / "start")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with opened(root, on_wait=lambda: None) as work:
+            work.note("epoch", "3")
+            os.sched_yield()
+            assert work.noted("epoch") == "3"
+
+
+def test_clearing_never_reaches_a_folder_that_is_in_use(tmp_path: Path) -> None:
+    targets = (_note_and_read, _note_and_read, _clear, _clear)
+    run_together(tmp_path, [(target, (tmp_path, 1.0)) for target in targets])
+
+
+def unit_of(work: WorkFolder, key: str | None = OTHER) -> AbstractContextManager[Path]:
+    return work.unit("setting-1/seed-2", key, alone)
+
+
+def test_a_unit_outlives_its_stage_and_serves_another(tmp_path: Path) -> None:
+    with opened(tmp_path) as work, unit_of(work) as folder:
+        (folder / "weights").touch()
+    with opened(tmp_path, "ef" * 32) as work, unit_of(work) as folder:
+        assert (folder / "weights").exists()
+    with opened(tmp_path, "ef" * 32) as work, unit_of(work, "01" * 32) as folder:
+        assert not list(folder.iterdir())
+
+
+def test_a_unit_outside_dvc_goes_with_its_stage(tmp_path: Path) -> None:
+    with opened(tmp_path, None) as work:
+        with unit_of(work, None) as folder:
+            (folder / "weights").touch()
+        with unit_of(work, None) as folder:
+            assert (folder / "weights").exists()
+    assert not folder.exists()
+
+
+def test_who_runs_a_recorded_stage_again_wants_its_units_anew(tmp_path: Path) -> None:
+    with opened(tmp_path) as work, unit_of(work) as folder:
+        (folder / "weights").touch()
+    with opened(tmp_path, recorded=all_of_them) as work:
+        with unit_of(work) as folder:
+            assert not list(folder.iterdir())
+            (folder / "weights").touch()
+        # Cleared once: what this execution has trained stays.
+        with unit_of(work) as folder:
+            assert (folder / "weights").exists()
+
+
+def test_units_that_nobody_has_asked_for_in_a_month_are_deleted(tmp_path: Path) -> None:
+    with opened(tmp_path) as work:
+        with unit_of(work, KEY) as old, unit_of(work, OTHER) as new:
+            pass
+        long_ago = time.time() - 40 * 24 * 3600
+        os.utime(old, (long_ago, long_ago))
+        with unit_of(work, "01" * 32) as busy:
+            os.utime(busy, (long_ago, long_ago))
+            clear_units(tmp_path)
+    assert (old.exists(), new.exists(), busy.exists()) == (False, True, True)
