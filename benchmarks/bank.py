@@ -470,7 +470,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16; when timed")
     parser.add_argument("--threads", type=int, help="of the CPU; else torch's choice")
     parser.add_argument(
-        "--rows-per-pass",
+        "--max-rows-per-forward",
         type=lambda text: [int(part) for part in text.split(",")],
         help="of the bank, such as 64,256,1024: each is tried; else what `auto` takes at most",
     )

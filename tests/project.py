@@ -23,7 +23,7 @@ from pipeline.sources.lama_upstream import PROMPTS
 from pipeline.sources.registry import SOURCES
 
 ROOT = Path(__file__).parents[1]
-_CODE = ("commands", "pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+_CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 
 _COUNTRIES = {
     "FR": ("France", "EU", "Paris", "ES,IT,DE"),
@@ -184,7 +184,7 @@ def _make_mirror(project: Path, mirror: Path) -> None:
         "us_counties": [{"name": f"{n} County", "state": "TX"} for n in ("Ada", "Bell", "Cass")],
         "us_states": {"TX": {"name": "Texas"}},
     }  # fmt: skip
-    table = project / "pipeline" / "data" / "sources.py"
+    table = project / "pipeline" / "sources" / "registry.py"
     text = table.read_text()
     wheel = mirror / "packages" / source.wheel
     wheel.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def _make_lama_mirror(project: Path, folder: Path) -> None:
             texts = ['[X] "{">phys town bordering [Y] .']  # as published
         prompts = [{"relation": r, "template": t} for r in LAMA_TEMPLATES for t in texts]
         _write_lines(folder / "prompts" / f"{name}.jsonl", prompts)
-    table = project / "pipeline" / "data" / "lama_sources.py"
+    table = project / "pipeline" / "sources" / "lama.py"
     counts = {relation: len(splits["test"]) for relation, splits in LAMA_FACTS.items()}
     text, found = re.subn(
         r"(?ms)^(TEST_FACTS: [^=]*= )\{.*?^\}", rf"\g<1>{counts!r}", table.read_text()

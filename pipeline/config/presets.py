@@ -1,8 +1,8 @@
 """Presets: overlays of `params.yaml`, and the edit that puts their values into the file.
 
 Where the file has a section, whose keys the types of `pipeline.config.schema` name, an overlay's
-mapping is merged into it. Any other value is replaced: lists, single values, and dictionaries with keys of
-the user's own, such as `lama.templates`.
+mapping is merged into it. Any other value is replaced: lists, single values, and dictionaries with
+keys of the user's own, such as `lama.templates`.
 
 The file is edited in place: only the text of changed values is exchanged. Loading and dumping it
 would lose the comments behind a list that is replaced, and change the style of the rest.

@@ -227,7 +227,8 @@ def training_budget(training: Row) -> str:
     if not training["tune"]:
         return "none"
     tuned = [f"{part} at {training[part]['learning_rate']:g}" for part in training["tune"]]
-    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {training.get('batch_size', training.get('batch'))}"
+    batch_size = training.get("batch_size", training.get("batch"))  # the key of older records
+    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {batch_size}"
 
 
 def _control_rows(

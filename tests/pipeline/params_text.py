@@ -31,10 +31,10 @@ def _model() -> dict[str, Any]:
 
 
 def _nothing_tuned() -> dict[str, Any]:
-    return {"tune": [], "epochs": 0, "batch": 1, "patience": 1}
+    return {"tune": [], "epochs": 0, "batch_size": 1, "patience": 1}
 
 
-_TUNED = {"epochs": 2, "batch": 8, "patience": 2}
+_TUNED = {"epochs": 2, "batch_size": 8, "patience": 2}
 
 _PARAMS: dict[str, Any] = {
     "seed": 1,
@@ -67,7 +67,12 @@ _PARAMS: dict[str, Any] = {
             },
             "discrete": {
                 **_nothing_tuned(),
-                "search": {"prompts": "gradient", "iterations": 2, "candidates": 3, "batch": 4},
+                "search": {
+                    "prompts": "gradient",
+                    "iterations": 2,
+                    "candidates": 3,
+                    "batch_size": 4,
+                },
             },
         },
         "stability": {

@@ -69,7 +69,8 @@ def project(
         superglue__grid={"manual-fine-tuning": {"model.learning_rate": RATES}},
         **{"superglue__prompts__rte__templates__manual-fine-tuning":
            "{premise} ? {hypothesis} . Answer {mask}",
-           f"{method}__epochs": EPOCHS, f"{method}__batch": BATCH, f"{method}__patience": EPOCHS,
+           f"{method}__epochs": EPOCHS, f"{method}__batch_size": BATCH,
+           f"{method}__patience": EPOCHS,
            f"{method}__model__weight_decay": DECAY, f"{method}__model__warmup_ratio": 0.0,
            f"{method}__model__max_grad_norm": None},
         runtime__threads=1,

@@ -40,7 +40,7 @@ TUNED = ("fine-tuning", "manual-fine-tuning")
 FEW_STEPS: dict[str, Any] = {
     "lama__training__discrete__search__iterations": 2,
     "lama__training__discrete__search__candidates": 2,
-    "lama__training__discrete__search__batch": 4,
+    "lama__training__discrete__search__batch_size": 4,
     "lama__training__prompt-tuning__epochs": 1,
     **{f"lama__training__{method}__epochs": 1 for method in TUNED},
     **{f"lama__training__{method}__model__learning_rate": 0.05 for method in TUNED},
@@ -209,13 +209,13 @@ def _topological(repo: Repo) -> list[Any]:
 def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
     """Make the tables of sources those of the project, the one that the other imports first."""
     with pytest.MonkeyPatch.context() as importing:
-        for name in ("lama_sources", "sources"):
-            path = root / "pipeline" / "data" / f"{name}.py"
+        for name in ("lama", "registry"):
+            path = root / "pipeline" / "sources" / f"{name}.py"
             spec = importlib.util.spec_from_file_location(f"copied_{name}", path)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            for known in (f"copied_{name}", f"pipeline.data.{name}"):
+            for known in (f"copied_{name}", f"pipeline.sources.{name}"):
                 importing.setitem(sys.modules, known, module)
             spec.loader.exec_module(module)
     patch.setattr("pipeline.sources.registry.SOURCES", module.SOURCES)

@@ -45,7 +45,7 @@ def test_what_a_task_overrides_wins_over_the_grid(tmp_path: Path) -> None:
         tmp_path, grid={"batch_size": [4, 8]}, overrides={"batch_size": 16, "max_length": [32, 48]}
     )
     settings = task_settings(params, "rte", "p-tuning", masked=True)
-    assert [(s.training.batch, s.max_length) for s in settings] == [(16, 32), (16, 48)]
+    assert [(s.training.batch_size, s.max_length) for s in settings] == [(16, 32), (16, 48)]
     assert settings[0].tried == {"max_length": 32}
 
 

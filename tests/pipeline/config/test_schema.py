@@ -54,7 +54,7 @@ def test_values_arrive_as_they_are_written(tmp_path):
         ("seed", "34", ["valid integer", "'34'"]),
         ("seed", True, ["valid integer", "True"]),
         ("seed", 1.0, ["valid integer", "1.0"]),
-        ("lama.training.p-tuning.batch", False, ["valid integer", "False"]),
+        ("lama.training.p-tuning.batch_size", False, ["valid integer", "False"]),
         ("lama.training.p-tuning.prompt.learning_rate", "1e-4", ["valid number", "'1e-4'"]),
         ("lama.training.p-tuning.prompt.learning_rate", True, ["valid number", "True"]),
         ("model.name", 5, ["valid string", "5"]),
@@ -360,4 +360,4 @@ def test_a_step_has_no_more_passes_than_examples(tmp_path):
     assert line.startswith(
         "superglue.training.p-tuning: model.gradient_accumulation_steps is 9, more "
     )
-    assert "the 8 examples of a step" in line
+    assert "more than batch_size 8" in line

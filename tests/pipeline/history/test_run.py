@@ -103,7 +103,7 @@ def test_a_bug_leaves_its_traceback_too(own_folder: Path) -> None:
         _ = 1 / 0
     text = mlflow.artifacts.load_text(f"runs:/{run.run_id}/error.txt")
     assert "ZeroDivisionError" in text
-    assert "test_runs.py" in text
+    assert "test_run.py" in text
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
