@@ -7,10 +7,8 @@ from pathlib import Path
 from pipeline.config.grid import check_prompt_tokens, task_settings
 from pipeline.config.schema import LamaParams, MethodParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
-from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS
+from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
 from pipeline.errors import ParamsError, PipelineError
-from pipeline.sources.lama import TEST_FACTS
-from pipeline.sources.lama_upstream import PROMPTS
 from pipeline.sources.models import check_model_name
 from pipeline.tasks import get_task, task_template, task_verbalizer
 from pipeline.tasks.lama import check_layout, manual_template
@@ -126,7 +124,7 @@ def _check_search(method: str, search: SearchParams | None, source: str) -> None
 
 
 def _check_collection(name: str, source: str) -> None:
-    known = [*PAPER_PROMPTS, *(PROMPTS if source == "lama" else ())]
+    known = [*PAPER_PROMPTS, *(PROMPT_COLLECTIONS if source == "lama" else ())]
     if name not in known:
         raise ParamsError(
             f"'{name}' is no collection of templates that {source} has; choose from "
