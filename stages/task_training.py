@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.config.grid import TrialConfig, superglue_configs
-from pipeline.config.schema import Params, SuperGlueMethod, SuperGlueTask
+from pipeline.config.schema import Params, SuperGlueMethod
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import answered, task_metrics, task_score
@@ -23,7 +23,7 @@ from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import is_masked
 from pipeline.models.memory import estimate_max_rows
 from pipeline.prompts.store import StoredPrompt, weights_file
-from pipeline.tasks import TASKS, Example, Task
+from pipeline.tasks import Example, Task, get_task
 from pipeline.training.loop import EpochRecord, Trained
 from pipeline.training.problems import task_problem
 from pipeline.training.selection import Selection, Unit
@@ -55,7 +55,7 @@ class TaskTraining:
 
     this: RunningStage
     params: Params
-    task: SuperGlueTask
+    task: str
     method: SuperGlueMethod
     model: Path
     splits: Path
@@ -152,7 +152,7 @@ class TaskTraining:
                 write_json(file, {"run": run, "seconds": seconds})
 
     def _train(self, unit: Unit, folder: Path, report: Callable[[EpochRecord], None]) -> Trained:
-        setting, kind = self._setting(unit), TASKS[self.task]
+        setting, kind = self._setting(unit), get_task(self.task)
         tuned = "model" in setting.training.tune
         classifier = self.method == "classifier"
         assert setting.max_length is not None
@@ -197,7 +197,7 @@ class TaskTraining:
         return {split: folder / f"{split}.jsonl" for split in ("train", "dev")}
 
     def _examples(self, unit: Unit) -> dict[str, list[Example]]:
-        kind = TASKS[self.task].examples
+        kind = get_task(self.task).examples
         return {split: read_examples(path, kind) for split, path in self._files(unit).items()}
 
     def _folder(self, unit: Unit) -> AbstractContextManager[Path]:

@@ -10,7 +10,7 @@ from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.sources.models import check_model_name
-from pipeline.tasks import TASKS, task_template, task_verbalizer
+from pipeline.tasks import get_task, task_template, task_verbalizer
 from pipeline.tasks.lama import manual_template
 
 
@@ -63,11 +63,11 @@ def check_params(params: Params) -> None:
             _check_superglue_training(method, settings)
     for task, prompts in params.superglue.prompts.items():
         with at(f"superglue.prompts.{task}.verbalizer"):
-            task_verbalizer(TASKS[task], prompts.verbalizer)
+            task_verbalizer(get_task(task), prompts.verbalizer)
         for method, template in prompts.templates.items():
             if method not in params.superglue.training:
                 with at(f"superglue.prompts.{task}.templates.{method}"):
-                    task_template(TASKS[task], template, classifier=method == "classifier")
+                    task_template(get_task(task), template, classifier=method == "classifier")
                 continue
             with at(None):
                 superglue_configs(params.superglue, task, method, masked=True)

@@ -21,11 +21,10 @@ from pipeline.config.schema import (
     MethodParams,
     SuperGlueMethod,
     SuperGlueParams,
-    SuperGlueTask,
 )
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.prompts.template import Template
-from pipeline.tasks import TASKS, Task, task_template, task_verbalizer
+from pipeline.tasks import Task, get_task, task_template, task_verbalizer
 from pipeline.tasks.lama import apply_layout
 
 # White space that is not within a slot.
@@ -112,7 +111,7 @@ def lama_configs(
 
 
 def superglue_configs(
-    params: SuperGlueParams, task: SuperGlueTask, method: SuperGlueMethod, *, masked: bool
+    params: SuperGlueParams, task: str, method: SuperGlueMethod, *, masked: bool
 ) -> list[TrialConfig]:
     """Settings of a method on a task of SuperGLUE, in the order of the grid.
 
@@ -136,11 +135,11 @@ def superglue_configs(
     )
     templates = partial(
         _read_templates,
-        parse=partial(task_template, TASKS[task], classifier=classifier),
+        parse=partial(task_template, get_task(task), classifier=classifier),
         trained="prompt" in section.training.tune,
         masked=masked,
     )
-    verbalizers = partial(_read_verbalizer, TASKS[task], classifier=classifier)
+    verbalizers = partial(_read_verbalizer, get_task(task), classifier=classifier)
     place = f"prompts.{task}"
     prompt: dict[str, tuple[_Axis, _Reader]] = {
         "template": (_Axis([prompts.templates[method]], f"{place}.templates.{method}"), templates),
