@@ -4,13 +4,21 @@ from pathlib import Path
 
 import typer
 
-from pipeline.config.schema import Params, SuperGlueTask, load_params
+from pipeline.config.schema import Params, load_params
 from pipeline.files import atomic_dir
 from pipeline.sources.base import Source
 from pipeline.sources.lama import lama_source
 from pipeline.sources.models import ModelSource
 from pipeline.sources.superglue import superglue_source
-from stages.runtime import Out, ParamsFile, RunningStage, downloads_folder, say, stage
+from stages.runtime import (
+    Out,
+    ParamsFile,
+    RunningStage,
+    TaskName,
+    downloads_folder,
+    say,
+    stage,
+)
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -34,7 +42,7 @@ def lama(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
 
 
 @app.command()
-def superglue(task: SuperGlueTask, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
+def superglue(task: TaskName, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     """Download the raw data of one SuperGLUE task."""
     with stage("download", "superglue", task) as ctx:
         params = load_params(params_file)
