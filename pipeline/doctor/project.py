@@ -132,8 +132,8 @@ def check_history(seconds: float) -> CheckResult:
     Raises:
         TrackingError: it cannot.
     """
-    from pipeline.history.health import check_store
+    from pipeline.history.store import check_store
 
     store = check_store(seconds)
-    state = "its schema is current" if store.begun else "not begun yet; the first stage makes it"
+    state = "its schema is current" if store.exists else "not begun yet; the first stage makes it"
     return CheckResult("history", "ok", f"{store.address}, {state}")

@@ -3,15 +3,14 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline.history import models
 from pipeline.history import run as runs
+from pipeline.history.journal import send_all
 from pipeline.history.run import StageRun, stage_run
-from pipeline.history.sending import send_all
+from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 SPLITS = "fedcba9876543210fedcba9876543210.dir"
-ABOUT = {"benchmark": "lama", "method": "p-tuning"}
 TRAIN = StageIdentity(
     name="train-lama@p-tuning",
     command="python -m stages.train lama p-tuning",
@@ -39,24 +38,14 @@ def _hashes(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(stage: StageIdentity | None = TRAIN, *, resumes: str | None = None) -> str:
-    with stage_run(
-        stage,
-        experiment="p-tuning-train",
-        name="train/lama/p-tuning",
-        tags={"stage": "train", **ABOUT},
-        resumes=resumes,
-    ) as run:
+    with stage_run(stage, StageInfo("train", "lama", method="p-tuning"), resumes=resumes) as run:
         run.log_metrics({"dev/p_at_1": 0.5})
     return run.run_id
 
 
 def evaluate(score: float, *, resumes: str | None = None) -> StageRun:
     with stage_run(
-        EVALUATE,
-        experiment="p-tuning-evaluate",
-        name="evaluate/lama/p-tuning",
-        tags={"stage": "evaluate", **ABOUT},
-        resumes=resumes,
+        EVALUATE, StageInfo("evaluate", "lama", method="p-tuning"), resumes=resumes
     ) as run:
         run.log_dataset("lama/geonames", "data/splits/lama", SPLITS, "evaluation")
         run.log_metrics({"test/p_at_1": score, "dev/p_at_1": 0.5})

@@ -16,15 +16,15 @@ from typing import Any
 import mlflow
 import pytest
 import requests
+from pipeline.history.sending import send_all
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.errors import DataError, TrackingError
 from pipeline.files import write_text
 from pipeline.history import run as runs
-from pipeline.history.events import Entry, Sender, is_refusal
+from pipeline.history.events import Event, MlflowWriter, is_refusal
 from pipeline.history.journal import Spool
-from pipeline.history.sending import send_all
 from pipeline.history.store import store_identity
 from tests.outage import Way, free_port, way_to
 from tests.pipeline.history.test_run import STAGE, all_runs, history_of, open_run
@@ -183,7 +183,7 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
 
     again = send()
     assert again.exit_code == 0
-    assert "nothing is kept" in again.stdout
+    assert "nothing to send" in again.stdout
     assert picture(run_id) == expected
 
 
@@ -200,7 +200,7 @@ def test_a_send_that_is_killed_after_every_entry_logs_nothing_twice(
 ) -> None:
     expected = picture(a_stage())
     with monkeypatch.context() as away:
-        run_id = a_stage(in_the_middle=lambda: away.setattr(Sender, "send", gone))
+        run_id = a_stage(in_the_middle=lambda: away.setattr(MlflowWriter, "write", gone))
     entries = len(Spool(own_folder, run_id).unsent())
     assert entries > 10
     notes: list[str] = []
@@ -217,7 +217,7 @@ def test_a_send_that_is_killed_after_every_entry_logs_nothing_twice(
             list(send_all())
         notes.clear()
     (delivery,) = send_all()
-    assert (delivery.sent, delivery.refused) == (1, ())
+    assert (delivery.num_sent, delivery.refused) == (1, ())
     assert picture(run_id) == expected
     assert kept(own_folder) == []
 
@@ -244,11 +244,11 @@ def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_l
 ) -> None:
     code = (
         "import os, signal\n"
-        "from pipeline.history.events import Sender\n"
+        "from pipeline.history.events import MlflowWriter\n"
         "from tests.pipeline.history.test_outage import gone, open_run\n"
         "with open_run() as run:\n"
         "    run.log_metrics({'dev/loss': 3.0}, 0)\n"
-        "    Sender.send = gone\n"
+        "    MlflowWriter.write = gone\n"
         "    run.log_metrics({'dev/loss': 2.0}, 1)\n"
         "    run.log_text('so far', 'note.txt')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -257,7 +257,7 @@ def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_l
     done = subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=120)
     assert done.returncode == -signal.SIGKILL
     (delivery,) = send_all()
-    assert delivery.sent == 2
+    assert delivery.num_sent == 2
     (run,) = all_runs()
     assert history_of(run.info.run_id, "dev/loss") == [(0, 3.0), (1, 2.0)]
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/note.txt") == "so far"
@@ -268,7 +268,7 @@ def leave_kept(monkeypatch: pytest.MonkeyPatch) -> str:
     """Leave a run that was killed while the server was away."""
     with monkeypatch.context() as away, suppress(KeyboardInterrupt), open_run() as run:
         run.log_metrics({"dev/loss": 3.0}, 0)
-        away.setattr(Sender, "send", gone)
+        away.setattr(MlflowWriter, "write", gone)
         run.log_metrics({"dev/loss": 2.0}, 1)
         raise KeyboardInterrupt
     return run.run_id
@@ -292,13 +292,13 @@ def test_who_goes_on_in_a_run_knows_what_was_kept_of_its_attempts(
     with suppress(KeyboardInterrupt), open_run() as run:
         raise KeyboardInterrupt
     # `ptune send` may be at what is kept as a stage starts: then it is not sent before.
-    monkeypatch.setattr(runs, "deliver", lambda _: [])
+    monkeypatch.setattr(runs, "forward_logs", lambda _: [])
     with monkeypatch.context() as away, suppress(DataError):
         opened = runs._open_run
 
         def open_and_go(*arguments: Any) -> str:
             run_id = opened(*arguments)
-            away.setattr(Sender, "send", gone)
+            away.setattr(MlflowWriter, "write", gone)
             return run_id
 
         away.setattr(runs, "_open_run", open_and_go)
@@ -315,11 +315,11 @@ def test_who_goes_on_in_a_run_knows_what_was_kept_of_its_attempts(
 def test_a_stage_that_finds_the_server_back_sends_what_is_kept_itself(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.history.outbox._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.history.outbox._PAUSE_FACTOR", 0)
+    monkeypatch.setattr("pipeline.history.journal._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.history.journal._PAUSE_FACTOR", 0)
     with open_run() as run:
         with monkeypatch.context() as away:
-            away.setattr(Sender, "send", gone)
+            away.setattr(MlflowWriter, "write", gone)
             for epoch in range(3):
                 run.log_metrics({"dev/loss": 3.0 - epoch}, epoch)
             with run.child("seed-1", tags={}, params={}) as child:
@@ -338,18 +338,18 @@ def test_what_a_running_stage_keeps_is_left_to_it(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as away, open_run() as run:
-        away.setattr(Sender, "send", gone)
+        away.setattr(MlflowWriter, "write", gone)
         run.log_text("kept", "note.txt")
         (delivery,) = send_all()
-        assert (delivery.sent, delivery.trouble) == (0, "")
-        assert delivery.left == 1
-    assert [one.sent for one in send_all()] == [5]  # with tags, trace, models, and the end
+        assert (delivery.num_sent, delivery.trouble) == (0, "")
+        assert delivery.num_pending == 1
+    assert [one.num_sent for one in send_all()] == [5]  # with tags, trace, models, and the end
 
 
 def leave_two_kept(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     first = leave_kept(monkeypatch)
     with monkeypatch.context() as aside:
-        aside.setattr(runs, "deliver", lambda _: [])
+        aside.setattr(runs, "forward_logs", lambda _: [])
         return first, leave_kept(monkeypatch)
 
 
@@ -366,20 +366,20 @@ def test_what_cannot_be_sent_keeps_back_what_was_kept_after_it(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = leave_two_kept(monkeypatch)
-    send = Sender.send
+    send = MlflowWriter.write
 
-    def send_unless_first(sender: Sender, entry: Entry) -> None:
+    def send_unless_first(sender: MlflowWriter, entry: Event) -> None:
         if entry.run == both[0] and entry.kind == "end":
             gone()
         send(sender, entry)
 
     with monkeypatch.context() as troubled:
-        troubled.setattr(Sender, "send", send_unless_first)
+        troubled.setattr(MlflowWriter, "write", send_unless_first)
         first, second = send_all()
-    assert (first.sent, first.left, first.trouble) == (1, 1, "the server is gone")
-    assert (second.sent, second.left) == (0, 2)
+    assert (first.num_sent, first.num_pending, first.trouble) == (1, 1, "the server is gone")
+    assert (second.num_sent, second.num_pending) == (0, 2)
     assert second.trouble == f"they come after those of train/lama/p-tuning {both[0][:10]}"
-    assert [delivery.left for delivery in send_all()] == [0, 0]
+    assert [delivery.num_pending for delivery in send_all()] == [0, 0]
     assert kept(own_folder) == []
 
 
@@ -387,14 +387,14 @@ def test_what_is_never_taken_can_be_given_up_for_the_rest(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = leave_two_kept(monkeypatch)
-    take = Sender.send
+    take = MlflowWriter.write
 
-    def never(sender: Sender, entry: Entry) -> None:
+    def never(sender: MlflowWriter, entry: Event) -> None:
         if entry.run == both[0]:
             raise answered(500)
         take(sender, entry)
 
-    monkeypatch.setattr(Sender, "send", never)
+    monkeypatch.setattr(MlflowWriter, "write", never)
     troubled = send()
     assert troubled.exit_code == 1
     way_out = f"`ptune send --drop {both[0][:10]}` gives them up and sends the rest"
@@ -410,7 +410,7 @@ def test_what_to_give_up_is_one_run_of_those_that_are_kept(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = send("--drop", "x")
-    assert "--drop x: nothing is kept: MLflow has all that was logged" in nothing.stderr
+    assert "--drop x: nothing to send: MLflow has all that was logged" in nothing.stderr
     both = leave_two_kept(monkeypatch)
     unknown, several = send("--drop", "x"), send("--drop", "")
     runs_kept = ", ".join(sorted(both))
@@ -447,7 +447,7 @@ def test_a_stage_that_starts_sends_first_what_the_runs_before_it_kept(
     with monkeypatch.context() as away:
         away.setattr(runs, "output_hashes", lambda: output)
         with open_run() as training:
-            away.setattr(Sender, "send", gone)
+            away.setattr(MlflowWriter, "write", gone)
     assert kept(own_folder)
     with open_run(replace(STAGE, name="evaluate-lama@p-tuning", inputs=output)) as run:
         assert mlflow.get_run(training.run_id).info.status == "FINISHED"
@@ -500,7 +500,7 @@ def test_what_mlflow_will_never_take_holds_nothing_up(
     run_id = leave_kept(monkeypatch)
     mlflow.MlflowClient().delete_run(run_id)
     (delivery,) = send_all()
-    assert delivery.sent == 0
+    assert delivery.num_sent == 0
     assert len(delivery.refused) == 2
     assert kept(own_folder) == []
 
@@ -560,7 +560,7 @@ def test_a_full_disk_costs_entries_and_no_result(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as away, open_run() as run:
-        away.setattr(Sender, "send", gone)
+        away.setattr(MlflowWriter, "write", gone)
         run.log_metrics({"dev/loss": 3.0}, 0)
         with away.context() as small:
             small.setattr(os, "fsync", full)
@@ -592,19 +592,19 @@ class Keeping:
 
 def test_a_metric_has_one_value_for_a_step_whatever_becomes_of_its_calls() -> None:
     store: Any = Keeping()
-    sender = Sender(store, {})
+    sender = MlflowWriter(store, {})
     first, second = (
-        Entry("metrics", "0" * 32, {"step": step, "metrics": {"dev/loss": 1.0 - step}})
+        Event("metrics", "0" * 32, {"step": step, "metrics": {"dev/loss": 1.0 - step}})
         for step in (0, 1)
     )
-    sender.send(first)
-    sender.send(first)
+    sender.write(first)
+    sender.write(first)
     store.fails = True
     with pytest.raises(TimeoutError):
-        sender.send(second)
+        sender.write(second)
     store.fails = False
-    sender.send(second)
-    Sender(store, {}, doubts_all=True).send(second)
+    sender.write(second)
+    MlflowWriter(store, {}, check_existing=True).send(second)
     assert store.points == [("dev/loss", 1.0, 0), ("dev/loss", 0.0, 1)]
 
 
