@@ -53,6 +53,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
             run.child("unit", tags=tags, params={}) as child,
         ):
             child.log_metrics({"test/p_at_1": 0.99})
+            run.set_tags({"stage": "another"})
         yield folder
 
 

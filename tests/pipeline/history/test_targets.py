@@ -37,7 +37,7 @@ def test_a_folder_is_the_outputs_in_it() -> None:
 
 
 def test_a_beginning_of_a_name_is_no_folder() -> None:
-    with pytest.raises(DataError, match="mod: neither"):
+    with pytest.raises(DataError, match="mod: not an output"):
         found("mod")
 
 
@@ -79,5 +79,5 @@ def test_code_has_a_future_but_no_stage_that_makes_it() -> None:
 
 @pytest.mark.parametrize("target", ["nothing", "deadbeef", "deadbee", "models/q", "", "/", ".."])
 def test_what_is_none_of_these_is_an_error_that_lists_outputs(target: str) -> None:
-    with pytest.raises(DataError, match=r"Outputs are curves/p\.csv, data/raw"):
+    with pytest.raises(DataError, match=r"Outputs: curves/p\.csv, data/raw"):
         found(target)
