@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.config.grid import Setting, task_settings
+from pipeline.config.grid import TrialConfig, superglue_configs
 from pipeline.config.schema import Params, SuperGlueMethod
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
@@ -59,13 +59,13 @@ class TaskTraining:
     method: SuperGlueMethod
     model: Path
     splits: Path
-    settings: list[Setting] = field(init=False)
+    settings: list[TrialConfig] = field(init=False)
     seconds_reused: float = field(init=False, default=0.0)
     _frozen: PromptedModel | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Work out the settings: they hang on the model's family."""
-        self.settings = task_settings(
+        self.settings = superglue_configs(
             self.params.superglue, self.task, self.method, masked=is_masked(self.model)
         )
 
@@ -155,6 +155,7 @@ class TaskTraining:
         setting, kind = self._setting(unit), get_task(self.task)
         tuned = "model" in setting.training.tune
         classifier = self.method == "classifier"
+        assert setting.max_length is not None
         load = partial(
             load_network, self.this, self.params, self.model, tuned=tuned,
             labels=classifier_labels(kind, setting.template) if classifier else None,
@@ -188,7 +189,7 @@ class TaskTraining:
             on_epoch=report,
         )[self.task]
 
-    def _setting(self, unit: Unit) -> Setting:
+    def _setting(self, unit: Unit) -> TrialConfig:
         return self.settings[unit.setting - 1]
 
     def _files(self, unit: Unit) -> dict[str, Path]:
@@ -225,7 +226,7 @@ class TaskTraining:
         )
 
 
-def described(settings: Sequence[Setting], selection: Selection) -> dict[str, Any]:
+def described(settings: Sequence[TrialConfig], selection: Selection) -> dict[str, Any]:
     """Return what was trained, and what dev chose, for `units.json`."""
     return {
         "chosen": selection.chosen,

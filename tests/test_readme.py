@@ -57,7 +57,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 
 def test_every_path_of_the_tree_exists() -> None:
-    tree = README.split("## Find your way")[1].split("```")[1]
+    tree = README.split("## Project layout")[1].split("```")[1]
     made = {"report/"}
     for line in tree.strip().splitlines():
         depth = len(line) - len(line.lstrip())
