@@ -14,8 +14,8 @@ from pipeline.config.schema import RuntimeParams
 from pipeline.tasks import task_names
 from tests.project import ROOT
 
-# Files that cannot change a result: records of runs, which process runs what, messages of errors, and the
-# parsing of params.yaml (the values that a stage uses are declared under `params`, which
+# Files that cannot change a result: records of runs, which process runs what, messages of errors,
+# and the parsing of params.yaml (the values that a stage uses are declared under `params`, which
 # tests/stages/test_stages.py checks).
 NO_RESULT = (
     "pipeline/history/", "pipeline/workflow/project.py", "pipeline/workflow/workdir.py",
