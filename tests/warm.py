@@ -33,8 +33,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.yaml_memo import PARSED_YAML, remember_yaml  # noqa: E402 - this file is run by its path
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this file is run by its path
+from tests.yaml_memo import PARSED_YAML, remember_yaml
 
 del sys.path[0]
 
@@ -96,14 +96,13 @@ def _start() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "server").exists():
             keep = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-            _KEPT.append(
-                subprocess.Popen(
-                    [sys.executable, __file__, "dvc", str(folder)], cwd=folder, env=keep,
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                )  # fmt: skip
+            command = [sys.executable, __file__, "dvc", str(folder)]
+            server = subprocess.Popen(
+                command, cwd=folder, env=keep, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
             )
-            assert _KEPT[0].stdout is not None
-            assert _KEPT[0].stdout.readline() == b"ready\n"
+            _KEPT.append(server)
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
         _KEPT.append(_connect(folder))
         _KEPT[-1].sendall(bytes(8))
     return str(folder)
@@ -141,7 +140,7 @@ def _serve(folder: Path) -> dict[str, Any]:
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     running: dict[int, socket.socket] = {}
     users: set[socket.socket] = set()
-    print("ready", flush=True)
+    os.write(1, b"ready\n")
     while True:
         ready, _, _ = select.select([listener, woken, *users], [], [])
         if woken in ready:
@@ -233,7 +232,7 @@ def _fork_what_it_starts() -> None:
 def _end(code: object) -> NoReturn:
     """End a fork as an interpreter ends, but leave the libraries, which may take seconds."""
     if isinstance(code, str):
-        print(code, file=sys.stderr)
+        sys.stderr.write(f"{code}\n")
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

@@ -6,7 +6,6 @@ kept in a folder, under a hash of the text, for all processes of a test run.
 
 import hashlib
 import io
-import os
 import pickle
 import tempfile
 from functools import cache
@@ -60,4 +59,4 @@ def _write(path: Path, data: bytes) -> None:
     """Write a file that no other process finds half written."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(data)
-    os.replace(file.name, path)
+    Path(file.name).replace(path)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from pipeline.inference.forms import INPUT_SCHEMAS, Form, FormField
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
@@ -57,7 +57,7 @@ def lama(
     as_json: AsJson = False,
 ) -> None:
     """Which object completes a fact? The likeliest of the allowed words, by each method."""
-    with errors_told():
+    with report_errors():
         from pipeline.cli.ask import Wishes, ask_lama  # torch takes seconds to import
 
         ask_lama(relation, subjects or [], top, Wishes(methods or [], file, out, as_json))
@@ -69,7 +69,7 @@ def _task_command(task: str, form: Form) -> Callable[..., None]:
     def command(
         methods: list[str] | None, file: Path | None, out: Path | None, as_json: bool, **given: Any
     ) -> None:
-        with errors_told():
+        with report_errors():
             from pipeline.cli.ask import Wishes, ask_task  # torch takes seconds to import
 
             ask_task(task, given, Wishes(methods or [], file, out, as_json))

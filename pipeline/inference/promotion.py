@@ -14,11 +14,12 @@ import pipeline
 from pipeline.data.lama import read_lama
 from pipeline.errors import TrackingError
 from pipeline.files import link_or_copy, write_text
-from pipeline.history.store import EXPERIMENTS, connect, first_line, without_password
+from pipeline.history.store import connect, first_line, without_password
 from pipeline.inference.candidates import Candidate
 from pipeline.inference.forms import INPUT_SCHEMAS
 from pipeline.inference.predictor import Trained, best_training, load_trained
 from pipeline.prompts.store import save_prompts, weights_file
+from pipeline.workflow.command import EXPERIMENTS
 
 BEST = "best"
 
