@@ -16,12 +16,13 @@ os.environ.update(
 for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME"):
     os.environ.pop(name, None)
 
-from pathlib import Path  # noqa: E402 - the environment comes first
+from collections import Counter  # noqa: E402 - the environment comes first
+from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 import pytest  # noqa: E402
 
-from tests.yaml_memo import PARSED_YAML, remember_yaml  # noqa: E402
+from tests.quick import PARSED_YAML, open_stores_quickly, remember_yaml  # noqa: E402
 
 # Libraries that take seconds to load are imported where they are used: the process that hands the
 # tests to the others needs none of them.
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with what takes long, so that no process waits for another one's last test."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Start with the files that take long, so that no process waits for another's last file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +74,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store without runs; making one takes seconds, copying one nothing."""
     from pipeline.history.store import local_store
 
+    open_stores_quickly()
     root = tmp_path_factory.mktemp("store")
     return local_store(root)
 

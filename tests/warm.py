@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # this file is run by its path
-from tests.yaml_memo import PARSED_YAML, remember_yaml
+from tests.quick import PARSED_YAML, open_stores_quickly, remember_yaml
 
 del sys.path[0]
 
@@ -128,6 +128,7 @@ def _serve(folder: Path) -> dict[str, Any]:
         remember_yaml(Path(parsed))
     for name in _LIBRARIES:
         importlib.import_module(name)
+    open_stores_quickly()
     gc.collect()
     gc.freeze()  # or each fork's collections copy all of the memory
     listener = socket.socket(socket.AF_UNIX)

@@ -1,8 +1,4 @@
-"""Each YAML text is parsed once: ruamel.yaml takes a second for a long `dvc.lock`.
-
-DVC reads `dvc.yaml`, `params.yaml`, and `dvc.lock` several times in each process. What they hold is
-kept in a folder, under a hash of the text, for all processes of a test run.
-"""
+"""Libraries do in a test run once what they do in each process or for each store otherwise."""
 
 import hashlib
 import io
@@ -19,7 +15,14 @@ PARSED_YAML = "PTUNE_TESTS_YAML"
 
 
 def remember_yaml(folder: Path) -> None:
-    """Have `YAML(typ="safe").load` return a copy of what it returned for the same text before."""
+    """Have `YAML(typ="safe").load` return a copy of what it returned for the same text before.
+
+    ruamel.yaml takes a second for a long `dvc.lock`, and DVC reads that file, `dvc.yaml`, and
+    `params.yaml` several times in each process.
+
+    Args:
+        folder: keeps the parsed values, under a hash of their text, for all processes.
+    """
     parse = YAML.load
 
     @cache
@@ -44,6 +47,20 @@ def remember_yaml(folder: Path) -> None:
             return value
 
     YAML.load = load
+
+
+def open_stores_quickly() -> None:
+    """Have MLflow look up its newest schema once, and SQLite not wait for the disk."""
+    from mlflow.store.db import utils
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+
+    @event.listens_for(Engine, "connect")
+    def _(connection: Any, _: Any) -> None:
+        if "sqlite" in type(connection).__module__:
+            connection.execute("PRAGMA synchronous = OFF")
 
 
 def _named(text: str | bytes, stream: Any) -> Any:
