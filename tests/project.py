@@ -147,7 +147,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the project, with this Python's programs first on the path."""
     values = environment_of(folder, **environment)
-    if can_run(command, values):
+    if can_run(command):
         done = _run_warm(folder, command, values)
     else:
         done = subprocess.run(

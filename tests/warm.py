@@ -57,12 +57,10 @@ _LIBRARIES = (
 _FOLDER = "PTUNE_TESTS_WARM"
 
 
-def can_run(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+def can_run(command: Sequence[str]) -> bool:
     """Whether a command is a program of this environment that needs no interpreter for itself."""
     program, *arguments = command
-    if program not in _PROGRAMS or "PYTHONPATH" in environment:
-        return False
-    return program != "python" or arguments[:1] == ["-m"]
+    return program in _PROGRAMS and (program != "python" or arguments[:1] == ["-m"])
 
 
 def run_warm(
@@ -187,6 +185,7 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     program, *arguments = request["command"]
     _fork_what_it_starts()
     if program == "python":
@@ -215,7 +214,7 @@ def _fork_what_it_starts() -> None:
 
     def stage(executable: str, cmd: str, **more: Any) -> None:
         words = shlex.split(cmd)
-        if not can_run(words, more["env"]):
+        if not can_run(words):
             run_stage(executable, cmd, **more)
         elif code := forked(words, more["cwd"], more["env"]):
             raise StageCmdFailedError(cmd, code)
