@@ -43,7 +43,7 @@ repro: setup ## run the whole pipeline, then show the results
 	@$(MAKE) --no-print-directory show
 
 show: setup ## print the result tables
-	@python -m stages.report show
+	@ptune report show
 
 ui: setup ## browse the MLflow history on http://127.0.0.1:5000
 	@test -f mlflow.db || (echo "error: no history yet (mlflow.db); run 'make repro' first"; exit 1)
@@ -67,7 +67,7 @@ test-fast: $(VENV)/dev ## the tests that run no whole pipeline
 	@pytest --quiet --numprocesses 2 --dist loadfile -m "not slow"
 
 readme: setup ## write the results of the last run into README.md
-	@python -m stages.report readme
+	@ptune report readme
 
 lock: ## pin the newest versions that pyproject.toml allows
 	@bash tools/lock.sh "$(PYTHON)" "$(TORCH)"

@@ -12,6 +12,7 @@ from pipeline.cli import (
     predict,
     preset,
     promote,
+    report,
     repro,
     reproduce,
     results,
@@ -35,3 +36,4 @@ app.command(epilog=send.EXAMPLES)(send.send)
 app.command(epilog=sync.EXAMPLES)(sync.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
+app.add_typer(report.app, name="report")
