@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.config.grid import Setting, task_settings
-from pipeline.config.schema import Params, SuperGlueMethod, SuperGlueTask
+from pipeline.config.grid import TrialConfig, superglue_configs
+from pipeline.config.schema import Params, SuperGlueMethod
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import answered, task_metrics, task_score
@@ -23,7 +23,7 @@ from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import is_masked
 from pipeline.models.memory import estimate_max_rows
 from pipeline.prompts.store import StoredPrompt, weights_file
-from pipeline.tasks import TASKS, Example, Task
+from pipeline.tasks import Example, Task, get_task
 from pipeline.training.loop import EpochRecord, Trained
 from pipeline.training.problems import task_problem
 from pipeline.training.selection import Selection, Unit
@@ -55,17 +55,17 @@ class TaskTraining:
 
     this: RunningStage
     params: Params
-    task: SuperGlueTask
+    task: str
     method: SuperGlueMethod
     model: Path
     splits: Path
-    settings: list[Setting] = field(init=False)
+    settings: list[TrialConfig] = field(init=False)
     seconds_reused: float = field(init=False, default=0.0)
     _frozen: PromptedModel | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Work out the settings: they hang on the model's family."""
-        self.settings = task_settings(
+        self.settings = superglue_configs(
             self.params.superglue, self.task, self.method, masked=is_masked(self.model)
         )
 
@@ -152,9 +152,10 @@ class TaskTraining:
                 write_json(file, {"run": run, "seconds": seconds})
 
     def _train(self, unit: Unit, folder: Path, report: Callable[[EpochRecord], None]) -> Trained:
-        setting, kind = self._setting(unit), TASKS[self.task]
+        setting, kind = self._setting(unit), get_task(self.task)
         tuned = "model" in setting.training.tune
         classifier = self.method == "classifier"
+        assert setting.max_length is not None
         load = partial(
             load_network, self.this, self.params, self.model, tuned=tuned,
             labels=classifier_labels(kind, setting.template) if classifier else None,
@@ -188,7 +189,7 @@ class TaskTraining:
             on_epoch=report,
         )[self.task]
 
-    def _setting(self, unit: Unit) -> Setting:
+    def _setting(self, unit: Unit) -> TrialConfig:
         return self.settings[unit.setting - 1]
 
     def _files(self, unit: Unit) -> dict[str, Path]:
@@ -196,7 +197,7 @@ class TaskTraining:
         return {split: folder / f"{split}.jsonl" for split in ("train", "dev")}
 
     def _examples(self, unit: Unit) -> dict[str, list[Example]]:
-        kind = TASKS[self.task].examples
+        kind = get_task(self.task).examples
         return {split: read_examples(path, kind) for split, path in self._files(unit).items()}
 
     def _folder(self, unit: Unit) -> AbstractContextManager[Path]:
@@ -225,7 +226,7 @@ class TaskTraining:
         )
 
 
-def described(settings: Sequence[Setting], selection: Selection) -> dict[str, Any]:
+def described(settings: Sequence[TrialConfig], selection: Selection) -> dict[str, Any]:
     """Return what was trained, and what dev chose, for `units.json`."""
     return {
         "chosen": selection.chosen,

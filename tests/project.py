@@ -19,8 +19,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.sources.lama_upstream import PROMPTS
-from pipeline.sources.registry import SOURCES
+from pipeline.data.lama import PROMPT_COLLECTIONS
+from pipeline.sources.geonames import GEONAMES
 
 ROOT = Path(__file__).parents[1]
 _CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
@@ -168,7 +168,7 @@ def environment_of(folder: Path, **more: str) -> dict[str, str]:
 
 def _make_mirror(project: Path, mirror: Path) -> None:
     """Write a tiny wheel of places, and its digests into the project's table of sources."""
-    source = SOURCES["geonames"]
+    source = GEONAMES
     contents = {
         "continents": {"EU": {"name": "Europe"}, "AS": {"name": "Asia"}},
         "countries": {
@@ -184,7 +184,7 @@ def _make_mirror(project: Path, mirror: Path) -> None:
         "us_counties": [{"name": f"{n} County", "state": "TX"} for n in ("Ada", "Bell", "Cass")],
         "us_states": {"TX": {"name": "Texas"}},
     }  # fmt: skip
-    table = project / "pipeline" / "sources" / "registry.py"
+    table = project / "pipeline" / "sources" / "geonames.py"
     text = table.read_text()
     wheel = mirror / "packages" / source.wheel
     wheel.parent.mkdir(parents=True, exist_ok=True)
@@ -222,13 +222,13 @@ def _make_lama_mirror(project: Path, folder: Path) -> None:
     (folder / "common_vocab_cased.txt").write_text("".join(f"{w}\n" for w in [*LAMA_WORDS, "Oslo"]))
     vocabularies = {"bert-base-cased": LAMA_WORDS, "gpt2": [f"Ġ{word}" for word in LAMA_WORDS]}
     (folder / "29k-vocab.json").write_text(json.dumps(vocabularies))
-    for name in PROMPTS:
+    for name in PROMPT_COLLECTIONS:
         texts = ["[X] is in [Y] .", "[Y] is the capital of [X] .", f"[X] of {name}: [Y]"]
         if name == "autoprompt_relext_roberta":
             texts = ['[X] "{">phys town bordering [Y] .']  # as published
         prompts = [{"relation": r, "template": t} for r in LAMA_TEMPLATES for t in texts]
         _write_lines(folder / "prompts" / f"{name}.jsonl", prompts)
-    table = project / "pipeline" / "sources" / "lama.py"
+    table = project / "pipeline" / "data" / "lama.py"
     counts = {relation: len(splits["test"]) for relation, splits in LAMA_FACTS.items()}
     text, found = re.subn(
         r"(?ms)^(TEST_FACTS: [^=]*= )\{.*?^\}", rf"\g<1>{counts!r}", table.read_text()

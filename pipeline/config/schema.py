@@ -9,23 +9,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
+from pipeline.tasks import check_task
 
 LamaMethod = Literal[
     "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete"
 ]
 SuperGlueMethod = Literal["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"]
-SuperGlueTask = Literal["boolq", "cb", "copa", "multirc", "rte", "wic", "wsc"]
 Tuned = Literal["prompt", "model"]
+
+
+def _known_task(name: str) -> str:
+    try:
+        return check_task(name)
+    except ParamsError as error:
+        raise PydanticCustomError("task", "{error}", {"error": str(error)}) from None
+
+
+SuperGlueTask = Annotated[str, AfterValidator(_known_task)]
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# Path in a method's section -> values to try.
+Grid = dict[str, list[Any]]
+# Task or relation -> method -> path -> value, or values to try. The keys are plain text, so that a
+# preset replaces what a task overrides as a whole.
+Overrides = dict[str, dict[str, dict[str, Any]]]
 
 
 class Section(BaseModel):
@@ -142,10 +158,14 @@ class LamaParams(Section):
     subset: Literal["34k", "29k"]
     relations: list[str] | Literal["all"]
     methods: list[LamaMethod]
+    seeds: Seeds
+    selection: Literal["dev", "none"]
     splits: LamaSplits
     templates: dict[str, str]
     prompts: dict[LamaMethod, str]
     training: dict[LamaMethod, MethodParams]
+    grid: dict[LamaMethod, Grid]
+    overrides: Overrides
     stability: StabilityParams
 
 
@@ -175,13 +195,12 @@ class SuperGlueParams(Section):
     protocol: Literal["few-shot-32", "multi-split", "full-held-out", "full-paper"]
     tasks: list[SuperGlueTask]
     methods: list[SuperGlueMethod]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     selection: Literal["dev", "none"]
     splits: SuperGlueSplits
     prompts: dict[SuperGlueTask, TaskPrompts]
     training: dict[SuperGlueMethod, MethodParams]
-    grid: dict[SuperGlueMethod, dict[str, list[Any]]]
-    # By task, then method. Plain text as key: a preset replaces what a task overrides as a whole.
+    grid: dict[SuperGlueMethod, Grid]
     overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
 
 
@@ -224,6 +243,12 @@ class Params(Section):
         ):
             _check_list(name, methods, lama.training, "lama.training")
             _check_list(name, methods, lama.prompts, "lama.prompts")
+        _check_list("lama.methods", lama.methods, lama.grid, "lama.grid")
+        _check_list("lama.seeds", lama.seeds)
+        for relation, by_method in lama.overrides.items():
+            _check_list(
+                f"lama.overrides.{relation}", list(by_method), lama.training, "lama.training"
+            )
         _check_list(
             "superglue.tasks", self.superglue.tasks, self.superglue.prompts, "superglue.prompts"
         )
@@ -315,7 +340,7 @@ def _explain(details: ErrorDetails) -> str:
             return f"{path}: this key is missing"
         case "literal_error":
             return f"{path}: {given!r} is not one of {details['ctx']['expected']}"
-        case "value_error" | "twice" | "uncovered" | "tune" | "accumulation" | "epochs":
+        case "value_error" | "task" | "twice" | "uncovered" | "tune" | "accumulation" | "epochs":
             return f"{path}: {details['msg']}" if path else details["msg"]
         case _:
             shown = repr(given) if not isinstance(given, dict | list) else type(given).__name__

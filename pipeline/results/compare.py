@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from pipeline.config.schema import LamaMethod, SuperGlueMethod, SuperGlueTask
+from pipeline.config.schema import LamaMethod, SuperGlueMethod
 from pipeline.history.results import Result
 from pipeline.report.published import (
     PROTOCOLS,
@@ -25,6 +25,7 @@ from pipeline.report.published import (
 )
 from pipeline.report.scores import COUNTS
 from pipeline.report.tables import Table, pivot, relation_count
+from pipeline.tasks import task_names
 
 # In the order of the tables.
 _METHODS: tuple[str, ...] = tuple(
@@ -32,7 +33,7 @@ _METHODS: tuple[str, ...] = tuple(
         ["manual", "fine-tuning", "classifier", *get_args(LamaMethod), *get_args(SuperGlueMethod)]
     )
 )
-_TASKS: tuple[str, ...] = ("lama", "stability", *get_args(SuperGlueTask))
+_TASKS: tuple[str, ...] = ("lama", "stability", *task_names())
 
 # Of `records`.
 COLUMNS = (

@@ -10,9 +10,9 @@ from pipeline.config.schema import (
     LamaMethod,
     SuperGlueMethod,
     SuperGlueParams,
-    SuperGlueTask,
 )
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
+from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
 from pipeline.report.page import render
 from pipeline.report.published import SUBSETS, lama_published, paper_name
@@ -27,8 +27,7 @@ from pipeline.report.tables import (
     training_summary,
 )
 from pipeline.results.records import Benchmark, Record
-from pipeline.sources.lama import TEST_FACTS
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task, task_names
 
 _RELATIONS = {"lama": tuple(TEST_FACTS), "geonames": tuple(GEONAMES_RELATIONS)}
 _METHODS: tuple[str, ...] = get_args(LamaMethod)
@@ -289,7 +288,7 @@ def _chance(record: Record) -> str:
         results = [result for result in record.results if result.task == task]
         if share is None or not results:
             continue
-        guess = max(share, 1 / len(TASKS[task].labels))
+        guess = max(share, 1 / len(get_task(task).labels))
         margin = 1.96 * (0.25 / count) ** 0.5
         within = [r.method for r in results if r.metrics["test/accuracy"] <= guess + margin]
         lines.append(
@@ -348,7 +347,7 @@ def _superglue_gaps(records: Sequence[Record]) -> list[str]:
     models = sorted({escaped(record.model) for record in records})
     hardware = [record.content["hardware"] for record in records]
     lines = [
-        _missing("Tasks", get_args(SuperGlueTask), tasks),
+        _missing("Tasks", task_names(), tasks),
         _missing("Methods", get_args(SuperGlueMethod), methods),
         _missing("Protocols", _PROTOCOLS, protocols),
         f"Models run: {_listed(models)}. The paper's Tables 4 and 5 are about BERT, GPT-2 and "

@@ -21,7 +21,7 @@ from pipeline.report.scores import (
     source_name,
 )
 from pipeline.report.tables import data_name, escaped, relation_count
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task, task_names
 from pipeline.workflow.git import git_text
 
 Benchmark = Literal["lama", "superglue"]
@@ -121,7 +121,7 @@ def _superglue(params: Params, root: Path, record: Callable[..., Row]) -> Row:
     if not glue.tasks or not glue.methods:
         raise DataError("params.yaml lists no task or no method of SuperGLUE; nothing to collect")
     splits = root / "data" / "splits" / "superglue"
-    folders = {task: splits / task for task in TASKS if (splits / task).is_dir()}
+    folders = {task: splits / task for task in task_names() if (splits / task).is_dir()}
     missing = [task for task in glue.tasks if task not in folders]
     if missing:
         raise DataError(f"{splits / missing[0]}: no such folder; run `dvc repro` first")
@@ -143,7 +143,7 @@ def _superglue(params: Params, root: Path, record: Callable[..., Row]) -> Row:
 
 def _majority(name: str, folder: Path) -> Row:
     """Return the metrics of the most frequent label of the first split's train set, on test."""
-    task = TASKS[name]
+    task = get_task(name)
     train = read_examples(folder / "1" / "train.jsonl", task.examples)
     test = read_examples(folder / "test.jsonl", task.examples)
     label = majority([example.label for example in train])

@@ -1,13 +1,12 @@
 """Every stage of dvc.yaml, run in this process on a tiny project, in the order of the graph."""
 
 import importlib
-import importlib.util
+import runpy
 import shlex
 import shutil
 import statistics
-import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ from typer.testing import CliRunner, Result
 from pipeline.config.checks import check_params
 from pipeline.config.schema import Section, load_params
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
-from pipeline.data.lama import SPLITS, LamaSplits, read_lama, read_relations
+from pipeline.data.lama import SPLITS, TEST_FACTS, LamaSplits, read_lama, read_relations
 from pipeline.files import read_csv, read_json, read_jsonl
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import load_prompts
 from pipeline.prompts.template import Text, parse_template
-from pipeline.sources.lama import TEST_FACTS
+from pipeline.sources.lama import LAMA
 from pipeline.tasks.lama import FIELDS
 from tests.project import LAMA_FACTS, ROOT, edit_params, make_project
 
@@ -82,7 +81,7 @@ class Recorder:
             return Recorder(value, f"{path}.", self._read)
         if isinstance(value, dict) and any(isinstance(v, Section) for v in value.values()):
             return {key: self._wrap(item, f"{path}.{key}") for key, item in value.items()}
-        entries = ("lama.prompts", "superglue.grid", "superglue.overrides")
+        entries = ("lama.prompts", "lama.grid", "superglue.grid", "superglue.overrides")
         by_entry = path in entries or (path.endswith("templates") and "prompts" in path)
         if isinstance(value, dict) and by_entry:
             return RecordingDict(value, path, self._read)
@@ -207,18 +206,12 @@ def _topological(repo: Repo) -> list[Any]:
 
 
 def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make the tables of sources those of the project, the one that the other imports first."""
-    with pytest.MonkeyPatch.context() as importing:
-        for name in ("lama", "registry"):
-            path = root / "pipeline" / "sources" / f"{name}.py"
-            spec = importlib.util.spec_from_file_location(f"copied_{name}", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            for known in (f"copied_{name}", f"pipeline.sources.{name}"):
-                importing.setitem(sys.modules, known, module)
-            spec.loader.exec_module(module)
-    patch.setattr("pipeline.sources.registry.SOURCES", module.SOURCES)
+    """Use the project's digests and numbers of facts in place of the repository's."""
+    geonames = runpy.run_path(str(root / "pipeline/sources/geonames.py"))["GEONAMES"]
+    for name in ("lama", "superglue"):
+        patch.setattr(f"pipeline.sources.{name}.GEONAMES", geonames)
+    test_facts = runpy.run_path(str(root / "pipeline/data/lama.py"))["TEST_FACTS"]
+    patch.setattr("pipeline.sources.lama.LAMA", replace(LAMA, test_facts=test_facts))
 
 
 def assert_all_ended_well(ready: Ready) -> None:

@@ -20,8 +20,11 @@ import pytest
 
 from pipeline.errors import ChecksumError, DownloadError, PipelineError
 from pipeline.files import atomic_dir
-from pipeline.sources import registry as sources
-from pipeline.sources.registry import PackageSource, fetch_source
+from pipeline.sources.geonames import GEONAMES
+from pipeline.sources.lama import LAMA
+from pipeline.sources.models import PACKAGED_MODELS
+from pipeline.sources.packages import PackageSource
+from pipeline.sources.superglue import SUPERGLUE
 
 PROJECT = Path(__file__).parents[3]
 WHEEL = "tinyfacts-1.0-py3-none-any.whl"
@@ -118,8 +121,9 @@ def wheel(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def source(wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> PackageSource:
-    tiny = PackageSource(
+def source(wheel: bytes) -> PackageSource:
+    return PackageSource(
+        name="tiny",
         package="tinyfacts",
         version="1.0",
         wheel=WHEEL,
@@ -127,8 +131,6 @@ def source(wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> PackageSource:
         members={name: (Path(name).name, _digest(content)) for name, content in CONTENT.items()},
         license="none",
     )
-    monkeypatch.setitem(sources.SOURCES, "tiny", tiny)
-    return tiny
 
 
 @pytest.fixture
@@ -176,14 +178,10 @@ def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _fetch(target: Path, cache: Path, mirror: Path | None = None) -> None:
-    fetch_source("tiny", target, cache=cache, mirror=mirror)
-
-
 def test_files_come_from_the_users_own_index_and_the_wheel_is_kept(
     index, source, wheel, target, cache
 ):
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert _content(target) == FILES
     assert index.requests == ["/simple/tinyfacts/", f"/files/{WHEEL}"]
     assert _content(cache) == {WHEEL: wheel}
@@ -191,16 +189,16 @@ def test_files_come_from_the_users_own_index_and_the_wheel_is_kept(
 
 
 @pytest.mark.usefixtures("index")
-def test_files_are_fetched_where_stderr_is_no_file_as_in_a_notebook(target, cache, monkeypatch):
+def test_files_are_fetched_where_stderr_is_not_a_file(source, target, cache, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert _content(target) == FILES
 
 
 def test_a_kept_wheel_is_used_without_any_request(index, source, wheel, target, cache):
     (cache / source.sha256).mkdir(parents=True)
     (cache / source.sha256 / WHEEL).write_bytes(wheel)
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert _content(target) == FILES
     assert index.requests == []
 
@@ -209,7 +207,7 @@ def test_a_kept_wheel_is_used_without_any_request(index, source, wheel, target, 
 def test_a_damaged_kept_wheel_is_fetched_again(index, source, wheel, target, cache, damage):
     (cache / source.sha256).mkdir(parents=True)
     (cache / source.sha256 / WHEEL).write_bytes(damage(wheel))
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert _content(target) == FILES
     assert index.requests[-1] == f"/files/{WHEEL}"
     assert _content(cache) == {WHEEL: wheel}
@@ -219,17 +217,19 @@ def test_a_damaged_kept_wheel_is_fetched_again(index, source, wheel, target, cac
     ("page", "file", "error", "said"),
     [
         (200, "cut", PipelineError, ""),
-        (200, "altered", ChecksumError, "cut or altered"),
+        (200, "altered", ChecksumError, "truncated or altered"),
         (200, 404, DownloadError, "404"),
         (200, 500, DownloadError, "500"),
         (404, "whole", DownloadError, "No matching distribution"),
         (500, "whole", DownloadError, "No matching distribution"),
     ],
 )
-def test_what_cannot_be_had_whole_leaves_nothing(index, target, cache, page, file, error, said):
+def test_an_incomplete_download_leaves_nothing(
+    source, index, target, cache, page, file, error, said
+):
     index.page, index.file = page, file
     with pytest.raises(error) as caught:
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
     assert said in str(caught.value)
     assert re.search("tinyfacts.*1.0", str(caught.value))
     assert "mirror" in str(caught.value)
@@ -239,21 +239,23 @@ def test_what_cannot_be_had_whole_leaves_nothing(index, target, cache, page, fil
     assert _content(cache) == {}
 
 
-def test_after_a_bad_answer_a_good_one_is_taken(index, target, cache):
+def test_after_a_bad_answer_a_good_one_is_taken(source, index, target, cache):
     index.file = "altered"
     with pytest.raises(ChecksumError):
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
     index.file = "whole"
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert _content(target) == FILES
 
 
-def test_an_index_that_is_not_there_is_told_with_the_next_step(index, target, cache, monkeypatch):
+def test_the_error_for_an_unreachable_index_says_what_to_do(
+    source, index, target, cache, monkeypatch
+):
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{taken.getsockname()[1]}/simple")
         with pytest.raises(DownloadError) as caught:
-            _fetch(target, cache)
+            source.fetch(target, cache=cache, mirror=None)
     assert "tinyfacts==1.0" in str(caught.value)
     assert "Check the network and pip's index settings" in str(caught.value)
     assert f"packages/{WHEEL}" in str(caught.value)
@@ -261,14 +263,14 @@ def test_an_index_that_is_not_there_is_told_with_the_next_step(index, target, ca
     assert _content(cache) == {}
 
 
-def test_a_mirror_is_used_without_any_request(index, target, cache, mirror):
-    _fetch(target, cache, mirror)
+def test_a_mirror_is_used_without_any_request(source, index, target, cache, mirror):
+    source.fetch(target, cache=cache, mirror=mirror)
     assert _content(target) == FILES
     assert index.requests == []
 
 
-def test_a_wheel_that_the_mirror_lacks_is_fetched(index, target, cache, tmp_path):
-    _fetch(target, cache, tmp_path)
+def test_a_wheel_that_the_mirror_lacks_is_fetched(source, index, target, cache, tmp_path):
+    source.fetch(target, cache=cache, mirror=tmp_path)
     assert _content(target) == FILES
     assert index.requests
 
@@ -281,7 +283,7 @@ def test_an_altered_file_in_the_mirror_is_refused(source, wheel, target, cache, 
     altered = damage(wheel)
     (mirror / "packages" / WHEEL).write_bytes(altered)
     with pytest.raises(ChecksumError) as caught:
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
     assert str(mirror / "packages" / WHEEL) in str(caught.value)
     assert source.sha256 in str(caught.value)
     assert _digest(altered) in str(caught.value)
@@ -289,44 +291,43 @@ def test_an_altered_file_in_the_mirror_is_refused(source, wheel, target, cache, 
     assert (mirror / "packages" / WHEEL).read_bytes() == altered
 
 
-def test_a_member_that_the_wheel_lacks_is_named(source, target, cache, mirror, monkeypatch):
+def test_a_member_that_the_wheel_lacks_is_named(source, target, cache, mirror):
     members = {**source.members, "tinyfacts/data/c.json": ("c.json", "0" * 64)}
-    monkeypatch.setitem(sources.SOURCES, "tiny", replace(source, members=members))
+    source = replace(source, members=members)
     with pytest.raises(ChecksumError, match=r"tinyfacts/data/c\.json"):
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
 
 
-def test_a_member_of_other_content_is_refused(source, target, cache, mirror, monkeypatch):
+def test_a_member_of_other_content_is_refused(source, target, cache, mirror):
     members = {"tinyfacts/data/a.json": ("a.json", "0" * 64)}
-    monkeypatch.setitem(sources.SOURCES, "tiny", replace(source, members=members))
+    source = replace(source, members=members)
     with pytest.raises(ChecksumError, match=r"tinyfacts/data/a\.json"):
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
 
 
-def test_what_is_no_archive_is_refused(source, target, cache, mirror, monkeypatch):
+def test_what_is_no_archive_is_refused(source, target, cache, mirror):
     (mirror / "packages" / WHEEL).write_bytes(b"no archive")
-    expected = replace(source, sha256=_digest(b"no archive"))
-    monkeypatch.setitem(sources.SOURCES, "tiny", expected)
+    source = replace(source, sha256=_digest(b"no archive"))
     with pytest.raises(ChecksumError, match="not the expected wheel"):
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
 
 
 _FETCH = """
 import json, os, shutil, sys
 from pathlib import Path
-from pipeline.sources import registry as sources
+from pipeline.sources import packages
 from pipeline.files import atomic_dir
 tiny, target, cache, mirror, dies = sys.argv[1:]
-sources.SOURCES["tiny"] = sources.PackageSource(**json.loads(tiny))
+source = packages.PackageSource(**json.loads(tiny))
 if dies:
     def half(packed, file, size):
         file.write(packed.read(3))
         file.flush()
         os._exit(9)
-    sources.shutil.copyfileobj = half
+    packages.shutil.copyfileobj = half
 with atomic_dir(Path(target)) as folder:
     mirror = Path(mirror) if mirror else None
-    sources.fetch_source("tiny", folder, cache=Path(cache), mirror=mirror)
+    source.fetch(folder, cache=Path(cache), mirror=mirror)
 """
 
 
@@ -341,7 +342,7 @@ def test_a_kill_while_a_file_is_unpacked_leaves_no_target(source, cache, mirror,
         assert child.wait(60) == 9
     assert not target.exists()
     with atomic_dir(target) as folder:
-        _fetch(folder, cache, mirror)
+        source.fetch(folder, cache=cache, mirror=mirror)
     assert _content(target) == FILES
     assert not list(tmp_path.glob(".out*"))
 
@@ -359,17 +360,13 @@ def test_a_kill_while_the_wheel_comes_leaves_no_target_and_the_next_run_fetches_
     assert WHEEL not in _content(cache)
     index.file = "whole"
     with atomic_dir(target) as folder:
-        _fetch(folder, cache)
+        source.fetch(folder, cache=cache, mirror=None)
     assert _content(target) == FILES
     assert (cache / source.sha256 / WHEEL).read_bytes() == wheel
 
 
-_PACKAGES = [name for name, s in sources.SOURCES.items() if isinstance(s, PackageSource)]
-
-
-@pytest.mark.parametrize("name", _PACKAGES)
-def test_every_package_of_the_table_is_complete(name):
-    source = sources.SOURCES[name]
+@pytest.mark.parametrize("source", [GEONAMES, *PACKAGED_MODELS.values()], ids=lambda s: s.name)
+def test_every_package_of_the_tables_is_complete(source):
     digests = [source.sha256, *(digest for _, digest in source.members.values())]
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
     package = source.package.replace("-", "_")
@@ -378,28 +375,6 @@ def test_every_package_of_the_table_is_complete(name):
     assert len(set(names)) == len(names)
 
 
-def test_every_source_of_the_table_names_its_license():
-    assert all(source.license for source in sources.SOURCES.values())
-
-
-@pytest.mark.parametrize("name", ["lama"])
-def test_a_source_without_a_package_names_what_the_mirror_lacks(name, target, cache, tmp_path):
-    with pytest.raises(DownloadError, match="not in the mirror") as caught:
-        fetch_source(name, target, cache=cache, mirror=tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    assert "data.mirror to null" in str(caught.value)
-    assert list(target.iterdir()) == []
-
-
-def test_another_kind_of_source_is_asked_for_all_of_it(target, cache, tmp_path, monkeypatch):
-    asked = []
-
-    class Other:
-        license = "none"
-
-        def fetch(self, *arguments, **named):
-            asked.append((arguments, named))
-
-    monkeypatch.setitem(sources.SOURCES, "other", Other())
-    fetch_source("other", target, cache=cache, mirror=tmp_path)
-    assert asked == [((target,), {"cache": cache, "mirror": tmp_path})]
+def test_every_source_names_its_license():
+    packages = (GEONAMES, *PACKAGED_MODELS.values())
+    assert all(source.license for source in (LAMA, *SUPERGLUE.values(), *packages))

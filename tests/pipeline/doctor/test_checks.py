@@ -1,7 +1,7 @@
 import threading
 import time
 
-from pipeline.doctor.findings import CheckResult, run_checks
+from pipeline.doctor.checks import CheckResult, run_checks
 from pipeline.errors import DataError
 
 
@@ -25,7 +25,7 @@ def test_each_check_has_a_finding_in_the_order_given_whatever_befalls_it() -> No
     checks = {"a": lambda: fine("a"), "b": broken, "c": refused, "d": lacking}
     assert run_checks(checks, 5) == [
         CheckResult("a", "ok", "well"),
-        CheckResult("b", "failed", "the check itself broke: ZeroDivisionError: by zero"),
+        CheckResult("b", "failed", "the check crashed: ZeroDivisionError: by zero"),
         CheckResult("c", "failed", "cut; fetch it again"),
         CheckResult("d", "failed", "No module named 'torch'", "run `make setup`"),
     ]
@@ -43,7 +43,7 @@ def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
     assert time.monotonic() - started < 20
     released.set()
     assert [finding.state for finding in found] == ["failed", "ok"]
-    assert found[0].found == "no answer within 2 seconds"
+    assert found[0].message == "no answer within 2 seconds"
 
 
 def test_checks_run_side_by_side() -> None:
