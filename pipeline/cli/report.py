@@ -29,7 +29,7 @@ BenchmarkName = Annotated[
 ReportFolder = Annotated[Path, typer.Option(help="Folder of the report.")]
 
 
-@app.command()
+@app.command(epilog="Examples:\n  ptune report show")
 def show(report: ReportFolder = Path("report")) -> None:
     """Print the result tables, and where to look next."""
     from rich.console import Console
@@ -46,7 +46,7 @@ def show(report: ReportFolder = Path("report")) -> None:
         )
 
 
-@app.command()
+@app.command(epilog="Examples:\n  ptune report readme")
 def readme(
     report: ReportFolder = Path("report"),
     file: Annotated[Path, typer.Option(help="File with the two marks.")] = Path("README.md"),
@@ -75,9 +75,7 @@ def _summary(report: Path) -> str:
     return summary.read_text(encoding="utf-8")
 
 
-@app.command(
-    epilog="Example: ptune report collect lama --name four-relations --note 'one CPU thread'"
-)
+@app.command(epilog="Examples:\n  ptune report collect lama --name four-relations")
 def collect(
     benchmark: BenchmarkName,
     name: Annotated[str, typer.Option(help="Name of the record: letters, digits, '.', '-', '_'.")],
@@ -92,8 +90,8 @@ def collect(
 ) -> None:
     """Keep the results of the project in the current folder as one JSON file.
 
-    Run it after `dvc repro`, on the machine that ran it, which the record names. A record with the
-    same name is replaced.
+    Run it after `dvc repro`, on the machine that ran it, which the record names.
+    A record with the same name is replaced.
     """
     from pipeline.config.schema import load_params
     from pipeline.results.records import RecordInfo
@@ -111,7 +109,7 @@ def collect(
         write_json((out or _RESULTS / benchmark) / f"{name}.json", record)
 
 
-@app.command(epilog="Example: ptune report page lama")
+@app.command(epilog="Examples:\n  ptune report page lama")
 def page(
     benchmark: BenchmarkName,
     records: Annotated[
