@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json, write_text
 
@@ -35,7 +35,7 @@ def show(report: ReportFolder = Path("report")) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    with errors_told():
+    with report_errors():
         summary = _summary(report)
         console = Console()
         console.print(Markdown(summary))
@@ -53,10 +53,10 @@ def readme(
     figures: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("docs/figures"),
 ) -> None:
     """Write the tables of the last run into README.md, and its figures into docs/figures."""
-    from pipeline.history.machine import processor_name
+    from pipeline.history.context import processor_name
     from pipeline.results.page import insert_between
 
-    with errors_told():
+    with report_errors():
         note = (
             "From `make repro` as cloned (`params.yaml`, seed included), "
             f"{os.cpu_count()} cores of {processor_name()}, {datetime.date.today().isoformat()}. "
@@ -98,7 +98,7 @@ def collect(
     from pipeline.results.records import collect as collect_record
     from pipeline.workflow.lock import read_lock
 
-    with errors_told():
+    with report_errors():
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
             raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
         params = load_params(params_file)
@@ -124,7 +124,7 @@ def page(
     """Write a benchmark's page of results from all records of a folder."""
     from pipeline.results.page import results_page
 
-    with errors_told():
+    with report_errors():
         folder = records or _RESULTS / benchmark
         contents = [read_json(path) for path in sorted(folder.glob("*.json"))]
         if not contents:
@@ -148,7 +148,7 @@ def hardware(device: str) -> dict[str, Any]:
     """Return the processor, its cores, and the name of the GPU that `runtime.device` selects."""
     import torch
 
-    from pipeline.history.machine import processor_name
+    from pipeline.history.context import processor_name
 
     gpu = device != "cpu" and torch.cuda.is_available()
     return {

@@ -13,7 +13,7 @@ import rich.table
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def results(
     Other data, and other splits of them, have separate rows.
     Tables are in percent; CSV and JSON have shares of 1.
     """
-    with errors_told():
+    with report_errors():
         if as_csv + as_json + as_markdown > 1:
             raise PipelineError("--csv, --json, --markdown: give only one of them")
         if cost and (every or against is not None):

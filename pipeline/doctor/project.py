@@ -130,8 +130,8 @@ def check_history(seconds: float) -> CheckResult:
     Raises:
         TrackingError: it cannot be used.
     """
-    from pipeline.history.health import check_store
+    from pipeline.history.store import check_store
 
     store = check_store(seconds)
-    state = "its schema is current" if store.begun else "the first stage will create it"
+    state = "its schema is current" if store.exists else "the first stage will create it"
     return CheckResult("history", "ok", f"{store.address}, {state}")

@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.history.executions import READ, RESTORED, WROTE
-from pipeline.history.store import EXPERIMENTS, connect, history_exists, unreadable
+from pipeline.history.store import connect, history_exists, unreadable
 from pipeline.report.scores import HEADLINE, Score, scores_of, source_name
+from pipeline.workflow.command import EXPERIMENTS
 
 # Metric of a training: seconds of earlier runs whose results it reused.
 SECONDS_REUSED = "seconds/taken_over"

@@ -5,7 +5,6 @@ A run key is computed here as DVC's run cache computes it, from the entry alone.
 
 import hashlib
 import json
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,22 +67,6 @@ def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
             f"{' '.join(str(error).split())[:120]}); restore it with git, or delete it and run "
             "`dvc repro`"
         ) from error
-
-
-def parse_command(command: str) -> tuple[str, list[str], dict[str, str]]:
-    """Return module, names and options of `python -m <module> <names> --<option> <value> ...`.
-
-    A command of another form, or of several lines, has no module.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError:  # a shell may take what shlex does not
-        return "", [], {}
-    if "\n" in command.strip() or words[:2] != ["python", "-m"] or len(words) < 3:
-        return "", [], {}
-    _, _, module, *rest = words
-    first = next((n for n, word in enumerate(rest) if word.startswith("--")), len(rest))
-    return module, rest[:first], dict(zip(rest[first::2], rest[first + 1 :: 2], strict=False))
 
 
 def command_text(command: str | Sequence[str]) -> str:

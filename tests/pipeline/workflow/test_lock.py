@@ -12,7 +12,6 @@ from pipeline.workflow.lock import (
     Execution,
     file_hash,
     folder_hash,
-    parse_command,
     parse_lock,
     read_lock,
 )
@@ -149,19 +148,6 @@ def test_what_lies_elsewhere_is_told_by_what_its_server_says() -> None:
     assert parse_lock(content, "dvc.lock") == {
         "own": Execution("own", "x", inputs={"http://host/a": "12", "s3://b/c": "e1"})
     }
-
-
-def test_a_command_is_taken_apart() -> None:
-    module, names, options = parse_command("python -m stages.train lama manual --out 'a b'\n")
-    assert (module, names, options) == ("stages.train", ["lama", "manual"], {"--out": "a b"})
-
-
-@pytest.mark.parametrize(
-    "command",
-    ["", "python -m", "echo 1 > a", "echo it's", "python -m stages.report --out a\necho 1 > b"],
-)
-def test_a_command_of_another_form_has_no_module(command: str) -> None:
-    assert parse_command(command) == ("", [], {})
 
 
 @given(
