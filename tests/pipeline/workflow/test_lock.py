@@ -162,5 +162,5 @@ def test_what_is_no_lock_is_a_clear_error(
 ) -> None:
     path = tmp_path_factory.mktemp("text") / "dvc.lock"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"not a dvc\.lock that can be read"):
+    with pytest.raises(DataError, match=r"cannot be parsed as a dvc\.lock"):
         read_lock(path)
