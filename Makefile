@@ -20,12 +20,13 @@ help: ## list the targets
 
 setup: $(VENV)/runtime ## build the environment in .venv (TORCH= uses the system's torch)
 
-$(VENV)/runtime: requirements.lock
+$(VENV)/runtime: requirements.lock tools/venv.pth
 	@echo "installing into $(VENV): about 2 GB, a minute or two"
 	@$(PYTHON) -m venv $(if $(TORCH),,--system-site-packages) $(VENV)
 	@$(PIP) --no-deps --requirement requirements.lock
 	@$(if $(TORCH),$(PIP) $(TORCH))
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@cp tools/venv.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/p-tuning.pth"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/runtime requirements-dev.lock

@@ -1,7 +1,12 @@
 """The package's metadata, its lock files and CITATION.cff against each other."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -55,3 +60,15 @@ def test_the_citation_names_this_version_and_license() -> None:
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").count("Apache License") > 1
+
+
+@pytest.mark.parametrize("path", ["/usr/bin", f"/usr/bin:{Path(sys.executable).parent}"])
+def test_the_environment_starts_its_programs_without_activation(tmp_path: Path, path: str) -> None:
+    shutil.copy(ROOT / "tools" / "venv.pth", tmp_path)
+    code = f"import os, site; site.addsitedir({str(tmp_path)!r}); print(os.environ['PATH'])"
+    # -S: a .pth file that the environment has already would hide a missing one.
+    command = [sys.executable, "-S", "-c", code]
+    shown = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
+    folders = shown.stdout.strip().split(os.pathsep)
+    assert sorted(folders) == sorted(["/usr/bin", str(Path(sys.executable).parent)])
+    assert folders[0] == ("/usr/bin" if os.pathsep in path else str(Path(sys.executable).parent))

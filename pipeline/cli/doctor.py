@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 
 if TYPE_CHECKING:
     from pipeline.doctor.checks import CheckResult
@@ -41,7 +41,7 @@ def doctor(
 
     Exit code 0: everything params.yaml needs works. 1: something does not.
     """
-    with errors_told():
+    with report_errors():
         # Imports of torch, mlflow and dvc, which help must not cost.
         from rich.console import Console
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import print_warning, report_errors
 from pipeline.workflow.scheduler import Result, TaskStatus, plan_tasks, run_tasks
 
 EXAMPLES = """Examples:
@@ -42,7 +42,7 @@ def repro(
     On a CPU, stages share the cores equally, unless runtime.threads is set.
     If a stage fails, only stages that depend on it are skipped.
     """
-    with errors_told():
+    with report_errors():
         from pipeline.config.schema import load_params
         from pipeline.workflow.processes import StageProcesses
         from pipeline.workflow.project import stage_graph
@@ -111,7 +111,7 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
 def _print_failures(results: Mapping[str, Result], last_lines: Mapping[str, Sequence[str]]) -> None:
     for name, result in results.items():
         if result.status is TaskStatus.FAILED:
-            typer.secho(f"\n{name} failed; last lines of its output:", err=True, fg="red")
+            print_warning(f"\n{name} failed; last lines of its output:", color="red")
             for line in last_lines[name]:
                 typer.echo(f"  {line}", err=True)
 

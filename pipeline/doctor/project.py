@@ -50,7 +50,7 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
     ]
     remote: dict[str, Check] = {"history": lambda: check_history(seconds)}
     if params is not None:
-        outputs = project.standing if project is not None else {}
+        outputs = project.up_to_date_outputs if project is not None else {}
         cache = project_root() / ".work" / "downloads"
         remote |= source_checks(params, outputs, cache, seconds)
     results += [dvc_result, params_result, *run_checks(remote, seconds + _GRACE_SECONDS)]
@@ -130,8 +130,8 @@ def check_history(seconds: float) -> CheckResult:
     Raises:
         TrackingError: it cannot be used.
     """
-    from pipeline.history.health import check_store
+    from pipeline.history.store import check_store
 
     store = check_store(seconds)
-    state = "its schema is current" if store.begun else "the first stage will create it"
+    state = "its schema is current" if store.exists else "the first stage will create it"
     return CheckResult("history", "ok", f"{store.address}, {state}")

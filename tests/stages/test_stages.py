@@ -550,8 +550,8 @@ def test_a_split_that_nothing_fits_into_is_named_with_what_there_is(
     )  # fmt: skip
     command = "python -m stages.splits superglue rte --raw data/raw/superglue/rte --out out"
     assert_one_message(
-        invoke(command, monkeypatch), "superglue.splits: rte: no examples for 1/dev",
-        "there are test 8, 1/train 8, 1/dev 0", "ask for more examples there",
+        invoke(command, monkeypatch), "superglue.splits: rte: no examples in 1/dev",
+        "sizes: test 8, 1/train 8, 1/dev 0", "request more examples there",
     )  # fmt: skip
     assert not Path("out").exists()
 

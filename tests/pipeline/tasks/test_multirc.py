@@ -2,8 +2,8 @@ import random
 import re
 from collections import Counter, defaultdict
 
-from pipeline.data.geonames.multirc import geonames_multirc
-from tests.pipeline.data.geonames.atlas import read_atlas
+from pipeline.tasks.multirc import TASK
+from tests.pipeline.tasks.atlas import read_atlas
 
 _FORMS = {
     "cities": r"Which cities are in (.+)\?",
@@ -41,7 +41,7 @@ def test_answers_are_labeled_as_the_files_say_and_every_form_is_asked(places):
     atlas = read_atlas(places)
     labels = defaultdict(set)
     for seed in range(20):
-        for question in _questions(geonames_multirc(places, random.Random(seed))):
+        for question in _questions(TASK.from_geonames(places, random.Random(seed))):
             form, subject = _read(question["question"])
             for answer in question["answers"]:
                 right = _is_right(atlas, form, subject, answer["text"])
@@ -53,7 +53,7 @@ def test_answers_are_labeled_as_the_files_say_and_every_form_is_asked(places):
 def test_names_of_questions_and_answers_stand_in_the_passage(places):
     atlas = read_atlas(places)
     names = {*atlas.country, *atlas.continent}
-    for record in geonames_multirc(places, random.Random(0)):
+    for record in TASK.from_geonames(places, random.Random(0)):
         for question in record["passage"]["questions"]:
             for text in (question["question"], *(a["text"] for a in question["answers"])):
                 used = [name for name in names if name in text]
@@ -62,7 +62,7 @@ def test_names_of_questions_and_answers_stand_in_the_passage(places):
 
 
 def test_numbers_of_questions_and_answers_run_on(places):
-    records = list(geonames_multirc(places, random.Random(0)))
+    records = list(TASK.from_geonames(places, random.Random(0)))
     questions = _questions(records)
     answers = [answer for question in questions for answer in question["answers"]]
     assert [question["idx"] for question in questions] == list(range(len(questions)))
@@ -76,7 +76,7 @@ def test_numbers_of_questions_and_answers_run_on(places):
 def test_numbers_of_questions_answers_and_right_ones_are_as_wanted(places):
     asked, given, right, first, labels = (Counter() for _ in range(5))
     for seed in range(60):
-        for record in geonames_multirc(places, random.Random(seed)):
+        for record in TASK.from_geonames(places, random.Random(seed)):
             questions = record["passage"]["questions"]
             asked[len(questions)] += 1
             for question in questions:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.data.geonames.places import City
-from pipeline.data.geonames.wic import geonames_wic
+from pipeline.tasks.wic import TASK
 
 _SENTENCES = {
     r"(?P<word>.+) is a city in (?P<hint>.+)\.": "country",
@@ -30,7 +30,7 @@ def places(places):
 
 
 def _records(places, seeds=20):
-    return [r for seed in range(seeds) for r in geonames_wic(places, random.Random(seed))]
+    return [r for seed in range(seeds) for r in TASK.from_geonames(places, random.Random(seed))]
 
 
 def _hint(record, which):

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.data.geonames.rte import geonames_rte
+from pipeline.tasks.rte import TASK
 
 # (subject, relation, object) or (city, "inhabitants", number)
 Facts = set[tuple[str, str, str]]
@@ -46,7 +46,7 @@ def _read_hypothesis(hypothesis: str) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_labels_are_what_a_second_reader_gives(places, seed):
-    examples = list(geonames_rte(places, random.Random(seed)))
+    examples = list(TASK.from_geonames(places, random.Random(seed)))
     for example in examples:
         says = _read_hypothesis(example["hypothesis"]) in _read_premise(example["premise"])
         assert example["label"] == ("entailment" if says else "not_entailment"), example
@@ -55,7 +55,7 @@ def test_labels_are_what_a_second_reader_gives(places, seed):
 def test_passages_say_what_the_files_say(places):
     cities = {city.name: city for city in places.cities}
     for seed in range(10):
-        for example in geonames_rte(places, random.Random(seed)):
+        for example in TASK.from_geonames(places, random.Random(seed)):
             (said,) = [
                 m.groupdict() for p in _PREMISES if (m := re.fullmatch(p, example["premise"]))
             ]
@@ -72,7 +72,7 @@ def test_every_kind_of_passage_and_claim_occurs(places):
     premises: set[str] = set()
     claims: Counter[tuple[str, str]] = Counter()
     for seed in range(40):
-        for example in geonames_rte(places, random.Random(seed)):
+        for example in TASK.from_geonames(places, random.Random(seed)):
             premises |= {p for p in _PREMISES if re.fullmatch(p, example["premise"])}
             _, relation, _ = _read_hypothesis(example["hypothesis"])
             claims[relation, example["label"]] += 1
@@ -88,7 +88,7 @@ def test_every_kind_of_passage_and_claim_occurs(places):
 
 
 def test_each_city_gives_one_example_of_each_label_under_one_passage(places):
-    examples = list(geonames_rte(places, random.Random(0)))
+    examples = list(TASK.from_geonames(places, random.Random(0)))
     pairs = list(zip(examples[::2], examples[1::2], strict=True))
     # Brussels and Monaco are capitals of their countries.
     cities = ["Osaka", "Chicago", "Hamburg", "Lyon", "Vaduz", "Bruges"]
@@ -102,19 +102,21 @@ def test_each_city_gives_one_example_of_each_label_under_one_passage(places):
 
 
 def test_no_label_stands_first_more_often(places):
-    first = Counter(next(geonames_rte(places, random.Random(seed)))["label"] for seed in range(400))
+    first = Counter(
+        next(TASK.from_geonames(places, random.Random(seed)))["label"] for seed in range(400)
+    )
     # 200 are expected; five standard deviations are 50.
     assert first["entailment"] == pytest.approx(200, abs=50)
 
 
 def test_examples_have_the_official_schema(places):
-    for example in geonames_rte(places, random.Random(0)):
+    for example in TASK.from_geonames(places, random.Random(0)):
         assert list(example) == ["premise", "hypothesis", "label", "idx"]
 
 
 def test_the_same_seed_gives_the_same_examples_and_another_gives_others(places):
     def examples(seed):
-        return list(geonames_rte(places, random.Random(seed)))
+        return list(TASK.from_geonames(places, random.Random(seed)))
 
     assert examples(1) == examples(1)
     assert examples(1) != examples(2)

@@ -3,15 +3,15 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline.history import models
+from pipeline.history import derived
 from pipeline.history import run as runs
+from pipeline.history.journal import send_all
 from pipeline.history.run import StageRun, stage_run
-from pipeline.history.sending import send_all
+from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 SPLITS = "fedcba9876543210fedcba9876543210.dir"
-ABOUT = {"benchmark": "lama", "method": "p-tuning"}
 TRAIN = StageIdentity(
     name="train-lama@p-tuning",
     command="python -m stages.train lama p-tuning",
@@ -39,24 +39,14 @@ def _hashes(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(stage: StageIdentity | None = TRAIN, *, resumes: str | None = None) -> str:
-    with stage_run(
-        stage,
-        experiment="p-tuning-train",
-        name="train/lama/p-tuning",
-        tags={"stage": "train", **ABOUT},
-        resumes=resumes,
-    ) as run:
+    with stage_run(stage, StageInfo("train", "lama", method="p-tuning"), resumes=resumes) as run:
         run.log_metrics({"dev/p_at_1": 0.5})
     return run.run_id
 
 
 def evaluate(score: float, *, resumes: str | None = None) -> StageRun:
     with stage_run(
-        EVALUATE,
-        experiment="p-tuning-evaluate",
-        name="evaluate/lama/p-tuning",
-        tags={"stage": "evaluate", **ABOUT},
-        resumes=resumes,
+        EVALUATE, StageInfo("evaluate", "lama", method="p-tuning"), resumes=resumes
     ) as run:
         run.log_dataset("lama/geonames", "data/splits/lama", SPLITS, "evaluation")
         run.log_metrics({"test/p_at_1": score, "dev/p_at_1": 0.5})
@@ -127,17 +117,12 @@ def test_outside_dvc_nothing_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_task_is_in_the_name() -> None:
-    with stage_run(
-        TRAIN,
-        experiment="p-tuning-train",
-        name="n",
-        tags={"stage": "train", "benchmark": "superglue", "task": "rte", "method": "p-tuning"},
-    ):
+    with stage_run(TRAIN, StageInfo("train", "superglue", "rte", "p-tuning")):
         pass
     assert only_listed().name == "superglue-rte-p-tuning"
 
 
-def test_an_evaluation_hangs_on_what_it_evaluated_with_its_dataset(
+def test_an_evaluation_is_linked_with_what_it_evaluated_and_its_dataset(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     train()
@@ -196,13 +181,13 @@ def test_a_list_that_takes_nothing_costs_no_result_and_gets_it_later(
         raise ConnectionError("the server is gone")
 
     with monkeypatch.context() as away:
-        away.setattr(models, "find_trained", gone)
+        away.setattr(derived, "find_trained", gone)
         train()
         run = evaluate(0.25)
     # Each says so once, and the second that what the first kept is kept still.
     assert capsys.readouterr().err.count("the server is gone") == 3
     assert mlflow.get_run(run.run_id).data.metrics["test/p_at_1"] == 0.25
     assert listed() == []
-    assert [delivery.left for delivery in send_all()] == [0, 0]
+    assert [report.num_pending for report in send_all()] == [0, 0]
     assert mlflow.get_run(run.run_id).info.status == "FINISHED"
     assert {metric.key for metric in only_listed().metrics} == {"test/p_at_1", "dev/p_at_1"}

@@ -2,8 +2,8 @@ import random
 import re
 from collections import defaultdict
 
-from pipeline.data.geonames.boolq import geonames_boolq
-from tests.pipeline.data.geonames.atlas import read_atlas
+from pipeline.tasks.boolq import TASK
+from tests.pipeline.tasks.atlas import read_atlas
 
 _FORMS = {
     "city": r"is (.+) a city in (.+)",
@@ -38,7 +38,7 @@ def test_answers_are_those_of_the_files_and_every_form_has_both(places):
     }
     labels = defaultdict(set)
     for seed in range(40):
-        for example in geonames_boolq(places, random.Random(seed)):
+        for example in TASK.from_geonames(places, random.Random(seed)):
             kind, one, two = _read(example["question"])
             labels[kind].add(example["label"])
             assert example["label"] is _answer(atlas, kind, spelled[one], spelled[two]), example
@@ -49,13 +49,13 @@ def test_answers_are_those_of_the_files_and_every_form_has_both(places):
 
 
 def test_questions_are_spelled_as_in_boolq(places):
-    for example in geonames_boolq(places, random.Random(0)):
+    for example in TASK.from_geonames(places, random.Random(0)):
         assert example["question"] == example["question"].lower()
         assert not example["question"].endswith("?")
 
 
 def test_a_passage_has_a_question_of_each_label(places):
-    examples = list(geonames_boolq(places, random.Random(0)))
+    examples = list(TASK.from_geonames(places, random.Random(0)))
     for one, other in zip(examples[::2], examples[1::2], strict=True):
         assert one["passage"] == other["passage"]
         assert {one["label"], other["label"]} == {True, False}

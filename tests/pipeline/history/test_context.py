@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.history import machine
-from pipeline.history.machine import gpu_in_use, hardware_name, processor_name
+from pipeline.history import context
+from pipeline.history.context import gpu_in_use, hardware_name, processor_name
 
 
 def test_the_processor_is_named_as_the_system_names_it(
@@ -14,10 +14,10 @@ def test_the_processor_is_named_as_the_system_names_it(
 ) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nmodel name\t: Fast One\nflags\t: a\nmodel name\t: Other\n")
-    monkeypatch.setattr(machine, "_CPUINFO", info)
+    monkeypatch.setattr(context, "_CPUINFO", info)
     assert processor_name() == "Fast One"
     assert hardware_name(None) == f"{os.cpu_count()} cores of Fast One"
-    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(context, "_CPUINFO", tmp_path / "none")
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert processor_name() == "arm64"

@@ -2,8 +2,8 @@ import random
 import re
 from collections import defaultdict
 
-from pipeline.data.geonames.cb import geonames_cb
-from tests.pipeline.data.geonames.atlas import read_atlas
+from pipeline.tasks.cb import TASK
+from tests.pipeline.tasks.atlas import read_atlas
 
 _SENTENCES = (
     r"(?P<city>.+) is a city in (?P<country>.+), and (?P<capital>.+) is the capital\.",
@@ -49,7 +49,7 @@ def _second_label(said, hypothesis):
 def test_labels_are_what_a_second_reader_gives_and_every_form_has_all(places):
     labels = defaultdict(set)
     for seed in range(40):
-        for example in geonames_cb(places, random.Random(seed)):
+        for example in TASK.from_geonames(places, random.Random(seed)):
             said = [names for _, names in _read_premise(example["premise"])]
             kind, label = _second_label(said, example["hypothesis"])
             labels[kind].add(label)
@@ -61,7 +61,7 @@ def test_premises_say_what_the_files_say_in_every_way(places):
     atlas = read_atlas(places)
     ways = set()
     for seed in range(10):
-        for example in geonames_cb(places, random.Random(seed)):
+        for example in TASK.from_geonames(places, random.Random(seed)):
             for way, said in _read_premise(example["premise"]):
                 ways.add(way)
                 if "large" in said:
@@ -73,7 +73,7 @@ def test_premises_say_what_the_files_say_in_every_way(places):
 
 
 def test_a_premise_has_a_hypothesis_of_each_label(places):
-    examples = list(geonames_cb(places, random.Random(0)))
+    examples = list(TASK.from_geonames(places, random.Random(0)))
     for three in zip(examples[::3], examples[1::3], examples[2::3], strict=True):
         assert len({example["premise"] for example in three}) == 1
         assert len({example["label"] for example in three}) == 3

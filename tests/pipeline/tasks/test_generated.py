@@ -1,10 +1,16 @@
 import random
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.data.geonames.examples import GEONAMES_EXAMPLES
+from pipeline.data.build_superglue import build_superglue
+from pipeline.errors import DataError, ParamsError
 from pipeline.tasks import get_task, task_names
+from tests.project import ROOT
 
 # Keys of the official files.
 _KEYS = {
@@ -20,15 +26,15 @@ _KEYS = {
     "wsc": {"text", "target", "idx", "label"},
 }  # fmt: skip
 
-each_task = pytest.mark.parametrize("task", GEONAMES_EXAMPLES)
+each_task = pytest.mark.parametrize("task", _KEYS)
 
 
 def _records(places, task, seed=0):
-    return list(GEONAMES_EXAMPLES[task](places, random.Random(seed)))
+    return list(get_task(task).from_geonames(places, random.Random(seed)))
 
 
 def test_every_task_has_made_examples():
-    assert list(GEONAMES_EXAMPLES) == sorted(task_names())
+    assert list(_KEYS) == task_names()
 
 
 @each_task
@@ -46,7 +52,7 @@ def test_the_task_reads_every_record_and_finds_names_once(places, task):
     assert {example.label for example in examples} == set(get_task(task).labels)
 
 
-@pytest.mark.parametrize("task", sorted(set(GEONAMES_EXAMPLES) - {"multirc"}))
+@pytest.mark.parametrize("task", sorted(set(_KEYS) - {"multirc"}))
 def test_every_label_is_as_frequent_and_none_stands_first_more_often(places, task):
     first = Counter()
     for seed in range(200):
@@ -62,3 +68,29 @@ def test_every_label_is_as_frequent_and_none_stands_first_more_often(places, tas
 def test_the_same_seed_gives_the_same_records_and_another_gives_others(places, task):
     assert _records(places, task, 1) == _records(places, task, 1)
     assert _records(places, task, 1) != _records(places, task, 2)
+
+
+def test_a_task_without_generated_examples_is_refused_for_the_source_geonames(tmp_path):
+    task = replace(get_task("rte"), from_geonames=None)
+    with pytest.raises(DataError, match="rte has no examples generated from GeoNames; set super"):
+        build_superglue(tmp_path, task, SimpleNamespace(source="geonames"), seed=0)
+
+
+def test_an_unknown_task_is_answered_with_the_available_ones():
+    with pytest.raises(ParamsError, match="unknown task 'boolk'; available: boolq, cb, copa, mul"):
+        get_task("boolk")
+
+
+def test_a_task_is_imported_without_the_others_and_without_geonames():
+    code = (
+        "import sys\nfrom pipeline.tasks import get_task\n"
+        "assert get_task('rte').name == 'rte'\n"
+        "loaded = [name for name in sys.modules if name.startswith('pipeline.')]\n"
+        "assert not [name for name in loaded if 'geonames' in name], loaded\n"
+        "assert 'pipeline.tasks.boolq' not in loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_name_of_a_task_is_that_of_its_file():
+    assert [get_task(name).name for name in task_names()] == task_names()

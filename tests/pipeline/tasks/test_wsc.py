@@ -3,8 +3,8 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from pipeline.data.geonames.wsc import geonames_wsc
-from tests.pipeline.data.geonames.atlas import read_atlas
+from pipeline.tasks.wsc import TASK
+from tests.pipeline.tasks.atlas import read_atlas
 
 _SIZE = (
     r"(?P<first>\S+) is (?P<word>larger|smaller|more populous|less populous) than (?P<second>\S+), "
@@ -19,7 +19,7 @@ _COUNTRY = (
 
 
 def _examples(places, seeds=40):
-    return [e for seed in range(seeds) for e in geonames_wsc(places, random.Random(seed))]
+    return [e for seed in range(seeds) for e in TASK.from_geonames(places, random.Random(seed))]
 
 
 def _read(text):
