@@ -1,13 +1,17 @@
 """dvc.yaml against the code: a stage depends on the files that its command imports, no others."""
 
 import ast
+import contextlib
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from pipeline.config.schema import RuntimeParams
@@ -193,3 +197,57 @@ def test_runtime_is_the_only_group_that_no_stage_declares() -> None:
 def test_a_command_is_one_program_without_a_shell(name: str) -> None:
     command = re.sub(r"\$\{[\w.]+\}", "", STAGES[name]["cmd"])
     assert not re.search(r"[;&|<>$`]", command)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
+    """The default's project as after `dvc repro`, with empty results."""
+    root = tmp_path_factory.mktemp("finished")
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, root / name)
+    with contextlib.chdir(root):  # DVC resolves paths against it
+        repo = Repo.init(no_scm=True)
+        for path in (Path(out.fs_path) for stage in repo.index.stages for out in stage.outs):
+            (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
+            if path.suffix:
+                path.touch()
+        repo.commit(force=True)
+        yield repo
+
+
+def stale_after_a_comment(repo: Repo, file: str) -> set[str]:
+    """The stages that DVC would run again, after a comment is added to a file."""
+    path = Path(repo.root_dir, file)
+    content = path.read_bytes()
+    path.write_bytes(content + b"# A comment.\n")
+    try:
+        return set(repo.status())
+    finally:
+        path.write_bytes(content)
+
+
+def test_dvc_runs_again_what_a_changed_file_can_change(finished: Repo) -> None:
+    assert not finished.status()
+    stages = {stage.addressing for stage in finished.index.stages}
+    training = {stage for stage in stages if stage.startswith("train-")}
+
+    def stale(file: str) -> set[str]:
+        return stale_after_a_comment(finished, file)
+
+    assert "train-superglue@rte-p-tuning" in training
+    assert stale("pipeline/training/loop.py") == training
+    assert stale("pipeline/tasks/boolq.py") == set()
+    assert stale("pipeline/tasks/rte.py") == {s for s in stages if "superglue@rte" in s} - {
+        "download-superglue@rte"
+    }
+    assert stale("pipeline/data/geonames/places.py") == {
+        "validate", *(s for s in stages if s.startswith("splits-"))
+    }  # fmt: skip
+    assert {s.partition("@")[0] for s in stale("pipeline/search/autoprompt.py")} == {"train-lama"}
+    sources = sorted((ROOT / "pipeline" / "sources").glob("*.py"))
+    for file in (sources[0], sources[-1]):
+        assert not {s for s in stale(relative(file)) if s.startswith(("train", "splits"))}
+    for file in sorted(code for code in CODE if code.startswith("pipeline/report/"))[:2]:
+        assert stale(file) <= {"report"}

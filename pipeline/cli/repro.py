@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_warning, report_errors
 from pipeline.workflow.schedule import Result, TaskStatus, run_tasks
 
 EXAMPLES = """Examples:
@@ -112,7 +112,7 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
 def _tell_failures(results: Mapping[str, Result], tails: Mapping[str, Sequence[str]]) -> None:
     for name, result in results.items():
         if result.ended is TaskStatus.FAILED:
-            typer.secho(f"\n{name} failed; its last lines:", err=True, fg="red")
+            print_warning(f"\n{name} failed; its last lines:", color="red")
             for line in tails[name]:
                 typer.echo(f"  {line}", err=True)
 
