@@ -208,12 +208,12 @@ def _signals_heeded() -> Iterator[None]:
 def test_nothing_runs_on_when_ptune_is_ended(tmp_path: Path, number: int) -> None:
     with sleeping(tmp_path / "project") as (ptune, printed, below):
         os.kill(ptune.pid, number)
-        _, alive = psutil.wait_procs(below, timeout=20)
+        _, alive = psutil.wait_procs(below, timeout=300)
         assert not alive
         if number == signal.SIGKILL:
-            assert ptune.wait(timeout=60) == -number
+            assert ptune.wait(timeout=300) == -number
         else:
-            assert ptune.wait(timeout=60) == 128 + number
+            assert ptune.wait(timeout=300) == 128 + number
             assert ended(printed.read()) == STOPPED
 
 
@@ -222,9 +222,9 @@ def test_nothing_runs_on_when_the_terminal_is_closed(tmp_path: Path) -> None:
     with sleeping(tmp_path / "project", terminal=True) as (ptune, printed, below):
         printed.close()
         os.kill(ptune.pid, signal.SIGHUP)
-        _, alive = psutil.wait_procs(below, timeout=20)
+        _, alive = psutil.wait_procs(below, timeout=300)
         assert not alive
-        ptune.wait(timeout=60)
+        ptune.wait(timeout=300)
 
 
 def test_stages_run_on_under_nohup_when_the_terminal_is_closed(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_stages_run_on_under_nohup_when_the_terminal_is_closed(tmp_path: Path) -
         _, alive = psutil.wait_procs(below, timeout=3)
         assert set(alive) == set(below)
         os.kill(ptune.pid, signal.SIGTERM)
-        assert ptune.wait(timeout=60) == 128 + signal.SIGTERM
+        assert ptune.wait(timeout=300) == 128 + signal.SIGTERM
         assert ended(printed.read()) == STOPPED
 
 
