@@ -212,7 +212,7 @@ def test_after_an_edit_only_what_depends_on_it_runs_and_logs_into_the_one_histor
 def misspell_and_mistype(project: Path) -> None:
     path = project / "params.yaml"
     text = path.read_text().replace("seed:", "sede:", 1)
-    path.write_text(text.replace("batch: 8", "batch: eight", 1))
+    path.write_text(text.replace("batch_size: 8", "batch_size: eight", 1))
 
 
 def name_unknown_relation_and_field(project: Path) -> None:
