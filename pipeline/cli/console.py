@@ -1,4 +1,4 @@
-"""What all commands share: how they end in an error."""
+"""How every command ends on an error."""
 
 import contextlib
 import os
@@ -10,14 +10,14 @@ from pipeline.errors import PipelineError
 
 
 @contextlib.contextmanager
-def errors_told() -> Iterator[None]:
-    """End with the message of an error that the user can mend, and with exit code 1.
+def report_errors() -> Iterator[None]:
+    """Print the message of an error that the user can fix, and end with exit code 1.
 
     `PTUNE_TRACEBACK=1` shows the traceback instead.
     """
     try:
         yield
-    except BrokenPipeError:  # the reader had enough; Typer ends quietly
+    except BrokenPipeError:  # the reader closed the pipe; Typer ends quietly
         raise
     except (PipelineError, OSError) as error:
         if os.environ.get("PTUNE_TRACEBACK"):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from pipeline.config.presets import (
     Change,
     apply_values,
@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(help="A preset that `list` shows.")]
 @app.command("list", epilog="Examples:\n  ptune preset list")
 def show_all(folder: Folder = Path("presets")) -> None:
     """List the presets with a one-line summary each."""
-    with errors_told():
+    with report_errors():
         presets = list_presets(folder)
         width = max(map(len, presets), default=0)
         for name, summary in presets.items():
@@ -38,7 +38,7 @@ def show(
     name: Name, params_file: ParamsFile = Path("params.yaml"), folder: Folder = Path("presets")
 ) -> None:
     """Print a preset and the changes that it would make to params.yaml."""
-    with errors_told():
+    with report_errors():
         preset = read_preset(folder, name)
         typer.echo(preset.text)
         _print_changes(params_file, edit_params(params_file, preset.values).changes, "Would change")
@@ -58,7 +58,7 @@ def apply(
     folder: Folder = Path("presets"),
 ) -> None:
     """Write a preset's values into params.yaml; keep comments and other values."""
-    with errors_told():
+    with report_errors():
         values = read_preset(folder, name).values + read_assignments(assignments or [])
         _print_changes(params_file, apply_values(params_file, values), "Changed in")
         typer.echo(f"Run it: dvc repro   Undo: git checkout {params_file}")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from pipeline.workflow.schedule import Result, TaskStatus, run_tasks
 
 EXAMPLES = """Examples:
@@ -42,7 +42,7 @@ def repro(
     On a CPU each has its share of the cores, unless runtime.threads is set.
     A stage that fails keeps those from running that hang on it, no others.
     """
-    with errors_told():
+    with report_errors():
         from pipeline.config.schema import load_params
         from pipeline.workflow.plan import plan_tasks
         from pipeline.workflow.processes import StageProcesses

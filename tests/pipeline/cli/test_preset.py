@@ -50,8 +50,7 @@ def test_apply_writes_what_show_announced(project: Path) -> None:
     result = invoke("apply", "lama-smollm2")
     assert result.exit_code == 0
     assert result.stdout == (
-        f"Changed in params.yaml:\n{announced}Run it: dvc repro   Undo: git checkout "
-        "params.yaml\n"
+        f"Changed in params.yaml:\n{announced}Run it: dvc repro   Undo: git checkout params.yaml\n"
     )
     assert load_params(project / "params.yaml").lama.source == "lama"
     for again in (invoke("apply", "lama-smollm2"), invoke("show", "lama-smollm2")):
@@ -86,7 +85,10 @@ def test_other_files_can_be_named(project: Path) -> None:
     ("arguments", "said"),
     [
         (["lama-smolm2"], "presets has no preset 'lama-smolm2'; did you mean lama-smollm2?"),
-        (["lama-smollm2", "--set", "sede=1"], "--set sede=1: sede: unknown key; did you mean 'seed'"),
+        (
+            ["lama-smollm2", "--set", "sede=1"],
+            "--set sede=1: sede: unknown key; did you mean 'seed'",
+        ),
         (["lama-smollm2", "--set", "seed=x"], "params.yaml: seed: "),
         (["lama-smollm2", "--set", "lama.relations=[P1]"], "'P1' is not a relation of lama"),
         (["lama-smollm2", "--params", "none.yaml"], "none.yaml: no such file"),
