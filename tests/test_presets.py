@@ -15,6 +15,7 @@ from pipeline.config.presets import (
     apply_values,
     edit_params,
     list_presets,
+    put,
     read_assignments,
     read_preset,
 )
@@ -120,10 +121,10 @@ def run_of(values: dict[str, Any]) -> dict[str, Any]:
                 key: lama[key]
                 for key in (
                     "source", "subset", "relations", "methods", "seeds", "selection", "splits",
-                    "overrides",
                 )
             },
             "grid": {name: lama["grid"][name] for name in lama["methods"]},
+            "overrides": lama["overrides"] if lama["methods"] else {},
             "templates": lama["templates"],
             "stability": lama["stability"],
             "prompts": {name: lama["prompts"][name] for name in used},
@@ -170,29 +171,24 @@ def test_the_presets_are_those_of_the_tables_and_of_the_embedded_model() -> None
     assert sorted(PRESETS) == sorted([*OF_TABLES, *SMOLLM2, *OF_SUPERGLUE])
 
 
-def resolved(path: Path) -> dict[str, Any]:
-    return run_of(load_params(path).model_dump())
+@each_preset
+def test_a_preset_applies_and_keeps_comments_and_where_stages_run(name: str, params: Path) -> None:
+    before, shipped = params.read_text(), load_params(SHIPPED)
+    assert apply_values(params, values_of(name))
+    text, applied = params.read_text(), load_params(params)
+    assert (applied.data, applied.runtime) == (shipped.data, shipped.runtime)
+    assert edit_params(params, values_of(name)).text == text
+    comments = {line.partition("# ")[2] for line in text.split("\n")}
+    assert {line.partition("# ")[2] for line in before.split("\n")} <= comments
 
 
 @each_preset
-def test_a_preset_gives_the_same_run_whatever_was_applied_before(name: str, params: Path) -> None:
-    """Each key that the run depends on is set, and the lines and comments of others are kept."""
-    before = params.read_text()
-    assert apply_values(params, values_of(name))
-    once, text = resolved(params), params.read_text()
-    assert apply_values(params, values_of(name)) == []
-    comments = [line.partition("# ")[2] for line in before.split("\n")]
-    assert set(comments) <= {line.partition("# ")[2] for line in text.split("\n")}
-    assert load_params(params).runtime == load_params(SHIPPED).runtime
-    assert load_params(params).data == load_params(SHIPPED).data
-    for other in ("lama-smollm2-four", "superglue-few-shot-smollm2"):
-        apply_values(params, values_of(other))
-    apply_values(params, values_of(name))
-    assert resolved(params) == once
-    params.write_text(edit_params(params, _scrambled(load(before), ())).text)
-    params.write_text(edit_params(params, values_of(name)).text)
-    raw = load(params.read_text())
-    assert "something else" not in str(run_of(_only_used_defaults(raw)))
+def test_a_preset_sets_all_that_its_run_depends_on(name: str) -> None:
+    """On top of parameters that are all something else, nothing of these remains in its run."""
+    values = load(SHIPPED.read_text())
+    for path, value in [*_scrambled(values, ()), *values_of(name)]:
+        values = put(values, path, value)
+    assert "something else" not in str(run_of(_resolved(values)))
 
 
 def _scrambled(values: Any, path: tuple[str, ...]) -> Assignments:
@@ -201,7 +197,7 @@ def _scrambled(values: Any, path: tuple[str, ...]) -> Assignments:
     return [(path, "something else")]
 
 
-def _only_used_defaults(values: dict[str, Any]) -> dict[str, Any]:
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
     """The file with `defaults` of what a method tunes merged into the section of that method."""
     for benchmark in ("lama", "superglue"):
         training = values[benchmark]["training"]

@@ -107,6 +107,14 @@ def read_assignments(assignments: Iterable[str]) -> Assignments:
     return [pair for assignment in assignments for pair in _read_assignment(assignment)]
 
 
+def put(values: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A copy of nested dictionaries with the value at a path set."""
+    if not path:
+        return value
+    section = values if isinstance(values, dict) else {}
+    return {**section, path[0]: put(section.get(path[0]), path[1:], value)}
+
+
 def edit_params(path: Path, values: Assignments) -> Edited:
     """The new text of a parameters file; nothing is checked or written.
 
@@ -116,14 +124,13 @@ def edit_params(path: Path, values: Assignments) -> Edited:
     """
     text = read_yaml(path)
     lines = text.replace("\r\n", "\n")
-    document, before = _parse(lines, str(path)), _parse(lines, str(path))
-    expected = before
+    document = _parse(lines, str(path))
+    before = after = _plain(document)
     for names, value in values:
         yaml_edit.assign(document, names, value)
-        expected = _put(expected, names, value)
+        after = put(after, names, value)
     edited = yaml_edit.write(document)
-    after = _parse(edited, str(path))
-    if not yaml_edit.same(after, expected):
+    if not yaml_edit.same(_parse(edited, str(path)), after):
         raise ParamsError(f"{path} has anchors; write each value out, or edit it by hand")
     changes = list(_changes(before, after, ""))
     if not changes:
@@ -209,12 +216,9 @@ def _parse(text: str, where: str) -> Any:
     return values
 
 
-def _put(values: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A copy of nested dictionaries with one value set; shared parts are not changed."""
-    if not path:
-        return value
-    section = values if isinstance(values, dict) else {}
-    return {**section, path[0]: _put(section.get(path[0]), path[1:], value)}
+def _plain(value: Any) -> Any:
+    """A copy in which no two places share a dictionary, as anchors do."""
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _changes(old: Any, new: Any, prefix: str) -> Iterator[Change]:
