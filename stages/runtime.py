@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from pipeline.cli.console import print_warning
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.history.run import StageRun, stage_run
 from pipeline.tasks import check_task
@@ -78,7 +79,7 @@ def stage(
     except PipelineError as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise
-        typer.secho(f"error: {error}", err=True, fg="red")
+        print_warning(f"error: {error}", color="red")
         raise typer.Exit(1) from None
 
 

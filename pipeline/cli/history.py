@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_warning, report_errors
 from pipeline.errors import PipelineError, TrackingError
 
 if TYPE_CHECKING:
@@ -204,9 +204,9 @@ def send(
 def _print_report(report: "SendReport") -> None:
     typer.echo(f"{report.name} {report.run_id[:10]}: {report.num_sent} events sent")
     for reason in report.refused:
-        typer.secho(f"  refused and dropped: {reason}", err=True, fg="yellow")
+        print_warning(f"  refused and dropped: {reason}", color="yellow")
     if report.trouble:
-        typer.secho(f"  {report.num_pending} kept: {report.trouble}", err=True, fg="red")
+        print_warning(f"  {report.num_pending} kept: {report.trouble}", color="red")
     elif report.num_pending:
         typer.echo(f"  {report.num_pending} kept: its stage still runs, and sends them itself")
 

@@ -1,7 +1,6 @@
 """The folder that a server keeps everything in: ports, secrets, members, each program's own."""
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import TypeAdapter
 
 from pipeline.errors import PipelineError
@@ -98,8 +98,7 @@ class Folder:
     def lock(self) -> Iterator[None]:
         """Hold the folder, so that two who start or stop its programs wait for each other."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.root / "lock"):
             yield
 
     def place(self, name: str) -> Path:

@@ -1,6 +1,6 @@
 """Facts in LAMA's form from GeoNames: the relations, LAMA's templates for them, and the pairs.
 
-As in LAMA, an object is one word (its models predict one token), and a subject that is its own
+As in LAMA, an object is one word (its models predict one token), and a subject that equals its
 object ("Singapore is located in Singapore") is skipped. If a relation has one true object per
 subject, subjects whose name means several places with different objects are skipped too.
 """

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.history.results import Result, Wanted, newest
-from pipeline.report.history_paper import paper_records
-from pipeline.report.history_table import (
+from pipeline.history.results import Result, ResultFilter, newest
+from pipeline.results.compare import (
     method_tables,
     paper_doubts,
+    paper_records,
     records,
     run_tables,
 )
@@ -41,7 +41,7 @@ def make(method: str = "manual", value: float | None = 0.25, **changes: Any) -> 
     return Result(**fields)
 
 
-def test_results_on_other_splits_or_another_model_of_the_name_have_rows_of_their_own() -> None:
+def test_results_on_other_splits_or_another_model_of_the_name_have_separate_rows() -> None:
     contents = {"splits": "3333333333", "model": "2222222222"}
     retrained = {"splits": "1111111111", "model": "4444444444"}
     results = [
@@ -86,9 +86,7 @@ def test_runs_outside_dvc_share_no_row() -> None:
         ({"benchmark": "stability"}, "lama 29k"),
     ],
 )  # fmt: skip
-def test_data_are_told_apart_by_source_subset_and_protocol(
-    changes: dict[str, Any], data: str
-) -> None:
+def test_data_are_named_by_source_subset_and_protocol(changes: dict[str, Any], data: str) -> None:
     assert make(**changes).data == data
 
 
@@ -107,9 +105,9 @@ def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
 def test_days_are_those_of_this_machine_s_clock_and_both_ends_count() -> None:
     result = make()
     day = result.ended.date()
-    assert Wanted(since=day, until=day).admits(result)
-    assert not Wanted(since=day.replace(day=26)).admits(result)
-    assert not Wanted(until=day.replace(day=24)).admits(result)
+    assert ResultFilter(since=day, until=day).admits(result)
+    assert not ResultFilter(since=day.replace(day=26)).admits(result)
+    assert not ResultFilter(until=day.replace(day=24)).admits(result)
 
 
 def test_a_spread_is_shown_and_explained() -> None:
@@ -149,21 +147,21 @@ def test_every_run_has_a_line_in_the_order_given() -> None:
     ]  # fmt: skip
 
 
-def test_a_model_that_the_paper_lacks_stands_above_all_of_its_models() -> None:
+def test_a_model_that_the_paper_lacks_is_above_all_of_its_models() -> None:
     (table,) = method_tables([make()], paper=True)
     assert [row[0] for row in table.paper][:2] == ["BERT-base 109M", "BERT-large 335M"]
-    assert "small is no model of the paper: compare methods, not numbers." in table.notes
+    assert "small is not a model of the paper: compare methods, not numbers." in table.notes
     assert "Fewer relations than the paper's 41 give another mean." in table.notes
 
 
 @pytest.mark.parametrize("changes", [{"params": {}}, {"source": None, "contents": {"run": "a"}}])
-def test_beside_facts_of_which_nothing_is_known_no_row_stands(changes: dict[str, Any]) -> None:
+def test_unknown_facts_are_compared_with_no_row(changes: dict[str, Any]) -> None:
     table = method_tables([make(**changes)], paper=True)[0]
     assert table.paper == []
-    assert "Which facts these are is not known" in table.notes[-1]
+    assert "The facts are unknown" in table.notes[-1]
 
 
-def test_table_1_stands_beside_its_own_templates_alone() -> None:
+def test_table_1_is_shown_only_with_its_templates() -> None:
     params = {
         "lama.subset": "34k",
         "lama.stability.templates": "table-1",
@@ -183,8 +181,8 @@ def test_table_1_stands_beside_its_own_templates_alone() -> None:
         assert table.paper == []
 
 
-def test_doubts_are_said_once() -> None:
+def test_doubts_are_listed_once() -> None:
     results = [make("manual"), make("manual", model="other")]
     doubts = paper_doubts(results)
     assert len(doubts) == len(set(doubts))
-    assert any("other is no model" in doubt for doubt in doubts)
+    assert any("other is not a model" in doubt for doubt in doubts)
