@@ -217,8 +217,10 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A copy in which no two places share a dictionary, as anchors do."""
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+    """A copy in which no two places share a container, as anchors do."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _changes(old: Any, new: Any, prefix: str) -> Iterator[Change]:

@@ -178,9 +178,8 @@ def _section_within(annotation: Any) -> type[Section] | None:
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
 
 
-_Defaults = create_model(
-    "_Defaults", defaults=(_partial(MethodParams, "tune", "search"), ...), __base__=Section
-)
+_TrainingDefaults = _partial(MethodParams, "tune", "search")
+_Defaults = create_model("_Defaults", defaults=(_TrainingDefaults, ...), __base__=Section)
 
 
 def _merge_defaults(training: Any) -> Any:
@@ -373,12 +372,8 @@ def section_keys(annotation: Any) -> dict[str, Any] | None:
         return {name: field.annotation for name, field in annotation.model_fields.items()}
     if origin is dict and arguments[0] is not str:
         names = task_names() if arguments[0] == SuperGlueTask else get_args(arguments[0])
-        keys = dict.fromkeys(names, arguments[1])
-        return (
-            {"defaults": _partial(MethodParams, "tune", "search"), **keys}
-            if arguments[1] is MethodParams
-            else keys
-        )
+        shared = {"defaults": _TrainingDefaults} if arguments[1] is MethodParams else {}
+        return {**shared, **dict.fromkeys(names, arguments[1])}
     if origin in (Annotated, Union, UnionType):
         candidates = arguments[:1] if origin is Annotated else arguments
         keys_of_each = (section_keys(a) for a in candidates if a is not NoneType)
