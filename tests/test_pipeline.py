@@ -153,7 +153,7 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     ({"report__facts_shown": 3}, {"report"}),
     (
         {
-            "runtime__device": "cpu", "runtime__threads": 2, "runtime__rows_per_pass": 16,
+            "runtime__device": "cpu", "runtime__threads": 2, "runtime__max_rows_per_forward": 16,
             "runtime__checkpoint_seconds": 1,
         },
         set(),
@@ -164,7 +164,7 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     ),
     ({"superglue__seeds": [34, 35]}, {"train-superglue@rte-p-tuning"}),
     ({"superglue__selection": "none"}, {"train-superglue@rte-p-tuning"}),
-    ({"superglue__grid__p-tuning": {"batch": [4, 8]}}, {"train-superglue@rte-p-tuning"}),
+    ({"superglue__grid__p-tuning": {"batch_size": [4, 8]}}, {"train-superglue@rte-p-tuning"}),
     ({"superglue__grid__manual": {"max_length": [64]}}, set()),
     (
         {"superglue__overrides__rte": {"p-tuning": {"epochs": 3}}},
@@ -212,7 +212,7 @@ def test_after_an_edit_only_what_depends_on_it_runs_and_logs_into_the_one_histor
 def misspell_and_mistype(project: Path) -> None:
     path = project / "params.yaml"
     text = path.read_text().replace("seed:", "sede:", 1)
-    path.write_text(text.replace("batch: 8", "batch: eight", 1))
+    path.write_text(text.replace("batch_size: 8", "batch_size: eight", 1))
 
 
 def name_unknown_relation_and_field(project: Path) -> None:
@@ -226,7 +226,7 @@ def name_unknown_relation_and_field(project: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
-        (misspell_and_mistype, ["sede", "did you mean 'seed'", "batch", "'eight'"]),
+        (misspell_and_mistype, ["sede", "did you mean 'seed'", "batch_size", "'eight'"]),
         (name_unknown_relation_and_field, ["P999", "P1376", "{premisse}", "{hypothesis}"]),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_seed_that_is_added_trains_only_itself(project: Path) -> None:
 
 def test_a_setting_that_lost_is_trained_again_when_it_is_wanted(project: Path) -> None:
     stage, folder = "train-superglue@rte-p-tuning", project / "models/superglue/rte/p-tuning"
-    edit_params(project, **{"superglue__grid__p-tuning": {"batch": [8, 4]}})
+    edit_params(project, **{"superglue__grid__p-tuning": {"batch_size": [8, 4]}})
     run(project, "dvc", "repro", "--single-item", stage)
     described = json.loads((folder / "units.json").read_text())
     (kept,) = (folder / "weights").iterdir()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.workflow.schedule import Result, Task, TaskStatus, run_tasks
+from pipeline.workflow.project import StageNode
+from pipeline.workflow.scheduler import Result, Task, TaskStatus, plan_tasks, run_tasks
 
 
 class Commands:
@@ -41,8 +42,8 @@ class Commands:
         return self.ends.get(task.name, TaskStatus.RAN)
 
 
-def names(results: Mapping[str, Result], ended: TaskStatus) -> set[str]:
-    return {name for name, result in results.items() if result.ended is ended}
+def names(results: Mapping[str, Result], status: TaskStatus) -> set[str]:
+    return {name for name, result in results.items() if result.status is status}
 
 
 @st.composite
@@ -85,10 +86,10 @@ def test_every_graph_is_run_as_a_naive_reading_of_the_rules_says(
     assert list(results) == [task.name for task in tasks]
     assert names(results, TaskStatus.NOT_RUN) == behind
     assert sorted(commands.started) == sorted(set(results) - behind)
-    assert all(results[name].ended is ends[name] for name in commands.started)
+    assert all(results[name].status is ends[name] for name in commands.started)
     for task in tasks:
-        lacks = {name for name in task.after if name in bad | behind}
-        assert set(results[task.name].lacks) == (lacks if task.name in behind else set())
+        blocked_by = {name for name in task.after if name in bad | behind}
+        assert set(results[task.name].blocked_by) == (blocked_by if task.name in behind else set())
     assert commands.wrong == []
     assert commands.most <= jobs
 
@@ -138,5 +139,57 @@ def test_the_seconds_are_those_of_the_task() -> None:
 
 
 def test_an_order_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a stands before \['b'\]"):
+    with pytest.raises(ValueError, match=r"a precedes \['b'\]"):
         run_tasks([Task("a", frozenset({"b"})), Task("b")], lambda *_: TaskStatus.RAN, jobs=1)
+
+
+# Planning
+
+
+def node(name: str, *after: str, changed: bool = True) -> StageNode:
+    return StageNode(name, frozenset(after), changed)
+
+
+def test_all_wait_for_the_first_stage_wherever_it_stands() -> None:
+    nodes = [node("report"), node("validate"), node("download", "validate")]
+    assert plan_tasks(nodes, "validate") == [
+        Task("validate"),
+        Task("report", frozenset({"validate"})),
+        Task("download", frozenset({"validate"})),
+    ]
+
+
+def test_only_what_trains_or_evaluates_takes_a_gpu() -> None:
+    stages = ["train-lama@manual", "evaluate-lama@manual", "trainer", "splits-lama", "report"]
+    tasks = plan_tasks([node(name) for name in stages], "validate")
+    assert [task.name for task in tasks if task.gpu] == stages[:2]
+
+
+def test_what_has_not_changed_behind_nothing_that_has_is_left_out() -> None:
+    nodes = [
+        node("validate", changed=False),
+        node("download", "validate", changed=False),
+        node("splits", "download"),
+        node("train", "splits", "download", changed=False),
+        node("other", "download", changed=False),
+    ]
+    assert plan_tasks(nodes, "validate") == [
+        Task("splits"),
+        Task("train", frozenset({"splits"}), gpu=True),
+    ]
+
+
+@given(st.data())
+def test_a_stage_is_left_out_just_if_nothing_on_its_way_has_changed(data: st.DataObject) -> None:
+    nodes: list[StageNode] = []
+    for number in range(data.draw(st.integers(0, 8))):
+        earlier = [before.name for before in nodes]
+        after = data.draw(st.sets(st.sampled_from(earlier), max_size=3)) if earlier else set()
+        nodes.append(node(f"s{number}", *after, changed=data.draw(st.booleans())))
+    known = {own.name: own for own in nodes}
+
+    def stale(own: StageNode) -> bool:
+        return own.changed or any(stale(known[name]) for name in own.after)
+
+    tasks = plan_tasks(nodes, "validate")
+    assert [task.name for task in tasks] == [own.name for own in nodes if stale(own)]
