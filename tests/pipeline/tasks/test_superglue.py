@@ -176,7 +176,7 @@ def test_an_unknown_pattern_or_verbalizer_is_answered_with_the_known_ones() -> N
     for words in ({True: "b", False: "c"}, {"true": 1, "false": "c"}, {"true": " ", "false": "c"}):
         with pytest.raises(TemplateError, match="is not text; put labels and words in quotes"):
             task_verbalizer(get_task("wic"), words)
-    with pytest.raises(TemplateError, match="1 masks; take it out"):
+    with pytest.raises(TemplateError, match="1 masks; remove"):
         task_template(get_task("rte"), "{premise} {mask}", classifier=True)
     assert task_verbalizer(get_task("copa"), None) is None
     assert task_verbalizer(get_task("wic"), {"false": "2", "true": "b"}) == {
