@@ -17,7 +17,7 @@ from pipeline.config.schema import load_params
 from tests.project import ROOT, run
 
 TEXT = (ROOT / "docs" / "guides.md").read_text(encoding="utf-8")
-_CODE = ("commands", "pipeline", "stages", "presets", "tests", "metrics", "curves", "evaluation")
+_CODE = ("pipeline", "stages", "presets", "tests", "metrics", "curves", "evaluation")
 _FILES = (
     "dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore", ".gitignore", "Makefile", "pyproject.toml",
 )  # fmt: skip

@@ -170,10 +170,18 @@ def _numbers(path: str, file: Path) -> Iterator[tuple[str, str, float, int]]:
 
 
 def _epoch(row: Mapping[str, str]) -> Iterator[tuple[str, str, float, int]]:
-    """Yield the numbers of one row of a curve."""
+    """Yield the numbers of one row of a curve, for a child run per training.
+
+    Relations may have trained together, which is not on record: their numbers are the stage's.
+    """
+    training = (
+        f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
+        if "setting" in row
+        else ""
+    )
     relation = row.get("relation")
-    child = "" if relation else f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
+    suffix = "".join(f"/{part}" for part in (relation, training) if part) if relation else ""
     for column in ("train_loss", "dev_loss", "dev_p_at_1", "dev_score"):
         if row.get(column):
-            key = column.replace("_", "/", 1) + (f"/{relation}" if relation else "")
-            yield child, key, float(row[column]), int(row["epoch"])
+            key = column.replace("_", "/", 1) + suffix
+            yield "" if relation else training, key, float(row[column]), int(row["epoch"])
