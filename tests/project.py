@@ -127,7 +127,10 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
 
 
 def edit_params(folder: Path, **edits: Any) -> None:
-    """Edit values of params.yaml; dotted paths are written with `__`; the key must exist."""
+    """Edit values of params.yaml; dotted paths are written with `__`.
+
+    The key must exist, but in a method's section of `training`: there it may come from `defaults`.
+    """
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     path = folder / "params.yaml"
@@ -136,8 +139,8 @@ def edit_params(folder: Path, **edits: Any) -> None:
         *groups, key = dotted.split("__")
         section = values
         for group in groups:
-            section = section[group]
-        assert key in section, dotted
+            section = section.setdefault(group, {}) if "training" in groups else section[group]
+        assert key in section or "training" in groups, dotted
         section[key] = value
     yaml.dump(values, path)
 

@@ -92,10 +92,10 @@ def results(
             until=_day(until),
             tags=dict(map(_key_and_value, tag or ())),
         )
-        found = read_results()
-        selected = [result for result in found if selection.admits(result)]
+        evaluations = read_results()
+        selected = [result for result in evaluations if selection.admits(result)]
         if not selected:
-            _explain_none(found)
+            _explain_none(evaluations)
         shown = selected if every else newest(selected)
         paper = against is not None
         if as_json:
@@ -127,24 +127,24 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _explain_none(found: Sequence["Result"]) -> None:
+def _explain_none(evaluations: Sequence["Result"]) -> None:
     """Print why there is nothing to show, and what to do."""
     from pipeline.history.store import store_address, without_password
 
     where = without_password(store_address())
-    if not found:
+    if not evaluations:
         typer.echo(
             f"No finished evaluation in the history, {where}.\nRun the pipeline with `dvc repro`, "
             "or set MLFLOW_TRACKING_URI to the history that you mean.",
             err=True,
         )
         return
-    typer.echo(f"None of {len(found)} evaluations in {where} matches. There are:", err=True)
+    typer.echo(f"None of {len(evaluations)} evaluations in {where} matches. There are:", err=True)
     for name, values in (
-        ("models", [result.model for result in found]),
-        ("tasks", [result.name for result in found]),
-        ("methods", [result.method for result in found]),
-        ("days", [result.ended.date().isoformat() for result in found]),
+        ("models", [result.model for result in evaluations]),
+        ("tasks", [result.name for result in evaluations]),
+        ("methods", [result.method for result in evaluations]),
+        ("days", [result.ended.date().isoformat() for result in evaluations]),
     ):
         typer.echo(f"  {name}: {', '.join(sorted(set(values)))}", err=True)
 

@@ -21,6 +21,8 @@ COUNTS = {"lama": "facts", "superglue": "examples"}
 
 # Columns of a file of learning curves that identify a training.
 _TRAINING = ("relation", "setting", "split", "seed")
+# Columns of text in the tables of an evaluation; the others hold numbers.
+_TEXTS = ("relation", "label", "template", "task", "training", "tried")
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,11 @@ class MethodResult:
 
     def as_record(self) -> Row:
         """Return what a record keeps of it."""
-        kept = asdict(self)
+        values = asdict(self)
         return {
-            key: kept[key]
+            key: values[key]
             for key in ("metrics", "relations", "templates", "trainings", "settings")
-            if kept[key]
+            if values[key]
         }
 
 
@@ -199,84 +201,56 @@ def read_result(
     """
     name = "/".join(filter(None, (benchmark, task, method)))
     folder = folders.evaluation / name
-    trainings = [_training(row, task) for row in _trials(folder, benchmark)]
+    trainings = _read(_trials_file(folder), task, optional=benchmark != "superglue")
+    relations: list[Row] = []
+    if benchmark == "lama":
+        rows = zip(_read(folder / "controls.csv"), _read(folder / "relations.csv"), strict=True)
+        relations = [control | score for control, score in rows]
     return MethodResult(
         benchmark,
         task,
         method,
         metrics=read_json(folders.metrics / f"{name}.json"),
-        relations=_relations(folder) if benchmark == "lama" else [],
-        templates=_templates(folder) if benchmark == "stability" else [],
+        relations=relations,
+        templates=_read(folder / "templates.csv") if benchmark == "stability" else [],
         trainings=trainings,
-        settings=[_setting(row, task) for row in _settings(folder, benchmark)],
+        settings=_read(folder / "settings.csv", task, optional=benchmark != "superglue"),
         curves=_curves(folders.curves / f"{name}.csv", task, trainings) if curves else [],
     )
 
 
-# Before trials of all benchmarks were recorded, SuperGLUE's file was called units.csv, and LAMA
-# and stability had neither it nor settings.csv. To drop that, read the two names in `read_result`.
-def _trials(folder: Path, benchmark: str) -> list[dict[str, str]]:
-    if (folder / "trials.csv").exists() or benchmark != "superglue":
-        return _recorded(folder / "trials.csv", benchmark)
-    return read_csv(folder / "units.csv")
+def _trials_file(folder: Path) -> Path:
+    """Return the file of trials; before all benchmarks had one, SuperGLUE's had another name.
+
+    LAMA and stability had neither it nor settings.csv. To drop support for that, read
+    `trials.csv` only, and remove `optional`.
+    """
+    path = folder / "trials.csv"
+    return path if path.exists() else folder / "units.csv"
 
 
-def _settings(folder: Path, benchmark: str) -> list[dict[str, str]]:
-    return _recorded(folder / "settings.csv", benchmark)
+def _read(path: Path, task: str = "", *, optional: bool = False) -> list[Row]:
+    """Return the rows of a table with numbers as numbers and empty cells as None.
 
-
-def _recorded(path: Path, benchmark: str) -> list[dict[str, str]]:
-    return read_csv(path) if benchmark == "superglue" or path.exists() else []
-
-
-def _relations(folder: Path) -> list[Row]:
-    scores, controls = (read_csv(folder / f"{name}.csv") for name in ("relations", "controls"))
-    return [
-        {
-            "relation": score["relation"],
-            "label": control["label"],
-            "facts": int(score["facts"]),
-            "left_out": int(control["left_out"]),
-            "majority": float(control["majority"]),
-            "naive_bayes": float(control["naive_bayes"]),
-            "p_at_1": float(score["p_at_1"]),
-        }
-        for score, control in zip(scores, controls, strict=True)
+    Args:
+        path: of the table.
+        task: SuperGLUE task, for a table without a column `task`.
+        optional: whether the file may be missing.
+    """
+    if optional and not path.exists():
+        return []
+    rows: list[Row] = [
+        {key: value if key in _TEXTS else _value(value) for key, value in row.items()}
+        for row in read_csv(path)
     ]
+    return [{"task": task, **row} for row in rows] if task else rows
 
 
-def _templates(folder: Path) -> list[Row]:
-    return [
-        {
-            "relation": row["relation"],
-            "number": int(row["number"]),
-            "template": row["template"],
-            "facts": int(row["facts"]),
-            "p_at_1": float(row["p_at_1"]),
-        }
-        for row in read_csv(folder / "templates.csv")
-    ]
-
-
-def _training(row: Mapping[str, str], task: str) -> Row:
-    return {
-        "task": row.get("task", task),
-        **{key: int(row[key]) for key in ("setting", "split", "seed", "best_epoch")},
-        **{key: float(row[key]) for key in ("dev_score", "test_score")},
-    }
-
-
-def _setting(row: Mapping[str, str], task: str) -> Row:
-    numbers = ("dev_score", "dev_score_std", "test_score", "test_score_std")
-    return {
-        "task": row.get("task", task),
-        "setting": int(row["setting"]),
-        "tried": row["tried"],
-        "template": row["template"],
-        "trainings": int(row["trainings"]),
-        "chosen": row["chosen"] == "True",
-        **{key: float(row[key]) if row[key] else None for key in numbers},
-    }
+def _value(text: str) -> Any:
+    constants = {"": None, "True": True, "False": False}
+    if text in constants:
+        return constants[text]
+    return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
 def _curves(path: Path, task: str, trainings: Sequence[Row]) -> list[Row]:
@@ -312,7 +286,7 @@ def read_answers(evaluation: Path, methods: Sequence[str], count: int) -> list[R
         path = evaluation / "lama" / method / "predictions" / "predictions.jsonl"
         for record in read_jsonl(path):
             fact = {key: record[key] for key in ("relation", "subject", "object")}
-            facts.setdefault(tuple(fact.values()), fact)[method] = record["answer"]
+            facts.setdefault(tuple(fact.values()), fact).setdefault(method, record["answer"])
     by_relation: dict[str, list[Row]] = {}
     for fact in facts.values():
         by_relation.setdefault(fact["relation"], []).append(fact)

@@ -402,8 +402,8 @@ def stability_tables(source: str, results: Sequence[MethodResult]) -> StabilityT
     # The text of a template is that of the manual method, the template itself, where it was run.
     order = sorted(results, key=lambda result: result.method != "manual")
     templates = join({r.method: r.templates for r in order}, "relation", "number")
-    asked = {(row["relation"], _lama_form(row)) for row in templates}
-    same = source == "lama" and asked == {("P17", template) for template in TABLE_1}
+    pairs = {(row["relation"], _lama_form(row)) for row in templates}
+    same = source == "lama" and pairs == {("P17", template) for template in TABLE_1}
     paper = table_1_metrics() if same else {}
     spreads = [
         [r.method, *(str(r.metrics[f"test/{key}"]) for key in ("relations", "templates")),

@@ -244,9 +244,9 @@ def _single_seeds(records: Iterable[Record]) -> list[str]:
                 key = (record.model, record.data, result.method)
                 seeds.setdefault(key, set()).update(record.seeds)
     alike: dict[tuple[str, str, int], list[str]] = {}
-    for (model, data, method), own in seeds.items():
-        if len(own) == 1:
-            alike.setdefault((model, data, min(own)), []).append(method)
+    for (model, data, method), values in seeds.items():
+        if len(values) == 1:
+            alike.setdefault((model, data, min(values)), []).append(method)
     return [
         f"Only one seed ({seed}), so the spread over seeds is unknown, with {escaped(model)} on "
         f"{data}: {', '.join(methods)}."

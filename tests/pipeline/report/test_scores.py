@@ -79,7 +79,8 @@ def test_a_result_holds_the_numbers_of_its_files(files):
         assert result.metrics == json.loads((files.metrics / f"{result.name}.json").read_text())
     tuned = files.task("rte")[1]
     assert tuned.trainings[1] == {
-        "task": "rte", "setting": 1, "split": 1, "seed": 2, "best_epoch": 2, "dev_score": 0.64,
+        "task": "rte", "training": "rte/setting-1/split-1/seed-2", "setting": 1, "split": 1,
+        "seed": 2, "best_epoch": 2, "dev_score": 0.64,
         "test_score": 0.5 + 1 / 7 + 0.02,
     }  # fmt: skip
     assert [(row["setting"], row["chosen"]) for row in tuned.settings] == [(1, True), (2, False)]
