@@ -137,6 +137,7 @@ def kept(root: Path) -> list[Path]:
     return [path for path in (root / ".work" / "unsent").glob("*") if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_during_a_stage_costs_neither_results_nor_history(
     way: Way, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
