@@ -192,7 +192,6 @@ def sync() -> None:
     with report_errors():
         from pipeline.history.journal import send_all
         from pipeline.history.restore import restore_missing
-        from pipeline.workflow.git import Commits
         from pipeline.workflow.lock import read_lock
 
         for report in send_all():
@@ -206,9 +205,9 @@ def sync() -> None:
                 )
         lock = read_lock(Path("dvc.lock"))
         num_created = 0
-        for restored in restore_missing(lock, Path(), commit_of=Commits(Path()).of_entries(lock)):
-            typer.echo(f"{restored.stage}  run {restored.run_id}")
-            for path in restored.left_out:
+        for stage, run_id, left_out in restore_missing(lock):
+            typer.echo(f"{stage}  run {run_id}")
+            for path in left_out:
                 typer.echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
             num_created += 1
         typer.echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")

@@ -38,8 +38,9 @@ from pipeline.history.restore import _numbers
     ],
 )
 def test_numbers_have_the_names_of_a_logged_run(
-    tmp_path: Path, path: str, content: str, numbers: list[tuple[str, str, float, int]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, content: str, numbers: list[object]
 ) -> None:
-    file = tmp_path / "file"
-    file.write_text(content)
-    assert list(_numbers(path, file)) == numbers
+    monkeypatch.chdir(tmp_path)
+    Path(path).parent.mkdir(parents=True)
+    Path(path).write_text(content)
+    assert list(_numbers(path)) == numbers

@@ -1,14 +1,9 @@
-"""Kill the shared server during a stage, and check that nothing is lost.
+"""A shared server for tests, killed during a stage; checks that nothing is lost.
 
-The benchmark sets up a server on this machine as in docs/server.md: MLflow on PostgreSQL with
-accounts, and an object store for artifacts. A member runs a tiny project against it. MLflow's
-server is killed during a training, which continues to its end. The server is started again, `ptune
-send` sends the kept events, and the history is compared with that of an undisturbed training.
-
-    python -m benchmarks.server
+The server is set up on this machine as in docs/server.md: MLflow on PostgreSQL with accounts, and
+an object store for artifacts. A member runs a tiny project against it.
 """
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -23,12 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from benchmarks.environment import ENVIRONMENT
 from pipeline.files import sha256
 from tests.project import ROOT, environment_of, make_project, run
-from tests.tiny import save_tiny
 from tools.server.folder import Folder, from_lines
 from tools.server.history import History
 from tools.server.postgres import Postgres
@@ -48,8 +39,6 @@ _RUN_SPECIFIC_TAGS = (
 )
 _RUN_SPECIFIC_METRICS = ("seconds",)
 _RUN_SPECIFIC_ARTIFACTS = ("lineage.txt",)
-
-console = Console(width=110)
 
 
 class Server:
@@ -79,19 +68,14 @@ class Server:
 
     def kill_mlflow(self) -> None:
         """Kill MLflow's server with its workers."""
-        process = History(self.folder).daemon.process()
+        process = History(self.folder).process()
         assert process is not None, "MLflow is not running"
         # As one process group, so that no worker sees another one end first.
         os.killpg(process.pid, signal.SIGKILL)
 
     def rows(self, sql: str, database: str = "mlflow") -> list[tuple[Any, ...]]:
         """Return the rows of a query of PostgreSQL."""
-        import psycopg2
-
-        address = Postgres(self.folder).uri(database).replace("+psycopg2", "")
-        with contextlib.closing(psycopg2.connect(address)) as store, store.cursor() as cursor:
-            cursor.execute(sql)
-            return list(cursor.fetchall())
+        return Postgres(self.folder).query(database, sql)
 
 
 @dataclass
@@ -236,34 +220,3 @@ def differences(
             f"{len(theirs)} {name} are the same",
             sorted(k for k in {*ours} | {*theirs} if ours.get(k) != theirs.get(k)),
         )
-
-
-def main() -> int:
-    """Run the benchmark; return 0 if nothing is lost."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
-    parser.parse_args()
-    os.environ.update(ENVIRONMENT)
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptune-server-")))
-        folder.chmod(0o711)  # PostgreSQL may run as another user
-        server = Server(folder / "server")
-        stack.callback(server.command, "down")
-        console.print("setting up the server", style="dim")
-        server.up("ada")
-        ada = server.member("ada")
-        console.print("running the stages before the training", style="dim")
-        project = make_prepared(folder, save_tiny("gpt2", folder / "model"), ada)
-        console.print(f"training; the server is killed after epoch {KILLED_AFTER}", style="dim")
-        undisturbed, _ = train(project, server, ada)
-        console.print("the training has finished; starting the server again", style="dim")
-        server.up()
-        console.print(send(project, ada).strip())
-        checks = list(differences(undisturbed, server, ada))
-    for name, failures in checks:
-        result = f"differs: {', '.join(failures)}" if failures else "OK"
-        console.print(f"{name}: {result}")
-    return 1 if any(failures for _, failures in checks) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
