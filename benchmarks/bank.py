@@ -272,14 +272,14 @@ def measure(
     }
     runs |= {_bank(size): lambda size=size: work.bank(size) for size in rows}
     flops = _flops_per_fact(work, rows)
-    peaks = [peak_flops(device, work.model.words.dtype)]
+    peaks = [peak_flops(device, work.model.input_embeddings.dtype)]
     times: dict[str, list[Timed]] = {name: [] for name in runs}
     for turn in range(repeats):
         gc.collect()
         for name, run in runs.items():
             _say(f"turn {turn + 1} of {repeats}: {name}")
             times[name].append(timed(run, device))
-    peaks.append(peak_flops(device, work.model.words.dtype))
+    peaks.append(peak_flops(device, work.model.input_embeddings.dtype))
     described = {
         name: _describe_run(
             taken,
@@ -293,7 +293,7 @@ def measure(
     best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
     bank = {"max_rows_per_forward": best, **sweep[best]}
     figures = {
-        "dtype": str(work.model.words.dtype).removeprefix("torch."),
+        "dtype": str(work.model.input_embeddings.dtype).removeprefix("torch."),
         "matmul_peak_flops_per_second": max(peaks),
         "plain": described[PLAIN],
         "bank": bank,
@@ -431,7 +431,7 @@ def _describe_model(options: argparse.Namespace, model: PromptedModel) -> dict[s
         "type": network.config.model_type,
         "masked": model.masked,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "vocabulary": len(model.words),
+        "vocabulary": len(model.input_embeddings),
     }
 
 

@@ -28,7 +28,7 @@ def allowed_words(model: PromptedModel, count: int) -> list[str]:
             break
         word = text.lstrip(_SPACES)
         plain = word.isascii() and word.isalnum()
-        if plain and model.codec.word(word, space_before=True) == token:
+        if plain and model.codec.single_token_id(word, space_before=True) == token:
             words.append(word)
     return words
 

@@ -128,7 +128,7 @@ class _Run:
         self._encoder = make_encoder(
             "lstm",
             relation.template.prompt_tokens,
-            model.words,
+            model.input_embeddings,
             dropout=0.0,
             seed=seed,
             name=relation.problem.name,

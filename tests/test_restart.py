@@ -326,7 +326,7 @@ def test_a_search_killed_between_note_and_log_misses_no_iteration_in_the_log(
             tokens=2,
             train=problem.train,
             dev=problem.dev,
-            allowed=filter_words(model.codec, len(model.words), VOCABULARY),
+            allowed=filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
             score=accuracy,
             iterations=4,
             candidates=3,

@@ -165,7 +165,7 @@ def answer_subjects(
     known = (
         word
         for word in vocabulary
-        if model.codec.word(word, space_before=template.space_before_mask) is not None
+        if model.codec.single_token_id(word, space_before=template.space_before_mask) is not None
     )
     right = next(known, None)
     if right is None:
@@ -244,10 +244,10 @@ def _scores(
 ) -> Iterator[tuple[Sequence[str], Tensor]]:
     """Yield for each question the allowed words, and (words,) float32 log-probabilities."""
     vectors = trained.prompt.vectors
-    if vectors is not None and vectors.shape[1] != model.words.shape[1]:
+    if vectors is not None and vectors.shape[1] != model.input_embeddings.shape[1]:
         raise ModelError(
             f"{trained.method}, {trained.name}: its prompt has vectors of {vectors.shape[1]} "
-            f"numbers, the model's words have {model.words.shape[1]}; it was trained with another "
+            f"numbers, the model's words have {model.input_embeddings.shape[1]}; it was trained with another "
             "model: run `dvc repro`, or `dvc checkout`"
         )
     length = trained.prompt.max_length or POSITIONS

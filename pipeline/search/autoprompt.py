@@ -27,7 +27,7 @@ from pipeline.files import read_json, write_json
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import ask, predict
+from pipeline.models.scoring import predict, score_batch
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import make_random
 from pipeline.training.loop import Score
@@ -125,7 +125,7 @@ def search_words(
         raise ValueError(f"{name}: {tokens} tokens for {places}, {len(allowed)} words allowed")
     model.network.eval().requires_grad_(False)
     allowed = allowed.to(model.device)
-    words = model.words[allowed].float()
+    words = model.input_embeddings[allowed].float()
     start = tuple(make_random(seed, "search", name, "start").choices(allowed.tolist(), k=tokens))
     search = _fingerprint(
         (name, tokens, candidates, batch, seed), train, dev, allowed, _vectors(model, start)
@@ -182,7 +182,7 @@ def filter_words(codec: PieceTokenizer, words_count: int, forbidden: Collection[
     tokenizer = codec.tokenizer
     left_out: set[int | None] = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     # What a tokenizer makes of a word may differ by more than its casing, such as in accents.
-    left_out |= {codec.word(w, space_before=space) for w in forbidden for space in (True, False)}
+    left_out |= {codec.single_token_id(w, space_before=space) for w in forbidden for space in (True, False)}
     folded = {word.strip().casefold() for word in forbidden}
     ids = [i for i in sorted(tokenizer.get_vocab().values()) if i < words_count]
     texts = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
@@ -323,7 +323,7 @@ def _losses(
     vectors: Tensor,
 ) -> Tensor:
     """Return (items,) float32: cross-entropy of the right word among the whole vocabulary."""
-    log_probs = ask(
+    log_probs = score_batch(
         model,
         [questions.rows[example] for example, _ in items],
         [prompt for _, prompt in items],
@@ -336,7 +336,7 @@ def _losses(
 
 def _vectors(model: PromptedModel, token_ids: TokenIds) -> Tensor:
     """Return (tokens, size) float32, a copy."""
-    return model.words.detach()[torch.tensor(token_ids, device=model.device)].float()
+    return model.input_embeddings.detach()[torch.tensor(token_ids, device=model.device)].float()
 
 
 def _score_dev(

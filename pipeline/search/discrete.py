@@ -95,7 +95,7 @@ def search_prompt(
         tokens=problem.prompt_tokens,
         train=problem.train,
         dev=problem.dev,
-        allowed=filter_words(model.codec, len(model.words), answers),
+        allowed=filter_words(model.codec, len(model.input_embeddings), answers),
         score=score,
         iterations=iterations,
         candidates=candidates,
@@ -108,7 +108,7 @@ def search_prompt(
     history = [as_epoch(record) for record in found.history]
     stored = StoredPrompt(
         template.source,
-        model.words[list(found.token_ids)].detach().float().cpu(),
+        model.input_embeddings[list(found.token_ids)].detach().float().cpu(),
         found.best_iteration,
         history[found.best_iteration].dev_score,
         words=[

@@ -50,6 +50,7 @@ class Task:
         group: records with an equal group stay in one split.
         patterns: name -> template, so that `params.yaml` may name one.
         verbalizers: name -> label -> word; empty where the answers are an example's own.
+        vocabulary: the words that may be answered, where that is not a label (LAMA's relations).
     """
 
     name: str
@@ -60,11 +61,12 @@ class Task:
     group: Callable[[Record], Hashable]
     patterns: Mapping[str, str]
     verbalizers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] | None = None
 
     @property
     def has_choices(self) -> bool:
         """Whether each example brings its own answers."""
-        return not self.verbalizers
+        return not self.verbalizers and self.vocabulary is None
 
 
 def task_template(task: Task, wanted: str, *, classifier: bool) -> Template:

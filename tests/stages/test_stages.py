@@ -581,7 +581,7 @@ def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
         words = prompts[name]["words"]
         assert len(words) == prompts[name]["prompt_tokens"] == 5
         ids = model.codec.tokenizer.convert_tokens_to_ids(words)
-        assert torch.equal(vectors[name], model.words[ids].detach())
+        assert torch.equal(vectors[name], model.input_embeddings[ids].detach())
     for method in METHODS[:-1]:
         stored = load_prompts(ready.root / "models/lama" / method)
         assert all(prompt.words is None for prompt in stored.values())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.models.encoding import MultipleChoice, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import passes, predict
+from pipeline.models.scoring import micro_batches, predict
 from tests.worked import hand_row, slow_scores
 
 SENTENCES = [
@@ -37,7 +37,7 @@ def rows(model: PromptedModel, family: str) -> list[Row]:
 
 @pytest.fixture
 def vectors(model: PromptedModel) -> torch.Tensor:
-    return torch.randn(1, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    return torch.randn(1, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("max_rows_per_forward", [1, 2, 3, 100])
@@ -86,7 +86,7 @@ def test_a_pass_holds_rows_of_like_length(
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 9)), st.integers(1, 12))
 def test_passes_keep_the_order_and_are_as_full_as_may_be(sizes: list[int], most: int) -> None:
-    cut = list(passes(range(len(sizes)), lambda i: sizes[i], most))
+    cut = list(micro_batches(range(len(sizes)), lambda i: sizes[i], most))
     assert [i for own in cut for i in own] == list(range(len(sizes)))
     totals = [sum(sizes[i] for i in own) for own in cut]
     assert all(total <= most or len(own) == 1 for total, own in zip(totals, cut, strict=True))

@@ -192,7 +192,7 @@ def test_the_stored_vectors_are_the_embeddings_of_the_stored_words(
     assert stored.vectors is not None
     assert len(stored.words) == len(stored.vectors) == 4
     ids = model.codec.tokenizer.convert_tokens_to_ids(stored.words)
-    assert torch.equal(stored.vectors, model.words[ids].detach().float())
+    assert torch.equal(stored.vectors, model.input_embeddings[ids].detach().float())
     assert not stored.vectors.requires_grad
     # The words as plain token ids give the same scores as their vectors.
     for row in asked.dev.rows:
@@ -256,7 +256,7 @@ def test_the_answers_of_train_are_no_candidates_and_other_words_are(
 
     allowed = set(searched[0]["allowed"].tolist())
     for word, is_in in (*((a, False) for a in answers), *((o, True) for o in others)):
-        within, bare = (model.codec.word(word, space_before=space) for space in (True, False))
+        within, bare = (model.codec.single_token_id(word, space_before=space) for space in (True, False))
         assert (within in allowed) == is_in, word
         assert (bare in allowed) == is_in or bare is None, word
     assert stored.words is not None

@@ -132,7 +132,7 @@ def test_a_step_equals_one_written_out_row_by_row(
     ]
     words = ids(family, model.codec, " ".join(f"_{word}" for word in VOCABULARY))
     places = [VOCABULARY.index(fact.obj_label) for fact in facts]
-    encoder = make_encoder("lstm", 4, model.words, dropout=0.0, seed=SEED, name="P17")
+    encoder = make_encoder("lstm", 4, model.input_embeddings, dropout=0.0, seed=SEED, name="P17")
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
     losses = []
     for row, place in zip(rows, places, strict=True):
@@ -172,7 +172,7 @@ def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
     )
     row = hand_row(family, model, "^Paris _is P M")
     target = ids(family, model.codec, "_France")[0]
-    encoder = make_encoder("mlp", 1, model.words, dropout=0.0, seed=SEED, name="five")
+    encoder = make_encoder("mlp", 1, model.input_embeddings, dropout=0.0, seed=SEED, name="five")
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
     losses = []
     for _ in range(3):
@@ -205,7 +205,7 @@ def test_dev_is_scored_as_by_one_row_at_a_time(
 ) -> None:
     model = tiny_models[family]
     asked = problem(model)
-    encoder = make_encoder("lstm", 4, model.words, dropout=0.0, seed=SEED, name="P17")
+    encoder = make_encoder("lstm", 4, model.input_embeddings, dropout=0.0, seed=SEED, name="P17")
     with torch.no_grad():
         slow = torch.stack(
             [slow_scores(model, row, encoder(), asked.dev.word_ids) for row in asked.dev.rows]
@@ -356,8 +356,8 @@ def test_passes_that_share_a_step_add_up_to_it(
 ) -> None:
     """Eleven facts in steps of six: the last step has five."""
     asked: list[int] = []
-    real = loop.ask
-    monkeypatch.setattr(loop, "ask", lambda *given: (asked.append(len(given[1])), real(*given))[1])
+    real = loop.score_batch
+    monkeypatch.setattr(loop, "score_batch", lambda *given: (asked.append(len(given[1])), real(*given))[1])
     results = []
     for passes, sizes in [(1, [6, 5]), (2, [3, 3, 3, 2]), (6, [1] * 11)]:
         model = load_model(tiny_folders[family], device="cpu")
@@ -679,7 +679,7 @@ def test_without_epochs_dev_is_scored_and_nothing_trained(
     if encoder is None:
         assert trained.vectors is None
     else:
-        start = make_encoder(encoder, 4, model.words, dropout=0.0, seed=SEED, name="P17")
+        start = make_encoder(encoder, 4, model.input_embeddings, dropout=0.0, seed=SEED, name="P17")
         assert trained.vectors is not None
         torch.testing.assert_close(trained.vectors, start().detach())
 

@@ -195,10 +195,10 @@ def test_answers_of_several_tokens_are_scored_as_one_at_a_time(
         assert isinstance(row, MultipleChoice)
         scores = []
         for choice, one in zip(example.choices, row.rows, strict=True):
-            ids = model.codec.segment(f" {choice}", start=False)
+            ids = model.codec.encode_segment(f" {choice}", start=False)
             before = f"{example.values['text']}. {example.values['pronoun']} is"
-            left = [*model.codec.prefix, *model.codec.segment(before, start=True)]
-            right = [*model.codec.segment(".", start=False), *model.codec.suffix]
+            left = [*model.codec.prefix, *model.codec.encode_segment(before, start=True)]
+            right = [*model.codec.encode_segment(".", start=False), *model.codec.suffix]
             middle = [model.codec.mask_id] * len(ids) if model.masked else ids
             whole = [*left, *middle, *right]
             with torch.no_grad():
