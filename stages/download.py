@@ -4,11 +4,11 @@ from pathlib import Path
 
 import typer
 
-from pipeline.config.schema import Params, SuperGlueTask, load_params
+from pipeline.config.schema import Params, load_params
 from pipeline.files import atomic_dir
 from pipeline.sources.models import fetch_model
 from pipeline.sources.registry import SOURCES, fetch_source
-from stages.runtime import Out, ParamsFile, downloads_folder, say, stage
+from stages.runtime import Out, ParamsFile, TaskName, downloads_folder, say, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def lama(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
 
 
 @app.command()
-def superglue(task: SuperGlueTask, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
+def superglue(task: TaskName, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     """Fetch the raw data of one SuperGLUE task."""
     with stage("download", "superglue", task) as this:
         params = load_params(params_file)

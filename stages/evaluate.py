@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, SuperGlueTask, load_params
+from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, load_params
 from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
 from pipeline.evaluation.evaluate import (
@@ -24,7 +24,7 @@ from pipeline.models.dataset import classifier_labels
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.memory import estimate_max_rows
 from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
-from pipeline.tasks import TASKS, task_template
+from pipeline.tasks import get_task, task_template
 from pipeline.tasks.lama import POSITIONS
 from stages.loading import load_network
 from stages.runtime import (
@@ -33,6 +33,7 @@ from stages.runtime import (
     ParamsFile,
     RunningStage,
     SplitsFolder,
+    TaskName,
     say,
     stage,
 )
@@ -155,7 +156,7 @@ def stability(
 
 @app.command()
 def superglue(
-    task: SuperGlueTask,
+    task: TaskName,
     method: SuperGlueMethod,
     model: ModelFolder,
     splits: SplitsFolder,
@@ -217,7 +218,7 @@ def _scores(
 def _task_scores(
     this: RunningStage,
     params: Params,
-    task: SuperGlueTask,
+    task: TaskName,
     method: SuperGlueMethod,
     trainings: Mapping[str, Any],
     *,
@@ -226,7 +227,7 @@ def _task_scores(
     trained: Path,
 ) -> dict[str, TaskEvaluation]:
     """Evaluate each training on the examples of its task."""
-    kind, classifier = TASKS[task], method == "classifier"
+    kind, classifier = get_task(task), method == "classifier"
     test = read_examples(splits / "test.jsonl", kind.examples)
     split_of = {
         unit["name"]: str(unit["split"])

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ParamsError, PipelineError
 from pipeline.history.run import StageRun, stage_run
 from pipeline.history.store import EXPERIMENTS
+from pipeline.tasks import check_task
 from pipeline.workflow.processes import PARENT_PID_ENV
 from pipeline.workflow.project import StageIdentity, project_root, recorded_run_keys, running_stage
 from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_units, work_folder
@@ -30,6 +31,16 @@ ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of the langua
 SplitsFolder = Annotated[Path, typer.Option("--splits", help="Folder of the splits.")]
 
 _GRACE_SECONDS = 15
+
+
+def _known_task(name: str) -> str:
+    try:
+        return check_task(name)
+    except ParamsError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+TaskName = Annotated[str, typer.Argument(callback=_known_task, help="Name of a task.")]
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config.schema import LamaParams, SuperGlueParams, SuperGlueTask, load_params
+from pipeline.config.schema import LamaParams, SuperGlueParams, load_params
 from pipeline.data.geonames.examples import GEONAMES_EXAMPLES
 from pipeline.data.geonames.facts import (
     GEONAMES_RELATIONS,
@@ -40,8 +40,8 @@ from pipeline.data.superglue import Record, read_records
 from pipeline.errors import DataError
 from pipeline.files import atomic_dir, write_json, write_jsonl
 from pipeline.seeding import make_random
-from pipeline.tasks import TASKS, Task
-from stages.runtime import Out, ParamsFile, say, stage
+from pipeline.tasks import Task, get_task
+from stages.runtime import Out, ParamsFile, TaskName, say, stage
 
 Raw = Annotated[Path, typer.Option("--raw", help="Folder that download wrote.")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of counts to write.")]
@@ -147,7 +147,7 @@ def _totals(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 @app.command()
 def superglue(
-    task: SuperGlueTask, raw: Raw, out: Out, params_file: ParamsFile = Path("params.yaml")
+    task: TaskName, raw: Raw, out: Out, params_file: ParamsFile = Path("params.yaml")
 ) -> None:
     """Split the records of one task; records of one group stand in one split only."""
     with stage("splits", "superglue", task) as this:
@@ -160,7 +160,7 @@ def superglue(
         counts = {
             f"{name}/{unit}": count
             for name, records in files.items()
-            for unit, count in _counted(records, TASKS[task]).items()
+            for unit, count in _counted(records, get_task(task)).items()
         }
         _check_none_empty(f"superglue.splits: {task}", "examples", files)
         with atomic_dir(out) as folder:
@@ -173,7 +173,7 @@ def superglue(
 
 
 def _made_records(
-    raw: Path, task: SuperGlueTask, params: SuperGlueParams, seed: int
+    raw: Path, task: TaskName, params: SuperGlueParams, seed: int
 ) -> dict[str, list[Record]]:
     """Deal the examples that are made of the geonames's facts."""
     made = GEONAMES_EXAMPLES[task](read_places(raw), make_random(seed, "examples", task))
@@ -184,16 +184,16 @@ def _made_records(
             split: len(records) if size is None else size
             for split, size in _record_sizes(params).items()
         },
-        group=TASKS[task].group,
+        group=get_task(task).group,
         rng=make_random(seed, "splits", "superglue", task),
     )
 
 
 def _official_records(
-    raw: Path, task: SuperGlueTask, params: SuperGlueParams, seed: int
+    raw: Path, task: TaskName, params: SuperGlueParams, seed: int
 ) -> dict[str, list[Record]]:
     """Take SuperGLUE's records as the protocol has it; see `superglue.protocol`."""
-    kind = TASKS[task]
+    kind = get_task(task)
 
     def read(name: str) -> list[Record]:
         return [record for record, _ in read_records(raw / f"{name}.jsonl", kind.examples)]
@@ -217,7 +217,7 @@ def _official_records(
 
 
 def _pairs(
-    given: Mapping[str, list[Record]], task: SuperGlueTask, params: SuperGlueParams, seed: int
+    given: Mapping[str, list[Record]], task: TaskName, params: SuperGlueParams, seed: int
 ) -> list[dict[str, list[Record]]]:
     """Return the train and dev sets that the protocol trains on; `multi-split` has several."""
     if params.protocol != "multi-split":
@@ -225,7 +225,7 @@ def _pairs(
     return multi_split(
         [*given["train"], *given["dev"]],
         train_share=params.splits.train_share,
-        group=TASKS[task].group,
+        group=get_task(task).group,
         rngs=[
             make_random(seed, "multi-split", task, str(number))
             for number in range(1, params.splits.count + 1)

@@ -15,7 +15,6 @@ from pipeline.config.schema import (
     SearchParams,
     StabilityParams,
     SuperGlueMethod,
-    SuperGlueTask,
     load_params,
 )
 from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
@@ -39,6 +38,7 @@ from stages.runtime import (
     ParamsFile,
     RunningStage,
     SplitsFolder,
+    TaskName,
     say,
     stage,
 )
@@ -103,7 +103,7 @@ def stability(
 
 @app.command()
 def superglue(
-    task: SuperGlueTask,
+    task: TaskName,
     method: SuperGlueMethod,
     model: ModelFolder,
     splits: SplitsFolder,

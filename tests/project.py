@@ -19,7 +19,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.sources.lama_upstream import PROMPTS
+from pipeline.data.lama import PROMPT_COLLECTIONS
 from pipeline.sources.registry import SOURCES
 
 ROOT = Path(__file__).parents[1]
@@ -222,13 +222,13 @@ def _make_lama_mirror(project: Path, folder: Path) -> None:
     (folder / "common_vocab_cased.txt").write_text("".join(f"{w}\n" for w in [*LAMA_WORDS, "Oslo"]))
     vocabularies = {"bert-base-cased": LAMA_WORDS, "gpt2": [f"Ġ{word}" for word in LAMA_WORDS]}
     (folder / "29k-vocab.json").write_text(json.dumps(vocabularies))
-    for name in PROMPTS:
+    for name in PROMPT_COLLECTIONS:
         texts = ["[X] is in [Y] .", "[Y] is the capital of [X] .", f"[X] of {name}: [Y]"]
         if name == "autoprompt_relext_roberta":
             texts = ['[X] "{">phys town bordering [Y] .']  # as published
         prompts = [{"relation": r, "template": t} for r in LAMA_TEMPLATES for t in texts]
         _write_lines(folder / "prompts" / f"{name}.jsonl", prompts)
-    table = project / "pipeline" / "sources" / "lama.py"
+    table = project / "pipeline" / "data" / "lama.py"
     counts = {relation: len(splits["test"]) for relation, splits in LAMA_FACTS.items()}
     text, found = re.subn(
         r"(?ms)^(TEST_FACTS: [^=]*= )\{.*?^\}", rf"\g<1>{counts!r}", table.read_text()

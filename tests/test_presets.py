@@ -22,7 +22,7 @@ from pipeline.config.presets import (
     read_preset,
 )
 from pipeline.config.schema import load_params
-from pipeline.sources.lama import TEST_FACTS
+from pipeline.data.lama import TEST_FACTS
 from tests.project import ROOT
 
 FOLDER = ROOT / "presets"

@@ -38,7 +38,7 @@ from pipeline.inference.predictor import (
     load_trained,
 )
 from pipeline.models.loading import load_model
-from pipeline.tasks import TASKS, Example
+from pipeline.tasks import Example, get_task, task_names
 
 # As dvc.yaml has them.
 PARAMS = Path("params.yaml")
@@ -175,7 +175,7 @@ def ask_task(task: str, given: Mapping[str, Any], wishes: Wishes) -> None:
         return answer_examples(
             networks,
             one,
-            TASKS[task],
+            get_task(task),
             asked,
             max_rows_per_forward=params.runtime.max_rows_per_forward,
             on_rows=on_rows,
@@ -270,7 +270,7 @@ def _examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Qu
     def read(record: Mapping[str, Any], line: int | None) -> list[Question[Example]]:
         return [
             Question(line, {**({} if line is None else {"example": one.name}), **one.values}, one)
-            for one in read_question(TASKS[task], record, idx=line or 0)
+            for one in read_question(get_task(task), record, idx=line or 0)
         ]
 
     if file is not None:
@@ -290,7 +290,7 @@ def _task_folder(task: str) -> Path:
     Raises:
         DataError: it was not trained.
     """
-    trained = [name for name in TASKS if (TASKS_TRAINED / name).is_dir()]
+    trained = [name for name in task_names() if (TASKS_TRAINED / name).is_dir()]
     if trained and task not in trained:
         raise DataError(
             f"{task} was not trained; trained are {', '.join(trained)} (superglue.tasks in "

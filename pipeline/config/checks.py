@@ -7,12 +7,10 @@ from pathlib import Path
 from pipeline.config.grid import check_prompt_tokens, task_settings
 from pipeline.config.schema import LamaParams, MethodParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
-from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS
+from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
 from pipeline.errors import ParamsError, PipelineError
-from pipeline.sources.lama import TEST_FACTS
-from pipeline.sources.lama_upstream import PROMPTS
 from pipeline.sources.models import check_model_name
-from pipeline.tasks import TASKS, task_template, task_verbalizer
+from pipeline.tasks import get_task, task_template, task_verbalizer
 from pipeline.tasks.lama import check_layout, manual_template
 
 
@@ -60,11 +58,11 @@ def check_params(params: Params) -> None:
             _check_superglue_training(method, settings)
     for task, prompts in params.superglue.prompts.items():
         with at(f"superglue.prompts.{task}.verbalizer"):
-            task_verbalizer(TASKS[task], prompts.verbalizer)
+            task_verbalizer(get_task(task), prompts.verbalizer)
         for method, template in prompts.templates.items():
             if method not in params.superglue.training:
                 with at(f"superglue.prompts.{task}.templates.{method}"):
-                    task_template(TASKS[task], template, classifier=method == "classifier")
+                    task_template(get_task(task), template, classifier=method == "classifier")
                 continue
             with at(None):
                 task_settings(params.superglue, task, method, masked=True)
@@ -126,7 +124,7 @@ def _check_search(method: str, search: SearchParams | None, source: str) -> None
 
 
 def _check_collection(name: str, source: str) -> None:
-    known = [*PAPER_PROMPTS, *(PROMPTS if source == "lama" else ())]
+    known = [*PAPER_PROMPTS, *(PROMPT_COLLECTIONS if source == "lama" else ())]
     if name not in known:
         raise ParamsError(
             f"'{name}' is no collection of templates that {source} has; choose from "

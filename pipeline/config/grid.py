@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.insertion import insert_prompt_tokens
-from pipeline.config.schema import MethodParams, SuperGlueMethod, SuperGlueParams, SuperGlueTask
+from pipeline.config.schema import MethodParams, SuperGlueMethod, SuperGlueParams
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.prompts.template import Template
-from pipeline.tasks import TASKS, Task, task_template, task_verbalizer
+from pipeline.tasks import Task, get_task, task_template, task_verbalizer
 
 # Whatever else a grid may name is a key of the method's training.
 _OF_THE_PROMPT = ("template", "verbalizer", "max_length")
@@ -45,7 +45,7 @@ class Setting:
 
 
 def task_settings(
-    params: SuperGlueParams, task: SuperGlueTask, method: SuperGlueMethod, *, masked: bool
+    params: SuperGlueParams, task: str, method: SuperGlueMethod, *, masked: bool
 ) -> list[Setting]:
     """Return the settings of a method on a task, in the order of the grid.
 
@@ -59,7 +59,7 @@ def task_settings(
         ParamsError: a path that the method has not, a value that does not suit it, a template or
             verbalizer that does not suit the task; the text begins with where that stands.
     """
-    kind, prompts = TASKS[task], params.prompts[task]
+    kind, prompts = get_task(task), params.prompts[task]
     training = {
         key: value
         for key, value in params.training[method].model_dump().items()

@@ -9,19 +9,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
+from pipeline.tasks import check_task
 
 LamaMethod = Literal[
     "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete"
 ]
 SuperGlueMethod = Literal["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"]
-SuperGlueTask = Literal["boolq", "cb", "copa", "multirc", "rte", "wic", "wsc"]
 Tuned = Literal["prompt", "model"]
+
+
+def _known_task(name: str) -> str:
+    try:
+        return check_task(name)
+    except ParamsError as error:
+        raise PydanticCustomError("task", "{error}", {"error": str(error)}) from None
+
+
+SuperGlueTask = Annotated[str, AfterValidator(_known_task)]
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -326,7 +336,7 @@ def _explain(details: ErrorDetails) -> str:
             return f"{path}: this key is missing"
         case "literal_error":
             return f"{path}: {given!r} is not one of {details['ctx']['expected']}"
-        case "value_error" | "twice" | "uncovered" | "tune" | "accumulation" | "epochs":
+        case "value_error" | "task" | "twice" | "uncovered" | "tune" | "accumulation" | "epochs":
             return f"{path}: {details['msg']}" if path else details["msg"]
         case _:
             shown = repr(given) if not isinstance(given, dict | list) else type(given).__name__

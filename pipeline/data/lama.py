@@ -15,6 +15,24 @@ from pipeline.files import read_json, read_jsonl, write_json, write_jsonl, write
 
 SPLITS = ("train", "dev", "test")
 
+# The 41 relations of LAMA's T-REx, in the order of its relations.jsonl, and the number of their
+# test facts, 34,039 in all, as in the paper. The other 5 lines of relations.jsonl have no data.
+TEST_FACTS: dict[str, int] = {
+    "P19": 944, "P20": 953, "P279": 964, "P37": 966, "P413": 952, "P449": 881, "P47": 922,
+    "P138": 645, "P364": 856, "P463": 225, "P101": 696, "P106": 958, "P527": 976, "P530": 996,
+    "P176": 982, "P27": 966, "P407": 877, "P30": 975, "P178": 592, "P1376": 234, "P131": 881,
+    "P1412": 969, "P108": 383, "P136": 931, "P17": 930, "P39": 892, "P264": 429, "P276": 959,
+    "P937": 954, "P140": 473, "P1303": 949, "P127": 687, "P103": 977, "P190": 995, "P1001": 701,
+    "P31": 922, "P495": 909, "P159": 967, "P36": 703, "P740": 936, "P361": 932,
+}  # fmt: skip
+
+# The collections of published templates that come with LAMA: files of its folder prompts/.
+PROMPT_COLLECTIONS = (
+    "lpaqa_mine", "lpaqa_paraphrase", "lpaqa_manual_paraphrase", "lpaqa_top1", "autoprompt_bert",
+    "autoprompt_roberta", "autoprompt_relext_bert", "autoprompt_relext_roberta",
+    "pararel_patterns",
+)  # fmt: skip
+
 # Collection -> relation -> manual templates; these are in the paper itself (Table 1).
 PAPER_PROMPTS = {
     "table-1": {

@@ -27,7 +27,7 @@ from pipeline.inference.predictor import (
     load_trained,
 )
 from pipeline.models.loading import load_model
-from pipeline.tasks import TASKS, Example, Task
+from pipeline.tasks import Example, Task, get_task
 
 _FACT = ("relation", "subject")
 _ANSWER = ("answer", "probability", "answers", "probabilities")
@@ -76,7 +76,7 @@ class PromptModel(PythonModel):
         task = self._config["task"]
         try:
             with self._lock:
-                found = self._examples(TASKS[task], rows) if task else self._facts(rows)
+                found = self._examples(get_task(task), rows) if task else self._facts(rows)
         except PipelineError as error:  # a server passes MLflow's own on to who asks
             raise MlflowException.invalid_parameter_value(str(error)) from error
         return pd.DataFrame([self._answered(answers) for answers in found], columns=_ANSWER)

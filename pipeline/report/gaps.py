@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
+from pipeline.data.lama import TEST_FACTS
 from pipeline.report.beside import METHODS
 from pipeline.report.paper import TABLE_3, paper_name, published_models
 from pipeline.report.records import Run
 from pipeline.report.tables import escaped
-from pipeline.sources.lama import TEST_FACTS
 
 _RELATIONS = {"lama": tuple(TEST_FACTS), "geonames": tuple(GEONAMES_RELATIONS)}
 

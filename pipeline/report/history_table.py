@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from pipeline.config.schema import LamaMethod, SuperGlueMethod, SuperGlueTask
+from pipeline.config.schema import LamaMethod, SuperGlueMethod
 from pipeline.history.results import Result
 from pipeline.report.history_paper import Beside, beside_results, published_rows, subsets_of
 from pipeline.report.paper import DOUBTS
 from pipeline.report.tables import escaped, markdown_table, percent_and_std, relation_count
+from pipeline.tasks import task_names
 
 # In the order of the tables.
 _METHODS: tuple[str, ...] = tuple(
@@ -16,7 +17,7 @@ _METHODS: tuple[str, ...] = tuple(
         ["manual", "fine-tuning", "classifier", *get_args(LamaMethod), *get_args(SuperGlueMethod)]
     )
 )
-_TASKS: tuple[str, ...] = ("lama", "stability", *get_args(SuperGlueTask))
+_TASKS: tuple[str, ...] = ("lama", "stability", *task_names())
 
 # What a benchmark's score and its number of test examples are called in a metrics file.
 _SCORES = {"lama": "p_at_1", "stability": "p_at_1", "superglue": "score"}

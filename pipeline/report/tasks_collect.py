@@ -10,7 +10,7 @@ from pipeline.evaluation.metrics import task_metrics, task_score
 from pipeline.files import read_json
 from pipeline.report.collect import About, SecondsOf, model_params, seconds_of_stages
 from pipeline.report.results import Row, read_settings, read_trainings
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task, task_names
 
 
 def gather_tasks(params: Params, root: Path, about: About, *, seconds_of: SecondsOf) -> Row:
@@ -32,7 +32,7 @@ def gather_tasks(params: Params, root: Path, about: About, *, seconds_of: Second
     if not glue.tasks or not glue.methods:
         raise DataError("params.yaml lists no task or no method of SuperGLUE; nothing to collect")
     splits = root / "data" / "splits" / "superglue"
-    asked = {task: splits / task for task in TASKS if (splits / task).is_dir()}
+    asked = {task: splits / task for task in task_names() if (splits / task).is_dir()}
     missing = [task for task in glue.tasks if task not in asked]
     if missing:
         raise DataError(f"{splits / missing[0]}: no such folder; run `dvc repro` first")
@@ -62,7 +62,7 @@ def gather_tasks(params: Params, root: Path, about: About, *, seconds_of: Second
 
 def _majority(task: str, folder: Path) -> Row:
     """Return the metrics of the most frequent label of the first split's train set, on test."""
-    kind = TASKS[task]
+    kind = get_task(task)
     train = read_examples(folder / "1" / "train.jsonl", kind.examples)
     test = read_examples(folder / "test.jsonl", kind.examples)
     label = majority([example.label for example in train])

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from pipeline.config.schema import SuperGlueMethod, SuperGlueParams, SuperGlueTask
+from pipeline.config.schema import SuperGlueMethod, SuperGlueParams
 from pipeline.report.paper_tasks import beside_paper_tasks, scores_by_method
 from pipeline.report.records import commit_name, machine_name, minutes
 from pipeline.report.results import Row, TaskResults
@@ -17,7 +17,7 @@ from pipeline.report.tables import (
     task_trainings,
     training_budget,
 )
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task, task_names
 
 _HEAD = """# SuperGLUE: results
 
@@ -36,7 +36,7 @@ trainings. The majority class uses no language model: it answers with the most f
 train.
 """
 
-_TASKS: tuple[str, ...] = get_args(SuperGlueTask)
+_TASKS = tuple(task_names())
 _METHODS: tuple[str, ...] = get_args(SuperGlueMethod)
 _PROTOCOLS: tuple[str, ...] = get_args(SuperGlueParams.model_fields["protocol"].annotation)
 
@@ -89,7 +89,7 @@ def _chance(record: Row) -> str:
         count, majority = own["counts"]["test/examples"], own["majority"].get("accuracy")
         if majority is None or not own["methods"]:
             continue
-        guess = max(majority, 1 / len(TASKS[task].labels))
+        guess = max(majority, 1 / len(get_task(task).labels))
         margin = 1.96 * (0.25 / count) ** 0.5
         within = [
             method

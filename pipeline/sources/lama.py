@@ -5,28 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.lama import SPLITS, read_facts
+from pipeline.data.lama import PROMPT_COLLECTIONS, SPLITS, read_facts
 from pipeline.errors import ChecksumError, DataError
 from pipeline.files import read_json, read_jsonl
 from pipeline.sources.http import PATIENCE, RetryPolicy, download_kept
-from pipeline.sources.lama_upstream import PROMPTS, assemble_lama, read_lines
+from pipeline.sources.lama_upstream import assemble_lama, read_lines
 from pipeline.sources.mirror import copy_from_mirror
 
 LAYOUT = (
     "relations.jsonl, common_vocab_cased.txt, 29k-vocab.json, removed_overlaps.jsonl, "
     "<relation>/{train,dev,test}.jsonl and prompts/*.jsonl"
 )
-
-# The 41 relations of LAMA's T-REx, in the order of its relations.jsonl, and the number of their
-# test facts, 34,039 in all, as in the paper. The other 5 lines of relations.jsonl have no data.
-TEST_FACTS: dict[str, int] = {
-    "P19": 944, "P20": 953, "P279": 964, "P37": 966, "P413": 952, "P449": 881, "P47": 922,
-    "P138": 645, "P364": 856, "P463": 225, "P101": 696, "P106": 958, "P527": 976, "P530": 996,
-    "P176": 982, "P27": 966, "P407": 877, "P30": 975, "P178": 592, "P1376": 234, "P131": 881,
-    "P1412": 969, "P108": 383, "P136": 931, "P17": 930, "P39": 892, "P264": 429, "P276": 959,
-    "P937": 954, "P140": 473, "P1303": 949, "P127": 687, "P103": 977, "P190": 995, "P1001": 701,
-    "P31": 922, "P495": 909, "P159": 967, "P36": 703, "P740": 936, "P361": 932,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class LamaSource:
             "29k-vocab.json",
             "removed_overlaps.jsonl",
             *(f"{relation}/{split}.jsonl" for relation in self.test_facts for split in SPLITS),
-            *(f"prompts/{name}.jsonl" for name in PROMPTS),
+            *(f"prompts/{name}.jsonl" for name in PROMPT_COLLECTIONS),
         ]
 
 
@@ -104,7 +93,7 @@ def check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
                 )
             if not facts or any(fact.predicate_id != relation for fact in facts):
                 raise ChecksumError(f"{name}: not facts of {relation} alone")
-    for prompts in PROMPTS:
+    for prompts in PROMPT_COLLECTIONS:
         name = f"prompts/{prompts}.jsonl"
         for record in read_jsonl(folder / name, ["relation", "template"]):
             if not all(slot in str(record["template"]) for slot in ("[X]", "[Y]")):

@@ -15,9 +15,10 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import ChecksumError, DownloadError
 from pipeline.files import sha256
-from pipeline.sources.lama import TEST_FACTS, LamaSource
+from pipeline.sources.lama import LamaSource
 from pipeline.sources.lama_upstream import URLS
 from pipeline.sources.superglue import SUPERGLUE, SUPERGLUE_HUB
 

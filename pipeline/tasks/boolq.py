@@ -13,7 +13,7 @@ def _examples(record: Record) -> Iterator[Example]:
     )
 
 
-BOOLQ = Task(
+TASK = Task(
     name="boolq",
     fields=("passage", "question"),
     labels=("true", "false"),

@@ -5,7 +5,7 @@ from pipeline.tasks.entailment import FIELDS, PATTERNS, entailment_examples
 
 _LABELS = ("entailment", "contradiction", "neutral")
 
-CB = Task(
+TASK = Task(
     name="cb",
     fields=FIELDS,
     labels=_LABELS,

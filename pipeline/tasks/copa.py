@@ -38,7 +38,7 @@ def _clause(sentence: str) -> str:
     return sentence if stays else sentence[:1].lower() + sentence[1:]
 
 
-COPA = Task(
+TASK = Task(
     name="copa",
     fields=("premise", "joiner", "choice1", "choice2"),
     labels=("0", "1"),

@@ -22,7 +22,7 @@ def _examples(record: Record) -> Iterator[Example]:
             )
 
 
-MULTIRC = Task(
+TASK = Task(
     name="multirc",
     fields=("passage", "question", "answer"),
     labels=("1", "0"),

@@ -5,7 +5,7 @@ from pipeline.tasks.entailment import FIELDS, PATTERNS, entailment_examples
 
 _LABELS = ("entailment", "not_entailment")
 
-RTE = Task(
+TASK = Task(
     name="rte",
     fields=FIELDS,
     labels=_LABELS,

@@ -27,7 +27,7 @@ def _check_span(record: Record, which: str) -> None:
         )
 
 
-WIC = Task(
+TASK = Task(
     name="wic",
     fields=("word", "sentence1", "sentence2"),
     labels=("true", "false"),

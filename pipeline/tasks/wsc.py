@@ -92,7 +92,7 @@ def _bare(word: str) -> str:
     return match[1] if match else word
 
 
-WSC = Task(
+TASK = Task(
     name="wsc",
     fields=("text", "pronoun", "span"),
     labels=("true", "false"),

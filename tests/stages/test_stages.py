@@ -22,12 +22,11 @@ from typer.testing import CliRunner, Result
 from pipeline.config.checks import check_params
 from pipeline.config.schema import Section, load_params
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
-from pipeline.data.lama import SPLITS, LamaSplits, read_lama, read_relations
+from pipeline.data.lama import SPLITS, TEST_FACTS, LamaSplits, read_lama, read_relations
 from pipeline.files import read_csv, read_json, read_jsonl
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import load_prompts
 from pipeline.prompts.template import Text, parse_template
-from pipeline.sources.lama import TEST_FACTS
 from pipeline.tasks.lama import FIELDS
 from tests.project import LAMA_FACTS, ROOT, edit_params, make_project
 
@@ -209,13 +208,13 @@ def _topological(repo: Repo) -> list[Any]:
 def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
     """Make the tables of sources those of the project, the one that the other imports first."""
     with pytest.MonkeyPatch.context() as importing:
-        for name in ("lama", "registry"):
-            path = root / "pipeline" / "sources" / f"{name}.py"
+        for name in ("data.lama", "sources.lama", "sources.registry"):
+            path = root / "pipeline" / f"{name.replace('.', '/')}.py"
             spec = importlib.util.spec_from_file_location(f"copied_{name}", path)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            for known in (f"copied_{name}", f"pipeline.sources.{name}"):
+            for known in (f"copied_{name}", f"pipeline.{name}"):
                 importing.setitem(sys.modules, known, module)
             spec.loader.exec_module(module)
     patch.setattr("pipeline.sources.registry.SOURCES", module.SOURCES)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline.files import read_json, read_jsonl
 from pipeline.sources.registry import fetch_source
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task
 from stages.splits import app
 from tests.pipeline.params_text import write_params
 
@@ -65,7 +65,7 @@ def test_a_passage_is_held_out_whole(own_folder: Path) -> None:
     assert counts["1/train/examples"] + counts["1/dev/examples"] == 27243
     assert (counts["test/passages"], counts["test/examples"]) == (83, 4848)
     groups = [
-        {TASKS["multirc"].group(record) for record in read_jsonl(out / "1" / f"{name}.jsonl")}
+        {get_task("multirc").group(record) for record in read_jsonl(out / "1" / f"{name}.jsonl")}
         for name in ("train", "dev")
     ]
     assert not groups[0] & groups[1]

@@ -22,7 +22,7 @@ from pipeline.inference.forms import INPUT_SCHEMAS
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task
 from tests.project import ROOT
 from tests.worked import VOCABULARY
 
@@ -202,10 +202,10 @@ def test_official_records_are_answered_as_by_evaluation(
     Path("rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in official_rte()))
     result = invoke("rte", "--file", "rows.jsonl", "--out", "answers.jsonl", "--method", "p-tuning")
     assert result.exit_code == 0
-    asked = [one for record in official_rte() for one in TASKS["rte"].examples(record)]
+    asked = [one for record in official_rte() for one in get_task("rte").examples(record)]
     prompt = stored("{premise:shorten} {hypothesis}? [P] {mask}.", 0, verbalizer=YES_NO)
     evaluated = evaluate_task(
-        tiny_models["gpt2"], TASKS["rte"], prompt, {"train": asked, "test": asked},
+        tiny_models["gpt2"], get_task("rte"), prompt, {"train": asked, "test": asked},
         classifier=False, max_rows_per_forward=9,
     ).predictions  # fmt: skip
     rows = json_rows(Path("answers.jsonl").read_text())

@@ -29,7 +29,7 @@ from pipeline.files import write_json, write_jsonl
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task
 from tests.project import LAMA_FACTS, LAMA_TEMPLATES, LAMA_WORDS
 
 RTE = [
@@ -263,9 +263,10 @@ def test_of_a_task_the_training_that_is_best_by_dev_answers(project: Path) -> No
     network = load_model(
         project / "data/model", device="cpu", weights=weights_file(trained, TRAININGS[1])
     )
-    test = read_examples(project / "data/splits/rte/test.jsonl", TASKS["rte"].examples)
+    test = read_examples(project / "data/splits/rte/test.jsonl", get_task("rte").examples)
     expected = evaluate_task(
-        network, TASKS["rte"], load_prompts(trained)[TRAININGS[1]], {"train": test, "test": test},
+        network, get_task("rte"), load_prompts(trained)[TRAININGS[1]],
+        {"train": test, "test": test},
         classifier=False, max_rows_per_forward=64,
     ).predictions  # fmt: skip
     model = mlflow.pyfunc.load_model("models:/p-tuning-rte@best", model_config=SETTINGS)

@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.data.superglue import read_examples, read_records
 from pipeline.errors import DataError
-from pipeline.tasks import TASKS
+from pipeline.tasks import get_task
 
 GOOD = {"premise": "Lyon is in France.", "hypothesis": "Lyon is", "label": "entailment", "idx": 4}
-RTE = TASKS["rte"].examples
+RTE = get_task("rte").examples
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
 needs_the_mirror = pytest.mark.skipif(
     not (REAL_MIRROR / "superglue").is_dir(), reason="no mirror at ../shared/mirror"
@@ -85,12 +85,12 @@ def test_the_real_files_are_read_whole(task: str) -> None:
     folder, *counts = OFFICIAL[task]
     for name, count in zip(("train", "val"), counts, strict=True):
         path = REAL_MIRROR / "superglue" / folder / f"{name}.jsonl"
-        examples = read_examples(path, TASKS[task].examples)
+        examples = read_examples(path, get_task(task).examples)
         assert len(examples) == count
-        assert set(Counter(example.label for example in examples)) == set(TASKS[task].labels)
+        assert set(Counter(example.label for example in examples)) == set(get_task(task).labels)
     for name in ("train", "dev32"):
         path = REAL_MIRROR / "fewglue" / folder / f"{name}.jsonl"
-        examples = read_examples(path, TASKS[task].examples)
+        examples = read_examples(path, get_task(task).examples)
         assert len({e.question or e.name for e in examples}) == 32
 
 
@@ -98,6 +98,6 @@ def test_the_real_files_are_read_whole(task: str) -> None:
 def test_the_passages_and_questions_of_multirc_are_the_official_ones() -> None:
     for name, passages, questions in (("train", 456, 5131), ("val", 83, 953)):
         path = REAL_MIRROR / "superglue" / "MultiRC" / f"{name}.jsonl"
-        read = read_records(path, TASKS["multirc"].examples)
+        read = read_records(path, get_task("multirc").examples)
         assert len(read) == passages
         assert len({e.question for _, own in read for e in own}) == questions

@@ -14,7 +14,7 @@ from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
 from pipeline.prompts.template import parse_template
-from pipeline.tasks import TASKS, Example
+from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training.loop import train
 from pipeline.training.optimizers import OptimizerConfig
@@ -31,7 +31,7 @@ SUBJECTS = {
     "a capital in Asia": "_a _capital _in _Asia",
 }
 ADAM = OptimizerConfig("adam", 1e-2, 0.0, "constant", 0.0, 1.0, None)
-RTE = TASKS["rte"]
+RTE = get_task("rte")
 YES_NO = {"entailment": "yes", "not_entailment": "no"}
 
 

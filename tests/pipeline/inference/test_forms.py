@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.inference.forms import INPUT_SCHEMAS, read_question
-from pipeline.tasks import TASKS, Example
+from pipeline.tasks import Example, get_task, task_names
 from tests.pipeline.tasks.test_superglue import RECORDS
 
 WSC = {"text": 'Ann told Eve that "she" had won .', "span1_text": "Ann", "span2_text": "she"}
@@ -21,20 +21,20 @@ def values(example: Example) -> tuple[Any, ...]:
 
 
 def test_every_task_has_a_form_with_an_example_that_can_be_asked() -> None:
-    assert set(INPUT_SCHEMAS) == set(TASKS)
-    for task in TASKS:
-        (example,) = read_question(TASKS[task], given(task), idx=7)
-        assert set(example.values) == set(TASKS[task].fields)
+    assert set(INPUT_SCHEMAS) == set(task_names())
+    for task in task_names():
+        (example,) = read_question(get_task(task), given(task), idx=7)
+        assert set(example.values) == set(get_task(task).fields)
         assert example.name == ("7/0/0" if task == "multirc" else "7")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_an_official_record_is_read_as_the_task_reads_it_whatever_its_label(task: str) -> None:
     record = RECORDS[task]
-    official = list(TASKS[task].examples(record))
+    official = list(get_task(task).examples(record))
     unlabeled = {key: value for key, value in record.items() if key != "label"}
     for asked in (record, unlabeled, {**record, "label": "nonsense"}):
-        found = read_question(TASKS[task], asked, idx=99)
+        found = read_question(get_task(task), asked, idx=99)
         assert [values(one) for one in found] == [values(one) for one in official]
         assert [one.name for one in found] == [one.name for one in official]
 
@@ -46,7 +46,7 @@ def test_an_official_record_of_multirc_needs_no_labels() -> None:
         for q in passage["questions"]
     ]
     record = {"idx": 6, "passage": {**passage, "questions": questions}}
-    found = read_question(TASKS["multirc"], record, idx=1)
+    found = read_question(get_task("multirc"), record, idx=1)
     assert [one.name for one in found] == ["6/27/333", "6/27/334", "6/28/335"]
     assert found[1].values == {
         "passage": "Lyon is in France.",
@@ -59,25 +59,25 @@ def test_what_is_given_by_field_is_asked_as_the_official_record_of_it() -> None:
     official = RECORDS["wsc"]
     target = official["target"]
     fields = {"text": official["text"], "span1_text": target["span1_text"], "span2_text": "himself"}
-    (by_field,) = read_question(TASKS["wsc"], fields, idx=0)
-    (by_record,) = TASKS["wsc"].examples(official)
+    (by_field,) = read_question(get_task("wsc"), fields, idx=0)
+    (by_record,) = get_task("wsc").examples(official)
     assert values(by_field) == values(by_record)
     wic = {key: RECORDS["wic"][key] for key in ("word", "sentence1", "sentence2")}
-    assert values(*read_question(TASKS["wic"], wic, idx=0)) == values(
-        *TASKS["wic"].examples(RECORDS["wic"])
+    assert values(*read_question(get_task("wic"), wic, idx=0)) == values(
+        *get_task("wic").examples(RECORDS["wic"])
     )
 
 
 def test_a_pronoun_is_found_behind_punctuation_and_in_any_case() -> None:
-    (example,) = read_question(TASKS["wsc"], WSC | {"span2_text": "SHE"}, idx=0)
+    (example,) = read_question(get_task("wsc"), WSC | {"span2_text": "SHE"}, idx=0)
     assert example.values["text"] == 'Ann told Eve that *"she"* had won .'
 
 
 def test_a_pronoun_that_stands_twice_is_told_apart_by_its_index() -> None:
     twice = WSC | {"text": "she told Eve that she had won"}
     with pytest.raises(DataError, match=r"'she' stands in the text at 0, 4, counted in words"):
-        read_question(TASKS["wsc"], twice, idx=0)
-    (example,) = read_question(TASKS["wsc"], twice | {"span2_index": 4}, idx=0)
+        read_question(get_task("wsc"), twice, idx=0)
+    (example,) = read_question(get_task("wsc"), twice | {"span2_index": 4}, idx=0)
     assert example.values["text"] == "she told Eve that *she* had won"
 
 
@@ -104,5 +104,5 @@ def test_a_pronoun_that_stands_twice_is_told_apart_by_its_index() -> None:
 )
 def test_what_cannot_be_asked_is_said(task: str, change: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError) as caught:
-        read_question(TASKS[task], given(task) | change, idx=0)
+        read_question(get_task(task), given(task) | change, idx=0)
     assert str(caught.value).startswith(said)

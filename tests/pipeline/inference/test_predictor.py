@@ -24,7 +24,7 @@ from pipeline.models.dataset import classifier_labels
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
-from pipeline.tasks import TASKS, Example, task_template
+from pipeline.tasks import Example, get_task, task_names, task_template
 from tests.worked import SUBJECTS, VOCABULARY, hand_row, ids, slow_scores
 
 YES_NO = {
@@ -73,14 +73,14 @@ def only(model: PromptedModel) -> ModelCache:
 
 def examples(task: str) -> list[Example]:
     """Some examples of different lengths; three of them with answers of their own."""
-    fields, labels = TASKS[task].fields, TASKS[task].labels
+    fields, labels = get_task(task).fields, get_task(task).labels
     texts = ["Paris is in France", "Oslo", "the capital of Norway is a city"]
     return [
         Example(
             str(number),
             {field: f"{text} {'in Asia ' * place}" for place, field in enumerate(fields)},
             labels[number % 2],
-            CHOICES[number] if TASKS[task].has_choices else (),
+            CHOICES[number] if get_task(task).has_choices else (),
         )
         for number, text in enumerate(texts)
     ]
@@ -136,7 +136,7 @@ def test_probabilities_are_those_of_one_full_pass_by_hand(
     assert sum(found.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_labels_are_those_of_evaluation(model: PromptedModel, task: str) -> None:
     prompt = stored(TEMPLATES[task], verbalizer=YES_NO.get(task), max_length=60)
     check_task(only(model), model, trained(prompt), task)
@@ -148,7 +148,9 @@ def test_labels_are_those_of_evaluation(model: PromptedModel, task: str) -> None
 def test_labels_of_a_classifier_are_those_of_evaluation(
     tiny_folders: dict[str, Path], family: str, tmp_path: Path, task: str, template: str
 ) -> None:
-    labels = classifier_labels(TASKS[task], task_template(TASKS[task], template, classifier=True))
+    labels = classifier_labels(
+        get_task(task), task_template(get_task(task), template, classifier=True)
+    )
     tuned = load_model(tiny_folders[family], device="cpu", labels=labels, seed=5)
     weights = weights_file(tmp_path, "P17")
     weights.parent.mkdir()
@@ -161,15 +163,15 @@ def check_task(networks: ModelCache, model: PromptedModel, one: Trained, task: s
     asked = examples(task)
     evaluated = evaluate_task(
         model,
-        TASKS[task],
+        get_task(task),
         one.prompt,
         {"train": asked, "test": asked},
         classifier=one.method == "classifier",
         max_rows_per_forward=2,
     )
-    found = answer_examples(networks, one, TASKS[task], asked, max_rows_per_forward=2)
+    found = answer_examples(networks, one, get_task(task), asked, max_rows_per_forward=2)
     for answers, record in zip(found, evaluated.predictions, strict=True):
-        assert tuple(answers) == TASKS[task].labels
+        assert tuple(answers) == get_task(task).labels
         assert sum(answers.values()) == pytest.approx(1)
         best = max(answers, key=lambda label: answers[label])
         assert best == record["answer"]
@@ -185,7 +187,7 @@ def test_a_label_decides_nothing(model: PromptedModel) -> None:
     ]
 
     def ask(these: Sequence[Example]) -> list[dict[str, float]]:
-        return answer_examples(only(model), one, TASKS["rte"], these)
+        return answer_examples(only(model), one, get_task("rte"), these)
 
     assert ask(asked) == ask(swapped)
 

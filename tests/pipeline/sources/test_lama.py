@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.lama import read_facts
+from pipeline.data.lama import TEST_FACTS, read_facts
 from pipeline.errors import ChecksumError, DataError, DownloadError
 from pipeline.files import read_jsonl
 from pipeline.sources import registry as sources
 from pipeline.sources.http import RetryPolicy
-from pipeline.sources.lama import TEST_FACTS, LamaSource
+from pipeline.sources.lama import LamaSource
 from pipeline.sources.lama_upstream import PROMPTS, URLS
 from pipeline.sources.registry import SOURCES, fetch_source
 from tests.server import Server, serving

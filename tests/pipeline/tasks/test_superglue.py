@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError, TemplateError
 from pipeline.prompts.template import Mask
-from pipeline.tasks import TASKS, task_template, task_verbalizer
+from pipeline.tasks import get_task, task_names, task_template, task_verbalizer
 
 WIC = {"word": "place", "sentence1": "A place.", "sentence2": "They place it.", "idx": 3,
        "label": True, "start1": 2, "end1": 7, "start2": 5, "end2": 10}  # fmt: skip
@@ -31,12 +31,12 @@ RECORDS: dict[str, dict[str, Any]] = {
 
 
 def only(task: str, record: dict[str, Any]) -> Any:
-    (example,) = TASKS[task].examples(record)
+    (example,) = get_task(task).examples(record)
     return example
 
 
 def test_the_answers_of_multirc_keep_their_question() -> None:
-    first, second, third = TASKS["multirc"].examples(MULTIRC)
+    first, second, third = get_task("multirc").examples(MULTIRC)
     assert [e.name for e in (first, second, third)] == ["6/27/333", "6/27/334", "6/28/335"]
     assert [e.question for e in (first, second, third)] == ["6/27", "6/27", "6/28"]
     assert [e.label for e in (first, second, third)] == ["1", "0", "1"]
@@ -70,7 +70,7 @@ def test_a_statement_is_the_hypothesis_without_its_final_punctuation() -> None:
         assert example.values["statement"] == "It pours"
         assert example.values["hypothesis"] == written
     # As Schick and Schuetze do: all but the pattern that asks "True or False?".
-    asking = {name for name, text in TASKS["rte"].patterns.items() if "{hypothesis}" in text}
+    asking = {name for name, text in get_task("rte").patterns.items() if "{hypothesis}" in text}
     assert asking == {"pet-4", "prompt-tuning", "classifier"}
 
 
@@ -117,7 +117,7 @@ def test_a_record_that_is_not_of_the_schema_is_refused(
     task: str, change: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        list(TASKS[task].examples({**RECORDS[task], **change}))
+        list(get_task(task).examples({**RECORDS[task], **change}))
     assert str(caught.value).startswith(said)
 
 
@@ -138,17 +138,17 @@ def test_whatever_stands_in_a_field_it_is_read_or_refused_in_one_line(
         refused = ""
         examples = []
         try:
-            examples = list(TASKS[task].examples(changed))
+            examples = list(get_task(task).examples(changed))
         except DataError as error:
             refused = str(error)
         assert bool(examples) != bool(refused)
         assert len(refused) < 300
-        assert {example.label for example in examples} <= set(TASKS[task].labels)
+        assert {example.label for example in examples} <= set(get_task(task).labels)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_every_pattern_and_verbalizer_of_a_task_fits_it(task: str) -> None:
-    kind = TASKS[task]
+    kind = get_task(task)
     assert {"p-tuning", "prompt-tuning", "classifier"} <= set(kind.patterns)
     for name, source in kind.patterns.items():
         template = task_template(kind, name, classifier=name == "classifier")
@@ -165,17 +165,20 @@ def test_every_pattern_and_verbalizer_of_a_task_fits_it(task: str) -> None:
 
 def test_an_unknown_pattern_or_verbalizer_is_answered_with_the_known_ones() -> None:
     with pytest.raises(TemplateError, match="cb has no pattern 'pet-9'; choose from pet-0, pet-1"):
-        task_template(TASKS["cb"], "pet-9", classifier=False)
+        task_template(get_task("cb"), "pet-9", classifier=False)
     with pytest.raises(TemplateError, match="no verbalizer 'yes'; choose from yes-no, Yes-No, b-2"):
-        task_verbalizer(TASKS["wic"], "yes")
+        task_verbalizer(get_task("wic"), "yes")
     with pytest.raises(TemplateError, match="copa has answers of its own; write null"):
-        task_verbalizer(TASKS["copa"], "yes-no")
+        task_verbalizer(get_task("copa"), "yes-no")
     with pytest.raises(TemplateError, match="the task's are true, false, and each needs a word"):
-        task_verbalizer(TASKS["wic"], {"true": "b"})
+        task_verbalizer(get_task("wic"), {"true": "b"})
     for words in ({True: "b", False: "c"}, {"true": 1, "false": "c"}, {"true": " ", "false": "c"}):
         with pytest.raises(TemplateError, match="is no text; put labels and words in quotes"):
-            task_verbalizer(TASKS["wic"], words)
+            task_verbalizer(get_task("wic"), words)
     with pytest.raises(TemplateError, match="1 masks; take it out"):
-        task_template(TASKS["rte"], "{premise} {mask}", classifier=True)
-    assert task_verbalizer(TASKS["copa"], None) is None
-    assert task_verbalizer(TASKS["wic"], {"false": "2", "true": "b"}) == {"true": "b", "false": "2"}
+        task_template(get_task("rte"), "{premise} {mask}", classifier=True)
+    assert task_verbalizer(get_task("copa"), None) is None
+    assert task_verbalizer(get_task("wic"), {"false": "2", "true": "b"}) == {
+        "true": "b",
+        "false": "2",
+    }

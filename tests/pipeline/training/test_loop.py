@@ -14,7 +14,7 @@ from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.models.scoring import predict
 from pipeline.prompts.template import parse_template
-from pipeline.tasks import TASKS, Example
+from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training import loop
 from pipeline.training.bank import make_encoder
@@ -767,7 +767,7 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
     tiny_folders: dict[str, Path], tmp_path: Path, family: str, method: str, dtype: str
 ) -> None:
     model = without_dropout(load_model(tiny_folders[family], device="cpu", dtype=dtype))
-    task = TASKS["rte"]
+    task = get_task("rte")
     prompt = "[P] " if method == "p-tuning" else ""
     template = parse_template(
         f"{{premise:shorten}} Question: {{hypothesis}}? {prompt}Answer: {{mask}}.", task.fields

@@ -4,13 +4,13 @@ from pipeline.data.lama import Fact
 from pipeline.errors import DataError, TemplateError
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import parse_template
-from pipeline.tasks import TASKS, Example
+from pipeline.tasks import Example, get_task
 from pipeline.training.problems import lama_problem, task_problem
 from tests.tiny import FAMILIES
 from tests.worked import hand_row, ids
 
 HYBRID = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
-RTE = TASKS["rte"]
+RTE = get_task("rte")
 PATTERN = parse_template("{premise:shorten}? [P] {mask}, {hypothesis}.", RTE.fields)
 YES_NO = {"entailment": "yes", "not_entailment": "no"}
 

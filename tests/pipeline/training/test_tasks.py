@@ -19,7 +19,7 @@ from pipeline.models.loading import load_model
 from pipeline.models.scoring import predict
 from pipeline.prompts.store import StoredPrompt
 from pipeline.prompts.template import Template
-from pipeline.tasks import TASKS, Example, task_template
+from pipeline.tasks import Example, get_task, task_names, task_template
 from pipeline.training.loop import Trained, TrainingJob, train
 from pipeline.training.optimizers import OptimizerConfig
 from pipeline.training.problems import task_problem
@@ -42,7 +42,7 @@ ADAMW = OptimizerConfig("adamw", 5e-3, 0.0, "linear", 0.1, 1.0, 1.0)
 
 def sixteen(task: str) -> list[Example]:
     """Sixteen examples that can be told apart, each label alike often."""
-    kind = TASKS[task]
+    kind = get_task(task)
     examples = []
     for number in range(16):
         city, place = CITIES[number % 4], PLACES[number // 4]
@@ -61,17 +61,17 @@ def sixteen(task: str) -> list[Example]:
 def template_of(task: str, method: str) -> Template:
     text = TEMPLATES[task]
     if method == "classifier":
-        text = text if TASKS[task].has_choices else text.replace("{mask}", "")
+        text = text if get_task(task).has_choices else text.replace("{mask}", "")
     if method == "prompt-tuning":
         text = f"[P*4] {text}"
     if method == "p-tuning":
         text = text.replace("{mask}", "[P*2] {mask}")
-    return task_template(TASKS[task], text, classifier=method == "classifier")
+    return task_template(get_task(task), text, classifier=method == "classifier")
 
 
 def prepare(folder: Path, task: str, method: str, weights: Path | None = None) -> PromptedModel:
     template = template_of(task, method)
-    labels = classifier_labels(TASKS[task], template) if method == "classifier" else None
+    labels = classifier_labels(get_task(task), template) if method == "classifier" else None
     model = load_model(folder, device="cpu", weights=weights, labels=labels, seed=3)
     for module in model.network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -80,7 +80,7 @@ def prepare(folder: Path, task: str, method: str, weights: Path | None = None) -
 
 
 def verbalizer_of(task: str, method: str) -> dict[str, str] | None:
-    kind = TASKS[task]
+    kind = get_task(task)
     if kind.has_choices or method == "classifier":
         return None
     return dict(zip(kind.labels, WORDS, strict=False))
@@ -90,7 +90,7 @@ def asked(model: PromptedModel, task: str, method: str) -> TrainingJob:
     examples = sixteen(task)
     return task_problem(
         model,
-        TASKS[task],
+        get_task(task),
         template_of(task, method),
         {"train": examples, "dev": examples},
         verbalizer=verbalizer_of(task, method),
@@ -100,7 +100,7 @@ def asked(model: PromptedModel, task: str, method: str) -> TrainingJob:
 
 
 def score_of(task: str) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    kind = TASKS[task]
+    kind = get_task(task)
     return lambda log_probs, _: task_score(
         task_metrics(kind, sixteen(task), answered(kind, log_probs))
     )
@@ -135,7 +135,7 @@ def run(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", get_args(SuperGlueMethod))
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_what_was_trained_scores_the_same_when_it_is_loaded(
     tiny_folders: dict[str, Path], tmp_path: Path, task: str, method: str, family: str
 ) -> None:
@@ -158,7 +158,7 @@ def test_what_was_trained_scores_the_same_when_it_is_loaded(
     assert weights.exists() == (method not in ("manual", "prompt-tuning"))
     found = evaluate_task(
         fresh,
-        TASKS[task],
+        get_task(task),
         stored,
         {"train": sixteen(task), "test": sixteen(task)},
         classifier=method == "classifier",
@@ -170,7 +170,7 @@ def test_what_was_trained_scores_the_same_when_it_is_loaded(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["manual-fine-tuning", "p-tuning"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_sixteen_examples_of_every_task_are_learned_by_heart(
     tiny_folders: dict[str, Path], tmp_path: Path, task: str, method: str, family: str
 ) -> None:
@@ -187,7 +187,7 @@ def test_answers_of_several_tokens_are_scored_as_one_at_a_time(
     model = tiny_models[family]
     examples = sixteen("wsc")[:5]
     questions = build_task_dataset(
-        model, TASKS["wsc"], template_of("wsc", "manual"), examples,
+        model, get_task("wsc"), template_of("wsc", "manual"), examples,
         verbalizer=None, max_length=100, classifier=False,
     )  # fmt: skip
     found = predict(model, questions.rows, None, questions.word_ids, max_rows_per_forward=2)
