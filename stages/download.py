@@ -8,7 +8,7 @@ from pipeline.config.schema import Params, load_params
 from pipeline.files import atomic_dir
 from pipeline.sources.models import fetch_model
 from pipeline.sources.registry import SOURCES, fetch_source
-from stages.runtime import Out, ParamsFile, TaskName, downloads_folder, say, stage
+from stages.runtime import Out, ParamsFile, TaskName, downloads_folder, echo, stage
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def model(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     with stage("download", "model") as this:
         params = load_params(params_file)
         this.run.set_tags({"model": params.model.name})
-        say(f"fetching {params.model.name}")
+        echo(f"fetching {params.model.name}")
         with atomic_dir(out) as folder:
             fetch_model(params.model.name, folder, cache=downloads_folder(), mirror=_mirror(params))
         this.run.log_file(out / "config.json")
@@ -53,7 +53,7 @@ def superglue(task: TaskName, out: Out, params_file: ParamsFile = Path("params.y
 
 def _fetch(params: Params, source: str, out: Path) -> None:
     name = _RAW.get(source, source)
-    say(f"fetching {name} ({SOURCES[name].license})")
+    echo(f"fetching {name} ({SOURCES[name].license})")
     with atomic_dir(out) as folder:
         fetch_source(name, folder, cache=downloads_folder(), mirror=_mirror(params))
 

@@ -41,7 +41,7 @@ from pipeline.errors import DataError
 from pipeline.files import atomic_dir, write_json, write_jsonl
 from pipeline.seeding import make_random
 from pipeline.tasks import Task, get_task
-from stages.runtime import Out, ParamsFile, TaskName, say, stage
+from stages.runtime import Out, ParamsFile, TaskName, echo, stage
 
 Raw = Annotated[Path, typer.Option("--raw", help="Folder that download wrote.")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of counts to write.")]
@@ -74,7 +74,7 @@ def lama(
         this.run.log_metrics(
             {f"{key}/{name}": count for name, own in counts.items() for key, count in own.items()}
         )
-        say("  ".join(f"{key} {count}" for key, count in totals.items()))
+        echo("  ".join(f"{key} {count}" for key, count in totals.items()))
 
 
 def _gazetteer(
@@ -169,7 +169,7 @@ def superglue(
             write_json(folder / "counts.json", counts)
         this.run.log_file(out / "counts.json")
         this.run.log_metrics(counts)
-        say("  ".join(f"{key} {count}" for key, count in counts.items()))
+        echo("  ".join(f"{key} {count}" for key, count in counts.items()))
 
 
 def _made_records(

@@ -10,8 +10,9 @@ from pipeline.errors import TemplateError
 from pipeline.models.encoding import EncodedExample, MultipleChoice, Row, build_row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.tokenizer import PieceTokenizer
+from pipeline.prompts.store import StoredPrompt
 from pipeline.prompts.template import Field, Mask, Template
-from pipeline.tasks import Example, Task
+from pipeline.tasks import Example, Task, task_template
 
 # Positions of a row without a limit: a fact of LAMA; few are longer.
 SHORT_ROW = 64
@@ -35,6 +36,18 @@ class PromptFormat:
     verbalizer: Mapping[str, str] | None = None
     max_length: int | None = None
     classifier: bool = False
+
+    @classmethod
+    def from_prompt(
+        cls, task: Task, prompt: StoredPrompt, *, classifier: bool = False
+    ) -> "PromptFormat":
+        """Return the format of a trained prompt.
+
+        Raises:
+            TemplateError: its template does not suit the task.
+        """
+        template = task_template(task, prompt.template, classifier=classifier)
+        return cls(task, template, prompt.verbalizer, prompt.max_length, classifier)
 
     @property
     def max_positions(self) -> int:

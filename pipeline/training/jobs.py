@@ -243,7 +243,8 @@ class Reporter(Protocol):
         """Print a line for the user."""
 
 
-# Searches the words of a discrete prompt: trial, job and the bank's folder to its result.
+# Searches the words of a discrete prompt. Takes model, trial, job, the file for its progress, the
+# maximum number of rows in a forward pass, and what is called after each iteration.
 Search = Callable[
     [PromptedModel, Trial, TrainingJob, Path, int, Callable[[EpochRecord], None]], TrainingResult
 ]
@@ -367,8 +368,10 @@ class TrialRunner:
         )
         if self.search is not None:
             results = [
-                self.search(model, trial, job, folder, max_rows, partial(on_epoch, position))
-                for position, (trial, job) in enumerate(zip(bank.trials, jobs, strict=True))
+                self.search(
+                    model, trial, job, folder / f"search-{n}.json", max_rows, partial(on_epoch, n)
+                )
+                for n, (trial, job) in enumerate(zip(bank.trials, jobs, strict=True))
             ]
         else:
             results = train_bank(
