@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pipeline.training.bank import make_encoder
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
@@ -24,7 +25,6 @@ from pipeline.models.encoding import NO_SLOT, Batch, build_row, collate
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import Template
 from pipeline.seeding import make_random
-from pipeline.training.bank import make_encoder
 from pipeline.training.loop import EpochRecord, Trained, TrainingJob
 from pipeline.training.optimizers import OptimizerConfig, ScheduledOptimizer
 

@@ -129,9 +129,7 @@ def _facts(data: LamaSplits, name: str, _: int) -> tuple[Task, Mapping[str, Sequ
     return lama_task(relation, data.vocabulary), facts
 
 
-def _examples(
-    splits: Path, name: str, split: int
-) -> tuple[Task, Mapping[str, Sequence[Example]]]:
+def _examples(splits: Path, name: str, split: int) -> tuple[Task, Mapping[str, Sequence[Example]]]:
     task = get_task(name)
     train = read_examples(splits / str(split) / "train.jsonl", task.examples)
     return task, {"train": train, "test": read_examples(splits / "test.jsonl", task.examples)}

@@ -11,7 +11,7 @@ from pipeline.evaluation.controls import majority, naive_bayes_share
 from pipeline.evaluation.metrics import ranks, score_answers, task_metrics, task_score
 from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import predict
+from pipeline.models.scoring import score_examples
 from pipeline.tasks import Example, Task
 
 
@@ -67,7 +67,7 @@ def evaluate(
             f"{task.name}: no test example has an answer that is one token of the model; use "
             "another model or leave it out"
         )
-    log_probs = predict(
+    log_probs = score_examples(
         model, dataset.rows, vectors, dataset.word_ids, max_rows_per_forward=max_rows_per_forward
     )
     test = [examples["test"][i] for i in dataset.kept_indices]

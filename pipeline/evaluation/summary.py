@@ -21,9 +21,7 @@ def trial_columns(metrics: Sequence[str]) -> list[str]:
     return [*names, "test_score", *(f"test_{metric}" for metric in metrics)]
 
 
-def trial_rows(
-    trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
-) -> list[Row]:
+def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> list[Row]:
     """Return a row for each trial that was evaluated.
 
     Args:
@@ -61,7 +59,9 @@ def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[R
         for setting in content["settings"]:
             number = setting["number"]
             dev = [trial["dev_score"] for trial in setting["trials"]]
-            test = [r["test_score"] for r in evaluated if (r["task"], r["setting"]) == (task, number)]
+            test = [
+                r["test_score"] for r in evaluated if (r["task"], r["setting"]) == (task, number)
+            ]
             values = [
                 task,
                 number,

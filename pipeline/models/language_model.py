@@ -71,7 +71,9 @@ class PromptedModel:
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=0.02)
                     nn.init.zeros_(layer.bias)
-        self.network.add_module(_CLASSIFIER, head.to(self.device, self.input_embeddings.dtype).eval())
+        self.network.add_module(
+            _CLASSIFIER, head.to(self.device, self.input_embeddings.dtype).eval()
+        )
 
     @property
     def device(self) -> torch.device:

@@ -45,7 +45,9 @@ def score_batch(
     return torch.stack(first_and_rival).log_softmax(dim=1)
 
 
-def micro_batches(order: Sequence[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+def micro_batches(
+    order: Sequence[Item], size: Callable[[Item], int], most: int
+) -> Iterator[list[Item]]:
     """Split items into forward passes.
 
     Args:
@@ -67,7 +69,7 @@ def micro_batches(order: Sequence[Item], size: Callable[[Item], int], most: int)
 
 
 @torch.no_grad()
-def predict(
+def score_examples(
     model: PromptedModel,
     rows: Sequence[EncodedExample],
     vectors: Tensor | None,
@@ -94,6 +96,8 @@ def predict(
     prompts = vectors.to(model.device).unsqueeze(0) if vectors is not None else None
     candidates = word_ids.to(model.device)
     for chosen in micro_batches(order, lambda i: len(rows[i].rows), max_rows_per_forward):
-        log_probs = score_batch(model, [rows[i] for i in chosen], [0] * len(chosen), prompts, candidates)
+        log_probs = score_batch(
+            model, [rows[i] for i in chosen], [0] * len(chosen), prompts, candidates
+        )
         scores[chosen] = log_probs.cpu()
     return scores

@@ -28,7 +28,7 @@ from pipeline.files import read_json, write_json
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import predict, score_batch
+from pipeline.models.scoring import score_batch, score_examples
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import make_random
 from pipeline.training.loop import TrainingJob
@@ -160,7 +160,9 @@ def filter_words(codec: PieceTokenizer, words_count: int, forbidden: Collection[
     tokenizer = codec.tokenizer
     left_out: set[int | None] = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     # What a tokenizer makes of a word may differ by more than its casing, such as in accents.
-    left_out |= {codec.single_token_id(w, space_before=space) for w in forbidden for space in (True, False)}
+    left_out |= {
+        codec.single_token_id(w, space_before=space) for w in forbidden for space in (True, False)
+    }
     folded = {word.strip().casefold() for word in forbidden}
     ids = [i for i in sorted(tokenizer.get_vocab().values()) if i < words_count]
     texts = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
@@ -291,7 +293,7 @@ class _Search:
     def score_dev(self, token_ids: TokenIds) -> tuple[float, float]:
         """Return loss and score of a prompt on dev."""
         dev = self.job.dev
-        log_probs = predict(
+        log_probs = score_examples(
             self.model,
             dev.rows,
             _vectors(self.model, token_ids),

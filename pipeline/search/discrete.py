@@ -9,7 +9,7 @@ import torch
 from pipeline.config.schema import SearchParams
 from pipeline.errors import DataError
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import predict
+from pipeline.models.scoring import score_examples
 from pipeline.prompts.template import Template
 from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
 from pipeline.tasks.lama import apply_layout, manual_template, subject_precedes_mask
@@ -48,7 +48,7 @@ def choose_published(
         template = apply_layout("manual", manual, masked=model.masked)
         config = replace(trial.config, template=template)
         job = make_job(model, replace(trial, config=config))
-        log_probs = predict(
+        log_probs = score_examples(
             model,
             job.dev.rows,
             None,
@@ -85,9 +85,7 @@ def search_prompt(
     """
 
     def as_epoch(record: SearchRecord) -> EpochRecord:
-        return EpochRecord(
-            record.iteration, record.train_loss, record.dev_loss, record.dev_score
-        )
+        return EpochRecord(record.iteration, record.train_loss, record.dev_loss, record.dev_score)
 
     objects = {job.train.answers[int(target)] for target in job.train.targets}
     search = search_words(

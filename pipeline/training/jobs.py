@@ -147,7 +147,8 @@ class Bank:
     @property
     def config(self) -> MethodParams:
         """The training settings that the trials share."""
-        return self.trials[0].config.training
+        config: MethodParams = self.trials[0].config.training
+        return config
 
     @property
     def params(self) -> dict[str, Any]:
@@ -561,7 +562,9 @@ def save_results(folder: Path, results: Sequence[TrainingResult]) -> None:
 def load_results(folder: Path) -> list[TrainingResult] | None:
     """Return the results of a bank; None if it is not finished."""
     saved = Checkpoint(folder / _RESULTS, seconds=0).load()
-    return saved and [TrainingResult.from_state_dict(state) for state in saved["results"]]
+    if saved is None:
+        return None
+    return [TrainingResult.from_state_dict(state) for state in saved["results"]]
 
 
 def invalidate(folder: Path) -> None:

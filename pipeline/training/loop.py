@@ -20,7 +20,7 @@ from pipeline.config.schema import MethodParams
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import micro_batches, predict, score_batch
+from pipeline.models.scoring import micro_batches, score_batch, score_examples
 from pipeline.seeding import derive_seed, make_random
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.optimizers import ScheduledOptimizer
@@ -329,7 +329,7 @@ class _Bank:
     def score_dev(self, trainer: _JobTrainer, vectors: Tensor | None) -> EpochRecord:
         """Score the dev examples of a job at the end of the epoch."""
         job, epoch = trainer.job, self.progress.epoch
-        log_probs = predict(
+        log_probs = score_examples(
             self._model,
             job.dev.rows,
             vectors,

@@ -68,9 +68,7 @@ class ScheduledOptimizer:
         self._schedule.load_state_dict(state["schedule"])
 
 
-def lr_lambda(
-    config: OptimizerConfig, step: int, *, epochs: int, steps_per_epoch: int
-) -> float:
+def lr_lambda(config: OptimizerConfig, step: int, *, epochs: int, steps_per_epoch: int) -> float:
     """Return the factor of the learning rate at a step, counted from 0."""
     total = epochs * steps_per_epoch
     warmup = math.ceil(config.warmup_ratio * total)

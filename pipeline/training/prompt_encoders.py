@@ -80,9 +80,7 @@ def make_encoder(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "prompt encoder", name))
-        encoder = PromptEncoder(
-            config.encoder, count, embeddings.shape[1], dropout=config.dropout
-        )
+        encoder = PromptEncoder(config.encoder, count, embeddings.shape[1], dropout=config.dropout)
         if config.encoder == "embedding":
             words = torch.randint(len(embeddings), (count,))
             encoder.start_from(embeddings[words].detach().cpu().float())
