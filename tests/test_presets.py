@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.config.grid import task_settings
+from pipeline.config.grid import superglue_configs
 from pipeline.config.presets import (
     Overlay,
     Setting,
@@ -385,7 +385,7 @@ def test_presets_of_superglue_train_what_their_table_has(name: str, params: Path
     glue = loaded.superglue
     masked = not loaded.model.name.startswith(("gpt2", "smollm2"))
     settings = {
-        (task, method): task_settings(glue, task, method, masked=masked)
+        (task, method): superglue_configs(glue, task, method, masked=masked)
         for task in glue.tasks
         for method in glue.methods
         if method not in ("manual", "prompt-tuning")
@@ -402,7 +402,7 @@ def test_presets_of_superglue_train_what_their_table_has(name: str, params: Path
 
 def test_the_patterns_of_table_7_are_tried_in_its_order(params: Path) -> None:
     apply_overlay(params, overlay_of("superglue-table7-albert"))
-    settings = task_settings(load_params(params).superglue, "cb", "p-tuning", masked=True)
+    settings = superglue_configs(load_params(params).superglue, "cb", "p-tuning", masked=True)
     assert [setting.template.prompt_tokens for setting in settings] == [1, 1, 1, 1, 1, 2, 4, 8]
     assert settings[4].template.source.endswith("[P]")
 
@@ -413,7 +413,7 @@ def test_each_pattern_of_the_stability_preset_has_its_twin_with_a_prompt_token(
     apply_overlay(params, overlay_of("superglue-patterns-albert"))
     glue = load_params(params).superglue
     manual, tuned = (
-        [s.template.source for s in task_settings(glue, "cb", method, masked=True)]
+        [s.template.source for s in superglue_configs(glue, "cb", method, masked=True)]
         for method in ("manual-fine-tuning", "p-tuning")
     )
     assert [source.replace("[P] ", "") for source in tuned] == manual

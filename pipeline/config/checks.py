@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config.grid import check_prompt_tokens, task_settings
-from pipeline.config.schema import LamaParams, MethodParams, Params, SearchParams
+from pipeline.config.grid import lama_configs, superglue_configs
+from pipeline.config.schema import LamaMethod, LamaParams, MethodParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.sources.models import check_model_name
 from pipeline.tasks import get_task, task_template, task_verbalizer
-from pipeline.tasks.lama import check_layout, manual_template
+from pipeline.tasks.lama import manual_template
 
 
 def check_params(params: Params) -> None:
@@ -34,7 +34,11 @@ def check_params(params: Params) -> None:
     with at("data.mirror"):
         _check_mirror(params.data.mirror)
     chosen = [] if params.lama.relations == ALL else params.lama.relations
-    for place, names in (("lama.relations", chosen), ("lama.templates", params.lama.templates)):
+    for place, names in (
+        ("lama.relations", chosen),
+        ("lama.templates", params.lama.templates),
+        ("lama.overrides", params.lama.overrides),
+    ):
         for relation in names:
             with at(place):
                 _check_relation(relation, params.lama.source)
@@ -44,9 +48,10 @@ def check_params(params: Params) -> None:
         with at(f"lama.training.{name}.search"):
             _check_search(name, settings.search, params.lama.source)
         if name in params.lama.prompts:
-            with at(f"lama.prompts.{name}"):
-                tokens = check_layout(params.lama.prompts[name])
-                check_prompt_tokens(tokens, tuned="prompt" in settings.tune or name == "discrete")
+            # None for the settings of a relation that overrides nothing.
+            for overriding in (None, *params.lama.overrides):
+                with at(None):
+                    _check_lama_configs(params.lama, overriding, name)
     for relation in params.lama.stability.relations if params.lama.stability.methods else ():
         with at("lama.stability"):
             _check_stability(relation, params.lama)
@@ -65,7 +70,7 @@ def check_params(params: Params) -> None:
                     task_template(get_task(task), template, classifier=method == "classifier")
                 continue
             with at(None):
-                task_settings(params.superglue, task, method, masked=True)
+                superglue_configs(params.superglue, task, method, masked=True)
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
 
@@ -130,6 +135,15 @@ def _check_collection(name: str, source: str) -> None:
             f"'{name}' is no collection of templates that {source} has; choose from "
             + ", ".join(known)
         )
+
+
+def _check_lama_configs(lama: LamaParams, relation: str | None, method: LamaMethod) -> None:
+    # Templates of a source's relations are not known before it is downloaded.
+    manual = manual_template("{subject} {mask}")
+    for config in lama_configs(lama, relation or "", method, manual, masked=True):
+        search = config.training.search
+        if search is not None and "search.prompts" in config.tried and search.prompts != GRADIENT:
+            _check_collection(search.prompts, lama.source)
 
 
 def _check_stability(relation: str, lama: LamaParams) -> None:

@@ -1,38 +1,47 @@
-"""The settings under which a SuperGLUE method is trained on a task: one, or those to choose from.
+"""The settings of a method on a task: one, or those that dev chooses from.
 
-A setting is a method's section of `params.yaml` with the values that `superglue.grid` gives the
-method and `superglue.overrides` the task. A list of values is an axis of a grid.
+A setting is a method's section of `params.yaml` with the values that the benchmark's `grid` gives
+the method and its `overrides` the task. A list of values is an axis of the grid.
 """
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config.insertion import insert_prompt_tokens
-from pipeline.config.schema import MethodParams, SuperGlueMethod, SuperGlueParams
+from pipeline.config.schema import (
+    LamaMethod,
+    LamaParams,
+    MethodParams,
+    SuperGlueMethod,
+    SuperGlueParams,
+)
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.prompts.template import Template
 from pipeline.tasks import Task, get_task, task_template, task_verbalizer
+from pipeline.tasks.lama import apply_layout
 
-# Whatever else a grid may name is a key of the method's training.
-_OF_THE_PROMPT = ("template", "verbalizer", "max_length")
+# White space that is not within a slot.
+_GAP = re.compile(r"\s+(?=\S)(?![^{]*\})")
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How one method is trained on one task.
+class TrialConfig:
+    """How one method is trained on one task: the setting of a trial.
 
     Attributes:
-        number: its place in the grid, from 1.
-        tried: path -> value, of what differs between the settings; empty where there is one.
-        template: as parsed.
-        verbalizer: label -> word; None for a classifier and where examples have their own answers.
-        max_length: most positions of a row.
+        number: position in the grid, from 1.
+        tried: path -> value, of what differs between the settings; empty if there is only one.
+        template: as parsed; for LAMA, the layout applied to the relation's manual template.
+        verbalizer: label -> word; None for LAMA, for a classifier, and where examples have their
+            own answers.
+        max_length: largest number of tokens of a prompt; None for LAMA.
         training: the method's section, with the values of this setting.
     """
 
@@ -40,145 +49,183 @@ class Setting:
     tried: dict[str, Any]
     template: Template
     verbalizer: dict[str, str] | None
-    max_length: int
+    max_length: int | None
     training: MethodParams
 
 
-def task_settings(
-    params: SuperGlueParams, task: str, method: SuperGlueMethod, *, masked: bool
-) -> list[Setting]:
-    """Return the settings of a method on a task, in the order of the grid.
+@dataclass(frozen=True)
+class _Axis:
+    """Values to try for one path, and the key of `params.yaml` that lists them."""
+
+    values: list[Any]
+    place: str
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method's section, and the values that replace parts of it."""
+
+    name: str
+    training: MethodParams
+    grid: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+
+
+# A value of `params.yaml` -> the values of the axis that it describes.
+_Reader = Callable[[Any], list[Any]]
+
+
+def lama_configs(
+    params: LamaParams,
+    relation: str,
+    method: LamaMethod,
+    manual: Template,
+    *,
+    masked: bool,
+    grid: bool = True,
+) -> list[TrialConfig]:
+    """Settings of a method on a relation of LAMA, in the order of the grid.
 
     Args:
-        params: the section `superglue`; it has the method's training and the task's prompts.
-        task: its name.
-        method: its name.
-        masked: whether the language model is; in a causal one no prompt token follows the mask.
+        params: the section `lama`.
+        relation: such as `P17`; `overrides` may name it.
+        method: a key of `params.training` and `params.prompts`.
+        manual: the relation's manual template; layouts are applied to it.
+        masked: whether the language model is masked, not causal.
+        grid: whether `grid` and `overrides` are used; without them there is one setting.
 
     Raises:
-        ParamsError: a path that the method has not, a value that does not suit it, a template or
-            verbalizer that does not suit the task; the text begins with where that stands.
+        ParamsError: an unknown path, or an invalid value or layout; the text begins with its key.
     """
-    kind, prompts = get_task(task), params.prompts[task]
+    section = _Method(
+        method,
+        params.training[method],
+        params.grid.get(method, {}) if grid else {},
+        params.overrides.get(relation, {}).get(method, {}) if grid else {},
+    )
+    trained = "prompt" in section.training.tune or method == "discrete"
+    parse = partial(apply_layout, manual=manual, masked=masked)
+    templates = partial(_read_templates, parse=parse, trained=trained, masked=masked)
+    prompt = {"template": (_Axis([params.prompts[method]], f"prompts.{method}"), templates)}
+    return _configs("lama", relation, section, prompt)
+
+
+def superglue_configs(
+    params: SuperGlueParams, task: str, method: SuperGlueMethod, *, masked: bool
+) -> list[TrialConfig]:
+    """Settings of a method on a task of SuperGLUE, in the order of the grid.
+
+    Args:
+        params: the section `superglue`.
+        task: a key of `params.prompts`.
+        method: a key of `params.training` and of the task's templates.
+        masked: whether the language model is masked; in a causal one no prompt token follows the
+            mask.
+
+    Raises:
+        ParamsError: an unknown path, or an invalid value, template or verbalizer; the text begins
+            with its key.
+    """
+    prompts, classifier = params.prompts[task], method == "classifier"
+    section = _Method(
+        method,
+        params.training[method],
+        params.grid.get(method, {}),
+        params.overrides.get(task, {}).get(method, {}),
+    )
+    templates = partial(
+        _read_templates,
+        parse=partial(task_template, get_task(task), classifier=classifier),
+        trained="prompt" in section.training.tune,
+        masked=masked,
+    )
+    verbalizers = partial(_read_verbalizer, get_task(task), classifier=classifier)
+    place = f"prompts.{task}"
+    prompt: dict[str, tuple[_Axis, _Reader]] = {
+        "template": (_Axis([prompts.templates[method]], f"{place}.templates.{method}"), templates),
+        "verbalizer": (_Axis([prompts.verbalizer], f"{place}.verbalizer"), verbalizers),
+        "max_length": (_Axis([prompts.max_length], f"{place}.max_length"), _read_length),
+    }
+    return _configs("superglue", task, section, prompt)
+
+
+def insert_prompt_tokens(pattern: str, count: int, *, after_mask: bool) -> list[str]:
+    """Copies of a pattern, each with all prompt tokens at one of its places, the first place first.
+
+    The places are the start, the gaps between words and slots, and the end; not within a word, and
+    not within a field, whose text differs from example to example.
+
+    Args:
+        pattern: in the template language, without prompt tokens.
+        count: number of prompt tokens.
+        after_mask: whether places after the mask count too; a causal model has none there.
+
+    Source: P-tuning v2, Table 7 and its text: number and place of the prompt tokens are searched.
+    """
+    tokens = "[P]" if count == 1 else f"[P*{count}]"
+    last = len(pattern) if after_mask or "{mask}" not in pattern else pattern.index("{mask}")
+    places = [0, *(match.end() for match in _GAP.finditer(pattern) if match.end() <= last)]
+    candidates = [f"{pattern[:place]}{tokens} {pattern[place:]}" for place in places]
+    return candidates + ([f"{pattern} {tokens}"] if last == len(pattern) else [])
+
+
+def _configs(
+    benchmark: str, task: str, method: _Method, prompt: Mapping[str, tuple[_Axis, _Reader]]
+) -> list[TrialConfig]:
+    """The product of all axes; those of the prompt come first."""
     training = {
-        key: value
-        for key, value in params.training[method].model_dump().items()
-        if value is not None
+        key: value for key, value in method.training.model_dump().items() if value is not None
     }
-    grid, overrides = params.grid.get(method, {}), params.overrides.get(task, {}).get(method, {})
-    axes: dict[str, list[Any]] = {
-        "template": [prompts.templates[method]],
-        "verbalizer": [prompts.verbalizer],
-        "max_length": [prompts.max_length],
+    axes = {
+        name: _Axis(axis.values, f"{benchmark}.{axis.place}") for name, (axis, _) in prompt.items()
     }
-    where = {
-        "template": f"prompts.{task}.templates.{method}",
-        "verbalizer": f"prompts.{task}.verbalizer",
-        "max_length": f"prompts.{task}.max_length",
-    }
-    for given, place in ((grid, f"grid.{method}"), (overrides, f"overrides.{task}.{method}")):
-        for path, value in given.items():
-            where[path] = f"{place}.{path}"
-            axes[path] = value if isinstance(value, list) else [value]
-            with _at(where[path]):
-                _check_axis(training, path, axes[path])
-    with _at(where["template"]):
-        axes["template"] = [
-            template
-            for wanted in axes["template"]
-            for template in _templates(kind, wanted, method, masked=masked)
-        ]
-        for template in axes["template"]:
-            try:
-                check_prompt_tokens(template.prompt_tokens, tuned="prompt" in training["tune"])
-            except ParamsError as error:
-                raise ParamsError(f"{template.source}: {error}") from error
-    with _at(where["verbalizer"]):
-        axes["verbalizer"] = [_verbalizer(kind, wanted, method) for wanted in axes["verbalizer"]]
-    with _at(where["max_length"]):
-        for value in axes["max_length"]:
-            _check_length(value)
-    several = [path for path, values in axes.items() if len(values) > 1]
-    settings = []
-    for number, values in enumerate(itertools.product(*axes.values()), 1):
-        chosen = dict(zip(axes, values, strict=True))
-        own = {path: value for path, value in chosen.items() if path not in _OF_THE_PROMPT}
-        settings.append(
-            Setting(
+    known = [*prompt, *_leaves(training)]
+    for place, values in (
+        (f"{benchmark}.grid.{method.name}", method.grid),
+        (f"{benchmark}.overrides.{task}.{method.name}", method.overrides),
+    ):
+        for path, value in values.items():
+            axes[path] = _Axis(value if isinstance(value, list) else [value], f"{place}.{path}")
+            _check_axis(axes[path], path, known)
+    for name, (_, read) in prompt.items():
+        with _at(axes[name].place):
+            parsed = [item for value in axes[name].values for item in read(value)]
+        axes[name] = _Axis(parsed, axes[name].place)
+    configs = []
+    for number, point in enumerate(itertools.product(*(axis.values for axis in axes.values())), 1):
+        setting = dict(zip(axes, point, strict=True))
+        configs.append(
+            TrialConfig(
                 number=number,
-                tried={path: _shown(chosen[path]) for path in several},
-                template=chosen["template"],
-                verbalizer=chosen["verbalizer"],
-                max_length=chosen["max_length"],
-                training=_training(training, own, where, f"training.{method}"),
+                tried={
+                    path: value.source if isinstance(value, Template) else value
+                    for path, value in setting.items()
+                    if len(axes[path].values) > 1
+                },
+                template=setting["template"],
+                verbalizer=setting.get("verbalizer"),
+                max_length=setting.get("max_length"),
+                training=_replaced(
+                    training,
+                    {path: value for path, value in setting.items() if path not in prompt},
+                    axes,
+                    f"{benchmark}.training.{method.name}",
+                ),
             )
         )
-    return settings
+    return configs
 
 
-def check_prompt_tokens(count: int, *, tuned: bool) -> None:
-    """Check that a template has prompt tokens where, and only where, they are trained.
-
-    Raises:
-        ParamsError: it has not.
-    """
-    if tuned and not count:
-        raise ParamsError("no [P] in the template, but this method trains prompt tokens")
-    if count and not tuned:
-        raise ParamsError("[P] in the template, but tune of this method does not name prompt")
-
-
-def _templates(task: Task, wanted: Any, method: str, *, masked: bool) -> list[Template]:
-    """Return the template of this name or text, or all that a search makes of a pattern."""
-    classifier = method == "classifier"
-    if isinstance(wanted, str):
-        return [task_template(task, wanted, classifier=classifier)]
-    if not isinstance(wanted, Mapping) or set(wanted) != {"insert_into", "tokens"}:
-        raise ParamsError(
-            f"{wanted!r}: write a pattern's name, a template, or "
-            "{insert_into: pattern, tokens: [1, 2]}"
-        )
-    pattern, tokens = wanted["insert_into"], wanted["tokens"]
-    counts = tokens if isinstance(tokens, list) else [tokens]
-    if not counts or not all(type(count) is int and count > 0 for count in counts):
-        raise ParamsError(f"tokens: {tokens!r}: write one or more numbers of prompt tokens")
-    parsed = task_template(task, str(pattern), classifier=classifier)
-    if parsed.prompt_tokens:
-        raise ParamsError(f"insert_into: '{pattern}' has prompt tokens already; name another")
-    return [
-        task_template(task, text, classifier=classifier)
-        for count in counts
-        for text in insert_prompt_tokens(parsed.source, count, behind_mask=masked)
-    ]
-
-
-def _verbalizer(task: Task, wanted: Any, method: str) -> dict[str, str] | None:
-    if method == "classifier":
-        return None
-    if wanted is not None and not isinstance(wanted, str | Mapping):
-        raise ParamsError(f"{wanted!r}: write a name or {{label: word}}")
-    return task_verbalizer(task, wanted)
-
-
-def _check_length(value: Any) -> None:
-    if type(value) is not int or value < 8:
-        raise ParamsError(f"{value!r}: write a whole number of 8 or more")
-
-
-def _check_axis(training: Mapping[str, Any], path: str, values: list[Any]) -> None:
-    """Refuse a path that names no single value of the method, and a path without values."""
-    if not values:
-        raise ParamsError("an empty list; write one or more values")
-    if path in _OF_THE_PROMPT:
-        return
-    known = list(_leaves(training))
-    if path not in known:
-        raise ParamsError(f"no value of this method; choose from {', '.join(known)}")
+def _check_axis(axis: _Axis, path: str, known: list[str]) -> None:
+    with _at(axis.place):
+        if not axis.values:
+            raise ParamsError("empty list; write one or more values")
+        if path not in known:
+            raise ParamsError(f"unknown key for this method; valid keys: {', '.join(known)}")
 
 
 def _leaves(training: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the paths that a grid may name."""
-    yield from _OF_THE_PROMPT if not prefix else ()
+    """Yield the paths of a method's section that a grid may name."""
     for key, value in training.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -186,34 +233,80 @@ def _leaves(training: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _training(
-    training: Mapping[str, Any], own: Mapping[str, Any], where: Mapping[str, str], method: str
+def _read_templates(
+    value: Any, *, parse: Callable[[str], Template], trained: bool, masked: bool
+) -> list[Template]:
+    """The template of this name or text, or all that a search makes from a pattern."""
+    if isinstance(value, str):
+        templates = [parse(value)]
+    elif isinstance(value, Mapping) and set(value) == {"insert_into", "tokens"}:
+        pattern, tokens = value["insert_into"], value["tokens"]
+        counts = tokens if isinstance(tokens, list) else [tokens]
+        if not counts or not all(type(count) is int and count > 0 for count in counts):
+            raise ParamsError(f"tokens: {tokens!r}: write one or more numbers of prompt tokens")
+        parsed = parse(str(pattern))
+        if parsed.prompt_tokens:
+            raise ParamsError(f"insert_into: '{pattern}' already has prompt tokens")
+        templates = [
+            parse(text)
+            for count in counts
+            for text in insert_prompt_tokens(parsed.source, count, after_mask=masked)
+        ]
+    else:
+        raise ParamsError(
+            f"{value!r}: write a name, a template, or {{insert_into: name, tokens: [1, 2]}}"
+        )
+    for template in templates:
+        if trained and not template.prompt_tokens:
+            raise ParamsError(
+                f"{template.source}: no [P] in the template, but this method trains prompt tokens"
+            )
+        if template.prompt_tokens and not trained:
+            raise ParamsError(
+                f"{template.source}: [P] in the template, but tune of this method does not name "
+                "prompt"
+            )
+    return templates
+
+
+def _read_verbalizer(task: Task, value: Any, *, classifier: bool) -> list[dict[str, str] | None]:
+    if classifier:
+        return [None]
+    if value is not None and not isinstance(value, str | Mapping):
+        raise ParamsError(f"{value!r}: write a name or {{label: word}}")
+    return [task_verbalizer(task, value)]
+
+
+def _read_length(value: Any) -> list[int]:
+    if type(value) is not int or value < 8:
+        raise ParamsError(f"{value!r}: write a whole number of 8 or more")
+    return [value]
+
+
+def _replaced(
+    training: Mapping[str, Any], values: Mapping[str, Any], axes: Mapping[str, _Axis], default: str
 ) -> MethodParams:
-    """Return the method's training with the values of one setting."""
-    values = copy.deepcopy(dict(training))
-    for path, value in own.items():
+    """The method's section with the values of one setting."""
+    replaced = copy.deepcopy(dict(training))
+    for path, value in values.items():
         *sections, key = path.split(".")
-        section = values
+        section = replaced
         for name in sections:
             section = section[name]
         section[key] = value
     try:
-        return MethodParams.model_validate(values)
+        return MethodParams.model_validate(replaced)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
-        with _at(where.get(path, method)):
-            raise ParamsError(f"{first['msg']} (found {first['input']!r})") from None
-
-
-def _shown(value: Any) -> Any:
-    return value.source if isinstance(value, Template) else value
+        place = axes[path].place if path in axes else default
+        raise ParamsError(f"{place}: {first['msg']} (found {first['input']!r})") from None
 
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Put in front of an error the place in `params.yaml` that gave the value."""
+    """Put the key of `params.yaml` that gave the value in front of an error."""
     try:
         yield
     except PipelineError as error:
-        raise ParamsError(f"superglue.{place}: {error}") from error
+        raise ParamsError(f"{place}: {error}") from error

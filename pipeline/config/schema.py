@@ -36,6 +36,12 @@ SuperGlueTask = Annotated[str, AfterValidator(_known_task)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# Path in a method's section -> values to try.
+Grid = dict[str, list[Any]]
+# Task or relation -> method -> path -> value, or values to try. The keys are plain text, so that a
+# preset replaces what a task overrides as a whole.
+Overrides = dict[str, dict[str, dict[str, Any]]]
 
 
 class Section(BaseModel):
@@ -163,10 +169,14 @@ class LamaParams(Section):
     subset: Literal["34k", "29k"]
     relations: list[str] | Literal["all"]
     methods: list[LamaMethod]
+    seeds: Seeds
+    selection: Literal["dev", "none"]
     splits: LamaSplits
     templates: dict[str, str]
     prompts: dict[LamaMethod, str]
     training: dict[LamaMethod, MethodParams]
+    grid: dict[LamaMethod, Grid]
+    overrides: Overrides
     stability: StabilityParams
 
 
@@ -196,13 +206,12 @@ class SuperGlueParams(Section):
     protocol: Literal["few-shot-32", "multi-split", "full-held-out", "full-paper"]
     tasks: list[SuperGlueTask]
     methods: list[SuperGlueMethod]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     selection: Literal["dev", "none"]
     splits: SuperGlueSplits
     prompts: dict[SuperGlueTask, TaskPrompts]
     training: dict[SuperGlueMethod, MethodParams]
-    grid: dict[SuperGlueMethod, dict[str, list[Any]]]
-    # By task, then method. Plain text as key: a preset replaces what a task overrides as a whole.
+    grid: dict[SuperGlueMethod, Grid]
     overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
 
 
@@ -245,6 +254,12 @@ class Params(Section):
         ):
             _check_list(name, methods, lama.training, "lama.training")
             _check_list(name, methods, lama.prompts, "lama.prompts")
+        _check_list("lama.methods", lama.methods, lama.grid, "lama.grid")
+        _check_list("lama.seeds", lama.seeds)
+        for relation, by_method in lama.overrides.items():
+            _check_list(
+                f"lama.overrides.{relation}", list(by_method), lama.training, "lama.training"
+            )
         _check_list(
             "superglue.tasks", self.superglue.tasks, self.superglue.prompts, "superglue.prompts"
         )

@@ -45,6 +45,8 @@ _PARAMS: dict[str, Any] = {
         "subset": "34k",
         "relations": ["P17", "P47"],
         "methods": ["manual", "p-tuning", "discrete"],
+        "seeds": [34],
+        "selection": "dev",
         "splits": {"train_facts": 10, "dev_facts": 5, "test_facts": 20},
         "templates": {},
         "prompts": {
@@ -75,6 +77,8 @@ _PARAMS: dict[str, Any] = {
                 },
             },
         },
+        "grid": {"manual": {}, "p-tuning": {}, "discrete": {}},
+        "overrides": {},
         "stability": {
             "methods": ["manual"],
             "relations": ["P17"],

@@ -81,7 +81,7 @@ class Recorder:
             return Recorder(value, f"{path}.", self._read)
         if isinstance(value, dict) and any(isinstance(v, Section) for v in value.values()):
             return {key: self._wrap(item, f"{path}.{key}") for key, item in value.items()}
-        entries = ("lama.prompts", "superglue.grid", "superglue.overrides")
+        entries = ("lama.prompts", "lama.grid", "superglue.grid", "superglue.overrides")
         by_entry = path in entries or (path.endswith("templates") and "prompts" in path)
         if isinstance(value, dict) and by_entry:
             return RecordingDict(value, path, self._read)

@@ -350,3 +350,16 @@ def test_every_mistake_is_told_at_once(tmp_path):
         "superglue.prompts.rte.verbalizer",
         "superglue.prompts.rte.templates.manual",
     ]
+
+
+def test_grids_and_overrides_of_lama_are_checked(tmp_path):
+    changes = {
+        "lama.grid": {"manual": {}, "p-tuning": {"template": ["manual"]}, "discrete": {}},
+        "lama.overrides": {"P99": {}, "P47": {"discrete": {"search.prompts": ["gradient", "x"]}}},
+    }
+    lines = _mistakes(tmp_path, changes)
+    assert [line.split(": ")[1] for line in lines] == [
+        "lama.overrides",
+        "lama.grid.p-tuning.template",
+        "'x' is no collection of templates that geonames has; choose from table-1",
+    ]
