@@ -1,6 +1,7 @@
 """Train the prompts of one method, the model, or both; dev selects the epoch and the setting."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,9 +66,16 @@ def lama(
             manual = manual_template(params.lama.templates.get(name, relation.template))
             configs = lama_configs(params.lama, name, method, manual, masked=masked)
             trials += _trials(name, configs, {1: _facts(data, name, splits)}, params.lama.seeds)
-        search = partial(_search, data, f"lama.training.{method}.search.prompts")
-        selection = _train(ctx, params, method, trials, model, out, splits, search)
-        _write_curves(ctx, curves, selection, "relation", "p_at_1")
+        paths = _Paths(model, splits, out, curves)
+        _train(
+            ctx,
+            params,
+            method,
+            trials,
+            paths,
+            select=params.lama.selection == "dev",
+            search=_WordSearch(data),
+        )
 
 
 @app.command()
@@ -93,9 +101,8 @@ def stability(
                     params.lama, relation, method, manual, masked=masked, grid=False
                 )
                 trials += _trials(f"{relation}/{number}", configs, facts, params.lama.seeds)
-        search = partial(_search, data, f"lama.training.{method}.search.prompts")
-        selection = _train(ctx, params, method, trials, model, out, splits, search)
-        _write_curves(ctx, curves, selection, "relation", "p_at_1")
+        paths = _Paths(model, splits, out, curves)
+        _train(ctx, params, method, trials, paths, select=True, search=_WordSearch(data))
 
 
 @app.command()
@@ -120,8 +127,8 @@ def superglue(
         trials = _trials(
             task, configs, data, params.superglue.seeds, classifier=method == "classifier"
         )
-        selection = _train(ctx, params, method, trials, model, out, splits, None)
-        _write_curves(ctx, curves, selection, None, "score")
+        paths = _Paths(model, splits, out, curves)
+        _train(ctx, params, method, trials, paths, select=params.superglue.selection == "dev")
 
 
 def _facts(data: LamaSplits, relation: str, splits: Path) -> TrialData:
@@ -196,26 +203,47 @@ def _published(data: LamaSplits, collection: str, key: str, relation: str) -> li
     return data.prompts[collection][relation]
 
 
-def _search(
-    data: LamaSplits,
-    key: str,
-    model: PromptedModel,
-    trial: Trial,
-    job: TrainingJob,
-    checkpoint: Path,
-    max_rows: int,
-    on_epoch: Callable[[EpochRecord], None],
-) -> TrainingResult:
-    """Search the words of a relation's prompt, or select a published one."""
-    params = trial.config.training.search
-    assert params is not None
-    if params.prompts == GRADIENT:
-        return search_prompt(
-            model, job, params, max_rows_per_forward=max_rows, checkpoint=checkpoint,
-            on_epoch=on_epoch,
-        )  # fmt: skip
-    texts = _published(data, params.prompts, key, trial.data.task.name)
-    return choose_published(model, trial, texts, max_rows_per_forward=max_rows, on_epoch=on_epoch)
+@dataclass(frozen=True)
+class _WordSearch:
+    """Searches the words of a relation's prompt, or selects a published one."""
+
+    data: LamaSplits
+
+    def __call__(
+        self,
+        model: PromptedModel,
+        trial: Trial,
+        job: TrainingJob,
+        checkpoint: Path,
+        max_rows: int,
+        on_epoch: Callable[[EpochRecord], None],
+    ) -> TrainingResult:
+        params = trial.config.training.search
+        assert params is not None
+        if params.prompts == GRADIENT:
+            return search_prompt(
+                model,
+                job,
+                params,
+                max_rows_per_forward=max_rows,
+                checkpoint=checkpoint,
+                on_epoch=on_epoch,
+            )
+        key = "lama.training.discrete.search.prompts"
+        texts = _published(self.data, params.prompts, key, trial.data.task.name)
+        return choose_published(
+            model, trial, texts, max_rows_per_forward=max_rows, on_epoch=on_epoch
+        )
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """What a stage reads and writes."""
+
+    model: Path
+    splits: Path
+    out: Path
+    curves: Path
 
 
 def _train(
@@ -223,58 +251,59 @@ def _train(
     params: Params,
     method: str,
     trials: Sequence[Trial],
-    model: Path,
-    out: Path,
-    splits: Path,
-    search: Callable[..., TrainingResult] | None,
-) -> TrialSelection:
-    """Run the trials and write prompts, weights and `trials.json`, all at once at the end."""
+    paths: _Paths,
+    *,
+    select: bool,
+    search: _WordSearch | None = None,
+) -> None:
+    """Run the trials; write prompts, weights, `trials.json` and curves, all at once at the end."""
     ctx.run.set_tags({"model": params.model.name})
-    benchmark = params.lama if search is not None else params.superglue
+    load = partial(
+        load_model,
+        paths.model,
+        device=params.runtime.device,
+        dtype=params.model.dtype,
+        threads=params.runtime.threads,
+    )
+    shared = {"model": params.model.model_dump()}
     runner = TrialRunner(
-        partial(
-            load_model,
-            model,
-            device=params.runtime.device,
-            dtype=params.model.dtype,
-            threads=params.runtime.threads,
-        ),
-        partial(ctx.unit_folder, shared={"model": params.model.model_dump()}, excluded=splits),
+        load,
+        partial(ctx.unit_folder, shared=shared, excluded=paths.splits),
         ctx,
         params.runtime,
         search if any(trial.config.training.search for trial in trials) else None,
     )
-    selection = runner.run(trials, select=benchmark.selection == "dev")
-    with atomic_dir(out) as folder:
+    selection = runner.run(trials, select=select)
+    with atomic_dir(paths.out) as folder:
         selection = runner.save_weights(selection, folder)
-        kept = selection.kept
-        prompts = {trial.name: trial.stored_prompt(result) for trial, result in kept.items()}
+        prompts = {
+            trial.name: trial.stored_prompt(result) for trial, result in selection.kept.items()
+        }
         save_prompts(folder, method, prompts)
         write_json(folder / "trials.json", selection.describe())
-    ctx.run.log_file(out / "prompts.json")
-    ctx.run.log_file(out / "trials.json")
+    _write_curves(paths.curves, selection, "score" if search is None else "p_at_1")
+    for file in (paths.out / "prompts.json", paths.out / "trials.json", paths.curves):
+        ctx.run.log_file(file)
     reused = {SECONDS_REUSED: round(runner.seconds_reused, 1)}
     ctx.run.log_metrics({"trainings": len(trials), **reused})
-    if kept:
-        name = f"dev/{trials[0].metric}"
-        ctx.run.log_metrics(mean_and_std(name, [result.best_score for result in kept.values()]))
-    return selection
+    if prompts:
+        scores = [prompt.dev_score for prompt in prompts.values()]
+        ctx.run.log_metrics(mean_and_std(f"dev/{trials[0].metric}", scores))
 
 
-def _write_curves(
-    ctx: RunningStage, curves: Path, selection: TrialSelection, task: str | None, metric: str
-) -> None:
-    """Write a row for each epoch of each trial; `task` names the first column, if there is one."""
+def _write_curves(curves: Path, selection: TrialSelection, metric: str) -> None:
+    """Write a row for each epoch of each trial; on LAMA with its relation."""
     rows: list[dict[str, Any]] = []
     for trial, result in selection.results.items():
         numbers = {"setting": trial.config.number, "split": trial.split, "seed": trial.seed}
         for record in result.history:
             scores = {"dev_loss": record.dev_loss, f"dev_{metric}": record.dev_score}
             losses = {"epoch": record.epoch, "train_loss": record.train_loss, **scores}
-            rows.append({**({task: trial.task} if task else {}), **numbers, **losses})
+            rows.append({"relation": trial.task, **numbers, **losses})
     columns = ["setting", "split", "seed", "epoch", "train_loss", "dev_loss", f"dev_{metric}"]
-    write_csv(curves, [task, *columns] if task else columns, rows)
-    ctx.run.log_file(curves)
+    if metric == "p_at_1":
+        columns.insert(0, "relation")
+    write_csv(curves, columns, [{column: row[column] for column in columns} for row in rows])
 
 
 if __name__ == "__main__":

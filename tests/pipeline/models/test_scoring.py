@@ -37,7 +37,9 @@ def rows(model: PromptedModel, family: str) -> list[Row]:
 
 @pytest.fixture
 def vectors(model: PromptedModel) -> torch.Tensor:
-    return torch.randn(1, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        1, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize("max_rows_per_forward", [1, 2, 3, 100])

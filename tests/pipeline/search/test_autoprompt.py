@@ -122,7 +122,9 @@ def slow_proposals(
 ) -> list[int]:
     """The words by the first-order change of the loss, one dot product at a time."""
     change = {
-        word: float((model.input_embeddings[word] - model.input_embeddings[current]).detach() @ gradient)
+        word: float(
+            (model.input_embeddings[word] - model.input_embeddings[current]).detach() @ gradient
+        )
         for word in allowed
         if word != current
     }
@@ -190,7 +192,9 @@ def test_the_proposed_words_are_those_with_the_greatest_first_order_decrease(
     seed = data.draw(st.integers(0, 1000))
     gradient = torch.randn(32, generator=torch.Generator().manual_seed(seed))
     words = torch.tensor(allowed)
-    found = propose_words(gradient, model.input_embeddings.detach()[words], words, count, current=current)
+    found = propose_words(
+        gradient, model.input_embeddings.detach()[words], words, count, current=current
+    )
     assert found == slow_proposals(model, gradient, allowed, count, current)
 
 
@@ -363,7 +367,9 @@ def test_dev_losses_and_scores_are_those_of_the_words_among_the_answers(
     model = tiny_models[family]
     asked = problem(model)
     for record in run(model, asked, score=accuracy).history:
-        vectors = torch.stack([model.input_embeddings[token].detach() for token in record.token_ids])
+        vectors = torch.stack(
+            [model.input_embeddings[token].detach() for token in record.token_ids]
+        )
         with torch.no_grad():
             slow = torch.stack(
                 [slow_scores(model, row, vectors, asked.dev.word_ids) for row in asked.dev.rows]

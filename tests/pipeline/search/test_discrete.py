@@ -256,7 +256,9 @@ def test_the_answers_of_train_are_no_candidates_and_other_words_are(
 
     allowed = set(searched[0]["allowed"].tolist())
     for word, is_in in (*((a, False) for a in answers), *((o, True) for o in others)):
-        within, bare = (model.codec.single_token_id(word, space_before=space) for space in (True, False))
+        within, bare = (
+            model.codec.single_token_id(word, space_before=space) for space in (True, False)
+        )
         assert (within in allowed) == is_in, word
         assert (bare in allowed) == is_in or bare is None, word
     assert stored.words is not None

@@ -760,7 +760,7 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
             verbalizer={"entailment": "yes", "not_entailment": "no"},
         ),
     )
-    adamw = replace(
+    adamw = changed(
         ADAM, optimizer="adamw", learning_rate=3e-3, schedule="linear", warmup_ratio=0.2
     )
 
@@ -782,11 +782,11 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
     assert accuracy_of(fresh, asked.dev, trained.vectors) == trained.best_score
 
 
-def accuracy_of(model: PromptedModel, questions: PromptDataset, vectors: Tensor | None) -> float:
+def accuracy_of(model: PromptedModel, dataset: PromptDataset, vectors: Tensor | None) -> float:
     log_probs = score_examples(
-        model, questions.rows, vectors, questions.word_ids, max_rows_per_forward=5
+        model, dataset.rows, vectors, dataset.word_ids, max_rows_per_forward=5
     )
-    return accuracy(log_probs, questions.targets)
+    return accuracy(log_probs, dataset.targets)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
