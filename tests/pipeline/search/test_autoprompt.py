@@ -12,6 +12,7 @@ from tokenizers import normalizers
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from pipeline.config.schema import SearchParams
 from pipeline.errors import TemplateError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.dataset import PromptDataset
@@ -30,7 +31,7 @@ from pipeline.search.autoprompt import (
     search_words,
 )
 from pipeline.training.loop import TrainingJob
-from pipeline.training.problems import lama_problem
+from tests.jobs import fact_job
 from tests.tiny import FAMILIES, WORDS
 from tests.worked import VOCABULARY, ids, make_facts, slow_scores
 
@@ -44,26 +45,27 @@ def problem(
 ) -> TrainingJob:
     template = parse_template(source, ["subject"])
     split = {"train": make_facts(facts), "dev": make_facts(dev, start=3)}
-    return lama_problem(model, "P17", template, split, VOCABULARY)
+    return fact_job(model, "P17", template, split, VOCABULARY)
 
 
 def run(model: PromptedModel, asked: TrainingJob, **changes: Any) -> SearchResult:
+    """Search; what is changed is of the job, of the section `search`, or an argument."""
+    job = replace(asked, score=minus_loss, seed=SEED)
+    params = {"prompts": "gradient", "iterations": 6, "candidates": 5, "batch_size": 4}
     options: dict[str, Any] = {
-        "name": asked.name,
-        "tokens": asked.prompt_tokens,
-        "train": asked.train,
-        "dev": asked.dev,
         "allowed": filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
-        "score": minus_loss,
-        "iterations": 6,
-        "candidates": 5,
-        "batch": 4,
         "max_rows_per_forward": 64,
-        "seed": SEED,
         "checkpoint": None,
         "on_iteration": lambda _: None,
     }
-    return search_words(model, **options | changes)
+    for name, value in changes.items():
+        if name in params:
+            params[name] = value
+        elif name in options:
+            options[name] = value
+        else:
+            job = replace(job, **{name: value})
+    return search_words(model, job, SearchParams.model_construct(**params), **options)
 
 
 def minus_loss(log_probs: Tensor, targets: Tensor) -> float:
@@ -211,7 +213,7 @@ def test_each_iteration_tries_what_the_gradient_proposes_at_one_place(
         return prompt_losses(*args)
 
     monkeypatch.setattr(search, "prompt_losses", note)
-    history = run(model, asked, batch=99).history
+    history = run(model, asked, batch_size=99).history
     allowed = filter_words(model.codec, len(model.input_embeddings), VOCABULARY).tolist()
     places = set()
     for before, prompts in zip(history, tried, strict=False):
@@ -237,7 +239,7 @@ def test_no_iteration_raises_the_loss_of_its_batch(
     model = tiny_models[family]
     asked = problem(model)
     every = list(range(7))
-    history = run(model, asked, batch=99).history
+    history = run(model, asked, batch_size=99).history
     losses = [slow_loss(model, asked.train, every, record.token_ids) for record in history]
     assert [record.train_loss for record in history[1:]] == pytest.approx(losses[1:], abs=1e-4)
     assert all(after <= before + 1e-5 for before, after in itertools.pairwise(losses))
@@ -258,7 +260,7 @@ def test_with_one_place_and_all_words_tried_the_search_equals_brute_force(
         replace(asked, dev=asked.train),
         allowed=torch.tensor(words),
         candidates=99,
-        batch=99,
+        batch_size=99,
         iterations=1,
         score=lambda *_: 0.0,
     )
@@ -274,7 +276,7 @@ def test_a_long_search_ends_where_no_single_word_is_better(
     asked = problem(model, "[P] {subject} [P] {mask}", facts=4)
     words = ids(family, model.codec, "_the _city _of _with _no")
     every = list(range(4))
-    options = {"allowed": torch.tensor(words), "candidates": 99, "batch": 99}
+    options = {"allowed": torch.tensor(words), "candidates": 99, "batch_size": 99}
     end = run(model, asked, iterations=20, **options).history[-1].token_ids
     loss = slow_loss(model, asked.train, every, end)
     for word in words:
@@ -576,7 +578,7 @@ def other_words(model: PromptedModel, *, unused_by: SearchResult) -> Tensor:
 
 @pytest.mark.parametrize(
     "other",
-    ["seed", "name", "candidates", "batch", "allowed", "train", "dev", "template", "model"],
+    ["seed", "name", "candidates", "batch_size", "allowed", "train", "dev", "template", "model"],
 )
 def test_a_checkpoint_of_another_search_is_written_over(
     tiny_models: dict[str, PromptedModel], tiny_folders: dict[str, Path], tmp_path: Path, other: str
@@ -587,7 +589,7 @@ def test_a_checkpoint_of_another_search_is_written_over(
         "seed": {"seed": SEED + 1},
         "name": {"name": "P30"},
         "candidates": {"candidates": 6},
-        "batch": {"batch": 3},
+        "batch_size": {"batch_size": 3},
         "allowed": {"allowed": other_words(model, unused_by=run(model, asked, iterations=0))},
         "train": {"train": problem(model, facts=6).train},
         "dev": {"dev": problem(model, dev=5).dev},
@@ -693,7 +695,7 @@ def test_a_template_without_prompt_tokens_is_refused(
         run(tiny_models["bert"], problem(tiny_models["bert"], "{subject} {mask}"))
 
 
-@pytest.mark.parametrize("changes", [{"tokens": 2}, {"allowed": torch.tensor([]).long()}])
+@pytest.mark.parametrize("changes", [{"prompt_tokens": 2}, {"allowed": torch.tensor([]).long()}])
 def test_too_few_tokens_or_words_are_refused(
     tiny_models: dict[str, PromptedModel], changes: dict[str, Any]
 ) -> None:

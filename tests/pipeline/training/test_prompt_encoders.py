@@ -4,7 +4,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.training import prompt_encoders as module
-from pipeline.training.prompt_encoders import PromptEncoder, encode, stack_prompts
+from pipeline.training.prompt_encoders import (
+    PromptEncoder,
+    encode,
+    make_encoder,
+    stack_prompts,
+)
+from tests.jobs import method
 
 WORDS = torch.arange(80.0).reshape(20, 4)
 KINDS = ("lstm", "mlp", "embedding")
