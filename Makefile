@@ -1,38 +1,39 @@
-# `make` lists the targets. All of them use the environment in .venv, which `make setup` builds.
+# `make` lists the targets. They all use the environment in .venv, which `make setup` builds.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# What pip installs as torch. A machine with a torch of its own (a GPU build in the system's Python)
-# uses that one with `make setup TORCH=`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+# The requirement for torch. If the system's Python already has torch (such as a GPU build),
+# `make setup TORCH=` uses it instead.
 TORCH ?= torch==2.13.0
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Modules are compiled as they are first imported: faster than compiling all that is installed.
+# Modules are compiled when they are first imported, which is faster than compiling every package.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup server repro show ui check lint types test test-fast readme lock clean
+.PHONY: help setup server repro show ui check lint types test test-fast readme lock upgrade clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/runtime ## build the environment in .venv (TORCH= takes the system's torch)
+setup: $(VENV)/runtime ## build the environment in .venv (TORCH= uses the system's torch)
 
-$(VENV)/runtime: requirements.lock
+$(VENV)/runtime: requirements.lock tools/venv.pth
 	@echo "installing into $(VENV): about 2 GB, a minute or two"
 	@$(PYTHON) -m venv $(if $(TORCH),,--system-site-packages) $(VENV)
-	@$(if $(TORCH),$(PIP) --constraint requirements.lock $(TORCH))
 	@$(PIP) --no-deps --requirement requirements.lock
+	@$(if $(TORCH),$(PIP) $(TORCH))
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@cp tools/venv.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/p-tuning.pth"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/runtime requirements-dev.lock
 	@$(PIP) --no-deps --requirement requirements-dev.lock
 	@touch $@
 
-server: $(VENV)/server ## add to .venv what a shared server needs (docs/server.md)
+server: $(VENV)/server ## add the packages of a shared server to .venv (docs/server.md)
 
 $(VENV)/server: $(VENV)/runtime requirements-server.lock
 	@$(PIP) --no-deps --requirement requirements-server.lock
@@ -45,19 +46,19 @@ repro: setup ## run the whole pipeline, then show the results
 show: setup ## print the result tables
 	@python -m stages.report show
 
-ui: setup ## browse the MLflow history on http://127.0.0.1:5000
+ui: setup ## browse the MLflow history at http://127.0.0.1:5000
 	@test -f mlflow.db || (echo "error: no history yet (mlflow.db); run 'make repro' first"; exit 1)
-	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning   (Ctrl-C ends it)"
+	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning   (Ctrl-C stops it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow server \
 		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
 
-check: lint types test ## everything that must pass before a change goes in
+check: lint types test ## run every check that a change must pass
 
-lint: $(VENV)/dev ## ruff: errors, style, format
+lint: $(VENV)/dev ## check errors, style and formatting with ruff
 	@ruff check
 	@ruff format --check
 
-types: $(VENV)/dev ## mypy, strict
+types: $(VENV)/dev ## check types with mypy --strict
 	@mypy
 
 test: $(VENV)/dev ## all tests; no network needed
@@ -69,8 +70,11 @@ test-fast: $(VENV)/dev ## the tests that run no whole pipeline
 readme: setup ## write the results of the last run into README.md
 	@python -m stages.report readme
 
-lock: ## pin the newest versions that pyproject.toml allows
+lock: ## update the lock files after a change of pyproject.toml; keeps other versions
 	@bash tools/lock.sh "$(PYTHON)" "$(TORCH)"
 
-clean: ## remove the environment and what tools left; results and history stay
+upgrade: ## update the lock files to the newest versions that pyproject.toml allows
+	@bash tools/lock.sh "$(PYTHON)" "$(TORCH)" --upgrade
+
+clean: ## remove the environment and tool caches; keep results and history
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

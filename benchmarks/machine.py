@@ -15,7 +15,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from pipeline.history import machine
+from pipeline.history import context
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -86,7 +86,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def hardware_name(device: torch.device) -> str:
     """Return a name such as `NVIDIA H200` or `2 cores of AMD EPYC`."""
-    return machine.hardware_name(
+    return context.hardware_name(
         torch.cuda.get_device_name(device) if device.type == "cuda" else None
     )
 

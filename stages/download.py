@@ -1,4 +1,4 @@
-"""Fetch a model or raw data: whole and checked, or nothing."""
+"""Download a model or raw data: complete and checked, or not at all."""
 
 from pathlib import Path
 
@@ -6,65 +6,57 @@ import typer
 
 from pipeline.config.schema import Params, load_params
 from pipeline.files import atomic_dir
-from pipeline.sources.models import fetch_model
-from pipeline.sources.registry import SOURCES, fetch_source
-from stages.runtime import Out, ParamsFile, TaskName, downloads_folder, echo, stage
+from pipeline.sources.base import Source
+from pipeline.sources.lama import lama_source
+from pipeline.sources.models import ModelSource
+from pipeline.sources.superglue import superglue_source
+from stages.runtime import (
+    Out,
+    ParamsFile,
+    RunningStage,
+    TaskName,
+    downloads_folder,
+    echo,
+    stage,
+)
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
-
-# Source of a benchmark in params.yaml -> name in the table of sources, where it is another one.
-_RAW = {"geonames": "geonames"}
 
 
 @app.command()
 def model(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
-    """Fetch the language model as a plain transformers folder."""
-    with stage("download", "model") as this:
+    """Download the language model as a plain transformers folder."""
+    with stage("download", "model") as ctx:
         params = load_params(params_file)
-        this.run.set_tags({"model": params.model.name})
-        echo(f"fetching {params.model.name}")
-        with atomic_dir(out) as folder:
-            fetch_model(params.model.name, folder, cache=downloads_folder(), mirror=_mirror(params))
-        this.run.log_file(out / "config.json")
-        this.run.log_metrics(_sizes(out))
+        ctx.run.set_tags({"model": params.model.name})
+        _fetch(ctx, ModelSource(params.model.name), params, out)
+        ctx.run.log_file(out / "config.json")
 
 
 @app.command()
 def lama(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
-    """Fetch the raw data of knowledge probing."""
-    with stage("download", "lama") as this:
+    """Download the raw data of knowledge probing."""
+    with stage("download", "lama") as ctx:
         params = load_params(params_file)
-        _fetch(params, params.lama.source, out)
-        this.run.log_metrics(_sizes(out))
+        _fetch(ctx, lama_source(params.lama.source), params, out)
 
 
 @app.command()
 def superglue(task: TaskName, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
-    """Fetch the raw data of one SuperGLUE task."""
-    with stage("download", "superglue", task) as this:
+    """Download the raw data of one SuperGLUE task."""
+    with stage("download", "superglue", task) as ctx:
         params = load_params(params_file)
-        source: str = params.superglue.source
-        if source == "superglue":
-            hub = "-hub" if params.data.superglue_from == "hub" else ""
-            source = f"superglue{hub}/{task}"
-        _fetch(params, source, out)
-        this.run.log_metrics(_sizes(out))
+        source = superglue_source(task, params.superglue.source, params.data.superglue_from)
+        _fetch(ctx, source, params, out)
 
 
-def _fetch(params: Params, source: str, out: Path) -> None:
-    name = _RAW.get(source, source)
-    echo(f"fetching {name} ({SOURCES[name].license})")
+def _fetch(ctx: RunningStage, source: Source, params: Params, out: Path) -> None:
+    echo(f"fetching {source.name}" + (f" ({source.license})" if source.license else ""))
+    mirror = None if params.data.mirror is None else Path(params.data.mirror)
     with atomic_dir(out) as folder:
-        fetch_source(name, folder, cache=downloads_folder(), mirror=_mirror(params))
-
-
-def _mirror(params: Params) -> Path | None:
-    return None if params.data.mirror is None else Path(params.data.mirror)
-
-
-def _sizes(folder: Path) -> dict[str, float]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {"files": len(files), "megabytes": sum(path.stat().st_size for path in files) / 1e6}
+        source.fetch(folder, cache=downloads_folder(), mirror=mirror)
+    sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+    ctx.run.log_metrics({"files": len(sizes), "megabytes": sum(sizes) / 1e6})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import typer
 from pipeline.config.schema import load_params
 from pipeline.errors import DataError, PipelineError
 from pipeline.files import atomic_dir, read_json, write_json, write_text
-from pipeline.history.machine import processor_name
+from pipeline.history.context import processor_name
 from pipeline.history.results import seconds_of_execution
 from pipeline.report.collect import About, gather
 from pipeline.report.page import write_report

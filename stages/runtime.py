@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from pipeline.cli.console import print_warning
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.history.run import StageRun, stage_run
-from pipeline.history.store import EXPERIMENTS
 from pipeline.tasks import check_task
+from pipeline.workflow.command import StageInfo
 from pipeline.workflow.processes import PARENT_PID_ENV
 from pipeline.workflow.project import StageIdentity, project_root, recorded_run_keys, running_stage
 from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_units, work_folder
@@ -44,7 +45,9 @@ TaskName = Annotated[str, typer.Argument(callback=_known_task, help="Name of a t
 
 
 @contextlib.contextmanager
-def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
+def stage(
+    kind: str, benchmark: str = "", task: str = "", method: str = ""
+) -> Iterator["RunningStage"]:
     """Run a stage's work as one MLflow run.
 
     An error that the user can mend ends in its message and exit code 1; so does one of the file
@@ -53,21 +56,19 @@ def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
 
     Args:
         kind: `validate`, `download`, `splits`, `train`, `evaluate` or `report`.
-        about: benchmark, then task and method where there are some.
+        benchmark: empty where there is none, as are task and method.
+        task: of SuperGLUE.
+        method: of `train` and `evaluate`.
     """
     _end_with_dvc()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         identity = running_stage()
-        experiment = EXPERIMENTS[kind]
-        tags = {"stage": kind, **dict(zip(("benchmark", "task", "method"), about, strict=False))}
-        named = {key: value for key, value in tags.items() if value}
-        name = "/".join((kind, *filter(None, about)))
         with _work(kind, identity) as work:
             resumes = work.noted("run_id") if work is not None else None
             with (
                 stage_run(
-                    identity, experiment=experiment, name=name, tags=named, resumes=resumes
+                    identity, StageInfo(kind, benchmark, task, method), resumes=resumes
                 ) as run,
                 _file_errors_named(),
                 _timed(run, work),
@@ -78,7 +79,7 @@ def stage(kind: str, *about: str) -> Iterator["RunningStage"]:
     except PipelineError as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise
-        typer.secho(f"error: {error}", err=True, fg="red")
+        print_warning(f"error: {error}", color="red")
         raise typer.Exit(1) from None
 
 

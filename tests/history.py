@@ -10,6 +10,7 @@ import mlflow
 
 from pipeline.history.results import SECONDS_REUSED
 from pipeline.history.run import stage_run
+from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity
 
 MODEL = "smollm2-135m-instruct"
@@ -23,7 +24,7 @@ _TICKS = itertools.count()
 def log_splits(where: str, digest: str, params: Mapping[str, Any]) -> None:
     """Log that splits with this hash were made with these parameters."""
     _log(
-        "data", "splits", ("lama",), f"--out data/splits/{where}", params,
+        "splits", ("lama",), f"--out data/splits/{where}", params,
         made={f"data/splits/{where}": digest},
     )  # fmt: skip
 
@@ -31,7 +32,7 @@ def log_splits(where: str, digest: str, params: Mapping[str, Any]) -> None:
 def log_training(method: str, digest: str, seconds: float, *, taken_over: float = 0.0) -> str:
     """Log that a training on LAMA left these contents, after so long."""
     return _log(
-        "train", "train", ("lama", "", method), "", {}, made={f"models/lama/{method}": digest},
+        "train", ("lama", "", method), "", {}, made={f"models/lama/{method}": digest},
         metrics={"seconds": seconds, SECONDS_REUSED: taken_over},
     )  # fmt: skip
 
@@ -55,7 +56,7 @@ def log_evaluation(
     section = "superglue" if benchmark == "superglue" else "lama"
     where = f"data/splits/{section}" + (f"/{task}" if task else "")
     return _log(
-        "evaluate", "evaluate", (benchmark, task, method),
+        "evaluate", (benchmark, task, method),
         f"--model data/model --splits {where}",
         None if source is None else {"model": {"name": model}, section: {"source": source}},
         read={
@@ -84,7 +85,6 @@ def log_task(task: str, method: str, score: float, *, std: float | None = None, 
 
 
 def _log(
-    experiment: str,
     stage: str,
     about: tuple[str, ...],
     options: str,
@@ -96,19 +96,13 @@ def _log(
     days_ago: float = 0,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    named = dict(zip(("benchmark", "task", "method"), about, strict=False))
     identity = StageIdentity(
         name=f"{stage}-{about[0]}",
         command=f"python -m stages.{stage} {' '.join(filter(None, about))} {options}",
         params=dict(params or {}),
         inputs=dict(read or {}),
     )
-    with stage_run(
-        None if params is None else identity,
-        experiment=f"p-tuning-{experiment}",
-        name="/".join((stage, *filter(None, about))),
-        tags={"stage": stage, **{key: value for key, value in named.items() if value}},
-    ) as run:
+    with stage_run(None if params is None else identity, StageInfo(stage, *about)) as run:
         run.log_metrics(metrics or {})
         run.set_tags({**(tags or {}), **{f"dvc.out.{p}": v for p, v in (made or {}).items()}})
     ended = int((_STARTED - days_ago * DAY) * 1000) + next(_TICKS)

@@ -20,7 +20,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.data.lama import PROMPT_COLLECTIONS
-from pipeline.sources.registry import SOURCES
+from pipeline.sources.geonames import GEONAMES
 
 ROOT = Path(__file__).parents[1]
 _CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
@@ -168,7 +168,7 @@ def environment_of(folder: Path, **more: str) -> dict[str, str]:
 
 def _make_mirror(project: Path, mirror: Path) -> None:
     """Write a tiny wheel of places, and its digests into the project's table of sources."""
-    source = SOURCES["geonames"]
+    source = GEONAMES
     contents = {
         "continents": {"EU": {"name": "Europe"}, "AS": {"name": "Asia"}},
         "countries": {
@@ -184,7 +184,7 @@ def _make_mirror(project: Path, mirror: Path) -> None:
         "us_counties": [{"name": f"{n} County", "state": "TX"} for n in ("Ada", "Bell", "Cass")],
         "us_states": {"TX": {"name": "Texas"}},
     }  # fmt: skip
-    table = project / "pipeline" / "sources" / "registry.py"
+    table = project / "pipeline" / "sources" / "geonames.py"
     text = table.read_text()
     wheel = mirror / "packages" / source.wheel
     wheel.parent.mkdir(parents=True, exist_ok=True)

@@ -377,7 +377,7 @@ def test_lineage_names_the_runs_also_of_stages_that_were_skipped(project: Path) 
     assert "metrics/lama/p-tuning.json" in forward
     missing = run(project, "ptune", "lineage", "metrics/lama/nothing.json", check=False)
     assert missing.returncode == 1
-    assert missing.stderr.startswith("error: metrics/lama/nothing.json: neither an output")
+    assert missing.stderr.startswith("error: metrics/lama/nothing.json: not an output")
 
 
 def told_by(root: Path) -> dict[str, dict[str, Any]]:
@@ -452,7 +452,7 @@ def test_a_file_that_is_not_what_dvc_lock_says_lends_no_numbers(
     fresh = without_history(reproduced, empty_store, tmp_path / "fresh")
     (fresh / "metrics/lama/p-tuning.json").write_text("{}")
     done = run(fresh, "ptune", "sync")
-    assert "metrics/lama/p-tuning.json is not what dvc.lock says" in done.stderr
+    assert "metrics/lama/p-tuning.json differs from dvc.lock" in done.stderr
     told = told_by(fresh)["evaluate-lama@p-tuning"]["points"]
     assert {key for _, key, _ in told} == {"test/p_at_1/P17", "test/p_at_1/P30"}
 

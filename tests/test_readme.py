@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.config.schema import load_params
 from pipeline.files import read_json
@@ -14,9 +15,13 @@ from pipeline.report.results_page import results_page
 from pipeline.report.tables import lama_methods, task_methods
 from pipeline.report.tasks_page import tasks_page
 from tests.project import ROOT
+from tests.test_guides import parsed
 
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Keys that only the changelog names.
+RENAMED = {"runtime.rows_per_pass"}
 
 
 def test_the_tables_are_those_of_the_metrics_files_in_git() -> None:
@@ -56,8 +61,35 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_ptune_command_exists(document: Path) -> None:
+    lines = re.findall(r"^(?:.*&& )?(ptune [^#\n]*)", document.read_text(), re.MULTILINE)
+    for command in lines:
+        parsed(command.replace("<run id>", "1f0c6a"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_in_backticks_exists(document: Path) -> None:
+    folders = "pipeline|stages|presets|docs|tests|benchmarks|tools"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", document.read_text()):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_key_of_the_parameters_exists(document: Path) -> None:
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    keys = re.findall(rf"`((?:{'|'.join(params)})\.[\w.-]+)[`:]", document.read_text())
+    for key in keys:
+        section = params
+        for name in key.split("."):
+            if section == {} or name not in section:
+                assert key in RENAMED or section == {}, key
+                break
+            section = section[name]
+
+
 def test_every_path_of_the_tree_exists() -> None:
-    tree = README.split("## Find your way")[1].split("```")[1]
+    tree = README.split("## Project layout")[1].split("```")[1]
     made = {"report/"}
     for line in tree.strip().splitlines():
         depth = len(line) - len(line.lstrip())

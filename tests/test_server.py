@@ -150,10 +150,11 @@ def test_a_wrong_password_is_told_once_and_nothing_runs(
 
 
 def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> None:
-    # An experiment that none of them finds: they race for making it, too.
+    # An experiment that none of them finds: they race to create it, too.
     script = (
         "import sys; from pipeline.history.run import stage_run\n"
-        "with stage_run(None, experiment='many', name=sys.argv[1], tags={}) as run:\n"
+        "from pipeline.workflow.command import StageInfo\n"
+        "with stage_run(None, StageInfo('promote', sys.argv[1])) as run:\n"
         f"    for step in range({POINTS}): run.log_metrics({{'loss': step / 7}}, step)\n"
     )
     writers = [
@@ -167,12 +168,12 @@ def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> Non
     assert [writer.communicate(timeout=120)[0] for writer in writers] == [""] * WRITERS
     logged = server.rows(
         "SELECT name, status, count(*), count(DISTINCT step), sum(metrics.value) FROM runs "
-        "JOIN metrics USING (run_uuid) WHERE key = 'loss' AND name LIKE 'writer-%' "
+        "JOIN metrics USING (run_uuid) WHERE key = 'loss' AND name LIKE 'promote/writer-%' "
         "GROUP BY name, status"
     )
     total = pytest.approx(sum(step / 7 for step in range(POINTS)))
     assert sorted(logged) == [
-        (f"writer-{number}", "FINISHED", POINTS, POINTS, total) for number in range(WRITERS)
+        (f"promote/writer-{number}", "FINISHED", POINTS, POINTS, total) for number in range(WRITERS)
     ]
 
 
@@ -197,11 +198,11 @@ def test_a_server_that_is_killed_in_mid_run_costs_no_history(server: Server, pro
     assert "mlflow  did not run" in started
     assert started.count(" runs ") == 3
     assert count_runs(server) == before
-    assert "entries sent" in shell(project, block("ptune send", server), **ada)
+    assert "events sent" in shell(project, block("ptune send", server), **ada)
     checks = dict(differences(undisturbed, server, ada))
     assert len(checks) == 6
     assert not {what: wrong for what, wrong in checks.items() if wrong}
-    assert "nothing is kept" in send(project, ada)
+    assert "nothing to send" in send(project, ada)
 
 
 def test_a_clone_has_the_results_and_its_member_goes_on(

@@ -1,31 +1,38 @@
 #!/usr/bin/env bash
-# Pin the newest versions that pyproject.toml allows: requirements.lock (to run),
-# requirements-dev.lock (what the tools add) and requirements-server.lock (what a shared server
-# adds). torch is left out: each machine has its own build.
-# Usage: tools/lock.sh PYTHON TORCH
+# Write the three lock files, with hashes, from the ranges in pyproject.toml: requirements.lock (to
+# run), requirements-dev.lock (what the tools add) and requirements-server.lock (what a shared
+# server adds). torch and its CUDA libraries are left out: each machine has its build of them.
+# Versions in the files are kept where the ranges allow; `--upgrade` takes the newest.
+# Usage: tools/lock.sh PYTHON TORCH [--upgrade]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "$1" -m venv "$work/venv"
-pip="$work/venv/bin/python -m pip --disable-pip-version-check"
-frozen() {
-  $pip freeze --all | grep -Eiv '^(p-tuning-pipeline|pip|torch|triton|nvidia-|cuda-)' | sort
+"$work/venv/bin/python" -m pip --disable-pip-version-check install --quiet uv
+echo "$2" > "$work/torch"
+
+resolve() { # FILE, then options
+  local file=$1
+  shift
+  "$work/venv/bin/uv" pip compile pyproject.toml --quiet --no-header --no-annotate \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+    --constraint "$work/torch" --output-file "$file" "$@" > /dev/null
+}
+# The entries of FILE (a line and the hashes below it) that OTHER lacks, without torch.
+entries() { # FILE OTHER
+  awk '/^[^ ]/ { new = !($1 in seen) && $1 !~ /^(torch|triton|nvidia-.*|cuda-.*)==/ }
+       FILENAME == ARGV[1] { if (/^[^ ]/) seen[$1]; next }
+       new' "$2" "$1"
 }
 
-$pip install --quiet "$2"
-$pip install --quiet .
-frozen > "$work/run"
-$pip install --quiet ".[dev]"
-frozen > "$work/all"
-# What runs must be the same with the server's packages beside it. dvc[s3] and boto3 both hang on
-# close versions of botocore: where one goes first, pip does not search for a common one.
-$pip install --quiet --constraint "$work/all" ".[remote]"
-frozen > "$work/remote"
-$pip install --quiet --constraint "$work/remote" ".[server]"
-frozen > "$work/server"
-cp "$work/run" requirements.lock
-comm -13 "$work/run" "$work/all" > requirements-dev.lock
-comm -13 "$work/all" "$work/server" > requirements-server.lock
-wc -l requirements*.lock
+# All extras are resolved together first, so that what runs is the same with and without them.
+cat requirements*.lock > "$work/all"
+resolve "$work/all" --extra dev --extra server "${@:3}"
+resolve "$work/run" --constraint "$work/all"
+resolve "$work/dev" --constraint "$work/all" --extra dev
+entries "$work/run" /dev/null > requirements.lock
+entries "$work/dev" "$work/run" > requirements-dev.lock
+entries "$work/all" "$work/dev" > requirements-server.lock
+grep -c '==' requirements*.lock

@@ -1,37 +1,49 @@
 """The `ptune` command.
 
-Commands import what is heavy (torch, mlflow, dvc) when they run, so that help and completion are
-quick.
+Commands import heavy packages (torch, mlflow, dvc) when they run, so that help and completion are
+fast.
 """
+
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from pipeline.cli import (
-    doctor,
-    lineage,
-    predict,
-    preset,
-    promote,
-    repro,
-    reproduce,
-    results,
-    send,
-    sync,
-)
+from pipeline.cli import doctor, history, predict, preset, promote, repro, results
 
 app = typer.Typer(
     name="ptune",
-    help="P-tuning as a tracked pipeline: what to run beside `dvc repro`.",
+    help="P-tuning as a tracked pipeline: the commands beyond `dvc repro`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"ptune {version('p-tuning-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command(epilog=lineage.EXAMPLES)(lineage.lineage)
+app.command(epilog=history.LINEAGE_EXAMPLES)(history.lineage)
 app.command(epilog=promote.EXAMPLES)(promote.promote)
 app.command(epilog=repro.EXAMPLES)(repro.repro)
-app.command(epilog=reproduce.EXAMPLES)(reproduce.reproduce)
+app.command(epilog=history.REPRODUCE_EXAMPLES)(history.reproduce)
 app.command(epilog=results.EXAMPLES)(results.results)
-app.command(epilog=send.EXAMPLES)(send.send)
-app.command(epilog=sync.EXAMPLES)(sync.sync)
+app.command(epilog=history.SEND_EXAMPLES)(history.send)
+app.command(epilog=history.SYNC_EXAMPLES)(history.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")

@@ -25,7 +25,7 @@ from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, load_par
 from pipeline.data.lama import read_lama
 from pipeline.errors import DataError
 from pipeline.inference.batch import read_questions
-from pipeline.inference.forms import INPUT_SCHEMAS, check_needed, check_writing, read_question
+from pipeline.inference.forms import check_needed, check_writing, read_question
 from pipeline.inference.predictor import (
     ModelCache,
     QuestionError,
@@ -150,7 +150,7 @@ def ask_task(task: str, given: Mapping[str, Any], wishes: Wishes) -> None:
     questions = _examples(task, typed, wishes.file)
     answers = _answer(params, {task: get_task(task)}, questions, best, wishes.file, None)
     if wishes.read_by_people:
-        show_labels(answers, INPUT_SCHEMAS[task].says)
+        show_labels(answers, get_task(task).schema.label_names)
         counts = {method: len(prompts) for method, prompts in trainings.items()}
         show_trainings([prompts[task] for prompts in best.values()], counts)
     else:
@@ -252,7 +252,7 @@ def _check_relation(relation: Any, relations: Sequence[str]) -> None:
 
 def _examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Question]:
     """Return what is asked, as typed or out of a file."""
-    form = INPUT_SCHEMAS[task]
+    schema = get_task(task).schema
 
     def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
         return [
@@ -263,8 +263,8 @@ def _examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Qu
         ]
 
     if file is not None:
-        return read_questions(file, form.needed, read)
-    missing = [_option(name) for name in form.needed if name not in typed]
+        return read_questions(file, schema.required, read)
+    missing = [_option(name) for name in schema.required if name not in typed]
     if missing:
         raise DataError(f"{task}: no {' and no '.join(missing)}; give that, or --file")
     try:

@@ -1,4 +1,4 @@
-"""What all commands share: how they end in an error."""
+"""How every command ends on an error."""
 
 import contextlib
 import os
@@ -9,18 +9,26 @@ import typer
 from pipeline.errors import PipelineError
 
 
+def print_warning(message: str, *, color: str) -> None:
+    """Print a message to stderr, in a color if it is a terminal and NO_COLOR is not set.
+
+    Source: https://no-color.org
+    """
+    typer.secho(message, err=True, fg=color, color=False if os.environ.get("NO_COLOR") else None)
+
+
 @contextlib.contextmanager
-def errors_told() -> Iterator[None]:
-    """End with the message of an error that the user can mend, and with exit code 1.
+def report_errors() -> Iterator[None]:
+    """Print the message of an error that the user can fix, and end with exit code 1.
 
     `PTUNE_TRACEBACK=1` shows the traceback instead.
     """
     try:
         yield
-    except BrokenPipeError:  # the reader had enough; Typer ends quietly
+    except BrokenPipeError:  # the reader closed the pipe; Typer ends quietly
         raise
     except (PipelineError, OSError) as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise
-        typer.secho(f"error: {error}", err=True, fg="red")
+        print_warning(f"error: {error}", color="red")
         raise typer.Exit(1) from None

@@ -1,4 +1,4 @@
-"""Doctor: whether everything that params.yaml needs is here and works."""
+"""`ptune doctor`: check that everything params.yaml needs is available and works."""
 
 import json
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 
 if TYPE_CHECKING:
-    from pipeline.doctor.findings import CheckResult
+    from pipeline.doctor.checks import CheckResult
 
 # State -> mark, the same in ASCII, and its color.
 _MARKS = {
@@ -33,43 +33,43 @@ def doctor(
         "params.yaml"
     ),
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="How long a host on the network is waited for.")
+        float, typer.Option(min=0.1, help="Timeout for each host on the network.")
     ] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check machine, checkout, data sources and history, and say what to mend.
+    """Check machine, checkout, data sources and history, and report how to fix problems.
 
-    Exit code 0: what params.yaml needs works. 1: something does not.
+    Exit code 0: everything params.yaml needs works. 1: something does not.
     """
-    with errors_told():
+    with report_errors():
         # Imports of torch, mlflow and dvc, which help must not cost.
         from rich.console import Console
 
         from pipeline.doctor.project import run_all_checks
 
         with Console(stderr=True).status("checking"):
-            findings = run_all_checks(params_file, seconds=seconds)
-        works = all(finding.state != "failed" for finding in findings)
+            results = run_all_checks(params_file, seconds=seconds)
+        works = all(result.state != "failed" for result in results)
         if as_json:
-            content = {"works": works, "checks": [asdict(finding) for finding in findings]}
+            content = {"works": works, "checks": [asdict(result) for result in results]}
             typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
         else:
-            _print_findings(findings)
+            _print_results(results)
         raise typer.Exit(0 if works else 1)
 
 
-def _print_findings(findings: Sequence["CheckResult"]) -> None:
+def _print_results(results: Sequence["CheckResult"]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(markup=False, highlight=False, emoji=False)
     grid = Table.grid(padding=(0, 2, 0, 0))
-    for finding, following in zip_longest(findings, findings[1:]):
-        mark, plain, color = _MARKS[finding.state]
+    for result, following in zip_longest(results, results[1:]):
+        mark, plain, color = _MARKS[result.state]
         shown = plain if console.options.ascii_only else mark
-        grid.add_row(Text(shown, color), finding.name, finding.found)
-        # What several need is said once, below the last of them.
-        if finding.advice and (following is None or following.advice != finding.advice):
-            grid.add_row("", "", Text(f"> {finding.advice}", color))
+        grid.add_row(Text(shown, color), result.name, result.message)
+        # Advice shared by several checks is shown once, below the last of them.
+        if result.advice and (following is None or following.advice != result.advice):
+            grid.add_row("", "", Text(f"> {result.advice}", color))
     console.print(grid)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.console import errors_told
-from pipeline.inference.forms import INPUT_SCHEMAS, Form, FormField
+from pipeline.cli.console import report_errors
+from pipeline.tasks import get_task, task_names
+from pipeline.tasks.base import InputField, InputSchema
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -57,24 +58,24 @@ def lama(
     as_json: AsJson = False,
 ) -> None:
     """Which object completes a fact? The likeliest of the allowed words, by each method."""
-    with errors_told():
+    with report_errors():
         from pipeline.cli.ask import Wishes, ask_lama  # torch takes seconds to import
 
         ask_lama(relation, subjects or [], top, Wishes(methods or [], file, out, as_json))
 
 
-def _task_command(task: str, form: Form) -> Callable[..., None]:
+def _task_command(task: str, schema: InputSchema) -> Callable[..., None]:
     """Return the command of a task: an option for each field of its form, and the shared ones."""
 
     def command(
         methods: list[str] | None, file: Path | None, out: Path | None, as_json: bool, **given: Any
     ) -> None:
-        with errors_told():
+        with report_errors():
             from pipeline.cli.ask import Wishes, ask_task  # torch takes seconds to import
 
             ask_task(task, given, Wishes(methods or [], file, out, as_json))
 
-    options = {field.name: (_option(field), None) for field in form.fields} | _SHARED
+    options = {field.name: (_option(field), None) for field in schema.fields} | _SHARED
     # Typer makes options of a function's signature.
     vars(command)["__signature__"] = inspect.Signature(
         [
@@ -85,23 +86,28 @@ def _task_command(task: str, form: Form) -> Callable[..., None]:
     return command
 
 
-def _option(field: FormField) -> Any:
-    return Annotated[field.kind | None, typer.Option(help=field.about, show_default=False)]
+def _option(field: InputField) -> Any:
+    return Annotated[
+        field.value_type | None, typer.Option(help=field.description, show_default=False)
+    ]
 
 
-def _examples(task: str, form: Form) -> str:
+def _examples(task: str, schema: InputSchema) -> str:
     """Return what stands below a task's help."""
     typed = "".join(
         f' \\\n    --{field.name.replace("_", "-")} "{field.example}"'
-        for field in form.fields
-        if field.needed
+        for field in schema.fields
+        if field.required
     )
     return (
         f"Examples:\n  ptune predict {task}{typed}\n"
         f"  ptune predict {task} --file rows.csv --out answers.csv\n\n"
-        f"A file has columns {', '.join(form.needed)}; or it is one of SuperGLUE's own, .jsonl."
+        f"A file has columns {', '.join(schema.required)}; or it is one of SuperGLUE's own, .jsonl."
     )
 
 
-for _task, _form in INPUT_SCHEMAS.items():
-    app.command(_task, help=_form.asks, epilog=_examples(_task, _form))(_task_command(_task, _form))
+for _name in task_names():
+    _schema = get_task(_name).schema
+    app.command(_name, help=_schema.description, epilog=_examples(_name, _schema))(
+        _task_command(_name, _schema)
+    )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from pipeline.config.presets import (
     Change,
     apply_overlay,
@@ -27,7 +27,7 @@ Name = Annotated[str, typer.Argument(help="A name that `list` shows.")]
 @app.command("list", epilog="Examples:\n  ptune preset list")
 def show_all(folder: Folder = Path("presets")) -> None:
     """Print the presets' names, each with what it is."""
-    with errors_told():
+    with report_errors():
         presets = list_presets(folder)
         width = max(map(len, presets), default=0)
         for name, summary in presets.items():
@@ -39,7 +39,7 @@ def show(
     name: Name, params_file: ParamsFile = Path("params.yaml"), folder: Folder = Path("presets")
 ) -> None:
     """Print a preset, and what it would change in params.yaml."""
-    with errors_told():
+    with report_errors():
         preset = read_preset(folder, name)
         typer.echo(preset.text)
         _tell(params_file, edit_params(params_file, preset.overlay).changes, "It would change")
@@ -59,7 +59,7 @@ def apply(
     folder: Folder = Path("presets"),
 ) -> None:
     """Write a preset's values into params.yaml; comments and other values stay."""
-    with errors_told():
+    with report_errors():
         overlay = read_preset(folder, name).overlay
         overlay = merge_overlays(overlay, read_assignments(assignments or []))
         changes = apply_overlay(params_file, overlay)

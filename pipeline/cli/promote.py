@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 
 if TYPE_CHECKING:
     from pipeline.inference.candidates import Candidate
@@ -29,7 +29,7 @@ def promote(
     model answers wherever its requirements are installed. The best version on
     the same data has the alias `best`.
     """
-    with errors_told():
+    with report_errors():
         # They bring torch and mlflow, which take seconds.
         from pipeline.inference.candidates import choose, trained_here
         from pipeline.inference.promotion import promote as register

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import print_warning, report_errors
 from pipeline.workflow.schedule import Result, TaskStatus, run_tasks
 
 EXAMPLES = """Examples:
@@ -42,7 +42,7 @@ def repro(
     On a CPU each has its share of the cores, unless runtime.threads is set.
     A stage that fails keeps those from running that hang on it, no others.
     """
-    with errors_told():
+    with report_errors():
         from pipeline.config.schema import load_params
         from pipeline.workflow.plan import plan_tasks
         from pipeline.workflow.processes import StageProcesses
@@ -112,7 +112,7 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
 def _tell_failures(results: Mapping[str, Result], tails: Mapping[str, Sequence[str]]) -> None:
     for name, result in results.items():
         if result.ended is TaskStatus.FAILED:
-            typer.secho(f"\n{name} failed; its last lines:", err=True, fg="red")
+            print_warning(f"\n{name} failed; its last lines:", color="red")
             for line in tails[name]:
                 typer.echo(f"  {line}", err=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def results(
     Other data, and other splits of them, have rows of their own.
     Tables are in percent; CSV and JSON have shares of 1.
     """
-    with errors_told():
+    with report_errors():
         if as_csv + as_json + as_markdown > 1:
             raise PipelineError("--csv, --json, --markdown: give one of them")
         if cost and (every or against is not None):

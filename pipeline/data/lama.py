@@ -1,4 +1,4 @@
-"""LAMA's own format: facts of relations, one JSON object a line.
+"""LAMA's format: facts of relations, one JSON object per line.
 
 Source: facebookresearch/LAMA (`relations.jsonl`, `TREx/<relation>.jsonl`) and the split of
 AutoPrompt that P-tuning uses (`<relation>/{train,dev,test}.jsonl`).
@@ -45,10 +45,10 @@ PAPER_PROMPTS = {
     }
 }
 
-# What `search.prompts` may say in place of a collection.
+# The value of `search.prompts` that is not a collection.
 GRADIENT = "gradient"
 
-# What `relations` may say in place of a list.
+# The value of `relations` that is not a list.
 ALL = "all"
 
 
@@ -75,12 +75,12 @@ class Relation:
 
 @dataclass(frozen=True)
 class LamaSplits:
-    """The facts of the chosen relations, and the words that may be answered.
+    """The facts of the chosen relations, and the allowed answers.
 
     Attributes:
         relations: relation id -> relation, in the order of `params.yaml`.
         facts: relation id -> split name -> facts.
-        vocabulary: the allowed answers of every relation, without repeats.
+        vocabulary: the allowed answers of every relation, without duplicates.
         prompts: collection of published templates -> relation id -> templates.
     """
 
@@ -101,10 +101,10 @@ def write_lama(folder: Path, splits: LamaSplits) -> None:
 
 
 def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
-    """Read what `write_lama` wrote; only the splits that are named.
+    """Read the files of `write_lama`, with the named splits only.
 
     Raises:
-        DataError: a file is missing, cut, or lacks a key.
+        DataError: a file is missing, damaged, or lacks a key.
     """
     relations = read_relations(folder / "relations.jsonl")
     vocabulary = _lines(folder / "vocabulary.txt")
@@ -116,15 +116,15 @@ def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
 
 
 def read_vocabulary(raw: Path, subset: str) -> list[str]:
-    """Return the words that may be answered, as LAMA's raw folder has them.
+    """The allowed answers in LAMA's raw folder.
 
     Args:
         raw: folder of the source `lama`.
         subset: `34k`: LAMA's common vocabulary, 21,018 words; `29k`: the P-tuning release's, 18,154
-            words that are one token of BERT, RoBERTa and GPT-2 alike.
+            words that are one token of BERT, RoBERTa and GPT-2.
 
     Raises:
-        DataError: the file is missing or of another form.
+        DataError: the file is missing or has another form.
     """
     if subset == "34k":
         return _lines(raw / "common_vocab_cased.txt")
@@ -137,10 +137,10 @@ def read_vocabulary(raw: Path, subset: str) -> list[str]:
 
 
 def read_removed_overlaps(raw: Path) -> Counter[tuple[str, str]]:
-    """Return how many facts the source took out of which relation and split, as not disjoint.
+    """(relation, split) -> number of facts that the source removed because splits overlapped.
 
     Raises:
-        DataError: the file is cut, or lacks a key.
+        DataError: the file is damaged, or lacks a key.
     """
     path = raw / "removed_overlaps.jsonl"
     if not path.exists():
@@ -150,13 +150,13 @@ def read_removed_overlaps(raw: Path) -> Counter[tuple[str, str]]:
 
 
 def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, list[str]]]:
-    """Return the published templates of some relations: collection -> relation -> templates.
+    """Published templates of some relations: collection -> relation -> templates.
 
-    A template without subject or object is of no use and left out; so is one that stands twice.
-    Braces, which some searched prompts hold, are doubled as the template language wants them.
+    Templates without subject or object and duplicates are skipped. Braces, which some searched
+    prompts contain, are doubled, as the template language requires.
 
     Raises:
-        DataError: a file is cut, or lacks a key.
+        DataError: a file is damaged, or lacks a key.
     """
     prompts: dict[str, dict[str, list[str]]] = {}
     for path in sorted((raw / "prompts").glob("*.jsonl")):
@@ -164,10 +164,11 @@ def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, l
         for record in read_jsonl(path, ["relation", "template"]):
             relation = record["relation"]
             template = record["template"].replace("{", "{{").replace("}", "}}")
-            whole = template.count("[X]") == 1 and template.count("[Y]") == 1
-            known = collection.setdefault(relation, []) if relation in relations else None
-            if known is not None and whole and template not in known:
-                known.append(template)
+            complete = template.count("[X]") == 1 and template.count("[Y]") == 1
+            if relation in relations:
+                templates = collection.setdefault(relation, [])
+                if complete and template not in templates:
+                    templates.append(template)
     return prompts
 
 
@@ -175,7 +176,7 @@ def read_relations(path: Path) -> dict[str, Relation]:
     """Read relations with their manual templates, by id, in the order of the file.
 
     Raises:
-        DataError: the file is missing, cut, or lacks a key.
+        DataError: the file is missing, damaged, or lacks a key.
     """
     return {
         record["relation"]: Relation(record["relation"], record["template"], record["label"])
@@ -184,19 +185,19 @@ def read_relations(path: Path) -> dict[str, Relation]:
 
 
 def read_facts(path: Path) -> list[Fact]:
-    """Read facts; keys beyond LAMA's labels and uris are ignored.
+    """Read facts; keys other than those of `Fact` are ignored.
 
     Raises:
-        DataError: the file is missing, a line is cut, or a label is missing or empty.
+        DataError: the file is missing or damaged, or a label is missing or empty.
     """
-    known = Fact.__dataclass_fields__
+    keys = Fact.__dataclass_fields__
     facts = []
     records = read_jsonl(path, ["predicate_id", "sub_label", "obj_label"])
     for number, record in enumerate(records, 1):
         for key in ("sub_label", "obj_label"):
             if not isinstance(record[key], str) or not record[key].strip():
                 raise DataError(f"{path}: fact {number}: {key} is {record[key]!r}, not a name")
-        facts.append(Fact(**{key: value for key, value in record.items() if key in known}))
+        facts.append(Fact(**{key: value for key, value in record.items() if key in keys}))
     return facts
 
 

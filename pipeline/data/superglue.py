@@ -1,6 +1,6 @@
-"""SuperGLUE's official JSONL schema, one file a split: `train.jsonl`, `val.jsonl`, ...
+"""SuperGLUE's official JSONL schema, one file per split: `train.jsonl`, `val.jsonl`, ...
 
-The pipeline's own splits are called `train`, `dev` and `test` in every benchmark.
+The pipeline's splits are called `train`, `dev` and `test` in every benchmark.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,26 +21,26 @@ def read_records(
 
     Args:
         path: the file.
-        examples: a task's reading of one record (see `Task.examples`).
+        examples: reads the examples of a record (see `Task.examples`).
 
     Returns:
-        Each record as it stands, with the examples that it holds.
+        Each record, unchanged, with its examples.
 
     Raises:
-        DataError: the file is missing or empty, a line is cut, or a record is not of the task's
-            schema; the text names the line.
+        DataError: the file is missing or empty, a line is damaged, or a record does not follow
+            the task's schema; the message names the line.
     """
-    found = []
+    records = []
     for number, record in enumerate(read_jsonl(path), 1):
         try:
-            found.append((record, list(examples(record))))
+            records.append((record, list(examples(record))))
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}; fetch or make the file again") from None
-    if not found:
+    if not records:
         raise DataError(f"{path}: no examples; delete the file and run `dvc repro`")
-    return found
+    return records
 
 
 def read_examples(path: Path, examples: Callable[[Record], Iterable[Read]]) -> list[Read]:
     """Read the examples of one split (see `read_records`)."""
-    return [example for _, own in read_records(path, examples) for example in own]
+    return [example for _, parsed in read_records(path, examples) for example in parsed]

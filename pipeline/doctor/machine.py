@@ -11,72 +11,72 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.doctor.findings import CheckResult
+from pipeline.doctor.checks import CheckResult
 
 _GIGABYTE = 1e9
-# `make repro` as cloned takes so much.
+# What the default parameters need.
 _DISK_GIGABYTES = 5
 _MEMORY_GIGABYTES = 4
-# Less than this and hardly a file can be written.
+# With less, hardly a file can be written.
 _FULL_GIGABYTES = 0.5
 
 
 def check_python() -> CheckResult:
-    """Tell which Python this is."""
+    """Report the version of Python."""
     return CheckResult("python", "ok", f"{platform.python_version()}, {sys.executable}")
 
 
 def check_torch(threads: int | None) -> CheckResult:
-    """Tell the version of torch and how many threads it computes with.
+    """Report the version of torch and its number of threads.
 
     Args:
         threads: `runtime.threads`.
     """
     import torch
 
-    used = threads or torch.get_num_threads()
+    count = threads or torch.get_num_threads()
     return CheckResult(
-        "torch", "ok", f"{torch.__version__}, {used} of {os.cpu_count()} CPU threads"
+        "torch", "ok", f"{torch.__version__}, {count} of {os.cpu_count()} CPU threads"
     )
 
 
 def check_gpu(device: str) -> CheckResult:
-    """Tell which GPUs there are, and whether there is the one that is wanted.
+    """List the GPUs, and check that the configured device is available.
 
     Args:
         device: `runtime.device`.
 
     Raises:
-        ModelError: this machine has no such device.
+        ModelError: the device is not available.
     """
     import torch
 
-    with warnings.catch_warnings(record=True) as told:  # such as: the driver is too old
+    with warnings.catch_warnings(record=True) as caught:  # such as: the driver is too old
         warnings.simplefilter("always")
-        found = [_gpu_name(number) for number in range(torch.cuda.device_count())]
+        gpus = [_gpu_name(number) for number in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append("MPS")
+        gpus.append("MPS")
     if device not in ("auto", "cpu"):
         from pipeline.models.loading import choose_device
 
         choose_device(device)
-    if found:
-        return CheckResult("gpu", "ok", ", ".join(found))
-    if told:
-        reason = str(told[0].message).strip().partition("\n")[0]
-        return CheckResult("gpu", "warning", reason, "mend the driver; until then the CPU is used")
-    return CheckResult("gpu", "ok", "none; the CPU is used")
+    if gpus:
+        return CheckResult("gpu", "ok", ", ".join(gpus))
+    if caught:
+        reason = str(caught[0].message).strip().partition("\n")[0]
+        return CheckResult("gpu", "warning", reason, "update the driver; falling back to CPU")
+    return CheckResult("gpu", "ok", "none; using the CPU")
 
 
 def _gpu_name(number: int) -> str:
     import torch
 
-    about = torch.cuda.get_device_properties(number)
-    return f"{about.name}, {about.total_memory / _GIGABYTE:.0f} GB"
+    properties = torch.cuda.get_device_properties(number)
+    return f"{properties.name}, {properties.total_memory / _GIGABYTE:.0f} GB"
 
 
 def check_packages(lock: Path) -> CheckResult:
-    """Compare what is installed with what the lock pins."""
+    """Compare the installed packages with the lock file."""
     if not lock.is_file():
         return CheckResult("packages", "skipped", f"{lock}: no such file")
     pinned = dict(
@@ -84,21 +84,21 @@ def check_packages(lock: Path) -> CheckResult:
     )
     installed = {name: _version(name) for name in pinned}
     missing = sorted(name for name, version in installed.items() if version is None)
-    others = [
-        f"{name} {version} for {pinned[name]}"
+    different = [
+        f"{name} {version} instead of {pinned[name]}"
         for name, version in installed.items()
         if version not in (None, pinned[name])
     ]
     if missing:
         return CheckResult(
-            "packages", "failed", f"not installed: {_listed(missing)}", "`make setup`"
+            "packages", "failed", f"not installed: {_listed(missing)}", "run `make setup`"
         )
-    if others:
+    if different:
         return CheckResult(
             "packages",
             "warning",
-            f"{len(others)} of {len(pinned)} differ from {lock}: {_listed(others)}",
-            "`make setup` installs what the lock pins; others may give other numbers",
+            f"{len(different)} of {len(pinned)} differ from {lock}: {_listed(different)}",
+            "`make setup` installs the versions of the lock; with others, results may differ",
         )
     return CheckResult("packages", "ok", f"{len(pinned)}, as in {lock}")
 
@@ -116,33 +116,33 @@ def _listed(names: list[str]) -> str:
 
 
 def check_disk(folders: Mapping[str, Path]) -> CheckResult:
-    """Tell the free space where each folder is.
+    """Report the free space on the disk of each folder.
 
     Args:
-        folders: what is there -> the folder.
+        folders: description -> folder.
     """
     free = {what: shutil.disk_usage(path).free / _GIGABYTE for what, path in folders.items()}
-    found = ", ".join(f"{gigabytes:.1f} GB free for {what}" for what, gigabytes in free.items())
+    message = ", ".join(f"{gigabytes:.1f} GB free for {what}" for what, gigabytes in free.items())
     if min(free.values()) < _FULL_GIGABYTES:
-        return CheckResult("disk", "failed", found, "make room")
+        return CheckResult("disk", "failed", message, "free some space")
     if min(free.values()) < _DISK_GIGABYTES:
         return CheckResult(
-            "disk", "warning", found, f"the pipeline as cloned takes {_DISK_GIGABYTES} GB"
+            "disk", "warning", message, f"the default parameters need {_DISK_GIGABYTES} GB"
         )
-    return CheckResult("disk", "ok", found)
+    return CheckResult("disk", "ok", message)
 
 
 def check_memory() -> CheckResult:
-    """Tell the memory, whole and free."""
+    """Report the total and the available memory."""
     memory = psutil.virtual_memory()
     total = memory.total / _GIGABYTE
-    found = f"{total:.1f} GB, {memory.available / _GIGABYTE:.1f} GB of it free"
+    message = f"{total:.1f} GB, {memory.available / _GIGABYTE:.1f} GB of it available"
     if total < _MEMORY_GIGABYTES:
         return CheckResult(
             "memory",
             "warning",
-            found,
-            f"the pipeline as cloned takes {_MEMORY_GIGABYTES} GB; "
+            message,
+            f"the default parameters need {_MEMORY_GIGABYTES} GB; "
             "lower runtime.max_rows_per_forward",
         )
-    return CheckResult("memory", "ok", found)
+    return CheckResult("memory", "ok", message)

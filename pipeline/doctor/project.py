@@ -1,11 +1,11 @@
-"""Checks of the checkout: git, DVC, `params.yaml`, the history; and all checks together."""
+"""Checks of the checkout: git, DVC, `params.yaml`, MLflow; and all checks together."""
 
 import importlib.metadata
 from pathlib import Path
 
 from pipeline.config.checks import check_params
 from pipeline.config.schema import Params, load_params
-from pipeline.doctor.findings import Check, CheckResult, run_checks
+from pipeline.doctor.checks import Check, CheckResult, run_checks
 from pipeline.doctor.machine import (
     check_disk,
     check_gpu,
@@ -18,9 +18,9 @@ from pipeline.doctor.sources import MODEL_STAGE, needed_sources, source_checks
 from pipeline.workflow.git import git_text
 from pipeline.workflow.project import Project, project_root, read_project
 
-# For what needs no network; an import of torch from a slow disk may take that long.
+# Without the network; importing torch from a slow disk may take that long.
 _LOCAL_SECONDS = 60.0
-# For what surrounds a question to a host: imports, pip's start, reading a mirror.
+# In addition to a host's timeout: imports, starting pip, reading a mirror.
 _GRACE_SECONDS = 5.0
 
 
@@ -29,10 +29,10 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
 
     Args:
         params_file: `params.yaml`.
-        seconds: how long a host is waited for.
+        seconds: timeout for each host.
     """
-    params_finding, params = _read_params(params_file)
-    dvc_finding, project = _read_project(params)
+    params_result, params = _read_params(params_file)
+    dvc_result, project = _read_project(params)
     # One after another: they import much, and imports side by side only wait for each other.
     local: dict[str, Check] = {
         "python": check_python,
@@ -43,21 +43,21 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
         "disk": lambda: check_disk(_folders(project)),
         "git": check_git,
     }
-    findings = [
-        finding
+    results = [
+        result
         for name, check in local.items()
-        for finding in run_checks({name: check}, _LOCAL_SECONDS)
+        for result in run_checks({name: check}, _LOCAL_SECONDS)
     ]
     remote: dict[str, Check] = {"history": lambda: check_history(seconds)}
     if params is not None:
-        standing = project.standing if project is not None else {}
+        outputs = project.up_to_date_outputs if project is not None else {}
         cache = project_root() / ".work" / "downloads"
-        remote |= source_checks(params, standing, cache, seconds)
-    findings += [dvc_finding, params_finding, *run_checks(remote, seconds + _GRACE_SECONDS)]
+        remote |= source_checks(params, outputs, cache, seconds)
+    results += [dvc_result, params_result, *run_checks(remote, seconds + _GRACE_SECONDS)]
     if params is None:
-        reason = f"{params_file} has to be mended first"
-        findings += [CheckResult(name, "skipped", reason) for name in ("model", "data")]
-    return findings
+        reason = f"fix {params_file} first"
+        results += [CheckResult(name, "skipped", reason) for name in ("model", "data")]
+    return results
 
 
 def _read_params(path: Path) -> tuple[CheckResult, Params | None]:
@@ -67,29 +67,27 @@ def _read_params(path: Path) -> tuple[CheckResult, Params | None]:
         params = load_params(path)
         check_params(params)
         valid.append(params)
-        about = f"{params.model.name}; lama from {params.lama.source}"
+        summary = f"{params.model.name}; lama from {params.lama.source}"
         if params.superglue.tasks:
-            about += f"; {', '.join(params.superglue.tasks)} from {params.superglue.source}"
-        return CheckResult("params", "ok", f"{path} is valid: {about}")
+            summary += f"; {', '.join(params.superglue.tasks)} from {params.superglue.source}"
+        return CheckResult("params", "ok", f"{path} is valid: {summary}")
 
-    (finding,) = run_checks({"params": check}, _LOCAL_SECONDS)
-    return finding, valid[0] if valid else None
+    (result,) = run_checks({"params": check}, _LOCAL_SECONDS)
+    return result, valid[0] if valid else None
 
 
 def _read_project(params: Params | None) -> tuple[CheckResult, Project | None]:
-    asked = [MODEL_STAGE]
-    if params is not None:
-        asked += [stage for stages in needed_sources(params).values() for stage in stages]
-    known: list[Project] = []
+    stages = [MODEL_STAGE] if params is None else list(needed_sources(params))
+    projects: list[Project] = []
 
     def check() -> CheckResult:
-        project = read_project(asked)
-        known.append(project)
+        project = read_project(stages)
+        projects.append(project)
         version = importlib.metadata.version("dvc")
         return CheckResult("dvc", "ok", f"{version}, {project.stages} stages")
 
-    (finding,) = run_checks({"dvc": check}, _LOCAL_SECONDS)
-    return finding, known[0] if known else None
+    (result,) = run_checks({"dvc": check}, _LOCAL_SECONDS)
+    return result, projects[0] if projects else None
 
 
 def _folders(project: Project | None) -> dict[str, Path]:
@@ -103,37 +101,37 @@ def _folders(project: Project | None) -> dict[str, Path]:
 
 
 def check_git() -> CheckResult:
-    """Tell the commit, and whether files differ from it. Without git only the history suffers."""
+    """Report the commit and uncommitted changes. Without git, only the history is incomplete."""
     commit, changed = git_text("rev-parse", "--short", "HEAD"), git_text("status", "--porcelain")
     if commit is None or changed is None:
         return CheckResult(
             "git",
             "warning",
-            "no commit here",
-            "run from a checkout; until then no run says which code it is of",
+            "no commit",
+            "work in a git checkout; without it, runs do not record the version of the code",
         )
     count = len(changed.splitlines())
     if count:
         return CheckResult(
             "git",
             "warning",
-            f"{commit.strip()}, and {count} file{'s' if count > 1 else ''} not as committed",
-            "runs keep the difference; a commit ties them to one state of the code",
+            f"{commit.strip()}, with {count} uncommitted file{'s' if count > 1 else ''}",
+            "runs record the diff; commit to tie them to one version of the code",
         )
     return CheckResult("git", "ok", f"{commit.strip()}, clean")
 
 
 def check_history(seconds: float) -> CheckResult:
-    """Tell where the history is, and whether it can be used.
+    """Report where the history is, and check that it can be used.
 
     Args:
-        seconds: how long a server is waited for.
+        seconds: timeout of a server.
 
     Raises:
-        TrackingError: it cannot.
+        TrackingError: it cannot be used.
     """
-    from pipeline.history.health import check_store
+    from pipeline.history.store import check_store
 
     store = check_store(seconds)
-    state = "its schema is current" if store.begun else "not begun yet; the first stage makes it"
+    state = "its schema is current" if store.exists else "the first stage will create it"
     return CheckResult("history", "ok", f"{store.address}, {state}")

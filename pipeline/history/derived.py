@@ -1,23 +1,36 @@
-"""What entries of kind `step` stand for: what is read in the history only as they are sent."""
+"""Events that are derived from the history when they are written: lineage and MLflow's model list.
+
+MLflow's list of models has an entry for each content that training wrote. The files stay in DVC's
+cache; an entry has their hash. Evaluations add their metrics to the entry of the model that they
+evaluated, which makes the list a leaderboard.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from pipeline.history.events import Entry, Step
-from pipeline.history.executions import TrackedHistory
+from pipeline.history.events import Derived, Event
+from pipeline.history.executions import READ, WROTE, TrackedHistory, tags_below
 from pipeline.history.lineage import Tracer
 from pipeline.history.lineage_text import as_tree
-from pipeline.history.models import list_models
+from pipeline.history.store import connect
+from pipeline.workflow.command import EXPERIMENTS
 from pipeline.workflow.git import Commits
 from pipeline.workflow.lock import read_lock
 from pipeline.workflow.project import folder_listings
 
+_MODEL_TYPE = "trained-prompts"
+_NAME_TAGS = ("benchmark", "task", "method")
+_RUN_TAGS = (*_NAME_TAGS, "model", "dvc.run_key")
+_MAX_VALUE = 500
 
-def _log_lineage(run_id: str, log: Callable[[Entry], None]) -> None:
-    """Leave the trace back to the raw data, and a tag for each run that made an input."""
+
+def log_lineage(run_id: str, write: Callable[[Event], None]) -> None:
+    """Write the trace back to the raw data, and a tag for each run that produced an input."""
     history = TrackedHistory()
-    own = history.find(run_id)
-    if own is None:
+    run = history.find(run_id)
+    if run is None:
         return
     tracer = Tracer(
         read_lock(Path("dvc.lock")),
@@ -25,14 +38,119 @@ def _log_lineage(run_id: str, log: Callable[[Entry], None]) -> None:
         hash_at=Commits(Path()).hash_at,
         listing=folder_listings(),
     )
-    step = tracer.back_from(own)
-    log(Entry("text", run_id, {"text": as_tree(step), "name": "lineage.txt"}))
-    makers = {a.path: a.made_by.run for a in step.inputs if a.made_by is not None}
-    tags = {f"made_from.{path}": own.run_id for path, own in makers.items() if own}
-    log(Entry("tags", run_id, tags))
+    node = tracer.back_from(run)
+    write(Event("text", run_id, {"text": as_tree(node), "name": "lineage.txt"}))
+    producers = {a.path: a.made_by.run for a in node.inputs if a.made_by is not None}
+    tags = {f"made_from.{path}": maker.run_id for path, maker in producers.items() if maker}
+    write(Event("tags", run_id, tags))
 
 
-STEPS: Mapping[str, Step] = {
-    "lineage": _log_lineage,
-    "models": lambda run_id, _: list_models(run_id),
-}
+def list_models(run_id: str, _: Callable[[Event], None] | None = None) -> None:
+    """Add a training's output to MLflow's list of models, or an evaluation's metrics to its entry.
+
+    A second call changes nothing; runs of other stages are left unchanged.
+
+    Args:
+        run_id: A stage's run, with the hashes of its inputs and outputs.
+
+    Raises:
+        Exception: MLflow raises many types.
+    """
+    mlflow = connect()
+    run = mlflow.get_run(run_id)
+    match run.data.tags.get("stage"):
+        case "train":
+            list_trained(mlflow, run)
+        case "evaluate":
+            list_evaluated(mlflow, run)
+
+
+def list_trained(mlflow: ModuleType, run: Any) -> None:
+    """Link a training with the entry of each folder that it wrote; create missing entries.
+
+    Args:
+        mlflow: The library, connected to the store.
+        run: The training; a new entry gets its name, tags and parameters.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    linked = {output.model_id for output in run.outputs.model_outputs}
+    for path, md5 in _folders(run, WROTE).items():
+        model = find_trained(mlflow, path, md5) or _create(mlflow, run, path, md5)
+        if model.model_id not in linked:
+            output = LoggedModelOutput(model.model_id, 0)
+            mlflow.MlflowClient().log_outputs(run.info.run_id, [output])
+
+
+def list_evaluated(mlflow: ModuleType, run: Any) -> None:
+    """Link an evaluation with the model that it read, and copy its metrics to the model's entry.
+
+    Without an entry, nothing happens.
+
+    Args:
+        mlflow: The library, connected to the store.
+        run: The evaluation, with all its metrics.
+    """
+    from mlflow.entities import LoggedModelInput, Metric
+
+    models = (find_trained(mlflow, *item) for item in _folders(run, READ).items())
+    model = next(filter(None, models), None)
+    if model is None:
+        return
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    if model.model_id not in {entry.model_id for entry in run.inputs.model_inputs}:
+        client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
+    data = next((entry.dataset for entry in run.inputs.dataset_inputs), None)
+    dataset = {} if data is None else {"dataset_name": data.name, "dataset_digest": data.digest}
+    # The run's points again, with the model's id: MLflow stores each once.
+    points = [
+        Metric(point.key, point.value, point.timestamp, point.step, model.model_id, **dataset)
+        for key in run.data.metrics
+        if key.startswith(("dev/", "test/"))
+        for point in client.get_metric_history(run_id, key)[-1:]
+    ]
+    client.log_batch(run_id, metrics=points)
+
+
+def find_trained(mlflow: ModuleType, path: str, md5: str) -> Any | None:
+    """Return the entry of a folder with this content; None if there is none.
+
+    Args:
+        mlflow: The library, connected to the store.
+        path: The folder's path, as in `dvc.lock`.
+        md5: DVC's hash of the folder.
+    """
+    experiment = mlflow.get_experiment_by_name(EXPERIMENTS["train"])
+    if experiment is None:
+        return None
+    models = mlflow.search_logged_models(
+        experiment_ids=[experiment.experiment_id],
+        filter_string=f"tags.`dvc.md5` = '{md5}' AND tags.`dvc.path` = '{path}'",
+        max_results=1,
+        output_format="list",
+    )
+    return models[0] if models else None
+
+
+def _create(mlflow: ModuleType, run: Any, path: str, md5: str) -> Any:
+    tags = run.data.tags
+    return mlflow.create_external_model(
+        name="-".join(tags[key] for key in _NAME_TAGS if key in tags),
+        source_run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        model_type=_MODEL_TYPE,
+        tags={
+            **{key: tags[key] for key in _RUN_TAGS if key in tags},
+            "dvc.path": path,
+            "dvc.md5": md5,
+        },
+        params={key: value[:_MAX_VALUE] for key, value in run.data.params.items()},
+    )
+
+
+def _folders(run: Any, prefix: str) -> dict[str, str]:
+    hashes = tags_below(run.data.tags, prefix)
+    return {path: digest for path, digest in hashes.items() if digest.endswith(".dir")}
+
+
+DERIVED: Mapping[str, Derived] = {"lineage": log_lineage, "models": list_models}

@@ -1,8 +1,8 @@
-"""What a run is told, as data: to be sent to MLflow now, or kept and sent later."""
+"""Log events of a run as plain data, and the writer that applies them to MLflow."""
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
@@ -12,31 +12,40 @@ import requests
 from pipeline.errors import PipelineError, TrackingError
 
 Kind = Literal[
-    "metrics", "params", "tags", "untag", "text", "file", "dataset", "child", "end", "step"
+    "metrics", "params", "tags", "untag", "text", "file", "dataset", "child", "end", "derived"
 ]
 
-# What MLflow says of an entry that it will never take; all else is the server's trouble.
+# MLflow's codes for an event that it will never accept; all others mean trouble with the server.
 _REFUSALS = {
     "ALREADY_EXISTS", "BAD_REQUEST", "INVALID_PARAMETER_VALUE", "NOT_FOUND",
     "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST",
 }  # fmt: skip
-# Of a proxy's answers 400 to 499, those that an account, an address or time can mend.
-_MENDABLE = {401, 403, 404, 408, 429}
+# A proxy's 4xx answers that a valid account, another address or a later try can fix.
+_RETRIABLE = {401, 403, 404, 408, 429}
+# MLflow accepts so many parameters or tags in one request.
+_BATCH = 100
+_INHERITED = ("mlflow.source.git.commit", "git.dirty", "dvc.run_key", "dvc.restored", "model")
 
 
 def _now() -> int:
     return int(time.time() * 1000)
 
 
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    rest = list(items)
+    for start in range(0, len(rest), _BATCH):
+        yield rest[start : start + _BATCH]
+
+
 @dataclass(frozen=True)
-class Entry:
-    """One thing that a run is told.
+class Event:
+    """One log event of a run.
 
     Attributes:
-        kind: of thing.
-        run: MLflow's id; of a run below a stage's, the stage's id, a slash and the unit's name.
-        values: what is told; of a file, its path.
-        time: when, in milliseconds since 1970.
+        kind: The type of the event.
+        run: MLflow's run id; for a child run, the parent's id, a slash and the child's name.
+        values: The content; for a file, its path.
+        time: When it happened, in milliseconds since 1970.
     """
 
     kind: Kind
@@ -45,94 +54,95 @@ class Entry:
     time: int = field(default_factory=_now)
 
     def to_line(self) -> str:
-        """Return it as a line of JSON."""
-        return json.dumps(vars(self), ensure_ascii=False)
+        """Return the event as a line of JSON, in ASCII."""
+        return json.dumps(vars(self))
 
     @classmethod
-    def from_line(cls, line: str) -> "Entry":
-        """Read what `to_line` wrote."""
-        return cls(**json.loads(line))
+    def from_line(cls, line: str) -> "Event":
+        """Return the event that `to_line` wrote."""
+        values = json.loads(line)
+        if values["kind"] == "step":  # the name of this kind in logs of earlier versions
+            values["kind"] = "derived"
+        return cls(**values)
 
 
-# Something that reads the history to tell of a run: of its id, with what sends an entry.
-Step = Callable[[str, Callable[[Entry], None]], None]
+# Computes events of a run from the history, and writes them with the function that it is passed.
+Derived = Callable[[str, Callable[[Event], None]], None]
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether an entry was at fault, so that to send it again would be in vain."""
+    """Whether MLflow rejected the event itself, so that another try is useless."""
     code = getattr(error, "error_code", None)
     if code is not None:
         return code in _REFUSALS
     if isinstance(error, requests.HTTPError) and error.response is not None:
         status = error.response.status_code
-        return 400 <= status < 500 and status not in _MENDABLE
+        return 400 <= status < 500 and status not in _RETRIABLE
     if isinstance(error, TrackingError | OSError):
         return isinstance(error, FileNotFoundError)
     return isinstance(error, AttributeError | LookupError | PipelineError | TypeError | ValueError)
 
 
-class Sender:
-    """Sends entries to MLflow; one that has arrived already changes nothing there.
+class MlflowWriter:
+    """Applies events to MLflow; applying an event a second time changes nothing.
 
-    A metric has one value for each step of a run: what the run has is not sent again.
+    A metric has one value per step of a run: existing values are not written again.
     """
 
     def __init__(
-        self, mlflow: ModuleType, steps: Mapping[str, Step], *, doubts_all: bool = False
+        self, mlflow: ModuleType, derived: Mapping[str, Derived], *, check_existing: bool = False
     ) -> None:
-        """Take the means.
+        """Initialize a writer.
 
         Args:
-            mlflow: connected to the store.
-            steps: name -> what an entry of kind `step` stands for.
-            doubts_all: whether any run may have entries that this process has not sent.
+            mlflow: The library, connected to the store.
+            derived: Name -> function of an event of kind `derived`.
+            check_existing: Whether any run may have events that this process has not written.
         """
         self._client = mlflow.MlflowClient()
-        self._steps = steps
-        self._doubts_all = doubts_all
-        self._doubted: set[str] = set()
-        self._logged: dict[str, dict[str, set[int]]] = {}
+        self._derived = derived
+        self._check_existing = check_existing
+        self._stale: set[str] = set()
+        self._steps: dict[tuple[str, str], set[int]] = {}
         self._children: dict[str, str] = {}
 
-    def doubt(self, run_id: str) -> None:
-        """Ask MLflow what a run has, before the next metrics of it are sent."""
-        self._doubted.add(run_id)
-        self._logged.pop(run_id, None)
+    def invalidate_cache(self, run_id: str) -> None:
+        """Ask MLflow for the existing metrics of a run before more of them are written."""
+        self._stale.add(run_id)
+        self._steps = {key: steps for key, steps in self._steps.items() if key[0] != run_id}
 
     def child_id(self, run: str) -> str | None:
-        """Return MLflow's id of a run below another, if this sender has opened it."""
+        """Return MLflow's id of a child run, if this writer has opened it."""
         return self._children.get(run)
 
-    def send(self, entry: Entry) -> None:
-        """Send an entry.
+    def write(self, event: Event) -> None:
+        """Apply an event.
 
         Raises:
-            Exception: of many kinds; `is_refusal` tells them apart.
+            Exception: MLflow raises many types; `is_refusal` tells which of them are final.
         """
-        if entry.kind == "child":
-            self._open_child(entry)
+        if event.kind == "child":
+            self._open_child(event)
             return
-        run_id = self._id_of(entry.run)
+        run_id = self._resolve(event.run)
         try:
-            self._send(run_id, entry)
+            self._apply(run_id, event)
         except BaseException:
-            self.doubt(run_id)  # it may have arrived none the less
+            self.invalidate_cache(run_id)  # it may have arrived nevertheless
             raise
 
-    def _send(self, run_id: str, entry: Entry) -> None:
-        values = entry.values
-        match entry.kind:
+    def _apply(self, run_id: str, event: Event) -> None:
+        values = event.values
+        match event.kind:
             case "metrics":
-                self._log_metrics(run_id, entry)
+                self._log_metrics(run_id, event)
             case "params":
                 self._log_params(run_id, values)
             case "tags":
-                from mlflow.entities import RunTag
-
-                tags = [RunTag(key, value) for key, value in values.items()]
-                self._client.log_batch(run_id, tags=tags)
+                self._log_tags(run_id, values)
             case "untag":
-                self._untag(run_id, values["name"])
+                if values["name"] in self._client.get_run(run_id).data.tags:
+                    self._client.delete_tag(run_id, values["name"])
             case "text":
                 self._client.log_text(run_id, values["text"], values["name"])
             case "file":
@@ -140,40 +150,42 @@ class Sender:
             case "dataset":
                 self._log_dataset(run_id, values)
             case "end":
-                self._client.set_terminated(run_id, values["status"], entry.time)
-            case "step":
-                self._steps[values["name"]](run_id, self.send)
+                self._client.set_terminated(run_id, values["status"], event.time)
+            case "derived":
+                self._derived[values["name"]](run_id, self.write)
 
-    def _log_metrics(self, run_id: str, entry: Entry) -> None:
+    def _log_metrics(self, run_id: str, event: Event) -> None:
         from mlflow.entities import Metric
 
-        step = entry.values["step"]
-        new = {
-            key: value
-            for key, value in entry.values["metrics"].items()
-            if step not in self._logged_steps(run_id, key)
-        }
-        metrics = [Metric(key, value, entry.time, step) for key, value in new.items()]
-        self._client.log_batch(run_id, metrics=metrics)
-        for key in new:
-            self._logged_steps(run_id, key).add(step)
+        step = event.values["step"]
+        metrics = [
+            Metric(key, value, event.time, step)
+            for key, value in event.values["metrics"].items()
+            if step not in self._existing_steps(run_id, key)
+        ]
+        for batch in _batches(metrics):
+            self._client.log_batch(run_id, metrics=batch)
+            for metric in batch:
+                self._existing_steps(run_id, metric.key).add(step)
 
-    def _logged_steps(self, run_id: str, key: str) -> set[int]:
-        logged = self._logged.setdefault(run_id, {})
-        if key not in logged:
-            asks = self._doubts_all or run_id in self._doubted
-            history = self._client.get_metric_history(run_id, key) if asks else []
-            logged[key] = {point.step for point in history}
-        return logged[key]
+    def _existing_steps(self, run_id: str, key: str) -> set[int]:
+        if (run_id, key) not in self._steps:
+            check = self._check_existing or run_id in self._stale
+            points = self._client.get_metric_history(run_id, key) if check else []
+            self._steps[run_id, key] = {point.step for point in points}
+        return self._steps[run_id, key]
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        self._client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+        for batch in _batches(params.items()):
+            self._client.log_batch(run_id, params=[Param(*item) for item in batch])
 
-    def _untag(self, run_id: str, name: str) -> None:
-        if name in self._client.get_run(run_id).data.tags:
-            self._client.delete_tag(run_id, name)
+    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for batch in _batches(tags.items()):
+            self._client.log_batch(run_id, tags=[RunTag(*item) for item in batch])
 
     def _log_dataset(self, run_id: str, values: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -185,54 +197,52 @@ class Sender:
         try:
             self._client.log_inputs(run_id, inputs)
         except MlflowException:
-            # Of two stages that make the same dataset at the same moment, MLflow fails one, which
-            # finds it the next time.
+            # If two stages create the same dataset at the same moment, MLflow fails one of them;
+            # the second try finds the dataset.
             self._client.log_inputs(run_id, inputs)
 
-    def _open_child(self, entry: Entry) -> None:
-        """Open a run below another one, the one that is there or a new one."""
-        parent = entry.run.partition("/")[0]
-        child_id = self._find_child(entry.run)
+    def _open_child(self, event: Event) -> None:
+        """Open a child run: the existing one of this name, or a new one."""
+        child_id = self._find_child(event.run)
         if child_id is None:
-            child_id = self._make_child(parent, entry)
+            child_id = self._create_child(event)
         else:
             self._client.update_run(child_id, status="RUNNING")
-            self.doubt(child_id)
-        self._log_params(child_id, entry.values["params"])
-        self._children[entry.run] = child_id
+            self.invalidate_cache(child_id)
+        self._log_params(child_id, event.values["params"])
+        self._children[event.run] = child_id
 
-    def _make_child(self, parent: str, entry: Entry) -> str:
-        own = self._client.get_run(parent)
-        unit = entry.run.partition("/")[2]
-        inherited = ("mlflow.source.git.commit", "git.dirty", "dvc.run_key", "model")
-        kept = {key: own.data.tags[key] for key in inherited if key in own.data.tags}
-        made = self._client.create_run(
-            own.info.experiment_id,
-            start_time=entry.time,
-            run_name=unit,
-            tags={**kept, **entry.values["tags"], "mlflow.parentRunId": parent, "unit": unit},
+    def _create_child(self, event: Event) -> str:
+        parent_id, _, name = event.run.partition("/")
+        parent = self._client.get_run(parent_id)
+        tags = {key: parent.data.tags[key] for key in _INHERITED if key in parent.data.tags}
+        run = self._client.create_run(
+            parent.info.experiment_id,
+            start_time=event.time,
+            run_name=name,
+            tags={**tags, **event.values["tags"], "mlflow.parentRunId": parent_id, "unit": name},
         )
-        return str(made.info.run_id)
+        return str(run.info.run_id)
 
     def _find_child(self, run: str) -> str | None:
-        parent, _, unit = run.partition("/")
-        found = self._client.search_runs(
-            [self._client.get_run(parent).info.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent}' AND tags.unit = '{unit}'",
+        parent_id, _, name = run.partition("/")
+        runs = self._client.search_runs(
+            [self._client.get_run(parent_id).info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent_id}' AND tags.unit = '{name}'",
         )
-        return str(found[0].info.run_id) if found else None
+        return str(runs[0].info.run_id) if runs else None
 
-    def _id_of(self, run: str) -> str:
+    def _resolve(self, run: str) -> str:
         """Return MLflow's id of a run.
 
         Raises:
-            LookupError: of a run below another that MLflow does not have.
+            LookupError: MLflow does not have this child run.
         """
         if "/" not in run:
             return run
         if run not in self._children:
-            found = self._find_child(run)
-            if found is None:
+            child_id = self._find_child(run)
+            if child_id is None:
                 raise LookupError(f"MLflow has no run {run}")
-            self._children[run] = found
+            self._children[run] = child_id
         return self._children[run]

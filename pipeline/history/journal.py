@@ -1,191 +1,395 @@
-"""Log entries that could not be sent: kept on disk, in order, until MLflow has them.
+"""Write-ahead logs: each event of a run is on disk before MLflow gets it.
 
-Those of a stage's run, and of the runs below it, are in `.work/unsent/<run id>/`: a line for each
-in `entries.jsonl`, behind a first line that says where they belong; copies of files; and in
-`sent.txt` how many have been sent since. Who writes or sends them holds the lock of the folder.
+The log of a stage's run, and of its child runs, is `.work/unsent/<run id>/`: `entries.jsonl` with a
+header line and one line per event, copies of files, and `sent.txt` with the number of events that
+MLflow has. A stage, a resumed stage and `ptune send` all forward the rest with `EventLog.forward`.
+The process that appends or forwards holds the lock of the folder; the folder is deleted when all
+events are forwarded and the stage has ended.
 """
 
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
 
-from pipeline.errors import TrackingError
+from pipeline.errors import PipelineError, TrackingError
 from pipeline.files import write_text
-from pipeline.history.events import Entry, Sender, is_refusal
-from pipeline.history.store import first_line, without_password
+from pipeline.history.derived import DERIVED
+from pipeline.history.events import Event, MlflowWriter, is_refusal
+from pipeline.history.store import connect, first_line, store_identity, without_password
+from pipeline.workflow.project import project_root
 from pipeline.workflow.workdir import locked
 
-Parsed = TypeVar("Parsed")
+_PAUSE_SECONDS = 60.0
+# The pause after a failed try, as a multiple of the try's duration: timeouts cost at most 5% of
+# a stage's time.
+_PAUSE_FACTOR = 20
+
+_UNREACHABLE = "MLflow cannot be reached, log events are kept until it can"
+_REFUSED = "MLflow refuses a log event"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where kept entries belong.
+    """The header of a log.
 
     Attributes:
-        store: its address, without credentials.
-        name: of the stage's run, such as `train/lama/p-tuning`.
+        store: The address of the MLflow store, without credentials.
+        name: The name of the stage's run, such as `train/lama/p-tuning`.
     """
 
     store: str
     name: str
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What became of kept entries.
+class EventLog:
+    """The log of one stage's run on disk.
 
     Attributes:
-        entries: so many have been sent.
-        refused: why MLflow will never take the others.
+        run_id: MLflow's.
+        folder: Where the log is.
+        origin: The header; None while there is none.
+        begun: When the first event happened, in milliseconds since 1970; 0 without events.
+        pending: The events that MLflow does not have, in order.
     """
 
-    entries: int
-    refused: tuple[str, ...]
-
-
-class Spool:
-    """The kept entries of one stage's run."""
-
     def __init__(self, root: Path, run_id: str) -> None:
-        """Take the root of the main checkout, and MLflow's id; nothing need be there."""
-        self.folder = _folder_of_all(root) / run_id
-        self._entries = self.folder / "entries.jsonl"
-        self._sent = self.folder / "sent.txt"
+        """Initialize the log; `load` reads an existing one.
+
+        Args:
+            root: The root of the main checkout.
+            run_id: MLflow's.
+        """
+        self.run_id = run_id
+        self.folder = _logs_folder(root) / run_id
+        self.origin: Origin | None = None
+        self.begun = 0
+        self.pending: deque[Event] = deque()
+        self._events = self.folder / "entries.jsonl"
+        self._position = self.folder / "sent.txt"
+        self._num_sent = 0
+        self._end = 0
 
     def lock(
         self, on_wait: Callable[[], None] | None = None
     ) -> contextlib.AbstractContextManager[None]:
-        """Hold the folder; with nobody to tell of the wait, raise BlockingIOError at once."""
+        """Hold the log's lock; without `on_wait`, raise BlockingIOError if it is held."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         return locked(self.folder, on_wait)
 
+    def load(self) -> None:
+        """Read the log from disk.
+
+        Raises:
+            TrackingError: A line cannot be parsed.
+        """
+        content = _read_if_there(self._events)
+        # A last line without a line end was being written when the process was killed.
+        self._end = content.rfind(b"\n") + 1
+        header, *lines = content[: self._end].split(b"\n")[:-1] or [b""]
+        line = header
+        try:
+            self.origin = Origin(**json.loads(header)) if header else None
+            self._num_sent = int(_read_if_there(self._position) or 0)
+            events = []
+            for line in lines:
+                events.append(Event.from_line(line.decode()))
+        except (KeyError, TypeError, ValueError):
+            raise TrackingError(
+                f"{self._events}: cannot be parsed at {line[:60].decode(errors='replace')!r}; fix "
+                f"the file, or drop its events: `ptune send --drop {self.run_id[:10]}`"
+            ) from None
+        self.begun = events[0].time if events else 0
+        self.pending = deque(events[self._num_sent :])
+
     def begin(self, origin: Origin) -> None:
-        """Make the folder."""
-        self.folder.mkdir(exist_ok=True)
-        self._write(json.dumps(vars(origin)))
+        """Set the header, which is written before the first event."""
+        self.origin = origin
 
-    def append(self, entry: Entry) -> None:
-        """Keep an entry, with a copy of its file; a loss of power does not undo it.
-
-        Raises:
-            OSError: the disk is full, or the entry's file is not there.
-        """
-        if entry.kind == "file":
-            copied = self._copy(Path(entry.values["path"]))
-            entry = replace(entry, values={**entry.values, "path": copied})
-        self._write(entry.to_line())
-
-    def origin(self) -> Origin | None:
-        """Return where the entries belong; None if nothing is kept."""
-        lines = self._lines()
-        return self._parsed(lines[0], lambda line: Origin(**json.loads(line))) if lines else None
-
-    def begun(self) -> int:
-        """Return when the first entry was told, in milliseconds since 1970; 0 if none is kept."""
-        first = self._lines()[1:2]
-        return self._parsed(first[0], Entry.from_line).time if first else 0
-
-    def unsent(self) -> list[Entry]:
-        """Return what has not been sent, in order."""
-        lines = self._lines()[1 + self._done() :]
-        return [self._parsed(line, Entry.from_line) for line in lines]
-
-    def send(self, sender: Sender) -> Sent:
-        """Send what is kept, in order, then delete it.
+    def append(self, event: Event) -> None:
+        """Add an event, with a copy of its file; both survive a loss of power.
 
         Raises:
-            Exception: MLflow cannot be reached; what has not been sent stays.
+            OSError: The disk is full, or the event's file does not exist.
         """
-        entries, done = self.unsent(), self._done()
-        refused = []
-        for number, entry in enumerate(entries, done + 1):
+        assert self.origin is not None, "begin() comes first"
+        if self._end == 0:
+            self.folder.mkdir(exist_ok=True)
+            self._write_line(json.dumps(vars(self.origin)))
+        if event.kind == "file":
+            event = replace(event, values={**event.values, "path": self._copy(event)})
+        self._write_line(event.to_line())
+        self.pending.append(event)
+
+    def forward(self, writer: MlflowWriter, on_refusal: Callable[[str], None]) -> None:
+        """Write the pending events to MLflow, in order.
+
+        Args:
+            writer: Connected to the log's store.
+            on_refusal: Called with the reason for each event that MLflow will never accept; these
+                events are dropped.
+
+        Raises:
+            Exception: MLflow cannot be reached; the event and those behind it remain pending.
+        """
+        while self.pending:
+            event = self.pending[0]
+            path = self.folder / str(event.values.get("path"))
+            if event.kind == "file":
+                event = replace(event, values={**event.values, "path": str(path)})
             try:
-                sender.send(self._with_file(entry))
+                writer.write(event)
             except Exception as error:
                 if not is_refusal(error):
                     raise
-                refused.append(f"{entry.kind}: {without_password(first_line(error))}")
-            write_text(self._sent, str(number))
-        self.delete()
-        return Sent(len(entries) - len(refused), tuple(refused))
+                on_refusal(f"{event.kind}: {without_password(first_line(error))}")
+            self.pending.popleft()
+            self._num_sent += 1
+            with contextlib.suppress(OSError):  # a lost position repeats events, which is harmless
+                write_text(self._position, str(self._num_sent))
+            if event.kind == "file":
+                path.unlink(missing_ok=True)
 
     def delete(self) -> None:
-        """Delete all that is kept, the entries first: without them the rest means nothing."""
-        self._entries.unlink(missing_ok=True)
+        """Delete the log, the events first: without them, the rest is meaningless."""
+        self._events.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.pending.clear()
+        self._num_sent = self._end = 0
 
-    def _lines(self) -> list[str]:
-        if not self._entries.exists():
-            return []
-        # A line without its end was being written as its writer was killed.
-        return self._entries.read_text(encoding="utf-8").split("\n")[:-1]
+    def _write_line(self, line: str) -> None:
+        content = f"{line}\n".encode()
+        with self._events.open("ab") as file:
+            file.truncate(self._end)  # remove a line that a full disk or a kill cut
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._end += len(content)
 
-    def _parsed(self, line: str, parse: Callable[[str], Parsed]) -> Parsed:
-        try:
-            return parse(line)
-        except (TypeError, ValueError):
-            raise TrackingError(
-                f"{self._entries}: cannot be read, at {line[:60]!r}; mend the file, or give up "
-                f"what is in it: `ptune send --drop {self.folder.name[:10]}`"
-            ) from None
-
-    def _done(self) -> int:
-        return int(self._sent.read_text(encoding="utf-8")) if self._sent.exists() else 0
-
-    def _write(self, line: str) -> None:
-        with self._entries.open("ab") as file:
-            end = file.tell()
-            try:
-                file.write(f"{line}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)  # what a full disk took of the line would spoil the next one
-                raise
-
-    def _copy(self, source: Path) -> str:
-        """Copy a file, and return where in the folder the copy is."""
-        files = self.folder / "files"
-        files.mkdir(exist_ok=True)
-        # MLflow names a file as its path does, so each has a folder of its own.
-        copied = files / str(len(list(files.iterdir()))) / source.name
-        copied.parent.mkdir()
-        with source.open("rb") as reader, copied.open("wb") as writer:
+    def _copy(self, event: Event) -> str:
+        """Copy an event's file, and return the copy's path within the folder."""
+        source = Path(event.values["path"])
+        # MLflow takes the file's name from its path, so each copy has a separate folder.
+        number = self._num_sent + len(self.pending)
+        copy = self.folder / "files" / str(number) / source.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as reader, copy.open("wb") as writer:
             shutil.copyfileobj(reader, writer)
             writer.flush()
             os.fsync(writer.fileno())
-        return copied.relative_to(self.folder).as_posix()
-
-    def _with_file(self, entry: Entry) -> Entry:
-        if entry.kind != "file":
-            return entry
-        path = str(self.folder / entry.values["path"])
-        return replace(entry, values={**entry.values, "path": path})
+        return copy.relative_to(self.folder).as_posix()
 
 
-def all_spools(root: Path) -> list[Spool]:
-    """Return all that is kept, by run, what began first before the rest.
+class LiveLog:
+    """The log of a running stage: events are forwarded at once, or later if MLflow is away.
+
+    Attributes:
+        writer: Writes to MLflow.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        writer: MlflowWriter,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Initialize with a log whose lock is held, and the writer to its store."""
+        self.writer = writer
+        self._log = log
+        self._clock = clock
+        self._next_try = 0.0
+        self._warned: set[str] = set()
+
+    def record(self, event: Event) -> None:
+        """Append an event, and forward all pending ones unless a try failed just now."""
+        try:
+            self._log.append(event)
+        except OSError as error:
+            if self._log.pending or not self._try(lambda: self.writer.write(event)):
+                self.warn("a log event could be neither sent nor kept", first_line(error))
+            return
+        if self._clock() >= self._next_try:
+            self._try(lambda: self._log.forward(self.writer, lambda r: self.warn(_REFUSED, r)))
+
+    def warn(self, problem: str, reason: str) -> None:
+        """Warn the user about a problem with the log, once per problem."""
+        if problem not in self._warned:
+            self._warned.add(problem)
+            reason = without_password(reason)
+            sys.stderr.write(f"warning: {problem} ({reason}); the stage continues\n")
+
+    def _try(self, send: Callable[[], None]) -> bool:
+        """Return whether events were sent or refused; pause after a failure."""
+        started = self._clock()
+        try:
+            send()
+        except Exception as error:  # MLflow raises many types
+            if is_refusal(error):
+                self.warn(_REFUSED, first_line(error))
+                return True
+            ended = self._clock()
+            self._next_try = ended + max(_PAUSE_SECONDS, _PAUSE_FACTOR * (ended - started))
+            self.warn(_UNREACHABLE, first_line(error))
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class SendReport:
+    """The result of forwarding one run's log.
+
+    Attributes:
+        name: The run's.
+        run_id: MLflow's.
+        num_sent: The number of events that were sent.
+        refused: The reason for each event that MLflow refused; these events are dropped.
+        num_pending: The number of events that remain.
+        trouble: Why they remain; empty if none do, or if the stage still runs.
+        other_store: Whether they belong to another store.
+    """
+
+    name: str
+    run_id: str
+    num_sent: int = 0
+    refused: tuple[str, ...] = ()
+    num_pending: int = 0
+    trouble: str = ""
+    other_store: bool = False
+
+
+def send_all() -> Iterator[SendReport]:
+    """Forward all logs after checking the server, and yield a report on each; see `forward_logs`.
+
+    Raises:
+        TrackingError: The store cannot be used, or a log cannot be parsed; nothing has changed.
+    """
+    if not logged_runs(project_root()):
+        return
+    mlflow = connect()
+    try:
+        mlflow.search_experiments(max_results=1)
+    except Exception as error:
+        raise TrackingError(
+            without_password(
+                f"MLflow at {store_identity()} cannot be reached: {first_line(error)}\n"
+            )
+            + "Nothing is lost: all events are kept. Start the server and run `ptune send` again."
+        ) from error
+    yield from forward_logs(mlflow)
+
+
+def forward_logs(mlflow: ModuleType) -> Iterator[SendReport]:
+    """Forward the logs that belong to this store, in the order in which their runs began.
+
+    Events of a run may be derived from earlier runs, so runs behind one that cannot be sent wait.
 
     Args:
-        root: of the main checkout.
+        mlflow: The library, connected to the store.
     """
-    return sorted((Spool(root, run_id) for run_id in kept_runs(root)), key=Spool.begun)
+    writer = MlflowWriter(mlflow, DERIVED, check_existing=True)
+    blocked_by = ""
+    for log in _load_logs(project_root()):
+        try:
+            with log.lock():
+                log.load()
+                report = _forward(log, writer, blocked_by)
+        except BlockingIOError:  # its stage still runs, and forwards its events itself
+            report = _report(log) if log.pending else None
+        if report is None:
+            continue
+        yield report
+        if report.trouble and not report.other_store and not blocked_by:
+            blocked_by = f"blocked by events of {report.name} {report.run_id[:10]}"
 
 
-def kept_runs(root: Path) -> list[str]:
-    """Return MLflow's ids of the runs that have a folder here, in the order of the ids.
+def _forward(log: EventLog, writer: MlflowWriter, blocked_by: str) -> SendReport | None:
+    """Forward one log unless it is blocked; None if there was nothing to forward."""
+    if not log.pending or log.origin is None:
+        log.delete()
+        return None
+    report = _report(log)
+    if log.origin.store != store_identity():
+        trouble = f"they belong to {log.origin.store}; set MLFLOW_TRACKING_URI to it"
+        return replace(report, trouble=trouble, other_store=True)
+    if blocked_by:
+        return replace(report, trouble=blocked_by)
+    refused: list[str] = []
+    trouble = ""
+    try:
+        log.forward(writer, refused.append)
+    except Exception as error:  # MLflow raises many types
+        trouble = without_password(first_line(error))
+    num_sent = report.num_pending - len(log.pending) - len(refused)
+    report = replace(_report(log), num_sent=num_sent, refused=tuple(refused), trouble=trouble)
+    if not log.pending:
+        log.delete()
+    return report
+
+
+def _report(log: EventLog) -> SendReport:
+    name = log.origin.name if log.origin is not None else ""
+    return SendReport(name, log.run_id, num_pending=len(log.pending))
+
+
+def drop_log(run: str) -> str:
+    """Delete the log of a run with its unsent events, and return the run's id.
 
     Args:
-        root: of the main checkout.
+        run: The run's id, or its beginning.
+
+    Raises:
+        PipelineError: No or several logs match, or the run's stage still runs.
     """
-    return sorted(path.name for path in _folder_of_all(root).glob("*") if path.is_dir())
+    run_ids = logged_runs(project_root())
+    matches = [run_id for run_id in run_ids if run_id.startswith(run)]
+    if not run_ids:
+        raise PipelineError(f"--drop {run}: nothing to drop: MLflow is up to date")
+    if not matches:
+        raise PipelineError(
+            f"--drop {run}: no unsent events of such a run; there are events of "
+            f"{', '.join(run_ids)}"
+        )
+    if len(matches) > 1:
+        raise PipelineError(f"--drop {run}: ambiguous; choose from {', '.join(matches)}")
+    log = EventLog(project_root(), matches[0])
+    try:
+        with log.lock():
+            log.delete()
+    except BlockingIOError:
+        raise PipelineError(f"--drop {run}: its stage still runs; stop it first") from None
+    return log.run_id
 
 
-def _folder_of_all(root: Path) -> Path:
+def logged_runs(root: Path) -> list[str]:
+    """Return MLflow's ids of the runs that have a log, sorted.
+
+    Args:
+        root: The root of the main checkout.
+    """
+    return sorted(path.name for path in _logs_folder(root).glob("*") if path.is_dir())
+
+
+def _load_logs(root: Path) -> list[EventLog]:
+    logs = [EventLog(root, run_id) for run_id in logged_runs(root)]
+    for log in logs:
+        log.load()
+    return sorted(logs, key=lambda log: log.begun)
+
+
+def _read_if_there(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:  # its stage may just have ended
+        return b""
+
+
+def _logs_folder(root: Path) -> Path:
     return root / ".work" / "unsent"

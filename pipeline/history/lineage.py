@@ -1,55 +1,57 @@
-"""From content back to what it was made from, and forward to what was made from it.
+"""Trace content back to what produced it, and forward to what was made from it.
 
-The links are hashes: an execution made a file if it wrote this content to this path. Two records
-are read: `dvc.lock`, for what the workspace holds now, and the history in MLflow, for all that was
-ever logged. Where neither knows what made something, the link is missing, and that is said.
+The links are hashes: an execution produced a file if it wrote this content to this path. There are
+two records: `dvc.lock`, of what the workspace holds now, and the history in MLflow, of all that was
+ever logged. A link that is in neither is reported as missing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Protocol
 
-from pipeline.history.executions import TrackedRun
+from pipeline.errors import DataError
+from pipeline.history.executions import RUN_ID, TrackedRun
 from pipeline.workflow.lock import Execution, folder_hash, outputs_within
 
 
 class History(Protocol):
-    """What is read of the history; see `TrackedHistory`."""
+    """The part of the history that a trace reads; see `TrackedHistory`."""
 
-    def makers(self, path: str, digest: str) -> Sequence[TrackedRun]: ...
-    def users(self, path: str, digest: str) -> Sequence[TrackedRun]: ...
+    def producers(self, path: str, digest: str) -> Sequence[TrackedRun]: ...
+    def consumers(self, path: str, digest: str) -> Sequence[TrackedRun]: ...
     def find_by_run_key(self, run_key: str) -> Sequence[TrackedRun]: ...
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Content at a path.
+    """Content at a path, with what produced it.
 
     Attributes:
-        path: from the project's root.
+        path: Relative to the project's root.
         digest: DVC's hash.
-        made_by: the execution that wrote it; None where the link is missing.
-        missing: why it is; empty where it is not.
+        made_by: The execution that wrote it; None if the link is missing.
+        missing: Why the link is missing; empty if it is not.
     """
 
     path: str
     digest: str
-    made_by: "Step | None" = None
+    made_by: "LineageNode | None" = None
     missing: str = ""
 
 
 @dataclass(frozen=True)
-class Step:
-    """An execution of a stage, with what it was made from or what was made from it.
+class LineageNode:
+    """An execution of a stage, with its inputs in a trace back, or its outputs in one forward.
 
     Attributes:
-        execution: what it read and wrote, and its parameters.
-        run: in MLflow; None where the history has none.
-        other_runs: how many more runs wrote the same content to the same path.
-        code: path -> whether it is as in the run's commit; None where there is no run or commit.
-        inputs: what it read, without the code. Empty in a trace forward.
-        outputs: what it wrote, each with the steps that read it. Empty in a trace back.
+        execution: Inputs, outputs and parameters.
+        run: Its run in MLflow; None if the history has none.
+        other_runs: The number of other runs that wrote the same content to the same path.
+        code: Path -> whether it is as in the run's commit; None without a run or commit.
+        inputs: The inputs, without code. Empty in a trace forward.
+        outputs: The outputs, with their consumers. Empty in a trace back.
     """
 
     execution: Execution
@@ -66,11 +68,14 @@ class Used:
 
     path: str
     digest: str
-    used_by: Sequence[Step] = ()
+    used_by: Sequence[LineageNode] = ()
+
+
+Trace = Artifact | LineageNode | Used
 
 
 class Tracer:
-    """Follows links through one lock and one history."""
+    """Follows the links of one `dvc.lock` and one history."""
 
     def __init__(
         self,
@@ -80,83 +85,84 @@ class Tracer:
         hash_at: Callable[[str, str], str | None],
         listing: Callable[[str], Sequence[tuple[str, str]] | None],
     ) -> None:
-        """Take the records.
+        """Initialize with the records.
 
         Args:
-            lock: stage -> execution, as in `dvc.lock`.
-            history: of MLflow.
-            hash_at: commit, path -> DVC's hash of what git has there; None where it has nothing.
-            listing: hash of a folder -> path and hash of each file in it; None where it is unknown.
+            lock: Stage -> execution, as in `dvc.lock`.
+            history: MLflow's.
+            hash_at: (commit, path) -> DVC's hash of git's content there; None if it has none.
+            listing: Hash of a folder -> path and hash of each file in it; None if it is unknown.
         """
-        self._lock = lock
+        self.lock = lock
         self._history = history
         self._hash_at = hash_at
         self._listing = listing
-        self._steps: dict[tuple[str, str | None, datetime | None], Step] = {}
+        self._nodes: dict[tuple[str, str | None, datetime | None], LineageNode] = {}
 
     def back(self, path: str, digest: str, *, before: datetime | None = None) -> Artifact:
-        """Trace content to what it was made from.
+        """Trace content to what produced it.
 
         Args:
-            path: of an output.
-            digest: its hash.
-            before: of what some run read: only what was there when it started counts. None for
-                what the workspace holds: there `dvc.lock` says which execution made it.
+            path: An output's.
+            digest: Its hash.
+            before: The start of a run that read it: only earlier runs can have produced it. None
+                for the content of the workspace, whose producer is in `dvc.lock`.
         """
-        runs = list(self._history.makers(path, digest))
-        locked = next((e for e in self._lock.values() if e.outputs.get(path) == digest), None)
-        if before is None and locked is not None:
-            own = [run for run in runs if run.execution.run_key == locked.run_key]
-            step = self._step(locked, own[0] if own else None, None)
-            return Artifact(path, digest, _with_others(step, len(runs)))
+        runs = list(self._history.producers(path, digest))
+        locked = next((e for e in self.lock.values() if e.outputs.get(path) == digest), None)
         if before is not None:
             runs = [run for run in runs if run.started <= before] or runs[-1:]
-        if runs:
-            step = self._step(runs[0].execution, runs[0], runs[0].started)
-            return Artifact(path, digest, _with_others(step, len(runs)))
-        if locked is not None:
-            return Artifact(path, digest, self._step(locked, None, None))
-        return Artifact(path, digest, missing="neither dvc.lock nor the history says what made it")
+        if locked is not None and (before is None or not runs):
+            same_key = [run for run in runs if run.execution.run_key == locked.run_key]
+            node = self._node(locked, same_key[0] if same_key else None, None)
+        elif runs:
+            node = self._node(runs[0].execution, runs[0], runs[0].started)
+        else:
+            return Artifact(path, digest, missing="its producer is not in dvc.lock or the history")
+        return Artifact(path, digest, replace(node, other_runs=max(0, len(runs) - 1)))
 
-    def back_from(self, run: TrackedRun) -> Step:
-        """Trace a run to what it was made from."""
-        return self._step(run.execution, run, run.started)
+    def back_from(self, run: TrackedRun) -> LineageNode:
+        """Trace a run to its origins."""
+        return self._node(run.execution, run, run.started)
 
-    def back_from_stage(self, name: str) -> Step:
-        """Trace a stage, as `dvc.lock` has it, to what it was made from."""
-        execution = self._lock[name]
+    def back_from_stage(self, name: str) -> LineageNode:
+        """Trace a stage's execution in `dvc.lock` to its origins."""
+        execution = self.lock[name]
         runs = self._history.find_by_run_key(execution.run_key) if execution.run_key else []
-        return self._step(execution, runs[0] if runs else None, None)
+        return self._node(execution, runs[0] if runs else None, None)
 
     def forward(self, path: str, digest: str) -> Used:
         """Trace content to all that was made from it."""
-        steps = []
-        for execution, run, others in self._users(path, digest):
-            outputs = [self.forward(out, made) for out, made in execution.outputs.items()]
-            steps.append(Step(execution, run, others, outputs=outputs))
-        return Used(path, digest, steps)
+        nodes = []
+        for execution, run, others in self._consumers(path, digest):
+            outputs = [self.forward(*output) for output in execution.outputs.items()]
+            nodes.append(LineageNode(execution, run, others, outputs=outputs))
+        return Used(path, digest, nodes)
 
-    def _step(self, execution: Execution, run: TrackedRun | None, before: datetime | None) -> Step:
-        """Make the step of an execution; a run that two things need is traced once."""
+    def _node(
+        self, execution: Execution, run: TrackedRun | None, before: datetime | None
+    ) -> LineageNode:
+        """Return the node of an execution; each is traced once."""
         key = (execution.stage, execution.run_key if run is None else run.run_id, before)
-        if key not in self._steps:
+        if key not in self._nodes:
             code, inputs = self._inputs(execution, run, before)
-            self._steps[key] = Step(execution, run, code=code, inputs=inputs)
-        return self._steps[key]
+            self._nodes[key] = LineageNode(execution, run, code=code, inputs=inputs)
+        return self._nodes[key]
 
     def _inputs(
         self, execution: Execution, run: TrackedRun | None, before: datetime | None
     ) -> tuple[dict[str, bool | None], list[Artifact]]:
+        """Return the state of each code input, and a trace of every other input."""
         code: dict[str, bool | None] = {}
         inputs = []
         for path, digest in execution.inputs.items():
             if any(path.startswith(f"{other}/") for other in execution.inputs):
-                continue  # told with the folder that it lies in
-            within = self._within(path, execution, before)
-            if within:
-                inputs += within
-                if not self._add_up(path, digest, within):
-                    missing = "what lay in it then is not on record, or more than the above"
+                continue  # listed with its folder
+            parts = self._within(path, execution, before)
+            if parts:
+                inputs += parts
+                if not self._is_complete(path, digest, parts):
+                    missing = "its other content is not on record"
                     inputs.append(Artifact(path, digest, missing=missing))
                 continue
             artifact = self.back(path, digest, before=before)
@@ -168,53 +174,108 @@ class Tracer:
         return code, inputs
 
     def _within(self, folder: str, execution: Execution, before: datetime | None) -> list[Artifact]:
-        """Trace the outputs of other stages that lie in a folder which a stage reads as a whole."""
-        own = {
-            path: digest
-            for path, digest in execution.inputs.items()
-            if path.startswith(f"{folder}/")
-        }
-        if not own and before is None:
-            own = outputs_within(self._lock, [folder])
-        return [self.back(path, own[path], before=before) for path in sorted(own)]
+        """Trace the outputs of other stages inside a folder that a stage reads as a whole."""
+        hashes = {p: h for p, h in execution.inputs.items() if p.startswith(f"{folder}/")}
+        if not hashes and before is None:
+            hashes = outputs_within(self.lock, [folder])
+        return [self.back(path, hashes[path], before=before) for path in sorted(hashes)]
 
-    def _add_up(self, folder: str, digest: str, within: Sequence[Artifact]) -> bool:
-        """Tell whether the outputs in a folder are all that was in it."""
+    def _is_complete(self, folder: str, digest: str, parts: Sequence[Artifact]) -> bool:
+        """Whether the outputs inside a folder are its whole content."""
         files: list[tuple[str, str]] = []
-        for artifact in within:
+        for artifact in parts:
             name = artifact.path.removeprefix(f"{folder}/")
             if not artifact.digest.endswith(".dir"):
                 files.append((name, artifact.digest))
                 continue
-            listed = self._listing(artifact.digest)
-            if listed is None:
+            listing = self._listing(artifact.digest)
+            if listing is None:
                 return False
-            files += [(f"{name}/{inner}", own) for inner, own in listed]
+            files += [(f"{name}/{inner}", file_digest) for inner, file_digest in listing]
         return folder_hash(files) == digest
 
     def _is_code(self, path: str, run: TrackedRun | None) -> bool:
-        """Tell whether git has a path that is no output; metrics and curves are in git too."""
-        if any(f"{out}/".startswith(f"{path}/") for e in self._lock.values() for out in e.outputs):
+        """Whether git has a path that is not an output; metrics and curves are in git too."""
+        if any(f"{out}/".startswith(f"{path}/") for e in self.lock.values() for out in e.outputs):
             return False
         commit = run.commit if run is not None and run.commit is not None else "HEAD"
         return self._hash_at(commit, path) is not None
 
-    def _users(self, path: str, digest: str) -> list[tuple[Execution, TrackedRun | None, int]]:
-        """Return the executions that read something, each with its newest run."""
+    def _consumers(self, path: str, digest: str) -> list[tuple[Execution, TrackedRun | None, int]]:
+        """Return the executions that read content, with their newest run and number of others."""
         by_key: dict[str, list[TrackedRun]] = {}
-        for run in self._history.users(path, digest):
+        for run in self._history.consumers(path, digest):
             by_key.setdefault(run.execution.run_key or run.run_id, []).append(run)
-        found: list[tuple[Execution, TrackedRun | None, int]] = [
+        consumers: list[tuple[Execution, TrackedRun | None, int]] = [
             (runs[0].execution, runs[0], len(runs) - 1) for runs in by_key.values()
         ]
-        current = any(e.outputs.get(path) == digest for e in self._lock.values())
-        for execution in self._lock.values():
-            within = current and any(path.startswith(f"{dep}/") for dep in execution.inputs)
-            reads = within or execution.inputs.get(path) == digest
+        is_current = any(e.outputs.get(path) == digest for e in self.lock.values())
+        for execution in self.lock.values():
+            in_input = is_current and any(path.startswith(f"{dep}/") for dep in execution.inputs)
+            reads = in_input or execution.inputs.get(path) == digest
             if reads and execution.run_key not in by_key:
-                found.append((execution, None, 0))
-        return found
+                consumers.append((execution, None, 0))
+        return consumers
 
 
-def _with_others(step: Step, runs: int) -> Step:
-    return replace(step, other_runs=max(0, runs - 1))
+def trace(
+    target: str,
+    tracer: Tracer,
+    *,
+    find_run: Callable[[str], TrackedRun | None],
+    workspace_hashes: Callable[[Collection[str]], Mapping[str, str | None]],
+    forward: bool,
+) -> list[Trace]:
+    """Trace a target that a user names.
+
+    Args:
+        target: A stage of `dvc.lock`; a path relative to the project's root, of an output, inside
+            one, or around some, and forward also of an input; or a run's id or its beginning.
+        tracer: Follows the links.
+        find_run: An id, or its beginning -> run.
+        workspace_hashes: Paths of outputs -> their hashes; None for one that does not exist.
+        forward: Whether to trace to what was made from the target.
+
+    Returns:
+        One trace, or several if a folder holds, or a stage or run wrote, several outputs.
+
+    Raises:
+        DataError: The target is none of these.
+    """
+
+    def onward(outputs: Mapping[str, str]) -> list[Trace]:
+        return [tracer.forward(*output) for output in outputs.items()]
+
+    lock = tracer.lock
+    if target in lock:
+        return onward(lock[target].outputs) if forward else [tracer.back_from_stage(target)]
+    path = PurePosixPath(target).as_posix()
+    outputs = _outputs(path, lock)
+    if outputs:
+        # The workspace may differ from what DVC has recorded.
+        present = workspace_hashes(outputs)
+        hashes = {out: present.get(out) or digest for out, digest in outputs.items()}
+        return onward(hashes) if forward else [tracer.back(*output) for output in hashes.items()]
+    inputs = {dep: digest for e in lock.values() for dep, digest in e.inputs.items() if dep == path}
+    if inputs and forward:
+        return onward(inputs)
+    run = find_run(target) if RUN_ID.fullmatch(target) else None
+    if run is not None:
+        return onward(run.execution.outputs) if forward else [tracer.back_from(run)]
+    if inputs:
+        raise DataError(
+            f"{target}: tracked by git, not produced by a stage (`git log {target}`); to see what "
+            f"was made from it: ptune lineage {target} --forward"
+        )
+    every = sorted(output for e in lock.values() for output in e.outputs)
+    names = ", ".join(every[:5]) + (", ..." if len(every) > 5 else "") if every else "none yet"
+    raise DataError(
+        f"{target}: not an output or stage of dvc.lock, nor a run of the history. Outputs: {names}"
+    )
+
+
+def _outputs(path: str, lock: Mapping[str, Execution]) -> dict[str, str]:
+    """Return the output at or around a path, or else the outputs inside it, with their hashes."""
+    every = {out: digest for e in lock.values() for out, digest in e.outputs.items()}
+    around = {out: digest for out, digest in every.items() if f"{path}/".startswith(f"{out}/")}
+    return around or {out: digest for out, digest in every.items() if out.startswith(f"{path}/")}

@@ -1,4 +1,4 @@
-"""Was a run made again? Its outputs and metrics against those of a second execution."""
+"""Compare a run's outputs and metrics with those of a second execution."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ Listing = Callable[[str], Sequence[tuple[str, str]] | None]
 
 @dataclass(frozen=True)
 class Difference:
-    """An output that came out otherwise.
+    """An output that differs.
 
     Attributes:
-        path: of the output.
-        files: those that differ, or that one side lacks; empty where the output is one file, or
-            where the listing of the earlier one is not in DVC's cache.
-        metrics: name -> the value then and now, of a metrics file; None where one side lacks it.
+        path: The output's.
+        files: Files of a folder that differ, or exist on one side only; empty for a single file,
+            or if DVC's cache does not have the earlier folder's listing.
+        metrics: Name -> value before and after, in a metrics file; None where it is missing.
     """
 
     path: str
@@ -30,12 +30,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run against a second execution of its stage.
+    """A run compared with a second execution of its stage.
 
     Attributes:
-        same: outputs with the same bytes.
-        different: those with others.
-        inputs: inputs and parameters that were not the same; path or name -> then and now.
+        same: Outputs with the same bytes.
+        different: Outputs with other bytes.
+        inputs: Path of each input that differed -> hash before and after.
     """
 
     same: Sequence[str]
@@ -44,27 +44,26 @@ class Comparison:
 
 
 def check_reproducible(run: TrackedRun, hash_at: Callable[[str, str], str | None]) -> str:
-    """Return the commit that a run can be made again from.
+    """Return the commit from which a run can be reproduced.
 
     Args:
-        run: of a stage.
-        hash_at: commit, path -> DVC's hash of what git has there; None where it has nothing.
+        run: A stage's.
+        hash_at: (commit, path) -> DVC's hash of git's content there; None if it has none.
 
     Raises:
-        TrackingError: what the run was made of is not all known; the text says what is missing.
+        TrackingError: The run's code or inputs are not fully known.
     """
     name = f"run {run.run_id[:10]} ({run.name})"
     if run.status != "FINISHED":
-        raise TrackingError(f"{name} is {run.status}: there is no result to make again")
+        raise TrackingError(f"{name} is {run.status}: it has no result to reproduce")
     if not run.execution.stage or run.execution.run_key is None:
-        raise TrackingError(f"{name} was no stage of DVC's: nothing ties it to data or parameters")
+        raise TrackingError(f"{name} ran outside DVC: its data and parameters are not recorded")
     if run.commit is None:
-        raise TrackingError(f"{name} names no commit, so its code is not known")
+        raise TrackingError(f"{name} has no commit, so its code is unknown")
     if run.dirty:
         raise TrackingError(
-            f"{name} ran in a tree with changes: commit {run.commit[:10]} is not all that it was "
-            "made of. Its artifact git/diff.patch has the rest; apply it there, commit, and run "
-            "`dvc repro`"
+            f"{name} ran in a tree that differed from commit {run.commit[:10]}. Apply its artifact "
+            "git/diff.patch to that commit, commit the result, and run `dvc repro`"
         )
     changed = [
         path
@@ -73,8 +72,8 @@ def check_reproducible(run: TrackedRun, hash_at: Callable[[str, str], str | None
     ]
     if changed:
         raise TrackingError(
-            f"{name}: {', '.join(changed[:3])} ran in another state than commit "
-            f"{run.commit[:10]} has, or git lacks the commit here (git fetch)"
+            f"{name}: {', '.join(changed[:3])} differed from commit {run.commit[:10]}, or the "
+            "commit is missing here (git fetch)"
         )
     return run.commit
 
@@ -90,51 +89,41 @@ def compare(
     """Compare a run with a second execution.
 
     Args:
-        run: the first.
-        metrics: what it logged.
-        again: the second, as `dvc.lock` has it.
-        folder: where the outputs of the second are.
-        listing: of the first one's folders, by hash; see `folder_listings`.
+        run: The first execution.
+        metrics: Its logged metrics.
+        again: The second execution, as in `dvc.lock`.
+        folder: The root of the second execution's project.
+        listing: Hash -> content of the first execution's folders; see `folder_listings`.
     """
-    then = run.execution.outputs
-    same = [path for path, digest in again.outputs.items() if then.get(path) == digest]
+    before = run.execution.outputs
+    same = [path for path, digest in again.outputs.items() if before.get(path) == digest]
     inputs = {
         path: (digest, again.inputs.get(path, "none"))
         for path, digest in run.execution.inputs.items()
-        if again.inputs.get(path) != digest and not _lies_within(path, again.inputs)
+        if again.inputs.get(path) != digest
+        and not any(path.startswith(f"{other}/") for other in again.inputs)
     }
     different = [
-        _difference(path, then.get(path), folder / path, metrics, listing)
+        _difference(path, before.get(path), folder / path, metrics, listing)
         for path in again.outputs
         if path not in same
     ]
     return Comparison(same, different, inputs)
 
 
-def _lies_within(path: str, folders: Mapping[str, str]) -> bool:
-    return any(path.startswith(f"{folder}/") for folder in folders)
-
-
 def _difference(
-    path: str, digest: str | None, now: Path, metrics: Mapping[str, float], listing: Listing
+    path: str, digest: str | None, output: Path, metrics: Mapping[str, float], listing: Listing
 ) -> Difference:
     if path.startswith("metrics/"):
-        values = read_json(now)
-        return Difference(
-            path,
-            metrics={
-                key: (metrics.get(key), value)
-                for key, value in values.items()
-                if metrics.get(key) != value
-            },
-        )
-    listed = listing(digest) if digest is not None and now.is_dir() else None
-    if listed is None:
+        values = read_json(output).items()
+        changed = {k: (metrics.get(k), value) for k, value in values if metrics.get(k) != value}
+        return Difference(path, metrics=changed)
+    files = listing(digest) if digest is not None and output.is_dir() else None
+    if files is None:
         return Difference(path)
-    before = dict(listed)
     after = {
-        file.relative_to(now).as_posix(): file_hash(file.read_bytes())
-        for file in now.rglob("*")
+        (file.relative_to(output).as_posix(), file_hash(file.read_bytes()))
+        for file in output.rglob("*")
         if file.is_file()
     }
-    return Difference(path, sorted({name for name, _ in before.items() ^ after.items()}))
+    return Difference(path, sorted({name for name, _ in set(files) ^ after}))

@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.history.executions import READ, RESTORED, WROTE
-from pipeline.history.store import EXPERIMENTS, connect, history_exists, unreadable
+from pipeline.history.store import connect, history_exists, unreadable
+from pipeline.workflow.command import EXPERIMENTS
 
 # Metric of a training: what earlier runs spent on what this one took over from them.
 SECONDS_REUSED = "seconds/taken_over"

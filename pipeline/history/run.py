@@ -1,15 +1,11 @@
-"""One MLflow run for each stage execution.
+"""One MLflow run per stage execution.
 
-A server that cannot be reached stops a stage before it does any work. What one that is lost later
-cannot be sent is kept, to be sent when it is back; results never depend on it.
+If the server cannot be reached, a stage stops before it does any work. If it is lost later, events
+are kept on disk and sent when it is back; results never depend on it.
 """
 
 import contextlib
-import importlib.metadata
 import json
-import os
-import platform
-import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,16 +14,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil
-
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.history.derived import STEPS
-from pipeline.history.events import Entry, Kind, Sender
+from pipeline.history.context import (
+    environment,
+    git_tags,
+    gpu_in_use,
+    hardware_name,
+    has_ended,
+    machine_tags,
+    source_patch,
+)
+from pipeline.history.derived import DERIVED
+from pipeline.history.events import Event, Kind, MlflowWriter
 from pipeline.history.executions import READ, WROTE
-from pipeline.history.journal import Origin, Spool
-from pipeline.history.machine import gpu_in_use, hardware_name
-from pipeline.history.outbox import Outbox
-from pipeline.history.sending import deliver
+from pipeline.history.journal import EventLog, LiveLog, Origin, forward_logs
 from pipeline.history.store import (
     connect,
     first_line,
@@ -35,274 +35,233 @@ from pipeline.history.store import (
     store_identity,
     without_password,
 )
-from pipeline.workflow.git import changes, git_text
+from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity, output_hashes, project_root
 
-# Files that decide what a stage does; a change in another one leaves the tree clean.
-_SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
-_LIBRARIES = ("torch", "transformers", "dvc", "mlflow", "numpy", "safetensors", "tokenizers")
 _MAX_TAG = 5000
 
 
 @dataclass
 class StageRun:
-    """The MLflow run of a stage that is running, or one below it.
+    """The MLflow run of a running stage, or a child run of it.
 
-    What cannot be logged is kept and sent later; no call fails: results never depend on the log.
+    Events that cannot be sent are kept and sent later. No call fails, so results never depend on
+    the log.
 
     Attributes:
-        run_id: MLflow's; of a run below a stage's that could not be opened yet, what stands for it
-            in the entries that are kept.
-        attempt: 1, and one more each time that a killed stage goes on in the same run.
+        run_id: MLflow's; for a child run that could not be opened yet, its key in the log.
+        attempt: 1 for a new run, and one more each time that the run is resumed.
     """
 
     run_id: str
-    _outbox: Outbox
+    _log: LiveLog
     attempt: int = 1
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
-        """Log numbers, of one epoch or of the whole run.
+        """Log numbers of an epoch or of the whole run.
 
-        What the run has for an epoch, also of an earlier attempt, is not logged twice.
+        Values that the run already has for an epoch, also from an earlier attempt, are kept.
         """
         values = {key: float(value) for key, value in metrics.items()}
-        self._log("metrics", {"step": epoch or 0, "metrics": values})
+        self._record("metrics", {"step": epoch or 0, "metrics": values})
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters, by their dotted paths."""
-        self._log("params", _as_text(params))
+        """Log parameters under their dotted paths."""
+        self._record("params", params_as_text(params))
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Log a copy of a small file that a person wants to see."""
-        self._log("file", {"path": str(path), "folder": folder})
+        """Log a copy of a small file."""
+        self._record("file", {"path": str(path), "folder": folder})
 
     @contextlib.contextmanager
     def child(
         self, name: str, *, tags: Mapping[str, str], params: Mapping[str, Any]
     ) -> Iterator["StageRun"]:
-        """Open a run below this one, for one unit of its work; close it as the block ends.
+        """Open a child run for one unit of the stage's work; it ends with the block.
 
-        An attempt that goes on in this run goes on in its children.
+        If this run is resumed, its child runs are resumed too.
 
         Args:
-            name: of the unit, the only one of its name in this run.
-            tags: what the unit is about.
-            params: what tells it from the others; dotted path -> value.
+            name: The unit's name, unique within this run.
+            tags: The child run's tags.
+            params: Dotted path -> value, the parameters that distinguish the unit.
         """
-        run = f"{self.run_id}/{name}"
-        about = {"tags": {**_machine_tags(), **tags}, "params": _as_text(params)}
-        self._outbox.log(Entry("child", run, about))
-        child = StageRun(self._outbox.sender.child_id(run) or run, self._outbox)
-        status = "FAILED"
-        try:
+        key = f"{self.run_id}/{name}"
+        values = {"tags": {**machine_tags(), **tags}, "params": params_as_text(params)}
+        self._log.record(Event("child", key, values))
+        child = StageRun(self._log.writer.child_id(key) or key, self._log)
+        with _ending(child):
             yield child
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):
-            status = "KILLED"
-            raise
-        finally:
-            child.end(status)
 
     def log_text(self, text: str, name: str) -> None:
         """Log text as a file."""
-        self._log("text", {"text": text, "name": name})
+        self._record("text", {"text": text, "name": name})
 
     def log_dataset(self, name: str, path: str, digest: str | None, context: str) -> None:
-        """Log what the stage read, by its content.
+        """Log an input data set, identified by its content.
 
         Args:
-            name: such as `lama/geonames`.
-            path: the DVC output that holds it.
-            digest: DVC's hash of it; None outside DVC, when nothing is logged.
+            name: Such as `lama/geonames`.
+            path: The DVC output that holds it.
+            digest: DVC's hash of it; with None, outside DVC, nothing is logged.
             context: `training` or `evaluation`.
         """
         if digest is not None:
             source = json.dumps({"url": f"dvc://{path}?md5={digest}"})
-            about = {"name": name, "digest": digest, "source": source, "context": context}
-            self._log("dataset", about)
+            values = {"name": name, "digest": digest, "source": source, "context": context}
+            self._record("dataset", values)
 
-    def log_step(self, name: str) -> None:
-        """Log what one of STEPS reads in the history."""
-        self._log("step", {"name": name})
+    def log_derived(self, name: str) -> None:
+        """Log the events that DERIVED computes from the history under a name."""
+        self._record("derived", {"name": name})
 
-    def take_over(self, earlier: Any) -> None:
-        """Note that the earlier attempts of this run are gone on with, and what they logged."""
-        self._outbox.sender.doubt(self.run_id)
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; values that are too long for MLflow are cut."""
+        self._record("tags", {key: value[:_MAX_TAG] for key, value in tags.items()})
+
+    def resume(self, earlier: Any) -> None:
+        """Count this attempt, and remove the error of the earlier one.
+
+        Args:
+            earlier: The run as MLflow has it.
+        """
         self.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
         self.set_tags({"attempt": str(self.attempt)})
         if "error" in earlier.data.tags:
-            self._log("untag", {"name": "error"})
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags; a longer text than MLflow takes is cut."""
-        self._log("tags", {key: value[:_MAX_TAG] for key, value in tags.items()})
+            self._record("untag", {"name": "error"})
 
     def end(self, status: str) -> None:
-        """Log how the run ended, in MLflow's words."""
-        self._log("end", {"status": status})
+        """Log the run's final status, as named by MLflow."""
+        self._record("end", {"status": status})
 
-    def _log(self, kind: Kind, values: Mapping[str, Any]) -> None:
-        self._outbox.log(Entry(kind, self.run_id, values))
+    def _record(self, kind: Kind, values: Mapping[str, Any]) -> None:
+        self._log.record(Event(kind, self.run_id, values))
 
 
 @contextlib.contextmanager
 def stage_run(
-    stage: StageIdentity | None,
-    *,
-    experiment: str,
-    name: str,
-    tags: Mapping[str, str],
-    resumes: str | None = None,
+    stage: StageIdentity | None, info: StageInfo, *, resumes: str | None = None
 ) -> Iterator[StageRun]:
-    """Open the MLflow run of a stage; close it as the block ends.
+    """Open the MLflow run of a stage; it ends with the block.
 
-    The run ends FINISHED; KILLED after a signal; FAILED with the error's text in tag `error` after
-    an exception, which goes on.
+    The run ends FINISHED; KILLED after a signal; FAILED, with the error's text in the tag `error`,
+    after an exception, which is raised again.
 
     Args:
-        stage: who is running; None outside DVC.
-        experiment: MLflow's experiment; made if absent.
-        name: the run's name, such as `train/lama/p-tuning`.
-        tags: what the run is about (benchmark, task, method, model).
-        resumes: id of the run of an earlier attempt whose progress is gone on with; it is opened
-            again, if the store still has it. None opens a new one.
+        stage: The running stage; None outside DVC.
+        info: The stage's subject, which gives the run's experiment, name and tags.
+        resumes: The id of an earlier attempt's run, which is opened again if the store still has
+            it; None opens a new run.
 
     Raises:
-        TrackingError: the tracking server or store cannot be used.
+        TrackingError: The tracking server or store cannot be used.
     """
-    mlflow = connect(experiment)
-    _send_others(mlflow)
-    sender = Sender(mlflow, STEPS)
-    try:
-        _close_killed_runs(mlflow, stage)
-        earlier = _find_run(mlflow, resumes)
-        if earlier is not None:
-            _send_kept(sender, earlier.info.run_id)
-            earlier = _find_run(mlflow, resumes)  # as what was sent has left it
-        about = {**tags, **_stage_tags(stage), **_machine_tags(), **_git_tags()}
-        about["mlflow.note.content"] = _description(name, stage)
-        run_id = _open_run(mlflow, experiment, earlier, name, about)
-    except Exception as error:
-        raise TrackingError(
-            without_password(f"MLflow opens no run: {first_line(error)}")
-        ) from error
-    origin = Origin(store_identity(), name)
-    outbox = Outbox(sender, Spool(project_root(), run_id), origin)
-    run = StageRun(run_id, outbox)
+    mlflow = connect(info.experiment)
+    _forward_others(mlflow)
+    with contextlib.ExitStack() as locks:
+        try:
+            _close_killed_runs(mlflow, stage)
+            earlier, log = _resume(mlflow, resumes, locks)
+            run_id = _open_run(mlflow, earlier, info, _tags(stage, info))
+        except Exception as error:
+            raise TrackingError(
+                without_password(f"MLflow opens no run: {first_line(error)}")
+            ) from error
+        if log is None:
+            log = EventLog(project_root(), run_id)
+            locks.enter_context(log.lock())
+        log.begin(Origin(store_identity(), info.name))
+        live = LiveLog(log, MlflowWriter(mlflow, DERIVED, check_existing=earlier is not None))
+        run = StageRun(run_id, live)
+        try:
+            with _ending(run), _logging_errors(run):
+                if earlier is not None:
+                    run.resume(earlier)
+                _log_start(run, stage)
+                yield run
+                _log_outputs(run, live)
+                if stage is not None:
+                    run.log_derived("lineage")
+                    run.log_derived("models")
+        finally:
+            _close(log)
+
+
+@contextlib.contextmanager
+def _ending(run: StageRun) -> Iterator[None]:
+    """End a run with the status of the block."""
     status = "FAILED"
     try:
-        if earlier is not None:
-            run.take_over(earlier)
-        if stage is not None:
-            run.log_params(stage.params)
-        run.log_text(_environment(), "environment.json")
-        patch = changes(*_SOURCES)
-        if patch:
-            run.log_text(patch, "git/diff.patch")
-        yield run
-        _log_outputs(run, outbox)
-        if stage is not None:
-            run.log_step("lineage")
-            run.log_step("models")
+        yield
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
+    finally:
+        run.end(status)
+
+
+@contextlib.contextmanager
+def _logging_errors(run: StageRun) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         run.set_tags({"error": without_password(str(error) or repr(error))})
         if not isinstance(error, PipelineError):
             run.log_text(without_password(traceback.format_exc()), "error.txt")
         raise
-    finally:
-        run.end(status)
-        _tell_kept(outbox.close())
+
+
+def _resume(
+    mlflow: ModuleType, run_id: str | None, locks: contextlib.ExitStack
+) -> tuple[Any | None, EventLog | None]:
+    """Return an earlier run that is to be resumed, and its log, locked and forwarded.
+
+    Both are None without such a run. It may be finished: dvc can be killed after the stage ends
+    and before dvc records it.
+    """
+    if run_id is None or _find_run(mlflow, run_id) is None:
+        return None, None
+    log = EventLog(project_root(), run_id)
+    locks.enter_context(log.lock(on_wait=lambda: None))  # `ptune send` may hold it
+    log.load()
+    log.forward(MlflowWriter(mlflow, DERIVED, check_existing=True), lambda _: None)
+    log.delete()
+    return _find_run(mlflow, run_id), log
+
+
+def _find_run(mlflow: ModuleType, run_id: str) -> Any | None:
+    try:
+        run = mlflow.get_run(run_id)
+    except mlflow.MlflowException:  # another store than last time, or deleted from it
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _open_run(
-    mlflow: ModuleType, experiment: str, earlier: Any | None, name: str, tags: Mapping[str, str]
+    mlflow: ModuleType, earlier: Any | None, info: StageInfo, tags: Mapping[str, str]
 ) -> str:
-    """Open a run, an earlier one again if there is one, and return its id.
+    """Open the earlier run again, or a new one, and return its id.
 
-    It is not MLflow's "active run": that one is ended as the process ends, which takes long while
-    the server is away, and as finished, whatever it was.
+    It is not MLflow's "active run": MLflow ends that one with the process, as finished in any case,
+    and slowly while the server is away.
     """
     from mlflow.entities import RunTag
     from mlflow.tracking.context.registry import resolve_tags
 
     client = mlflow.MlflowClient()
     if earlier is None:
-        own = mlflow.get_experiment_by_name(experiment).experiment_id
-        made = client.create_run(own, run_name=name, tags=resolve_tags(dict(tags)))
-        return str(made.info.run_id)
+        experiment = mlflow.get_experiment_by_name(info.experiment).experiment_id
+        run = client.create_run(experiment, run_name=info.name, tags=resolve_tags(dict(tags)))
+        return str(run.info.run_id)
     run_id = str(earlier.info.run_id)
-    client.update_run(run_id, status="RUNNING", name=name)
+    client.update_run(run_id, status="RUNNING", name=info.name)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
 
 
-def _send_others(mlflow: ModuleType) -> None:
-    """Send what earlier runs could not: this one reads what they left in the history."""
-    try:
-        for delivery in deliver(mlflow):
-            for reason in delivery.refused:
-                _warn(f"{delivery.name}: MLflow refuses a log entry ({reason})")
-            if delivery.trouble and not delivery.elsewhere:
-                _warn(
-                    f"{delivery.name}: {delivery.left} log entries are kept still "
-                    f"({delivery.trouble}); send them with `ptune send`"
-                )
-    except Exception as error:  # what others left may be unreadable; this stage can do without
-        _warn(f"what earlier runs kept is not sent ({without_password(first_line(error))})")
-
-
-def _send_kept(sender: Sender, run_id: str) -> None:
-    """Send what an earlier attempt of a run could not: it comes before what follows."""
-    spool = Spool(project_root(), run_id)
-    if spool.origin() is not None:
-        with spool.lock(on_wait=lambda: None):  # `ptune send` may be at it
-            spool.send(sender)
-
-
-def _log_outputs(run: StageRun, outbox: Outbox) -> None:
-    """Log what was written, and on what it was computed: by now it is known."""
-    about = {"hardware": hardware_name(gpu_in_use())}
-    try:
-        outputs = output_hashes()
-    except Exception as error:  # of dvc, which raises many kinds
-        outbox.warn("the outputs' hashes are not logged", first_line(error))
-    else:
-        about |= {f"{WROTE}{path}": value for path, value in outputs.items()}
-    run.set_tags(about)
-
-
-def _tell_kept(entries: int) -> None:
-    if entries:
-        _warn(
-            f"{entries} log entries could not be sent to MLflow and are kept; "
-            "when it is back, send them with `ptune send`"
-        )
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
-
-
-def _find_run(mlflow: ModuleType, run_id: str | None) -> Any | None:
-    """Return a run of the store; None where there is none of this id.
-
-    It may be finished: dvc can be killed between the stage's end and its own note of it.
-    """
-    if run_id is None:
-        return None
-    try:
-        run = mlflow.get_run(run_id)
-    except mlflow.MlflowException:  # another store than last time, or deleted there
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
-
-
 def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:
-    """Mark runs of the same key whose process is gone: kill -9 leaves them running for ever."""
+    """End runs of the same key whose process is gone: after kill -9 they remain RUNNING."""
     if stage is None or stage.run_key is None:
         return
     running = mlflow.search_runs(
@@ -311,74 +270,83 @@ def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:
         output_format="list",
     )
     for run in running:
-        tags = run.data.tags
-        here = tags.get("host") == socket.gethostname()
-        if here and not _is_alive(tags.get("process", "")):
+        if has_ended(run.data.tags):
             mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
 
 
-def _process_tag() -> str:
-    process = psutil.Process()
-    return f"{process.pid} {process.create_time():.2f}"
-
-
-def _is_alive(tag: str) -> bool:
-    pid, _, created = tag.partition(" ")
+def _forward_others(mlflow: ModuleType) -> None:
+    """Forward the events of earlier runs: this run's lineage reads them in the history."""
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
-    except (psutil.Error, ValueError):
-        return False
+        for report in forward_logs(mlflow):
+            for reason in report.refused:
+                _warn(f"{report.name}: MLflow refuses a log event ({reason})")
+            if report.trouble and not report.other_store:
+                _warn(
+                    f"{report.name}: {report.num_pending} log events are still kept "
+                    f"({report.trouble}); send them with `ptune send`"
+                )
+    except Exception as error:  # the logs of others may be unreadable; this stage continues
+        _warn(f"events of earlier runs are not sent ({without_password(first_line(error))})")
 
 
-def _stage_tags(stage: StageIdentity | None) -> dict[str, str]:
+def _log_start(run: StageRun, stage: StageIdentity | None) -> None:
+    if stage is not None:
+        run.log_params(stage.params)
+    run.log_text(environment(), "environment.json")
+    patch = source_patch()
+    if patch:
+        run.log_text(patch, "git/diff.patch")
+
+
+def _log_outputs(run: StageRun, log: LiveLog) -> None:
+    """Log the hashes of the outputs, and the hardware, which is known by now."""
+    tags = {"hardware": hardware_name(gpu_in_use())}
+    try:
+        hashes = output_hashes()
+    except Exception as error:  # dvc raises many types
+        log.warn("the outputs' hashes are not logged", first_line(error))
+    else:
+        tags |= {f"{WROTE}{path}": digest for path, digest in hashes.items()}
+    run.set_tags(tags)
+
+
+def _close(log: EventLog) -> None:
+    """Delete the log of a run that has ended if all is sent; otherwise, say what is kept."""
+    if log.pending:
+        _warn(
+            f"{len(log.pending)} log events could not be sent to MLflow and are kept; "
+            "when it is back, send them with `ptune send`"
+        )
+    else:
+        log.delete()
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
+    commit = git_tags()
+    tags = {**info.tags, **machine_tags(), **commit}
     if stage is None:
-        return {"dvc.stage": "", "dvc.experiment": "outside DVC"}
-    tags = {
-        "dvc.stage": stage.name,
-        "dvc.command": stage.command[:_MAX_TAG],
-        "dvc.experiment": stage.experiment or "workspace",
-        **{f"{READ}{path}": value for path, value in {**stage.inputs, **stage.within}.items()},
-    }
-    return tags if stage.run_key is None else {**tags, "dvc.run_key": stage.run_key}
+        note = f"**{info.name}**, run outside DVC: its data and parameters are not recorded."
+        tags |= {"dvc.stage": "", "dvc.experiment": "outside DVC"}
+    else:
+        note = _description(stage, dirty=commit.get("git.dirty") == "true")
+        inputs = {**stage.inputs, **stage.within}
+        tags |= {
+            "dvc.stage": stage.name,
+            "dvc.command": stage.command[:_MAX_TAG],
+            "dvc.experiment": stage.experiment or "workspace",
+            **{f"{READ}{path}": digest for path, digest in inputs.items()},
+        }
+        if stage.run_key is not None:
+            tags["dvc.run_key"] = stage.run_key
+    return {**tags, "mlflow.note.content": note}
 
 
-def _machine_tags() -> dict[str, str]:
-    return {"host": socket.gethostname(), "process": _process_tag()}
-
-
-def _git_tags() -> dict[str, str]:
-    commit = (git_text("rev-parse", "HEAD") or "").strip()
-    if not commit:
-        return {}
-    changed = git_text("status", "--porcelain", "--", *_SOURCES) or ""
-    return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changed.strip())).lower()}
-
-
-def library_versions() -> dict[str, str]:
-    """Return library -> version, of those that can change a result and are installed."""
-    versions = {}
-    for library in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[library] = importlib.metadata.version(library)
-    return versions
-
-
-def _environment() -> str:
-    return json.dumps(
-        {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpus": os.cpu_count(),
-            "libraries": library_versions(),
-        },
-        indent=2,
-    )
-
-
-def _description(name: str, stage: StageIdentity | None) -> str:
-    """Return Markdown that says what the run is and how to make it again."""
-    if stage is None:
-        return f"**{name}**, run outside DVC: nothing ties it to data or parameters."
+def _description(stage: StageIdentity, *, dirty: bool) -> str:
+    """Return Markdown that describes the run and how to reproduce it."""
     lines = [
         f"Stage `{stage.name}` of the pipeline.",
         "",
@@ -386,19 +354,16 @@ def _description(name: str, stage: StageIdentity | None) -> str:
         stage.command.replace(" --", " \\\n  --"),
         "```",
         "",
-        "| read | content |",
+        "| input | hash |",
         "|---|---|",
-        *(f"| `{path}` | `{value}` |" for path, value in stage.inputs.items()),
+        *(f"| `{path}` | `{digest}` |" for path, digest in stage.inputs.items()),
         "",
-        f"To make it again: check out the commit of this run, `dvc repro -s {stage.name}`."
-        + (" The tree had changes: apply `git/diff.patch` first." if _is_dirty() else ""),
+        f"To reproduce it: check out this run's commit, then `dvc repro -s {stage.name}`."
+        + (" The tree had changes: apply `git/diff.patch` first." if dirty else ""),
     ]
     return "\n".join(lines)
 
 
-def _is_dirty() -> bool:
-    return _git_tags().get("git.dirty") == "true"
-
-
-def _as_text(params: Mapping[str, Any]) -> dict[str, str]:
+def params_as_text(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested parameters as dotted path -> text, as MLflow stores them."""
     return {key: str(value) for key, value in flat_params(params).items()}

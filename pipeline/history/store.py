@@ -1,6 +1,6 @@
-"""Where the history is: the MLflow store that all of this package talks to.
+"""The MLflow store that holds the history.
 
-Without `MLFLOW_TRACKING_URI` the history is `mlflow.db` and `mlartifacts/` at the root of the main
+Without `MLFLOW_TRACKING_URI`, it is `mlflow.db` and `mlartifacts/` at the root of the main
 checkout, so that `dvc exp` in a temporary folder logs there too.
 """
 
@@ -11,37 +11,31 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import requests
+
 from pipeline.errors import TrackingError
 from pipeline.workflow.project import project_root
 
-# Kind of stage -> the experiment of its runs, so that the columns of each fit its runs.
-EXPERIMENTS = {
-    "validate": "p-tuning-data",
-    "download": "p-tuning-data",
-    "splits": "p-tuning-data",
-    "train": "p-tuning-train",
-    "evaluate": "p-tuning-evaluate",
-    "report": "p-tuning-report",
-    "promote": "p-tuning-promote",
-}
-
-# MLflow's pages open on runs and their charts, not on traces of a chat application.
+# MLflow's pages show runs and their charts, instead of traces of a chat application.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_FIX = "start the server, or fix or unset MLFLOW_TRACKING_URI"
+_SQL = ("sqlite", "mysql", "postgresql", "mssql")
 
 
 def connect(experiment: str | None = None) -> ModuleType:
-    """Import MLflow and point it at the store.
+    """Import MLflow and connect it to the store.
 
     Args:
-        experiment: the one to log to, made if absent; None to read.
+        experiment: The one to log to, created if absent; None for reading.
 
     Raises:
-        TrackingError: the tracking server or store cannot be used.
+        TrackingError: The tracking server or store cannot be used.
     """
     for key, value in {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default waits four minutes for a dead server
@@ -65,44 +59,38 @@ def connect(experiment: str | None = None) -> ModuleType:
         if experiment is None:
             return mlflow
         if mlflow.get_experiment_by_name(experiment) is None:
-            # Another stage may make it at the same moment.
+            # Another stage may create it at the same moment.
             with contextlib.suppress(mlflow.MlflowException):
                 mlflow.create_experiment(
                     experiment, artifact_location=location, tags=_EXPERIMENT_TAGS
                 )
         mlflow.set_experiment(experiment)
     except Exception as error:
+        advice = f"S{_FIX[1:]} (without it the history is mlflow.db in the checkout)."
+        if getattr(error, "error_code", None) == "UNAUTHENTICATED":
+            advice = (
+                "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your "
+                "account on that server (docs/server.md)."
+            )
         raise TrackingError(
             without_password(f"MLflow at {store_address()} cannot be used: {first_line(error)}\n")
-            + f"{_advice(error)} Nothing was run."
+            + f"{advice} Nothing was run."
         ) from error
     return mlflow
 
 
-def _advice(error: Exception) -> str:
-    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
-        return (
-            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your account "
-            "on that server (docs/server.md)."
-        )
-    return (
-        "Start the server, or mend or unset MLFLOW_TRACKING_URI (without it the history is "
-        "mlflow.db in the checkout)."
-    )
-
-
 def store_address() -> str:
-    """Return where the history is, credentials included."""
+    """Return the address of the history, with credentials."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root()}/mlflow.db"
 
 
 def history_exists() -> bool:
-    """Tell whether there may be a history to read; reading must not make one."""
+    """Whether there may be a history to read, which reading must not create."""
     return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project_root() / "mlflow.db").exists()
 
 
 def store_identity() -> str:
-    """Return what tells this store from others; no secret is in it."""
+    """Return a name that distinguishes this store from others, without credentials."""
     address = store_address()
     if address == f"sqlite:///{project_root()}/mlflow.db":
         return "mlflow.db"
@@ -111,15 +99,15 @@ def store_identity() -> str:
 
 
 def without_password(text: str) -> str:
-    """Return text with the credentials of each address in it blotted out."""
+    """Return text with the credentials in each of its addresses replaced by `***`."""
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def local_store(root: Path) -> Path:
-    """Make the SQLite store if there is none, in a way that two processes or a kill survive.
+    """Create the SQLite store if it does not exist; two processes or a kill do no harm.
 
-    MLflow makes its tables without a lock: two first users break the file for good, and so does a
-    kill in between. So it is made aside and renamed.
+    MLflow creates its tables without a lock: two first users, or a kill, break the file for good.
+    So the file is created under another name and renamed.
     """
     store = root / "mlflow.db"
     if store.exists():
@@ -141,25 +129,88 @@ def local_store(root: Path) -> Path:
     return store
 
 
-def first_line(error: Exception) -> str:
-    """Return what an error says, in one line that is not too long.
+@dataclass(frozen=True)
+class Store:
+    """The state of the store.
 
-    Of a connection that failed it is what the system says, not what three libraries made of it.
+    Attributes:
+        address: Without credentials.
+        exists: Whether a history has been created.
     """
-    text = _said_by_system(error) or str(error).strip() or repr(error)
+
+    address: str
+    exists: bool
+
+
+def check_store(timeout_seconds: float) -> Store:
+    """Return the state of the store, without changing it.
+
+    Args:
+        timeout_seconds: How long to wait for a server.
+
+    Raises:
+        TrackingError: It cannot be reached, or belongs to another version of MLflow.
+    """
+    address = store_address()
+    shown = without_password(address)
+    if not history_exists():
+        return Store(shown, False)
+    try:
+        if address.startswith(_SQL):
+            return Store(shown, _has_current_schema(address))
+        if address.startswith("http"):
+            # MLflow's client would retry for a long time.
+            requests.get(address, timeout=timeout_seconds).close()
+        connect().MlflowClient().search_experiments(max_results=1)
+    except TrackingError:
+        raise
+    except Exception as error:  # of MLflow, its database and its client
+        reason = first_line(error)
+        if isinstance(error, requests.Timeout):
+            reason = f"no answer within {timeout_seconds:g} seconds"
+        elif isinstance(error, requests.RequestException):
+            reason = f"cannot be reached: {reason}"
+        raise TrackingError(without_password(f"{shown}: {reason}; {_FIX}")) from error
+    return Store(shown, True)
+
+
+def _has_current_schema(address: str) -> bool:
+    """Return whether a database has tables; MLflow itself would create or migrate them.
+
+    Raises:
+        TrackingError: The tables belong to another version of MLflow.
+    """
+    from mlflow.store.db import utils
+    from sqlalchemy import make_url
+
+    url = make_url(address)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        return False
+    engine = utils.create_sqlalchemy_engine(address)
+    try:
+        schema, current = utils._get_schema_version(engine), utils._get_latest_schema_revision()
+    finally:
+        engine.dispose()
+    if schema not in (None, current):
+        raise TrackingError(
+            f"{without_password(address)}: schema {schema} is not {current}, that of the installed "
+            "MLflow; copy the database, then run `mlflow db upgrade` on it, or install the MLflow "
+            "that wrote it"
+        )
+    return schema is not None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 300 characters long.
+
+    For a failed connection it is the system's message, without those of the libraries above.
+    """
+    text = _system_message(error) or str(error).strip() or repr(error)
     line = text.splitlines()[0]
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 
-def unreadable(error: Exception) -> TrackingError:
-    """Return what to tell a person whose history could not be read."""
-    return TrackingError(
-        without_password(f"{store_address()}: cannot be read: {first_line(error)}\n")
-        + "Start the server, or mend or unset MLFLOW_TRACKING_URI; `ptune doctor` says more."
-    )
-
-
-def _said_by_system(error: BaseException | None) -> str | None:
+def _system_message(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, ConnectionError | socket.gaierror) and error.strerror:
             return error.strerror
@@ -167,8 +218,16 @@ def _said_by_system(error: BaseException | None) -> str | None:
     return None
 
 
+def unreadable(error: Exception) -> TrackingError:
+    """Return the error of a history that could not be read."""
+    return TrackingError(
+        without_password(f"{store_address()}: cannot be read: {first_line(error)}\n")
+        + f"S{_FIX[1:]}; `ptune doctor` has details."
+    )
+
+
 def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested parameters to dotted paths; an empty group stays as `{}`."""
+    """Return nested parameters as dotted path -> value; an empty group stays as `{}`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

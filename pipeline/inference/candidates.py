@@ -8,8 +8,8 @@ from pipeline.errors import DataError, PipelineError
 from pipeline.evaluation.metrics import mean
 from pipeline.files import read_json
 from pipeline.prompts.store import load_prompts
-from pipeline.workflow.command import about_command
-from pipeline.workflow.lock import Execution, parse_command, read_lock
+from pipeline.workflow.command import StageInfo
+from pipeline.workflow.lock import Execution, read_lock
 from pipeline.workflow.project import workspace_hashes
 
 LAMA = "lama"
@@ -115,12 +115,11 @@ class _Training:
     @classmethod
     def read(cls, execution: Execution) -> "_Training | None":
         """Return None for another stage, as a person may add, or a benchmark not promoted."""
-        about = about_command(execution.command)
-        if about is None or about.kind != "train" or about.benchmark not in _SCORES:
+        about = StageInfo.from_command(execution.command)
+        if about is None or about.stage != "train" or about.benchmark not in _SCORES:
             return None
-        _, _, options = parse_command(execution.command)
         places = {"trained": "--out", "model": "--model", "splits": "--splits"}
-        folders = {name: options.get(option, "") for name, option in places.items()}
+        folders = {name: about.options.get(option, "") for name, option in places.items()}
         known = {**execution.inputs, **execution.outputs}
         if not about.method or not known.keys() >= set(folders.values()):
             return None
@@ -165,10 +164,10 @@ def _candidate(training: _Training, executions: Iterable[Execution]) -> Candidat
 def _test_score(training: _Training, executions: Iterable[Execution]) -> float | None:
     """Return what the evaluation of this very content wrote; None if there was none."""
     for execution in executions:
-        module, _, options = parse_command(execution.command)
+        info = StageInfo.from_command(execution.command)
         read = execution.inputs.get(training.folders["trained"])
-        if module == "stages.evaluate" and read == training.hashes["trained"]:
-            metrics = Path(options.get("--metrics", ""))
+        if info is not None and info.stage == "evaluate" and read == training.hashes["trained"]:
+            metrics = Path(info.options.get("--metrics", ""))
             if metrics.is_file():
                 return float(read_json(metrics)[f"test/{_SCORES[training.benchmark]}"])
     return None

@@ -14,11 +14,12 @@ import pipeline
 from pipeline.data.lama import read_lama
 from pipeline.errors import TrackingError
 from pipeline.files import link_or_copy, write_text
-from pipeline.history.store import EXPERIMENTS, connect, first_line, without_password
+from pipeline.history.store import connect, first_line, without_password
 from pipeline.inference.candidates import Candidate
-from pipeline.inference.forms import INPUT_SCHEMAS
 from pipeline.inference.predictor import TrainedPrompt, best_by_task, load_trained
 from pipeline.prompts.store import save_prompts, weights_file
+from pipeline.tasks import get_task
+from pipeline.workflow.command import EXPERIMENTS
 
 BEST = "best"
 
@@ -190,8 +191,8 @@ def _signature(candidate: Candidate) -> Any:
     asked: list[Any]
     if candidate.task:
         asked = [
-            ColSpec(kinds[field.kind], field.name, required=field.needed)
-            for field in INPUT_SCHEMAS[candidate.task].fields
+            ColSpec(kinds[field.value_type], field.name, required=field.required)
+            for field in get_task(candidate.task).schema.fields
         ]
     else:
         asked = [ColSpec(DataType.string, name) for name in ("relation", "subject")]
@@ -206,8 +207,8 @@ def _signature(candidate: Candidate) -> Any:
 
 def _example(candidate: Candidate) -> list[dict[str, str]]:
     if candidate.task:
-        fields = INPUT_SCHEMAS[candidate.task].fields
-        return [{field.name: field.example for field in fields if field.needed}]
+        fields = get_task(candidate.task).schema.fields
+        return [{field.name: field.example for field in fields if field.required}]
     facts = read_lama(candidate.splits, ["dev"]).facts
     return [
         {"relation": relation, "subject": own["dev"][0].sub_label}

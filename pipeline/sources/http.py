@@ -1,11 +1,10 @@
-"""Fetch one file over HTTP: whole, or one clear error. What was cut goes on where it stopped."""
+"""Download one file over HTTP, complete or not at all, resuming after an interruption."""
 
-import contextlib
-import fcntl
 import hashlib
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -13,105 +12,99 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import requests
+from filelock import FileLock
 from tqdm import tqdm
 
 from pipeline import files
 from pipeline.errors import ChecksumError, DataError, DownloadError
+from pipeline.sources.base import SET_MIRROR, check_sha256
 
 _CHUNK_BYTES = 1 << 16
-_MIRROR = "set data.mirror in params.yaml to a folder with a local copy"
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a server is waited for.
+    """How often and how long to try.
 
     Attributes:
-        attempts: how often a file is asked for before giving up.
-        first_wait_seconds: before the second attempt; twice as long before each further one.
-        longest_wait_seconds: bound of each wait, of one that the server asks for too.
-        silence_seconds: a connection on which nothing comes for so long is dead.
+        attempts: maximum number of requests for one file.
+        backoff: seconds before the second attempt, doubled before each further one.
+        max_backoff: maximum of each wait in seconds, also of one that the server asks for.
+        read_timeout: seconds without any data after which a connection counts as dead.
     """
 
     attempts: int = 5
-    first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 60.0
-    silence_seconds: float = 30.0
+    backoff: float = 1.0
+    max_backoff: float = 60.0
+    read_timeout: float = 30.0
 
-    def wait_seconds(self, attempt: int, asked_seconds: float | None) -> float:
-        """Return how long to wait after the attempt of this number, the first being 1."""
-        wait = self.first_wait_seconds * 2.0 ** (attempt - 1)
-        return min(max(wait, asked_seconds or 0), self.longest_wait_seconds)
-
-
-PATIENCE = RetryPolicy()
+    def wait_seconds(self, attempt: int, retry_after: float | None) -> float:
+        """Seconds to wait after the attempt of this number, the first being 1."""
+        wait = self.backoff * 2.0 ** (attempt - 1)
+        return min(max(wait, retry_after or 0), self.max_backoff)
 
 
-def download_kept(
-    url: str, cache: Path, *, sha256: str | None = None, patience: RetryPolicy = PATIENCE
+RETRY = RetryPolicy()
+
+
+def download_to_cache(
+    url: str, cache: Path, *, sha256: str | None = None, retry: RetryPolicy = RETRY
 ) -> Path:
     """Download into a cache folder (see `download`) and return the file's path.
 
-    The path is the URL's own, so that a file of an older address is never taken for the new one.
+    The path depends on the URL, so a file from a previous address is never used for a new one.
     """
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
     target = cache / key / (Path(urlsplit(url).path).name or "file")
-    download(url, target, sha256=sha256, patience=patience)
+    download(url, target, sha256=sha256, retry=retry)
     return target
 
 
 def download(
-    url: str, target: Path, *, sha256: str | None = None, patience: RetryPolicy = PATIENCE
+    url: str, target: Path, *, sha256: str | None = None, retry: RetryPolicy = RETRY
 ) -> None:
-    """Put a file from the web at `target`, unless it is there.
+    """Download a file to `target`, unless it exists.
 
-    Bytes go to `<target>.partial`, which becomes `target` when all came. After a cut or a kill it
-    is continued, if the server says that the file is still the same. Proxies and certificates are
-    those of the environment, as `requests` reads it.
+    Bytes go to `<target>.partial`, which is renamed when complete. After an interruption the
+    download resumes, if the server confirms that the file has not changed. Proxies and certificates
+    are those of the environment, as `requests` reads it.
 
     Args:
         url: an http or https address.
-        target: where to put the file; its folder is made if absent.
-        sha256: digest that it must have; None if it is not known.
-        patience: how often to try, how long to wait.
+        target: path of the file; its folder is created if absent.
+        sha256: expected digest; None if unknown.
+        retry: number of attempts, and timeouts.
 
     Raises:
-        DownloadError: the file could not be had whole.
+        DownloadError: the file could not be downloaded completely.
         ChecksumError: it has another digest; nothing is kept.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(target):
+    # `dvc queue` runs stages side by side, which may need the same file.
+    with FileLock(target.with_name(f".{target.name}.lock")):
         if target.is_file() and (sha256 is None or files.sha256(target) == sha256):
             return
         partial = _Partial(target)
-        _fetch(url, partial, patience)
-        if sha256 is not None and (found := files.sha256(partial.data)) != sha256:
-            partial.forget()
-            raise ChecksumError(
-                f"{url}: sha256 is {found}, expected {sha256}; nothing was kept.\n"
-                f"Run again, and if it repeats, {_MIRROR}"
-            )
+        _download_with_retries(url, partial, retry)
+        if sha256 is not None:
+            try:
+                advice = f"Nothing was kept. Run again, and if it repeats, {SET_MIRROR}"
+                check_sha256(partial.data, sha256, url, advice)
+            except ChecksumError:
+                partial.delete()
+                raise
         partial.data.replace(target)
-        partial.forget()
-
-
-@contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Let one process at a time fetch a file: `dvc queue` runs stages side by side."""
-    # A file of its own: the partial file is renamed, and its lock would go with it.
-    with target.with_name(f".{target.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        partial.delete()
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """What a partial file is a part of.
+class _RemoteFile:
+    """The version of a remote file that a partial file belongs to.
 
     Attributes:
-        url: where it comes from.
-        validator: tells one version of the file from another; None if the server names none.
-        length: in bytes; None if the server does not say.
+        url: its address.
+        validator: identifies the version; None if the server sends none.
+        length: in bytes; None if the server does not send it.
     """
 
     url: str
@@ -120,29 +113,29 @@ class _Whole:
 
 
 class _Partial:
-    """What came so far, and beside it what it is a part of."""
+    """The bytes received so far, with a description of the remote file that they belong to."""
 
     def __init__(self, target: Path) -> None:
         self.name = target.name
         self.data = target.with_name(f"{target.name}.partial")
-        self.about = target.with_name(f"{target.name}.partial.json")
+        self.description = target.with_name(f"{target.name}.partial.json")
 
     def size(self) -> int:
         return self.data.stat().st_size if self.data.exists() else 0
 
-    def known(self, url: str) -> _Whole | None:
-        """Return what the bytes here belong to; None if they cannot be continued."""
+    def resumable(self, url: str) -> _RemoteFile | None:
+        """The remote file that the bytes belong to; None if the download cannot resume."""
         try:
-            whole = _Whole(**files.read_json(self.about))
+            remote = _RemoteFile(**files.read_json(self.description))
         except (DataError, TypeError):
             return None
-        continuable = whole.url == url and whole.validator is not None and self.size() > 0
-        return whole if continuable else None
+        resumable = remote.url == url and remote.validator is not None and self.size() > 0
+        return remote if resumable else None
 
-    def begin(self, whole: _Whole) -> None:
-        # In this order, a kill never leaves bytes beside the description of another file.
+    def start(self, remote: _RemoteFile) -> None:
+        # In this order, a kill never leaves bytes with the description of another file.
         self.data.unlink(missing_ok=True)
-        files.write_json(self.about, asdict(whole))
+        files.write_json(self.description, asdict(remote))
 
     def append(self, response: requests.Response, length: int | None) -> None:
         with (
@@ -160,39 +153,41 @@ class _Partial:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 bar.write(chunk)
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         self.data.unlink(missing_ok=True)
-        self.about.unlink(missing_ok=True)
+        self.description.unlink(missing_ok=True)
 
 
-class _Interrupted(Exception):
+class _Retryable(Exception):
     """An attempt failed in a way that another may not."""
 
-    def __init__(self, reason: str, asked_seconds: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
-        self.asked_seconds = asked_seconds
+        self.retry_after = retry_after
 
 
-def _fetch(url: str, partial: _Partial, patience: RetryPolicy) -> None:
+def _download_with_retries(url: str, partial: _Partial, retry: RetryPolicy) -> None:
     attempt = 1
     while True:
         try:
-            _attempt(url, partial, patience)
+            _attempt(url, partial, retry.read_timeout)
             return
-        except _Interrupted as error:
-            if attempt >= patience.attempts:
-                kept = "; it goes on where it stopped" if partial.known(url) else ""
+        except _Retryable as error:
+            if attempt >= retry.attempts:
+                resumes = " (the download resumes)" if partial.resumable(url) else ""
                 raise DownloadError(
                     f"{url}: {error}; gave up after {attempt} attempts.\n"
-                    f"Check the network and its proxy settings and run again{kept}; or {_MIRROR}"
+                    f"Check the network and its proxy settings and run again{resumes}, or "
+                    f"{SET_MIRROR}"
                 ) from error
-            time.sleep(patience.wait_seconds(attempt, error.asked_seconds))
+            time.sleep(retry.wait_seconds(attempt, error.retry_after))
             attempt += 1
 
 
-def _attempt(url: str, partial: _Partial, patience: RetryPolicy) -> None:
+def _attempt(url: str, partial: _Partial, read_timeout: float) -> None:
+    """Download what is missing, with every error either retryable or for the user."""
     try:
-        _fetch_rest(url, partial, patience.silence_seconds)
+        _download_rest(url, partial, read_timeout)
     except (
         requests.ConnectionError,
         requests.Timeout,
@@ -202,77 +197,78 @@ def _attempt(url: str, partial: _Partial, patience: RetryPolicy) -> None:
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             raise DownloadError(
                 f"{url}: {reason}\nSet REQUESTS_CA_BUNDLE to the certificates of your network, "
-                f"or {_MIRROR}"
+                f"or {SET_MIRROR}"
             ) from error
-        raise _Interrupted(reason) from error
+        raise _Retryable(reason) from error
     except requests.RequestException as error:
-        raise DownloadError(f"{url}: {_innermost(error)}.\nTo do without it, {_MIRROR}") from error
+        raise DownloadError(
+            f"{url}: {_innermost(error)}.\nTo do without it, {SET_MIRROR}"
+        ) from error
     except OSError as error:
         raise DownloadError(
-            f"{partial.data}: {error.strerror or error}; make room or check the permissions, then "
-            "run again"
+            f"{partial.data}: {error.strerror or error}\nFree some space or check the "
+            "permissions, then run again"
         ) from error
 
 
-def _fetch_rest(url: str, partial: _Partial, silence_seconds: float) -> None:
-    whole = partial.known(url)
-    if whole is not None and partial.size() == whole.length:
-        return  # killed before the last rename
+def _download_rest(url: str, partial: _Partial, read_timeout: float) -> None:
+    remote = partial.resumable(url)
+    if remote is not None and partial.size() == remote.length:
+        return  # killed before the final rename
     headers = {"Accept-Encoding": "identity"}
-    if whole is not None and whole.validator is not None:
-        headers |= {"Range": f"bytes={partial.size()}-", "If-Range": whole.validator}
-    with requests.get(url, headers=headers, stream=True, timeout=silence_seconds) as response:
+    if remote is not None and remote.validator is not None:
+        headers |= {"Range": f"bytes={partial.size()}-", "If-Range": remote.validator}
+    with requests.get(url, headers=headers, stream=True, timeout=read_timeout) as response:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise DownloadError(
-                f"{url}: sent compressed, though asked not to be: its length cannot be checked. "
-                f"Check the proxy, or {_MIRROR}"
+                f"{url}: sent compressed, though not requested: its length cannot be checked.\n"
+                f"Check the proxy, or {SET_MIRROR}"
             )
-        if whole is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            _check_continues(response, partial, whole)
+        if remote is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+            _check_continues(response, partial, remote)
         elif response.status_code == HTTPStatus.OK:
-            whole = _Whole(url, _validator(response), _content_length(response))
-            partial.begin(whole)
+            remote = _RemoteFile(url, _validator(response), _content_length(response))
+            partial.start(remote)
         else:
-            _refuse(url, partial, response)
-        partial.append(response, whole.length if whole else None)
-    if whole is not None and whole.length not in (None, partial.size()):
-        reason = f"{partial.size()} of {whole.length} bytes came"
-        if partial.size() > (whole.length or 0):
-            partial.forget()
-        raise _Interrupted(reason)
+            _raise_for_status(url, partial, response)
+        partial.append(response, remote.length if remote else None)
+    if remote is not None and remote.length not in (None, partial.size()):
+        reason = f"received {partial.size()} of {remote.length} bytes"
+        if partial.size() > (remote.length or 0):
+            partial.delete()
+        raise _Retryable(reason)
 
 
-def _check_continues(response: requests.Response, partial: _Partial, whole: _Whole) -> None:
-    said = response.headers.get("Content-Range", "")
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", said)
+def _check_continues(response: requests.Response, partial: _Partial, remote: _RemoteFile) -> None:
+    content_range = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
     if (
-        found is None
-        or int(found[1]) != partial.size()
-        or found[2] not in ("*", str(whole.length))
-        or _validator(response) not in (None, whole.validator)
+        match is None
+        or int(match[1]) != partial.size()
+        or match[2] not in ("*", str(remote.length))
+        or _validator(response) not in (None, remote.validator)
     ):
-        begun = partial.size()
-        partial.forget()
-        raise _Interrupted(f"asked for what follows byte {begun}, it sent {said or 'no range'!r}")
+        size = partial.size()
+        partial.delete()
+        raise _Retryable(f"expected the bytes from {size}, got {content_range or 'no range'!r}")
 
 
-def _refuse(url: str, partial: _Partial, response: requests.Response) -> NoReturn:
+def _raise_for_status(url: str, partial: _Partial, response: requests.Response) -> NoReturn:
     status = response.status_code
     reason = f"the server answered {status} {response.reason}".rstrip()
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        partial.forget()
-        raise _Interrupted(reason)
+        partial.delete()
+        raise _Retryable(reason)
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or status >= 500:
-        asked = response.headers.get("Retry-After", "")
-        raise _Interrupted(reason, float(asked) if asked.isdecimal() else None)
+        retry_after = response.headers.get("Retry-After", "")
+        raise _Retryable(reason, float(retry_after) if retry_after.isdecimal() else None)
     raise DownloadError(
-        f"{url}: {reason}.\nThe file is gone, or the server lets nobody or not you have it; "
-        f"{_MIRROR}"
+        f"{url}: {reason}.\nThe file no longer exists or access is denied; {SET_MIRROR}"
     )
 
 
 def _validator(response: requests.Response) -> str | None:
-    """Return what If-Range takes: a weak ETag may stand for different bytes."""
+    """Value for If-Range: not a weak ETag, which different bytes may share."""
     etag = response.headers.get("ETag")
     if etag is not None and not etag.startswith("W/"):
         return etag
@@ -285,10 +281,67 @@ def _content_length(response: requests.Response) -> int | None:
 
 
 def _innermost(error: BaseException) -> str:
-    """Return the reason without the layers around it, which name pools and retries."""
+    """The reason without the layers around it, which name connection pools and retries."""
     while True:
-        around = [getattr(error, "reason", None), *error.args]
-        inner = next((e for e in around if isinstance(e, BaseException)), None)
+        layers = [getattr(error, "reason", None), *error.args]
+        inner = next((e for e in layers if isinstance(e, BaseException)), None)
         if inner is None:
             return str(error).rstrip(".") or type(error).__name__
         error = inner
+
+
+def url_probes(urls: Iterable[str], seconds: float) -> dict[str, Callable[[], None]]:
+    """Host -> function that requests the first of its URLs; for `probe_hosts`."""
+    probes: dict[str, Callable[[], None]] = {}
+    for url in urls:
+        probes.setdefault(urlsplit(url).netloc, lambda url=url: _probe(url, seconds))  # type: ignore[misc]
+    return probes
+
+
+def probe_hosts(probes: Mapping[str, Callable[[], None]], seconds: float) -> str:
+    """Ask several hosts side by side and return that all of them answer.
+
+    Args:
+        probes: host -> function that asks it, and raises a DownloadError.
+        seconds: timeout of each.
+
+    Raises:
+        DownloadError: with the hosts that do not answer.
+    """
+    failures: dict[str, str] = dict.fromkeys(probes, f"no answer within {seconds:g} seconds")
+
+    def run(host: str, probe: Callable[[], None]) -> None:
+        try:
+            probe()
+            del failures[host]
+        except DownloadError as error:
+            failures[host] = str(error).partition("\n")[0]
+
+    # As daemons, so that one that hangs, as in a name's resolution, does not keep the process.
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in probes.items()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds + 1
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+    if failures:
+        reasons = "; ".join(f"{host}: {reason}" for host, reason in dict(failures).items())
+        advice = f"Check the network and its proxy settings, or {SET_MIRROR}"
+        raise DownloadError(f"{reasons}\n{advice}")
+    return f"not fetched yet; {', '.join(probes)} answer"
+
+
+def _probe(url: str, seconds: float) -> None:
+    try:
+        with requests.get(url, stream=True, timeout=seconds) as response:
+            status = response.status_code
+    except requests.Timeout as error:
+        raise DownloadError(f"no answer within {seconds:g} seconds") from error
+    except requests.exceptions.SSLError as error:
+        raise DownloadError("its certificate is not trusted (REQUESTS_CA_BUNDLE)") from error
+    except requests.exceptions.ProxyError as error:
+        raise DownloadError("the proxy refuses the connection") from error
+    except requests.RequestException as error:
+        raise DownloadError("cannot be reached") from error
+    if status >= HTTPStatus.BAD_REQUEST:
+        raise DownloadError(f"answers {status} for {url}")

@@ -1,100 +1,181 @@
-"""Fetch files of the Hugging Face hub: models and datasets."""
+"""Fetch files of models and datasets from the Hugging Face hub."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import ChecksumError, DownloadError
 from pipeline.files import sha256
+from pipeline.sources.base import SET_MIRROR
+
+# The hub's rule for names, to check one without the hub.
+_PART = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"{_PART}/{_PART}(?<!\.git)(?:@(?!.*\.\.)\w[\w./-]*)?", re.ASCII)
+
+# The hub's first names have no organization. There are no new ones, so any other is a typing error.
+_LEGACY = frozenset(
+    {
+        "albert-base-v1", "albert-base-v2", "albert-large-v1", "albert-large-v2",
+        "albert-xlarge-v1", "albert-xlarge-v2", "albert-xxlarge-v1", "albert-xxlarge-v2",
+        "bert-base-cased", "bert-base-chinese", "bert-base-german-cased",
+        "bert-base-multilingual-cased", "bert-base-multilingual-uncased", "bert-base-uncased",
+        "bert-large-cased", "bert-large-cased-whole-word-masking", "bert-large-uncased",
+        "bert-large-uncased-whole-word-masking", "distilgpt2", "distilroberta-base", "gpt2",
+        "gpt2-large", "gpt2-medium", "gpt2-xl", "roberta-base", "roberta-large",
+    }
+)  # fmt: skip
+
+RepoType = Literal["model", "dataset"]
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form `organization/name`, with or without `@revision`.
+
+    Of names without an organization, only the hub's first ones do.
+    """
+    return _NAME.fullmatch(name) is not None or name.partition("@")[0] in _LEGACY
 
 
 def fetch_from_hub(
     name: str,
     files: Sequence[str],
     *,
-    kind: Literal["model", "dataset"],
+    repo_type: RepoType,
     cache: Path,
     instead: str,
     endpoint: str | None = None,
 ) -> Path:
-    """Fetch files of one repository and return the folder that they are in.
+    """Fetch files of one repository and return the folder that contains them.
 
     A token, a proxy and `HF_HUB_OFFLINE` are those of the environment, as `huggingface_hub` reads
-    it. What is in the cache is not fetched again, and is taken as it is without a network.
+    it. Files in the cache are not fetched again, and are used unchecked if there is no network.
 
     Args:
         name: `organization/name` or `organization/name@revision`.
         files: names of files, or patterns of names.
-        kind: of the repository.
-        cache: the folder where files are kept, in the layout of the hub's own cache.
-        instead: what a person can do who cannot have it from the hub; a sentence, without its end.
-        endpoint: the hub's address; None for the usual one.
+        repo_type: `model` or `dataset`.
+        cache: folder of downloads, in the layout of the hub's own cache.
+        instead: what to do if the hub does not have it; a sentence without its period.
+        endpoint: the hub's address; None for the default.
 
     Returns:
-        A folder of links into the cache, not to be changed. It lacks the files that the repository
-        lacks.
+        A folder of links into the cache, not to be changed. Files that the repository does not have
+        are missing in it.
 
     Raises:
-        DownloadError: the hub has no such repository or revision, asks who wants it, or the files
-            could not be had.
-        ChecksumError: a file is not what the hub says; it is deleted.
+        DownloadError: the hub does not have the repository or revision, access is denied, or the
+            files could not be downloaded.
+        ChecksumError: a file has another digest than the hub says; it is deleted.
     """
     # An import of half a second, which checking a name must not cost.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
     repository, _, revision = name.partition("@")
-    again = "Run again: what came is kept."
-    try:
+    with _clear_errors(name, repo_type, cache, instead):
         folder = snapshot_download(
             repository,
-            repo_type=kind,
+            repo_type=repo_type,
             revision=revision or None,
             cache_dir=cache,
             allow_patterns=list(files),
             endpoint=endpoint,
         )
-    except GatedRepoError as error:
-        raise DownloadError(
-            f"{name}: the hub gives this {kind} only to those who accepted its terms. Accept them "
-            f"on its page and set HF_TOKEN to a token of yours. {instead}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DownloadError(
-            f"{name}: the hub has no {kind} {repository!r}, or hides it from who is not named; nor "
-            "is there a folder of this name. Check the name; if it is private, set HF_TOKEN to a "
-            f"token of yours. {instead}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DownloadError(
-            f"{name}: the {kind} has no revision {revision!r}; name a branch, tag or commit of it"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise DownloadError(
-            f"{name}: the hub cannot be reached, and the {kind} is not in {cache} yet: "
-            f"{_first_line(error.__cause__ or error)}. Check the network, its proxy settings and "
-            f"HF_HUB_OFFLINE. {instead}"
-        ) from error
-    except HfHubHTTPError as error:
-        if error.response.status_code == HTTPStatus.UNAUTHORIZED:
-            raise DownloadError(
-                f"{name}: the hub does not take your token; set HF_TOKEN to a valid one, or, for "
-                f"what is public, unset it. {instead}"
-            ) from error
-        raise DownloadError(f"{name}: {_first_line(error)}. {again} {instead}") from error
-    # Those of its HTTP library come through as they are.
-    except Exception as error:
-        raise DownloadError(f"{name}: {_first_line(error)}. {again} {instead}") from error
     _check_files(name, Path(folder))
     return Path(folder)
+
+
+def probe_hub(name: str, repo_type: RepoType, seconds: float) -> None:
+    """Check that the hub has a repository, and that it may be fetched.
+
+    Args:
+        name: see `fetch_from_hub`.
+        repo_type: see `fetch_from_hub`.
+        seconds: timeout.
+
+    Raises:
+        DownloadError: it does not, or does not answer.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise DownloadError(
+            f"{name} would be fetched from the Hugging Face hub, but HF_HUB_OFFLINE is set\n"
+            f"Unset it, or {SET_MIRROR}"
+        )
+    repository, _, revision = name.partition("@")
+    with _clear_errors(name, repo_type, None, f"Or {SET_MIRROR}"):
+        api = HfApi()
+        info = api.repo_info(
+            repository, repo_type=repo_type, revision=revision or "main", timeout=seconds
+        )
+        if info.gated:
+            api.auth_check(repository, repo_type=repo_type)
+
+
+def is_cached(name: str, cache: Path) -> bool:
+    """Whether an earlier download has put a model into the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    path = try_to_load_from_cache(
+        repository, "config.json", cache_dir=cache, revision=revision or None
+    )
+    return isinstance(path, str)
+
+
+@contextlib.contextmanager
+def _clear_errors(name: str, repo_type: str, cache: Path | None, instead: str) -> Iterator[None]:
+    """Turn every error of the hub's client into a DownloadError with the next step."""
+    try:
+        yield
+    except Exception as error:  # errors of its HTTP library reach us unchanged
+        reason, advice = _explain(error, name, repo_type, cache)
+        raise DownloadError(f"{name}: {reason}.\n{advice}. {instead}") from error
+
+
+def _explain(error: Exception, name: str, repo_type: str, cache: Path | None) -> tuple[str, str]:
+    """The reason for an error, and what to do."""
+    from huggingface_hub import constants, errors
+
+    repository, _, revision = name.partition("@")
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"the hub gives access to this {repo_type} only after you accept its terms",
+            "Accept them on its page and set HF_TOKEN to your token",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"the hub has no {repo_type} {repository!r}, or it is private; no local folder of that "
+            "name exists either",
+            "Check the name; if it is private, set HF_TOKEN to your token",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"the {repo_type} has no revision {revision!r}",
+            "Name one of its branches, tags or commits",
+        )
+    reason = _first_line(error)
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        reason = _first_line(error.__cause__ or error)
+        return (
+            f"the hub cannot be reached, and the {repo_type} is not in {cache} yet: {reason}",
+            "Check the network, its proxy settings and HF_HUB_OFFLINE",
+        )
+    if isinstance(error, errors.HfHubHTTPError):
+        if error.response.status_code == HTTPStatus.UNAUTHORIZED:
+            return (
+                "the hub does not accept your token",
+                "Set HF_TOKEN to a valid one, or unset it for public repositories",
+            )
+    elif cache is None:
+        return (
+            f"the hub ({constants.ENDPOINT}) does not answer: {reason}",
+            "Check the network and its proxy settings",
+        )
+    return reason, "Run again: what was downloaded is kept"
 
 
 def _check_files(name: str, folder: Path) -> None:
@@ -106,7 +187,7 @@ def _check_files(name: str, folder: Path) -> None:
             file.unlink()
             raise ChecksumError(
                 f"{name}: {file.relative_to(folder)} has another sha256 than the hub says, "
-                f"{digest}; the file was altered on the way. It is deleted: run again"
+                f"{digest}.\nThe file was altered on the way and is deleted: run again"
             )
 
 

@@ -1,85 +1,282 @@
-"""LAMA's data as one folder, the same from a mirror and from the projects that published it."""
+"""LAMA's data as one folder, the same from a mirror and from the projects that published it.
+
+- LAMA (Petroni et al. 2019): test facts, manual templates, common vocabulary.
+- The release of P-tuning's authors: AutoPrompt's train and dev facts, the vocabulary of all models.
+- LPAQA, AutoPrompt, OptiPrompt, ParaRel: published prompts.
+"""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.data.lama import PROMPT_COLLECTIONS, SPLITS, read_facts
+from pipeline.data.lama import PROMPT_COLLECTIONS, SPLITS, TEST_FACTS, read_facts
 from pipeline.errors import ChecksumError, DataError
-from pipeline.files import read_json, read_jsonl
-from pipeline.sources.http import PATIENCE, RetryPolicy, download_kept
-from pipeline.sources.lama_upstream import assemble_lama, read_lines
-from pipeline.sources.mirror import copy_from_mirror
+from pipeline.files import read_json, read_jsonl, write_jsonl, write_text
+from pipeline.sources.archives import extract_members
+from pipeline.sources.base import SET_MIRROR, Source
+from pipeline.sources.geonames import GEONAMES
+from pipeline.sources.http import RETRY, RetryPolicy, download_to_cache, probe_hosts, url_probes
+from pipeline.sources.mirror import copy_from_mirror, probe_mirror
 
-LAYOUT = (
-    "relations.jsonl, common_vocab_cased.txt, 29k-vocab.json, removed_overlaps.jsonl, "
-    "<relation>/{train,dev,test}.jsonl and prompts/*.jsonl"
+_GITHUB = "https://codeload.github.com"
+
+# Digests are not pinned, as they are not published. The files are checked by their length, the
+# checksums inside the archives, and `_check_lama`.
+URLS: dict[str, str] = {
+    "lama": "https://dl.fbaipublicfiles.com/LAMA/data.zip",
+    "vocabulary": "https://dl.fbaipublicfiles.com/LAMA/common_vocab_cased.txt",
+    "p-tuning": "https://zenodo.org/record/5578210/files/P-tune_LAMA.tar.gz",
+    "lpaqa": f"{_GITHUB}/jzbjyb/LPAQA/tar.gz/3204221b47e66caa9bc3aebbcc4b2c2600dbaa1b",
+    "autoprompt": f"{_GITHUB}/ucinlp/autoprompt/tar.gz/d637675999ad",
+    "optiprompt": (
+        f"{_GITHUB}/princeton-nlp/OptiPrompt/tar.gz/4e15a9df613022052021f78e661ade5e3d42aba0"
+    ),
+    "pararel": f"{_GITHUB}/yanaiela/pararel/tar.gz/cb5554678457beb5ac163d888f1ce8cf174b3f0b",
+}
+
+# Collection of prompts -> part, and its file there: one for all relations, or one for each.
+PROMPT_FILES: dict[str, tuple[str, str]] = {
+    "lpaqa_mine": ("lpaqa", "prompt/mine/{relation}.jsonl"),
+    "lpaqa_paraphrase": ("lpaqa", "prompt/paraphrase/{relation}.jsonl"),
+    "lpaqa_manual_paraphrase": ("lpaqa", "prompt/manual_paraphrase/{relation}.txt"),
+    "lpaqa_top1": ("optiprompt", "relation_metainfo/LPAQA_relations.jsonl"),
+    "autoprompt_bert": ("autoprompt", "prompts/fact_retrieval_bert_prompts.jsonl"),
+    "autoprompt_roberta": ("autoprompt", "prompts/fact_retrieval_roberta_prompts.jsonl"),
+    "autoprompt_relext_bert": ("autoprompt", "prompts/relation_extraction_bert_prompts.jsonl"),
+    "autoprompt_relext_roberta": (
+        "autoprompt",
+        "prompts/relation_extraction_roberta_prompts.jsonl",
+    ),
+    "pararel_patterns": ("pararel", "data/pattern_data/graphs_json/{relation}.jsonl"),
+}
+
+# ParaRel has patterns for 39 of the relations.
+_INCOMPLETE = ("pararel",)
+
+_SINGLE_FILES = (
+    "relations.jsonl",
+    "common_vocab_cased.txt",
+    "29k-vocab.json",
+    "removed_overlaps.jsonl",
 )
+_LAYOUT = f"{', '.join(_SINGLE_FILES)}, <relation>/{{train,dev,test}}.jsonl and prompts/*.jsonl"
+
+_RELATIONS = "data/relations.jsonl"
+_SHARED = "29k-vocab.json"
+_TEST = "TREx/{relation}.jsonl"
+_SPLIT = "fact-retrieval/original/{relation}/{split}.jsonl"
+_FACT_KEYS = ("uuid", "sub_uri", "obj_uri", "sub_label", "obj_label", "predicate_id")
+
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class LamaSource:
-    """LAMA's T-REx facts with AutoPrompt's split, vocabularies, and prompts of other projects.
+    """LAMA's T-REx facts with AutoPrompt's split, vocabularies, and published prompts.
+
+    See `Source`.
 
     Attributes:
-        license: of the content.
-        urls: part -> address; the keys of `lama_upstream.URLS`.
+        urls: part -> address; the keys of `URLS`.
         test_facts: relation -> number of its test facts.
-        patience: with the servers.
+        license: of the content.
+        retry: number of attempts, and timeouts.
+        name: as shown to the user.
     """
 
-    license: str
     urls: Mapping[str, str]
     test_facts: Mapping[str, int]
-    patience: RetryPolicy = PATIENCE
+    license: str
+    retry: RetryPolicy = RETRY
+    name: str = "lama"
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
-        """Write the folder that `LAYOUT` describes; see `fetch_source`."""
+        """Write the folder that `_LAYOUT` describes."""
         if mirror is not None:
-            copy_from_mirror(mirror, "lama", self._names(), target, layout=LAYOUT)
-            with _adding(f"It comes from {mirror / 'lama'}: copy it there again"):
-                check_lama(target, self.test_facts)
+            copy_from_mirror(mirror, "lama", self._files(), target, layout=_LAYOUT)
+            with _advising(f"It comes from {mirror / 'lama'}: copy it there again"):
+                _check_lama(target, self.test_facts)
             return
-        kept = {
-            part: download_kept(url, cache / "lama", patience=self.patience)
+        fetched = {
+            part: download_to_cache(url, cache / "lama", retry=self.retry)
             for part, url in self.urls.items()
         }
         try:
-            with _adding(
-                "What was fetched is deleted. Run again, and if it repeats, set data.mirror in "
-                f"params.yaml to a folder with lama/: {LAYOUT}"
+            with _advising(
+                "The downloads are deleted. Run again, and if it repeats, "
+                f"{SET_MIRROR}, lama/: {_LAYOUT}"
             ):
-                assemble_lama(kept, target, self.test_facts)
-                check_lama(target, self.test_facts)
+                _assemble(fetched, target, self.test_facts)
+                _check_lama(target, self.test_facts)
         except DataError:
-            # Which of them is wrong may not be known, and a kept one would be wrong for ever.
-            for path in kept.values():
+            # It may not be known which of them is wrong, and a wrong one would be kept forever.
+            for path in fetched.values():
                 path.unlink(missing_ok=True)
             raise
 
-    def _names(self) -> list[str]:
+    def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:  # noqa: ARG002
+        """Check the mirror, or ask each host."""
+        if mirror is not None:
+            return probe_mirror(self, mirror)
+        return probe_hosts(url_probes(self.urls.values(), seconds), seconds)
+
+    def _files(self) -> list[str]:
         return [
-            "relations.jsonl",
-            "common_vocab_cased.txt",
-            "29k-vocab.json",
-            "removed_overlaps.jsonl",
+            *_SINGLE_FILES,
             *(f"{relation}/{split}.jsonl" for relation in self.test_facts for split in SPLITS),
             *(f"prompts/{name}.jsonl" for name in PROMPT_COLLECTIONS),
         ]
 
 
-def check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
-    """Check what a folder like `LAYOUT` holds, wherever it came from.
+LAMA = LamaSource(
+    urls=URLS,
+    test_facts=TEST_FACTS,
+    license=(
+        "CC BY-NC 4.0, LAMA; prompts: MIT, OptiPrompt and ParaRel, Apache-2.0, AutoPrompt, "
+        "none stated, LPAQA"
+    ),
+)
+
+
+def lama_source(name: str) -> Source:
+    """The source of knowledge probing's raw data.
 
     Args:
-        folder: the folder.
-        test_facts: relation -> number of its test facts.
-
-    Raises:
-        ChecksumError: relations or test facts are not LAMA's, or a file is of another kind.
-        DataError: a line is cut, or lacks a key.
+        name: `lama.source` of params.yaml: `lama` or `geonames`.
     """
+    return LAMA if name == "lama" else GEONAMES
+
+
+def _assemble(fetched: Mapping[str, Path], target: Path, relations: Collection[str]) -> None:
+    """Write the folder that `_LAYOUT` describes from the files behind `URLS`."""
+    with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
+        unpacked = Path(folder)
+        for part, paths in _used_files(relations).items():
+            (unpacked / part).mkdir()
+            _unpack(part, fetched[part], unpacked / part, paths)
+        _write_relations(unpacked / "lama" / _RELATIONS, target, relations)
+        shutil.copyfile(fetched["vocabulary"], target / "common_vocab_cased.txt")
+        shutil.copyfile(unpacked / "p-tuning" / _SHARED, target / "29k-vocab.json")
+        removed: list[Record] = []
+        for relation in sorted(relations):
+            removed += _write_facts(relation, unpacked, target)
+        write_jsonl(target / "removed_overlaps.jsonl", removed)
+        for name, (part, path) in PROMPT_FILES.items():
+            prompts = _read_prompts(unpacked / part, path, relations)
+            write_jsonl(target / "prompts" / f"{name}.jsonl", prompts)
+
+
+def _unpack(part: str, archive: Path, folder: Path, paths: set[str]) -> None:
+    unpacked = extract_members(archive, folder, _by_ending(paths))
+    missing = sorted(paths - set(unpacked))
+    if not unpacked or (missing and part not in _INCOMPLETE):
+        raise ChecksumError(f"{archive}: no {missing[0]} in this archive of {part}")
+
+
+def _used_files(relations: Iterable[str]) -> dict[str, set[str]]:
+    """Part -> paths used from its archive, without the folders around them."""
+    used = {"lama": {_RELATIONS}, "p-tuning": {_SHARED}}
+    for relation in relations:
+        used["lama"].add(_TEST.format(relation=relation))
+        for split in ("train", "dev"):
+            used["p-tuning"].add(_SPLIT.format(relation=relation, split=split))
+        for part, path in PROMPT_FILES.values():
+            used.setdefault(part, set()).add(path.format(relation=relation))
+    return used
+
+
+def _by_ending(paths: set[str]) -> Callable[[str], str | None]:
+    """Function that returns which of the paths a member's name ends with, if any."""
+
+    def choose(name: str) -> str | None:
+        parts = name.split("/")
+        endings = ("/".join(parts[start:]) for start in range(len(parts)))
+        return next((ending for ending in endings if ending in paths), None)
+
+    return choose
+
+
+def _write_relations(path: Path, target: Path, relations: Collection[str]) -> None:
+    """Write the lines of the chosen relations unchanged."""
+    records = read_jsonl(path, ["relation"])
+    chosen = [
+        f"{line}\n"
+        for line, record in zip(_read_lines(path), records, strict=True)
+        if record["relation"] in relations
+    ]
+    write_text(target / "relations.jsonl", "".join(chosen))
+
+
+def _write_facts(relation: str, unpacked: Path, target: Path) -> list[Record]:
+    """Write a relation's three splits, disjoint by their pairs of labels.
+
+    Returns:
+        The facts left out of train and dev, each with its split, its line in AutoPrompt's file
+        counted from 0, and the reason.
+    """
+    facts = {"test": _read_facts(unpacked / "lama" / _TEST.format(relation=relation), relation)}
+    for split in ("dev", "train"):
+        path = unpacked / "p-tuning" / _SPLIT.format(relation=relation, split=split)
+        facts[split] = _read_facts(path, relation)
+    pairs = {split: set(map(_pair, records)) for split, records in facts.items()}
+    removed: list[Record] = []
+    for split, others in (("train", ("test", "dev")), ("dev", ("test",)), ("test", ())):
+        disjoint = []
+        for line, fact in enumerate(facts[split]):
+            other = next((other for other in others if _pair(fact) in pairs[other]), None)
+            if other is None:
+                disjoint.append(fact)
+            else:
+                reason = f"in {other}"
+                removed.append({"split": split, "line": line, "reason": reason, "record": fact})
+        write_jsonl(target / relation / f"{split}.jsonl", disjoint)
+    return removed
+
+
+def _pair(fact: Record) -> tuple[str, str]:
+    return fact["sub_label"], fact["obj_label"]
+
+
+def _read_facts(path: Path, relation: str) -> list[Record]:
+    """Read facts without the sentences that they come from."""
+    records = read_jsonl(path, ["sub_label", "obj_label"])
+    for record in records:
+        record.setdefault("predicate_id", relation)
+    return [{key: r[key] for key in _FACT_KEYS if r.get(key) is not None} for r in records]
+
+
+def _read_prompts(folder: Path, path: str, relations: Collection[str]) -> list[Record]:
+    """Read a project's prompts as relation, template and the project's other fields."""
+    if "{relation}" not in path:
+        records = read_jsonl(folder / path, ["relation", "template"])
+        return [record for record in records if record["relation"] in relations]
+    prompts: list[Record] = []
+    for relation in relations:
+        file = folder / path.format(relation=relation)
+        if file.suffix == ".txt":
+            prompts += [{"relation": relation, "template": line} for line in _read_lines(file)]
+        elif file.is_file():
+            for record in read_jsonl(file):
+                template = record.pop("pattern", None) or record.pop("template", None)
+                prompts.append({"relation": relation, "template": template, **record})
+    return prompts
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ChecksumError(f"{path.name}: not UTF-8 text ({error})") from error
+    return [line for line in lines if line.strip()]
+
+
+def _check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
+    """Check the content of a folder of `_LAYOUT`, from a mirror or from the network."""
     records = read_jsonl(folder / "relations.jsonl", ["relation", "template", "label"])
     if sorted(record["relation"] for record in records) != sorted(test_facts):
         raise ChecksumError(f"relations.jsonl: not the {len(test_facts)} relations of LAMA")
@@ -92,7 +289,7 @@ def check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
                     f"{name}: {relation} has {len(facts)} test facts, expected {expected}"
                 )
             if not facts or any(fact.predicate_id != relation for fact in facts):
-                raise ChecksumError(f"{name}: not facts of {relation} alone")
+                raise ChecksumError(f"{name}: not only facts of {relation}")
     for prompts in PROMPT_COLLECTIONS:
         name = f"prompts/{prompts}.jsonl"
         for record in read_jsonl(folder / name, ["relation", "template"]):
@@ -102,8 +299,8 @@ def check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
 
 
 def _check_vocabularies(folder: Path) -> None:
-    words = read_lines(folder / "common_vocab_cased.txt")
-    # A page that a server sends in its place has lines with spaces.
+    words = _read_lines(folder / "common_vocab_cased.txt")
+    # An error page of a server has lines with spaces.
     if not words or any(word.split() != [word] for word in words):
         raise ChecksumError("common_vocab_cased.txt: not a list of words, one a line")
     vocabularies = read_json(folder / "29k-vocab.json")
@@ -114,7 +311,7 @@ def _check_vocabularies(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _adding(line: str) -> Iterator[None]:
+def _advising(line: str) -> Iterator[None]:
     """Add a line to the text of a DataError."""
     try:
         yield

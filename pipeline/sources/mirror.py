@@ -1,12 +1,13 @@
-"""Take files from a mirror: a local folder with copies of what is fetched otherwise."""
+"""Copy files from a mirror: a local folder with copies of what is otherwise fetched."""
 
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline import files
 from pipeline.errors import ChecksumError, DownloadError
+from pipeline.sources.base import Source, check_sha256
 
 SUMS = "SHA256SUMS"
 
@@ -21,7 +22,7 @@ def copy_from_mirror(
         part: the folder in it.
         names: paths in that folder, and in `target`.
         target: an existing folder.
-        layout: what the folder has to hold, in words.
+        layout: files that the folder has to contain, for the message.
 
     Raises:
         DownloadError: a file is missing.
@@ -32,30 +33,34 @@ def copy_from_mirror(
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DownloadError(
-            f"{mirror / part / missing[0]}{more}: not in the mirror. Its folder {part}/ has to "
-            f"hold {layout}; add what is missing, or set data.mirror to null to fetch it"
+            f"{mirror / part / missing[0]}{more}: not in the mirror.\nIts folder {part}/ has to "
+            f"contain {layout}; add what is missing, or set data.mirror to null to fetch it"
         )
     digests = _read_digests(mirror / SUMS)
     for name in names:
         source = mirror / part / name
-        expected = digests.get(f"{part}/{name}")
-        if expected is not None and (found := files.sha256(source)) != expected:
-            raise ChecksumError(
-                f"{source}: sha256 is {found}, but {mirror / SUMS} says {expected}; copy the file "
-                "into the mirror again"
-            )
+        if expected := digests.get(f"{part}/{name}"):
+            what = f"{source}, listed in {mirror / SUMS}"
+            check_sha256(source, expected, what, "Copy the file into the mirror again")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / name)
 
 
+def probe_mirror(source: Source, mirror: Path) -> str:
+    """Check that a mirror has all of a source, by fetching it; see `Source.probe`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source.fetch(Path(folder), cache=Path(folder), mirror=mirror)
+    return f"complete in the mirror, {mirror}"
+
+
 def _read_digests(path: Path) -> dict[str, str]:
-    """Return path -> digest."""
+    """Path -> digest, as listed in a file of sha256sum."""
     if not path.is_file():
         return {}
     digests = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        found = re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)
-        if found is None:
-            raise ChecksumError(f"{path}:{number}: not a line of sha256sum; write the file anew")
-        digests[found[2]] = found[1]
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)
+        if match is None:
+            raise ChecksumError(f"{path}:{number}: not a line of sha256sum; write the file again")
+        digests[match[2]] = match[1]
     return digests

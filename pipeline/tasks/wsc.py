@@ -1,23 +1,44 @@
 """WSC: does a pronoun refer to a given noun phrase of the text?
 
 The noun phrase is an answer of several tokens. It competes with the other runs of words of the text
-that could stand in its place: the pronoun refers to it where it is the likeliest of them. PET asks
-for the words themselves and compares what comes with the noun phrase; the answers that compete here
-keep that within one forward pass, and give a score.
+that could replace the pronoun: the pronoun refers to it if it is the most probable one. PET
+generates the words and compares them with the noun phrase; the competing answers used here need
+one forward pass only, and give a score.
 """
 
+from __future__ import annotations
+
+import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError
-from pipeline.tasks.base import BOOLEAN, Example, Record, Task, label, number, section, text
+from pipeline.tasks.base import (
+    BOOLEAN,
+    Example,
+    InputField,
+    InputSchema,
+    Record,
+    Task,
+    label,
+    labeled,
+    number,
+    section,
+    text,
+)
 
-# With one of these, a noun phrase begins.
+if TYPE_CHECKING:
+    from pipeline.data.geonames.places import Places, Town
+
+
+# First words of noun phrases.
 _BEGIN = {
     "a", "an", "her", "his", "its", "my", "our", "that", "the", "their", "these", "this", "those",
     "your",
 }  # fmt: skip
-# Words with a capital at the start of a sentence that name nothing.
+# Words that are not names, though capitalized at the start of a sentence.
 _NO_NAMES = _BEGIN | {
     "after", "although", "always", "and", "as", "at", "because", "before", "but", "every", "for",
     "from", "he", "him", "how", "i", "if", "in", "it", "me", "no", "not", "of", "on", "or", "she",
@@ -37,38 +58,46 @@ def _examples(record: Record) -> Iterator[Example]:
             raise DataError(f"{key} is {index}, outside the text of {len(words)} words")
     if not span.strip():
         raise DataError("span1_text is empty")
-    # Marked with stars, as PET does: a text may have the same pronoun twice.
+    # Marked with asterisks, as in PET: a text may have the same pronoun twice.
     length = len(pronoun.split())
-    at = _place(words, pronoun, at)
+    at = _check_index(words, pronoun, at)
     marked = [*words[:at], f"*{' '.join(words[at : at + length])}*", *words[at + length :]]
     yield Example(
         str(number(record, "idx")),
         {"text": " ".join(marked), "pronoun": pronoun, "span": span},
         label(record, BOOLEAN),
-        (span, *_rivals(words, span, pronoun)),
+        (span, *_competitors(words, span, pronoun)),
     )
 
 
-def _place(words: list[str], pronoun: str, index: int) -> int:
-    """Return where the pronoun is: in one official record its index is that of the word before."""
-    wanted = [_bare(word).lower() for word in pronoun.split()]
-    for at in (index, index + 1, index - 1):
-        if at >= 0 and [_bare(w).lower() for w in words[at : at + len(wanted)]] == wanted:
-            return at
+def _check_index(words: list[str], pronoun: str, index: int) -> int:
+    """The index of the pronoun; in one official record, it is that of the word before."""
+    occurrences = _occurrences(words, pronoun)
+    for position in (index, index + 1, index - 1):
+        if position in occurrences:
+            return position
     raise DataError(f"span2_index is {index}, where the text has no {pronoun!r}")
 
 
-def _rivals(words: list[str], span: str, pronoun: str) -> list[str]:
-    """Return the runs of words that could stand in the span's place, each once.
+def _occurrences(words: Sequence[str], phrase: str) -> list[int]:
+    """Indices of the words at which a phrase begins, in any case and without punctuation."""
+    bare = [_bare(word).lower() for word in phrase.split()]
+    starts = range(len(words) - len(bare) + 1)
+    return [i for i in starts if [_bare(w).lower() for w in words[i : i + len(bare)]] == bare]
 
-    Such a run begins with an article or the like and has two or three words, or it is one or two
-    words with capitals. Punctuation ends it, and it shares no word with the span. Where X
+
+def _competitors(words: list[str], span: str, pronoun: str) -> list[str]:
+    """The runs of words that could replace the span, without duplicates.
+
+    Such a run begins with an article or possessive and has two or three words, or consists of one
+    or two capitalized words. Punctuation ends it, and it shares no word with the span. If there is
+    none, all runs of the span's length count, and all single words.
     """
     taken = {_bare(word).lower() for word in span.split()} - _NO_NAMES | {pronoun.lower()}
     runs = [run for size in (1, 2, 3) for run in _runs(words, size, taken) if _is_phrase(run)]
     runs = runs or [run for size in (len(span.split()), 1) for run in _runs(words, size, taken)]
     if not runs:
-        raise DataError(f"no words of the text could stand in place of {span!r}")
+        raise DataError(f"no words of the text could replace {span!r}")
     return list({" ".join(run).lower(): " ".join(run) for run in reversed(runs)}.values())[::-1]
 
 
@@ -90,6 +119,89 @@ def _is_phrase(run: list[str]) -> bool:
 def _bare(word: str) -> str:
     match = _WORD.match(word)
     return match[1] if match else word
+
+
+def _record(fields: Record) -> Record:
+    words, pronoun = text(fields, "text").split(), text(fields, "span2_text")
+    target = {
+        "span1_text": fields["span1_text"],
+        "span1_index": 0,  # no template uses it
+        "span2_text": pronoun,
+        "span2_index": _pronoun_index(words, pronoun, fields),
+    }
+    return {"idx": fields["idx"], "text": fields["text"], "target": target, "label": True}
+
+
+def _pronoun_index(words: Sequence[str], pronoun: str, fields: Record) -> int:
+    """The index of the pronoun among the words: as given, or its only occurrence.
+
+    Raises:
+        DataError: it does not occur, or occurs more than once and no index is given.
+    """
+    occurrences = _occurrences(words, pronoun)
+    shown = ", ".join(map(str, occurrences))
+    if "span2_index" in fields:
+        index = number(fields, "span2_index")
+        if index not in occurrences:
+            raise DataError(
+                f"span2_index is {index}, but {pronoun!r} is at {shown or 'no position'} of the "
+                "text, counted in words from 0"
+            )
+        return index
+    if not occurrences:
+        raise DataError(f"span2_text {pronoun!r} is not in the text")
+    if len(occurrences) > 1:
+        raise DataError(
+            f"span2_text {pronoun!r} occurs at {shown}, counted in words from 0; set span2_index "
+            "to the one that is meant"
+        )
+    return occurrences[0]
+
+
+def _from_geonames(places: Places, rng: random.Random) -> Iterator[Record]:
+    """Yield two examples per group of two towns, one of each label: which one does "it" mean?
+
+    The reason that the sentence gives holds for one of the towns: the larger or the smaller one,
+    or the one in the named country. Either may come first, and either may be meant. Towns with a
+    name of several words are skipped.
+    """
+    numbers = count()
+    for first, second in places.town_groups(2, rng):
+        if not (first.name.isalpha() and second.name.isalpha()):
+            continue
+        meant = rng.choice((first, second))
+        sentence = _sentence(first, second, meant, rng)
+        words = [word.strip(",.") for word in sentence.split(" ")]
+        for town in rng.sample((first, second), 2):
+            yield {
+                "text": sentence,
+                "target": {
+                    "span2_index": words.index("it"),
+                    "span1_index": words.index(town.name),
+                    "span1_text": town.name,
+                    "span2_text": "it",
+                },
+                "idx": next(numbers),
+                "label": town == meant,
+            }
+
+
+def _sentence(first: Town, second: Town, meant: Town, rng: random.Random) -> str:
+    small, large = sorted((first, second), key=lambda town: town.population)
+    comparison = rng.choice(
+        ("larger", "more populous") if first == large else ("smaller", "less populous")
+    )
+    people = "only" if meant == small else "as many as"
+    return rng.choice(
+        (
+            f"{first.name} is {comparison} than {second.name}, because it has {people} "
+            f"{meant.population:,} inhabitants.",
+            f"{first.name} is not in the same country as {second.name}, because it lies in "
+            f"{meant.country}.",
+            f"{first.name} is abroad to those who live in {second.name}, because it belongs to "
+            f"{meant.country}.",
+        )
+    )
 
 
 TASK = Task(
@@ -117,4 +229,23 @@ TASK = Task(
         "prompt-tuning": "[P*20] {text:shorten} '*{pronoun}*' {mask}.",
         "classifier": "{text:shorten} {pronoun} {mask}",
     },
+    schema=InputSchema(
+        description="Does a pronoun refer to a given noun phrase of the text?",
+        fields=(
+            InputField("text", "The text.", "Ann told Eve that she had won."),
+            InputField("span1_text", "The noun phrase.", "Ann"),
+            InputField("span2_text", "The pronoun.", "she"),
+            InputField(
+                "span2_index",
+                "Index of the pronoun among the words of the text, from 0; required if it occurs "
+                "more than once.",
+                value_type=int,
+                required=False,
+            ),
+        ),
+        record=_record,
+        nested_key="target",
+        replace_labels=labeled(True),
+    ),
+    from_geonames=_from_geonames,
 )

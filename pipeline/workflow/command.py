@@ -1,47 +1,79 @@
-"""What a stage is about, as its command says."""
+"""The command of a stage, parsed: which stage, benchmark, task and method it runs."""
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 
-from pipeline.history.store import EXPERIMENTS
-from pipeline.workflow.lock import parse_command
+# Stage -> the MLflow experiment of its runs, so that each experiment's columns fit its runs.
+EXPERIMENTS = {
+    "validate": "p-tuning-data",
+    "download": "p-tuning-data",
+    "splits": "p-tuning-data",
+    "train": "p-tuning-train",
+    "evaluate": "p-tuning-evaluate",
+    "report": "p-tuning-report",
+    "promote": "p-tuning-promote",
+}
 
 
 @dataclass(frozen=True)
-class About:
-    """What a stage is about, as its command says.
+class StageInfo:
+    """The subject of a stage.
 
     Attributes:
-        kind: `train`, `evaluate`, ...
-        benchmark: empty where there is none, as are the two below.
-        task: of SuperGLUE.
-        method: of `train` and `evaluate`.
+        stage: `train`, `evaluate`, or another key of EXPERIMENTS.
+        benchmark: empty if the stage has none, as are `task` and `method`.
+        task: a SuperGLUE task.
+        method: set for `train` and `evaluate`.
+        options: option, such as `--out` -> value; empty if not read from a command.
     """
 
-    kind: str
+    stage: str
     benchmark: str = ""
     task: str = ""
     method: str = ""
+    options: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def from_command(cls, command: str) -> "StageInfo | None":
+        """Return the subject of `python -m stages.<stage> <names> --<option> <value> ...`.
+
+        Any other command, or several lines of commands, give None.
+        """
+        try:
+            words = shlex.split(command)
+        except ValueError:  # shells accept some text that shlex does not
+            return None
+        if "\n" in command.strip() or words[:2] != ["python", "-m"] or len(words) < 3:
+            return None
+        stage = words[2].removeprefix("stages.")
+        if stage == words[2] or stage not in EXPERIMENTS:
+            return None
+        arguments = words[3:]
+        count = next((n for n, word in enumerate(arguments) if word.startswith("--")), None)
+        names, rest = arguments[:count], [] if count is None else arguments[count:]
+        options = dict(zip(rest[::2], rest[1::2], strict=False))
+        if stage == "report" or not names:
+            return cls(stage, options=options)
+        benchmark, *names = names
+        if benchmark != "superglue":
+            names.insert(0, "")
+        if len(names) > 2:
+            return None
+        task, method = [*names, "", ""][:2]
+        return cls(stage, benchmark, task, method, options)
 
     @property
     def name(self) -> str:
-        """The name of its run."""
-        return "/".join(filter(None, (self.kind, self.benchmark, self.task, self.method)))
+        """The name of the stage's run, such as `train/lama/p-tuning`."""
+        return "/".join(filter(None, (self.stage, self.benchmark, self.task, self.method)))
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment of the stage's runs."""
+        return EXPERIMENTS[self.stage]
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of its run."""
-        named = {"benchmark": self.benchmark, "task": self.task, "method": self.method}
-        return {"stage": self.kind} | {key: value for key, value in named.items() if value}
-
-
-def about_command(command: str) -> About | None:
-    """Return what a stage's command is about; None for one that is not of this pipeline."""
-    module, named, _ = parse_command(command)
-    kind = module.removeprefix("stages.")
-    if kind == module or kind not in EXPERIMENTS:
-        return None
-    if kind == "report" or not named:
-        return About(kind)
-    benchmark, *rest = named
-    task_and_method = rest if benchmark == "superglue" else ["", *rest]
-    return About(kind, benchmark, *task_and_method) if len(task_and_method) <= 2 else None
+        """The tags that identify the subject of a run."""
+        names = {"benchmark": self.benchmark, "task": self.task, "method": self.method}
+        return {"stage": self.stage} | {key: value for key, value in names.items() if value}

@@ -1,4 +1,4 @@
-"""What git knows of the project's files, at one commit or another."""
+"""The project's files in git: worktrees, differences, and DVC's hashes at a commit."""
 
 import contextlib
 import subprocess
@@ -11,16 +11,16 @@ from pipeline.workflow.lock import Execution, file_hash, folder_hash, parse_lock
 
 @contextlib.contextmanager
 def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Check a commit out beside the workspace, in a folder of its own.
+    """Check out a commit in a separate folder.
 
     Args:
-        root: of the checkout.
-        commit: which git has here.
-        folder: where; an earlier worktree there is replaced.
-        keep: whether to leave it there afterward.
+        root: The root of the checkout.
+        commit: One that git has locally.
+        folder: The worktree; an existing one is replaced.
+        keep: Whether to keep the worktree afterward.
 
     Raises:
-        PipelineError: git cannot do so; the text is git's.
+        PipelineError: git fails; the text is git's.
     """
     if folder.exists():
         _checked("worktree", "remove", "--force", str(folder), root=root)
@@ -34,11 +34,11 @@ def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> It
 
 
 def git_text(*arguments: str, root: Path | None = None) -> str | None:
-    """Return what git prints; None where there is no git, no checkout or no commit.
+    """Return git's output; None without git, a checkout or a commit.
 
     Args:
-        arguments: of git.
-        root: of the checkout; None for the current folder.
+        arguments: Git's.
+        root: The root of the checkout; None for the current folder.
     """
     try:
         done = subprocess.run(
@@ -51,12 +51,12 @@ def git_text(*arguments: str, root: Path | None = None) -> str | None:
 
 
 def changes(*paths: str) -> str:
-    """Return as a patch what the current folder has otherwise than its commit; empty if nothing.
+    """Return a patch from the commit to the current folder; empty without a difference.
 
-    Files that git does not know yet, and does not ignore, are in it, as are binary ones.
+    It includes binary files, and files that are neither tracked nor ignored.
 
     Args:
-        paths: what to look at, files or folders; they need not be there.
+        paths: Files or folders to compare; they need not exist.
     """
     options = ("--binary", "--no-color", "--no-ext-diff")
     known = _diff(*options, "HEAD", "--", *paths)
@@ -72,12 +72,12 @@ def changes(*paths: str) -> str:
 
 
 def _diff(*arguments: str) -> str | None:
-    """Return what `git diff` prints, ends of lines as they are; None where it fails."""
+    """Return the output of `git diff` with its line ends; None if it fails."""
     try:
         done = subprocess.run(["git", "diff", *arguments], capture_output=True, check=False)
     except FileNotFoundError:
         return None
-    # Of --no-index, 1 says that there is a difference.
+    # With --no-index, 1 means that there is a difference.
     return done.stdout.decode(errors="replace") if done.returncode in (0, 1) else None
 
 
@@ -88,31 +88,31 @@ def _checked(*arguments: str, root: Path) -> None:
 
 
 class Commits:
-    """Hashes of files and folders as they are in commits, in DVC's way.
+    """DVC's hashes of files and folders in commits.
 
-    What a commit does not hold, or what git cannot tell, has none.
+    Paths that are not in a commit, and commits that git does not have, have no hash.
     """
 
     def __init__(self, root: Path) -> None:
-        """Take the root of a checkout; without git, nothing is found."""
+        """Initialize with the root of a checkout; without git, there are no hashes."""
         self._root = root
-        self._known: dict[tuple[str, str], str | None] = {}
+        self._hashes: dict[tuple[str, str], str | None] = {}
 
     def hash_at(self, commit: str, path: str) -> str | None:
-        """Return DVC's hash of a file or folder in a commit; None where it is not there."""
+        """Return DVC's hash of a file or folder in a commit; None if it does not exist."""
         key = (commit, path)
-        if key not in self._known:
-            self._known[key] = self._hash(commit, path)
-        return self._known[key]
+        if key not in self._hashes:
+            self._hashes[key] = self._hash(commit, path)
+        return self._hashes[key]
 
     def of_entries(self, lock: Mapping[str, Execution]) -> dict[str, str]:
-        """Return stage -> the newest commit, for the entries of `dvc.lock` that it has alike."""
+        """Return stage -> HEAD's commit, for the entries of `dvc.lock` that are equal there."""
         commit = self._git("rev-parse", "HEAD").decode().strip()
         committed = self._git("show", "HEAD:dvc.lock")
         if not committed:
             return {}
-        there = parse_lock(committed, "HEAD:dvc.lock")
-        return {stage: commit for stage, own in lock.items() if there.get(stage) == own}
+        at_head = parse_lock(committed, "HEAD:dvc.lock")
+        return {stage: commit for stage, entry in lock.items() if at_head.get(stage) == entry}
 
     def _hash(self, commit: str, path: str) -> str | None:
         listing = self._git("ls-tree", "-r", "-z", commit, "--", path)
@@ -120,8 +120,8 @@ class Commits:
             return None
         files = {}
         for entry in listing.decode().rstrip("\0").split("\0"):
-            about, _, name = entry.partition("\t")
-            files[name] = about.split()[2]
+            columns, _, name = entry.partition("\t")
+            files[name] = columns.split()[2]
         contents = self._blobs(list(files.values()))
         if list(files) == [path]:
             return file_hash(contents[0])
@@ -132,7 +132,7 @@ class Commits:
 
     def _blobs(self, names: list[str]) -> list[bytes]:
         """Return the content of each object."""
-        answer = self._git("cat-file", "--batch", given="".join(f"{n}\n" for n in names).encode())
+        answer = self._git("cat-file", "--batch", stdin="".join(f"{n}\n" for n in names).encode())
         contents = []
         at = 0
         for _ in names:
@@ -142,11 +142,11 @@ class Commits:
             at = end + 1 + size + 1
         return contents
 
-    def _git(self, *arguments: str, given: bytes | None = None) -> bytes:
-        """Return what git prints; nothing where there is no git, checkout or commit."""
+    def _git(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+        """Return git's output; empty without git, a checkout or a commit."""
         try:
             done = subprocess.run(
-                ["git", *arguments], cwd=self._root, input=given, capture_output=True, check=False
+                ["git", *arguments], cwd=self._root, input=stdin, capture_output=True, check=False
             )
         except FileNotFoundError:
             return b""

@@ -1,11 +1,10 @@
-"""What DVC has on record of the stages in the workspace: `dvc.lock`, read without dvc.
+"""Read `dvc.lock`, DVC's record of the stages in the workspace, without importing dvc.
 
-A run key is computed here as DVC's run cache computes it, from the entry alone.
+Run keys are computed from its entries as DVC's run cache computes them.
 """
 
 import hashlib
 import json
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +18,15 @@ from pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class Execution:
-    """One execution of a stage, by content.
+    """One execution of a stage, identified by content.
 
     Attributes:
-        stage: as in `dvc.yaml`, such as `train-lama@p-tuning`.
-        command: what DVC ran; see `command_text`.
-        run_key: 64 hexadecimal digits; None where the record does not say.
-        params: dotted path -> value.
-        inputs: path -> DVC's hash of each dependency.
-        outputs: path -> DVC's hash of each output.
+        stage: As in `dvc.yaml`, such as `train-lama@p-tuning`.
+        command: What DVC ran; see `command_text`.
+        run_key: 64 hexadecimal digits; None if the record has none.
+        params: Dotted path -> value.
+        inputs: Path -> DVC's hash of each dependency.
+        outputs: Path -> DVC's hash of each output.
     """
 
     stage: str
@@ -39,10 +38,10 @@ class Execution:
 
 
 def read_lock(path: Path) -> dict[str, Execution]:
-    """Return stage -> the execution that `dvc.lock` holds of it.
+    """Return stage -> its execution in `dvc.lock`; empty if there is no such file.
 
     Raises:
-        DataError: the file is there, but no `dvc.lock` of DVC 2 or later. A missing one is empty.
+        DataError: The file cannot be parsed.
     """
     if not path.is_file():
         return {}
@@ -50,49 +49,33 @@ def read_lock(path: Path) -> dict[str, Execution]:
 
 
 def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
-    """Return what `read_lock` does, of a file's content.
+    """Return stage -> its execution, from the content of a `dvc.lock`.
 
     Args:
-        content: of a `dvc.lock`.
-        name: what to call it in an error.
+        content: The file's.
+        name: The file's name in error messages.
 
     Raises:
-        DataError: see `read_lock`.
+        DataError: The content cannot be parsed.
     """
     try:
         stages = YAML(typ="safe").load(content.decode())["stages"]
         return {stage: _execution(stage, entry) for stage, entry in stages.items()}
     except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{name}: not a dvc.lock that can be read ({type(error).__name__}: "
+            f"{name}: cannot be parsed as a dvc.lock ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:120]}); restore it with git, or delete it and run "
             "`dvc repro`"
         ) from error
 
 
-def parse_command(command: str) -> tuple[str, list[str], dict[str, str]]:
-    """Return module, names and options of `python -m <module> <names> --<option> <value> ...`.
-
-    A command of another form, or of several lines, has no module.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError:  # a shell may take what shlex does not
-        return "", [], {}
-    if "\n" in command.strip() or words[:2] != ["python", "-m"] or len(words) < 3:
-        return "", [], {}
-    _, _, module, *rest = words
-    first = next((n for n, word in enumerate(rest) if word.startswith("--")), len(rest))
-    return module, rest[:first], dict(zip(rest[first::2], rest[first + 1 :: 2], strict=False))
-
-
 def command_text(command: str | Sequence[str]) -> str:
-    """Return a stage's `cmd` as text: of a list, which DVC runs one by one, a line for each."""
+    """Return a stage's `cmd` as text; a list of commands as one line each."""
     return command if isinstance(command, str) else "\n".join(command)
 
 
 def outputs_within(lock: Mapping[str, Execution], folders: Collection[str]) -> dict[str, str]:
-    """Return path -> hash of the outputs that lie in some folders."""
+    """Return path -> hash of the outputs inside some folders."""
     return {
         path: digest
         for execution in lock.values()
@@ -105,7 +88,7 @@ def folder_hash(files: Iterable[tuple[str, str]]) -> str:
     """Return DVC's hash of a folder.
 
     Args:
-        files: path within the folder, with `/`, and MD5 of each file.
+        files: Path relative to the folder, with `/`, and MD5 of each file.
     """
     listing = [{"md5": digest, "relpath": name} for name, digest in sorted(files)]
     return f"{_md5(json.dumps(listing, sort_keys=True).encode())}.dir"
@@ -121,26 +104,28 @@ def _execution(name: str, entry: Mapping[str, Any]) -> Execution:
         stage=name,
         command=command_text(entry["cmd"]),
         run_key=_run_key(entry),
-        params={key: value for of in entry.get("params", {}).values() for key, value in of.items()},
+        params={
+            key: value for file in entry.get("params", {}).values() for key, value in file.items()
+        },
         inputs={dep["path"]: _hash(dep) for dep in entry.get("deps", [])},
         outputs={out["path"]: _hash(out) for out in entry.get("outs", [])},
     )
 
 
 def _hash(entry: Mapping[str, Any]) -> str:
-    """Return the hash of a file or folder; what lies elsewhere has what its server tells of it."""
-    kind = next((kind for kind in ("md5", "checksum", "etag") if kind in entry), "md5")
-    return str(entry[kind])
+    """Return the hash of a file or folder, or the server's checksum of an external one."""
+    key = next((key for key in ("md5", "checksum", "etag") if key in entry), "md5")
+    return str(entry[key])
 
 
 def _run_key(entry: Mapping[str, Any]) -> str | None:
-    """Return the key as `dvc.stage.cache` makes it; None for what the run cache leaves out."""
+    """Return the key as in `dvc.stage.cache`; None for stages that the run cache excludes."""
     deps, outs = entry.get("deps"), entry.get("outs")
     if not deps or not outs or any("://" in part["path"] for part in [*deps, *outs]):
         return None
-    kept = {**entry, "deps": [_without_sizes(dep) for dep in deps]}
-    kept["outs"] = [out["path"] for out in outs]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    content = {**entry, "deps": [_without_sizes(dep) for dep in deps]}
+    content["outs"] = [out["path"] for out in outs]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _without_sizes(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Who is running: the stage as DVC sees it, its content hashes, and its run key.
+"""DVC as a library: the running stage, hashes of its content, and the graph of stages.
 
 The run key is the hash of a stage's command, dependencies, parameters and output paths, as DVC's
-run cache computes it: the same in every checkout, temporary folder and machine. It is the identity
-of an MLflow run. This is the only file that imports dvc.
+run cache computes it: the same in every checkout, temporary folder and machine. It identifies an
+MLflow run. Only this file imports dvc.
 """
 
 import os
@@ -19,17 +19,17 @@ from pipeline.workflow.lock import command_text, outputs_within, read_lock
 
 @dataclass(frozen=True)
 class StageIdentity:
-    """A stage execution, told apart by content.
+    """A stage execution, identified by content.
 
     Attributes:
-        name: as in `dvc.yaml`, such as `train-lama@p-tuning`.
-        command: what DVC runs; see `command_text`.
-        params: dotted path in `params.yaml` -> value, as the stage declares them.
-        inputs: path -> DVC's hash of each dependency (MD5; of a folder, ending in `.dir`).
-        within: the same of the other stages' outputs that lie in folders among the inputs.
-        outputs: paths of the outputs.
-        run_key: 64 hexadecimal digits; None for a stage that DVC's run cache leaves out.
-        experiment: the name of a `dvc exp` run; None in the workspace.
+        name: As in `dvc.yaml`, such as `train-lama@p-tuning`.
+        command: What DVC runs; see `command_text`.
+        params: Dotted path in `params.yaml` -> value, as declared by the stage.
+        inputs: Path -> DVC's hash of each dependency (MD5; that of a folder ends in `.dir`).
+        within: Path -> hash of other stages' outputs inside the folders among the inputs.
+        outputs: The paths of the outputs.
+        run_key: 64 hexadecimal digits; None for a stage that DVC's run cache excludes.
+        experiment: The name of a `dvc exp` run; None in the workspace.
     """
 
     name: str
@@ -43,7 +43,7 @@ class StageIdentity:
 
 
 def project_root() -> Path:
-    """Return the root of the main checkout, also from within a `dvc exp` temporary folder."""
+    """Return the root of the main checkout, also from a `dvc exp` temporary folder."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
@@ -55,7 +55,7 @@ def running_stage() -> StageIdentity | None:
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
-    # Private, but without another door: a test holds the key against the run cache's own.
+    # Private, without a public alternative; a test compares the key with the run cache.
     from dvc.stage.cache import _can_hash, _get_stage_hash
 
     with Repo(str(Path.cwd())) as repo:
@@ -73,7 +73,7 @@ def running_stage() -> StageIdentity | None:
             command=command_text(stage.cmd),
             params=params,
             inputs=inputs,
-            # DVC has recorded them before a stage that reads them.
+            # DVC records them before it runs a stage that reads them.
             within=outputs_within(read_lock(Path("dvc.lock")), inputs),
             outputs=tuple(out.def_path for out in stage.outs),
             run_key=_get_stage_hash(stage) if _can_hash(stage) else None,
@@ -92,8 +92,8 @@ def folder_listings() -> Callable[[str], list[tuple[str, str]] | None]:
         from dvc.repo import Repo
 
         with Repo(str(Path.cwd())) as repo:
-            found: Callable[[str], str] = repo.cache.local.oid_to_path
-            return found
+            oid_to_path: Callable[[str], str] = repo.cache.local.oid_to_path
+            return oid_to_path
 
     def listing(digest: str) -> list[tuple[str, str]] | None:
         path = Path(path_of()(digest))
@@ -105,13 +105,13 @@ def folder_listings() -> Callable[[str], list[tuple[str, str]] | None]:
 
 
 def workspace_hashes(paths: Collection[str]) -> dict[str, str | None]:
-    """Return path -> DVC's hash of an output as it is in the workspace; None where it is not there.
+    """Return path -> DVC's hash of an output in the workspace; None if it does not exist.
 
     Args:
-        paths: from the project's root; one that no stage writes any more is left out.
+        paths: Relative to the project's root; those that no stage writes are left out.
 
     Raises:
-        PipelineError: this is no project of DVC, or `dvc.yaml` cannot be read.
+        PipelineError: This is not a DVC project, or `dvc.yaml` cannot be read.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -129,7 +129,7 @@ def workspace_hashes(paths: Collection[str]) -> dict[str, str | None]:
 
 
 def recorded_run_keys(keys: Collection[str]) -> set[str]:
-    """Return those run keys whose stage DVC has recorded in its run cache, as done."""
+    """Return the run keys that are in DVC's run cache, whose stages are finished."""
     if not keys:
         return set()
     from dvc.repo import Repo
@@ -140,7 +140,7 @@ def recorded_run_keys(keys: Collection[str]) -> set[str]:
 
 
 def output_hashes() -> dict[str, str]:
-    """Return path -> DVC's hash of each output that the running stage has written so far."""
+    """Return path -> DVC's hash of each existing output of the running stage."""
     name = os.environ.get("DVC_STAGE")
     if not name:
         return {}
@@ -153,28 +153,28 @@ def output_hashes() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Project:
-    """What DVC knows of the project in the current folder.
+    """DVC's state of the project in the current folder.
 
     Attributes:
-        stages: how many it has.
-        cache: the folder that holds the content of outputs.
-        standing: stage -> its output, of those stages that were asked about whose output is there
-            and was made with the parameters of today.
+        stages: The number of stages.
+        cache: The folder with the content of outputs.
+        up_to_date_outputs: Stage -> its output, for those of the requested stages whose output
+            exists and was made with the current parameters.
     """
 
     stages: int
     cache: Path
-    standing: dict[str, Path]
+    up_to_date_outputs: dict[str, Path]
 
 
-def read_project(asked: Collection[str] = ()) -> Project:
-    """Return what DVC knows of the project, and whether outputs of some stages stand.
+def read_project(names: Collection[str] = ()) -> Project:
+    """Return the state of the project, and which outputs of some stages are up to date.
 
     Args:
-        asked: names of stages that have one output; those that there are not are left out.
+        names: Stages with one output; those that do not exist are left out.
 
     Raises:
-        PipelineError: this is no DVC project, or its dvc.yaml or dvc.lock cannot be read.
+        PipelineError: This is not a DVC project, or dvc.yaml or dvc.lock cannot be read.
     """
     from dvc.dependency import ParamsDependency
     from dvc.exceptions import DvcException
@@ -183,14 +183,14 @@ def read_project(asked: Collection[str] = ()) -> Project:
     try:
         with Repo(str(Path.cwd())) as repo:
             stages = repo.index.stages
-            standing = {
+            outputs = {
                 stage.addressing: Path(stage.outs[0].def_path)
                 for stage in stages
-                if stage.addressing in asked
+                if stage.addressing in names
                 and stage.outs[0].exists
                 and not any(d.status() for d in stage.deps if isinstance(d, ParamsDependency))
             }
-            return Project(len(stages), Path(repo.cache.local.path), standing)
+            return Project(len(stages), Path(repo.cache.local.path), outputs)
     except DvcException as error:
         raise PipelineError(
             f"{' '.join(str(error).split())}; run from the root of the project, and check dvc.yaml"
@@ -202,9 +202,9 @@ class StageNode:
     """A stage in the graph of `dvc.yaml`.
 
     Attributes:
-        name: as in `dvc.yaml`, such as `train-lama@p-tuning`.
-        after: the stages whose outputs it reads.
-        changed: whether `dvc repro` would run it, or take it from the cache, as things are now.
+        name: As in `dvc.yaml`, such as `train-lama@p-tuning`.
+        after: The stages whose outputs it reads.
+        changed: Whether `dvc repro` would run it or restore it from the cache.
     """
 
     name: str
@@ -213,13 +213,13 @@ class StageNode:
 
 
 def stage_graph(targets: Sequence[str] = ()) -> list[StageNode]:
-    """Return the stages that `dvc repro` of some targets looks at, in the order in which it does.
+    """Return the stages that `dvc repro` would check for some targets, in its order.
 
     Args:
-        targets: stages, or groups such as `train-lama`; none stands for all stages.
+        targets: Stages, or groups such as `train-lama`; empty for all stages.
 
     Raises:
-        PipelineError: there is no such stage, no project, or `dvc.yaml` cannot be read.
+        PipelineError: There is no such stage or project, or `dvc.yaml` cannot be read.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -227,9 +227,9 @@ def stage_graph(targets: Sequence[str] = ()) -> list[StageNode]:
 
     try:
         with Repo(str(Path.cwd())) as repo:
-            wanted = [stage for target in targets for stage in repo.stage.collect(target)]
+            selected = [stage for target in targets for stage in repo.stage.collect(target)]
             graph = repo.index.graph
-            stages = plan_repro(graph, wanted)
+            stages = plan_repro(graph, selected)
             changed = repo.status([stage.addressing for stage in stages])
             return [
                 StageNode(
@@ -240,5 +240,5 @@ def stage_graph(targets: Sequence[str] = ()) -> list[StageNode]:
                 for stage in stages
             ]
     except DvcException as error:
-        said = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
-        raise PipelineError(": ".join(said)) from error
+        causes = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        raise PipelineError(": ".join(causes)) from error

@@ -1,13 +1,12 @@
 """Every stage of dvc.yaml, run in this process on a tiny project, in the order of the graph."""
 
 import importlib
-import importlib.util
+import runpy
 import shlex
 import shutil
 import statistics
-import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from pipeline.files import read_csv, read_json, read_jsonl
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import load_prompts
 from pipeline.prompts.template import Text, parse_template
+from pipeline.sources.lama import LAMA
 from pipeline.tasks.lama import FIELDS
 from tests.project import LAMA_FACTS, ROOT, edit_params, make_project
 
@@ -206,18 +206,12 @@ def _topological(repo: Repo) -> list[Any]:
 
 
 def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make the tables of sources those of the project, the one that the other imports first."""
-    with pytest.MonkeyPatch.context() as importing:
-        for name in ("data.lama", "sources.lama", "sources.registry"):
-            path = root / "pipeline" / f"{name.replace('.', '/')}.py"
-            spec = importlib.util.spec_from_file_location(f"copied_{name}", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            for known in (f"copied_{name}", f"pipeline.{name}"):
-                importing.setitem(sys.modules, known, module)
-            spec.loader.exec_module(module)
-    patch.setattr("pipeline.sources.registry.SOURCES", module.SOURCES)
+    """Use the project's digests and numbers of facts in place of the repository's."""
+    geonames = runpy.run_path(str(root / "pipeline/sources/geonames.py"))["GEONAMES"]
+    for name in ("lama", "superglue"):
+        patch.setattr(f"pipeline.sources.{name}.GEONAMES", geonames)
+    test_facts = runpy.run_path(str(root / "pipeline/data/lama.py"))["TEST_FACTS"]
+    patch.setattr("pipeline.sources.lama.LAMA", replace(LAMA, test_facts=test_facts))
 
 
 def assert_all_ended_well(ready: Ready) -> None:
@@ -556,8 +550,8 @@ def test_a_split_that_nothing_fits_into_is_named_with_what_there_is(
     )  # fmt: skip
     command = "python -m stages.splits superglue rte --raw data/raw/superglue/rte --out out"
     assert_one_message(
-        invoke(command, monkeypatch), "superglue.splits: rte: no examples for 1/dev",
-        "there are test 8, 1/train 8, 1/dev 0", "ask for more examples there",
+        invoke(command, monkeypatch), "superglue.splits: rte: no examples in 1/dev",
+        "sizes: test 8, 1/train 8, 1/dev 0", "request more examples there",
     )  # fmt: skip
     assert not Path("out").exists()
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.files import read_json, read_jsonl
-from pipeline.sources.registry import fetch_source
+from pipeline.sources.superglue import SUPERGLUE
 from pipeline.tasks import get_task
 from stages.splits import app
 from tests.pipeline.params_text import write_params
@@ -23,7 +23,7 @@ def split(own_folder: Path, task: str, protocol: str, **sizes: Any) -> Path:
     """Run the stage; return the folder that it wrote."""
     raw = own_folder / "raw"
     raw.mkdir(exist_ok=True)
-    fetch_source(f"superglue/{task}", raw, cache=own_folder / "cache", mirror=MIRROR)
+    SUPERGLUE[task].fetch(raw, cache=own_folder / "cache", mirror=MIRROR)
     limits = {"train_examples": None, "dev_examples": None, "test_examples": None, **sizes}
     params = write_params(
         own_folder / "params.yaml",

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import errors_told
+from pipeline.cli.console import report_errors
 from tools.server.folder import (
     Folder,
     ServerError,
@@ -66,7 +66,7 @@ def up(
 
     Example: python -m tools.server up --data /srv/p-tuning --member ada
     """
-    with errors_told():
+    with report_errors():
         for name in member or []:
             _check_name(name)
         folder = Folder(data)
@@ -84,7 +84,7 @@ def up(
 @app.command()
 def down(data: Data, services: Named = None) -> None:
     """End the programs; what they keep stays."""
-    with errors_told():
+    with report_errors():
         folder = _existing(data)
         every = _services(folder)
         with folder.lock():
@@ -98,7 +98,7 @@ def down(data: Data, services: Named = None) -> None:
 @app.command()
 def status(data: Data) -> None:
     """Tell what runs, and where; exit with 1 where something does not."""
-    with errors_told():
+    with report_errors():
         services = _services(_existing(data))
         _tell_services(services)
         if not all(service.is_running() for service in services.values()):

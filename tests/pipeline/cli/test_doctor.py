@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dvc.repo import Repo
@@ -12,7 +11,11 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.doctor import machine, project
-from pipeline.sources.registry import SOURCES
+from pipeline.sources import lama, superglue
+from pipeline.sources.geonames import GEONAMES
+from pipeline.sources.lama import LAMA
+from pipeline.sources.models import PACKAGED_MODELS
+from pipeline.sources.superglue import SUPERGLUE
 from tests.pipeline.params_text import write_params
 from tests.project import ROOT
 from tests.server import serving
@@ -25,9 +28,9 @@ def checkout(
     own_folder: Path, tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A project in which all is well: a model in a folder, the data in a mirror."""
-    source: Any = SOURCES["geonames"]
-    known = replace(source, sha256=hashlib.sha256(WHEEL).hexdigest())
-    monkeypatch.setitem(SOURCES, "geonames", known)
+    source = replace(GEONAMES, sha256=hashlib.sha256(WHEEL).hexdigest())
+    monkeypatch.setattr(lama, "GEONAMES", source)
+    monkeypatch.setattr(superglue, "GEONAMES", source)
     packages = own_folder / "mirror" / "packages"
     packages.mkdir(parents=True)
     (packages / source.wheel).write_bytes(WHEEL)
@@ -82,7 +85,7 @@ def test_json_has_the_same(checkout: Path) -> None:
     assert checks_of(result)["data geonames"] == {
         "name": "data geonames",
         "state": "ok",
-        "found": f"in the mirror, {checkout / 'mirror'}",
+        "message": f"in the mirror, {checkout / 'mirror'}",
         "advice": "",
     }
 
@@ -92,7 +95,7 @@ def test_changed_files_are_a_warning_alone(checkout: Path) -> None:
     result = invoke("--json")
     assert result.exit_code == 0
     assert checks_of(result)["git"]["state"] == "warning"
-    assert "and 1 file not as committed" in checks_of(result)["git"]["found"]
+    assert "with 1 uncommitted file" in checks_of(result)["git"]["message"]
 
 
 def test_params_that_are_wrong_fail_and_what_hangs_on_them_is_skipped(checkout: Path) -> None:
@@ -100,7 +103,7 @@ def test_params_that_are_wrong_fail_and_what_hangs_on_them_is_skipped(checkout: 
     result = invoke("--json")
     assert result.exit_code == 1
     found = checks_of(result)
-    assert "sede: unknown key; did you mean 'seed'?" in found["params"]["found"]
+    assert "sede: unknown key; did you mean 'seed'?" in found["params"]["message"]
     assert found["model"]["state"] == found["data"]["state"] == "skipped"
     assert found["python"]["state"] == "ok"
 
@@ -109,7 +112,7 @@ def test_a_name_that_only_validation_knows_to_be_wrong_fails(checkout: Path) -> 
     edit(checkout, **{"model.name": "no model of this name"})
     result = invoke("--json")
     assert result.exit_code == 1
-    assert "params.yaml: model.name: " in checks_of(result)["params"]["found"]
+    assert "params.yaml: model.name: " in checks_of(result)["params"]["message"]
 
 
 def test_a_missing_mirror_file_and_a_missing_device_fail_together(checkout: Path) -> None:
@@ -127,8 +130,8 @@ def test_a_missing_mirror_file_and_a_missing_device_fail_together(checkout: Path
         (checkout / "model" / name).write_text("{}")
     found = checks_of(invoke("--json"))
     assert found["model"]["state"] == "ok"
-    assert "cuda:7 is not on this machine" in found["gpu"]["found"]
-    assert "not in the mirror" in found["data lama"]["found"]
+    assert "cuda:7 is not on this machine" in found["gpu"]["message"]
+    assert "not in the mirror" in found["data lama"]["message"]
 
 
 def test_a_history_that_is_away_fails_without_its_password(
@@ -147,22 +150,22 @@ def test_hosts_of_several_sources_have_one_advice(
 ) -> None:
     edit(checkout, **{"lama.source": "lama", "superglue.source": "superglue"})
     with serving() as server:
-        for name in ("lama", "superglue/rte"):
-            source: Any = SOURCES[name]
-            urls = dict.fromkeys(source.urls, f"{server.url}/gone")
-            monkeypatch.setitem(SOURCES, name, replace(source, urls=urls))
-        wheel: Any = SOURCES["smollm2-135m-instruct"]
-        kept = checkout / ".work" / "downloads" / hashlib.sha256(WHEEL).hexdigest() / wheel.wheel
+        urls = dict.fromkeys(LAMA.urls, f"{server.url}/gone")
+        monkeypatch.setattr(lama, "LAMA", replace(LAMA, urls=urls))
+        urls = dict.fromkeys(SUPERGLUE["rte"].urls, f"{server.url}/gone")
+        monkeypatch.setitem(SUPERGLUE, "rte", replace(SUPERGLUE["rte"], urls=urls))
+        name = "smollm2-135m-instruct"
+        package = replace(PACKAGED_MODELS[name], sha256=hashlib.sha256(WHEEL).hexdigest())
+        monkeypatch.setitem(PACKAGED_MODELS, name, package)
+        kept = checkout / ".work" / "downloads" / package.sha256 / package.wheel
         kept.parent.mkdir(parents=True)
         kept.write_bytes(WHEEL)
-        known = replace(wheel, sha256=kept.parent.name)
-        monkeypatch.setitem(SOURCES, "smollm2-135m-instruct", known)
         result = invoke()
     assert result.exit_code == 1
     text = " ".join(result.stdout.split())
-    assert "smollm2-135m-instruct, not here yet: kept from an earlier download" in text
+    assert "smollm2-135m-instruct, kept from an earlier download" in text
     assert text.count("answers 404") == 2
-    assert text.count("check the network and its proxy settings") == 1
+    assert text.count("Check the network and its proxy settings") == 1
 
 
 def test_a_folder_without_any_project_is_told_what_it_lacks(
@@ -175,7 +178,7 @@ def test_a_folder_without_any_project_is_told_what_it_lacks(
     found = checks_of(result)
     states = {name: found[name]["state"] for name in ("packages", "git", "dvc", "params")}
     assert states == {"packages": "skipped", "git": "warning", "dvc": "failed", "params": "failed"}
-    assert "not begun yet" in found["history"]["found"]
+    assert "the first stage will create it" in found["history"]["message"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -186,7 +189,7 @@ def test_a_check_that_breaks_is_a_finding(checkout: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(project, "check_memory", broken)
     result = invoke("--json")
     assert result.exit_code == 1
-    assert checks_of(result)["memory"]["found"] == "the check itself broke: KeyError: 'odd'"
+    assert checks_of(result)["memory"]["message"] == "the check crashed: KeyError: 'odd'"
     assert "Traceback" not in result.output
 
 

@@ -11,11 +11,11 @@ from pipeline.cli.app import app
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        (("lineage", "foo"), 1, "foo: neither an output nor a stage in dvc.lock, nor a run"),
-        (("lineage", "abcdef"), 1, "abcdef: neither an output nor a stage in dvc.lock, nor a run"),
-        (("reproduce", "abcdef"), 1, "abcdef: no stage's run of the history has this id"),
-        (("sync",), 0, "0 of 0 entries of dvc.lock got a run"),
-        (("send",), 0, "nothing is kept"),
+        (("lineage", "foo"), 1, "foo: not an output or stage of dvc.lock, nor a run"),
+        (("lineage", "abcdef"), 1, "abcdef: not an output or stage of dvc.lock, nor a run"),
+        (("reproduce", "abcdef"), 1, "abcdef: the history has no stage run with this id"),
+        (("sync",), 0, "created runs for 0 of 0 entries"),
+        (("send",), 0, "nothing to send"),
     ],
 )
 def test_a_command_that_reads_makes_no_history(

@@ -18,11 +18,10 @@ from pipeline.cli import ask as asking
 from pipeline.cli.app import app
 from pipeline.data.lama import LamaSplits, Relation, write_lama
 from pipeline.evaluation.evaluate import evaluate_task
-from pipeline.inference.forms import INPUT_SCHEMAS
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
-from pipeline.tasks import get_task
+from pipeline.tasks import get_task, task_names
 from tests.project import ROOT
 from tests.worked import VOCABULARY
 
@@ -143,7 +142,7 @@ def test_labels_are_shown_with_the_training_that_was_best_on_dev(project: Path) 
 
 
 def test_the_labels_of_copa_say_which_choice_they_are(project: Path) -> None:
-    given = {field.name: field.example for field in INPUT_SCHEMAS["copa"].fields}
+    given = {field.name: field.example for field in get_task("copa").schema.fields}
     result = invoke("copa", *(part for key, value in given.items() for part in (f"--{key}", value)))
     header, answer = (line.split() for line in result.stdout.splitlines()[:2])
     assert header == ["method", "answer", "0", "(choice1)", "1", "(choice2)"]
@@ -335,7 +334,7 @@ def examples_of(command: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines.splitlines() if line]
 
 
-@pytest.mark.parametrize("command", ["lama", *INPUT_SCHEMAS])
+@pytest.mark.parametrize("command", ["lama", *task_names()])
 def test_help_shows_examples_that_fit_the_command(
     project: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -351,8 +350,8 @@ def test_help_shows_examples_that_fit_the_command(
         assert asked[1][:3] == ("P17", ["New York", "Oslo"], 3)
         return
     given = {name: value for name, value in asked[0][1].items() if value is not None}
-    fields = INPUT_SCHEMAS[command].fields
-    assert given == {field.name: field.example for field in fields if field.needed}
+    fields = get_task(command).schema.fields
+    assert given == {field.name: field.example for field in fields if field.required}
     assert asked[1][2].out == Path("answers.csv")
 
 

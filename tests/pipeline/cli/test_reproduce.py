@@ -7,7 +7,7 @@ import mlflow
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.cli import reproduce as command
+from pipeline.cli import history as command
 from pipeline.cli.app import app
 from pipeline.files import write_json
 from tests.pipeline.history.test_run import STAGE, open_run
@@ -72,6 +72,4 @@ def test_metrics_that_cannot_be_read_stop_before_any_work(
 def test_what_is_no_id_of_a_run_is_told_in_one_line(own_folder: Path, text: str) -> None:
     done = reproduce(text)
     assert done.exit_code == 1
-    assert done.stderr == (
-        f'error: "{text}" is no id of a run, nor its beginning: 6 to 32 digits of 0-9, a-f\n'
-    )
+    assert done.stderr == (f'error: invalid run id "{text}": expected 6 to 32 hex digits\n')

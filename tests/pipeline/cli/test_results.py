@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.errors import DataError
-from pipeline.history.machine import hardware_name
+from pipeline.history.context import hardware_name
 from pipeline.history.run import stage_run
+from pipeline.workflow.command import StageInfo
 from tests.history import MODEL, TODAY, log_lama, log_splits, log_task, log_training
 
 
@@ -44,14 +45,15 @@ def logged(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
         tags = {"stage": "evaluate", "benchmark": "lama", "method": "p-tuning", "model": MODEL}
         with (
             contextlib.suppress(DataError),
-            stage_run(None, experiment="p-tuning-evaluate", name="failed", tags=tags),
+            stage_run(None, StageInfo("evaluate", "lama", method="failed")),
         ):
             raise DataError("cut")
         with (
-            stage_run(None, experiment="p-tuning-evaluate", name="parent", tags={}) as run,
+            stage_run(None, StageInfo("evaluate")) as run,
             run.child("unit", tags=tags, params={}) as child,
         ):
             child.log_metrics({"test/p_at_1": 0.99})
+            run.set_tags({"stage": "another"})
         yield folder
 
 

@@ -215,7 +215,11 @@ def test_discrete_needs_its_search(tmp_path):
 @pytest.mark.parametrize(
     ("method", "layout", "said"),
     [
-        ("p-tuning", "paper-v3", "'paper-v3' is no layout; choose from manual, paper-v2, paper-v1"),
+        (
+            "p-tuning",
+            "paper-v3",
+            "unknown layout 'paper-v3'; available: manual, paper-v2",
+        ),
         ("p-tuning", "{before}[P]", "0 masks"),
         ("p-tuning", "{object} [P] {mask}", "unknown field {object}"),
         ("p-tuning", "manual", "no [P] in the template, but this method trains prompt tokens"),

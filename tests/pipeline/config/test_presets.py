@@ -461,7 +461,7 @@ def test_what_changes_nothing_does_not_write(params: Path) -> None:
         (["model.name=no such"], ["model.name", "'no such'"]),
         (["data.mirror=/no/such"], ["data.mirror", "/no/such is not a folder"]),
         (["lama.training.p-tuning.prompt=null"], ["lama.training.p-tuning", "missing"]),
-        (["lama.prompts.p-tuning=paper"], ["lama.prompts.p-tuning", "'paper' is no layout"]),
+        (["lama.prompts.p-tuning=paper"], ["lama.prompts.p-tuning", "unknown layout 'paper'"]),
     ],
 )
 def test_what_is_not_valid_is_not_written(

@@ -38,8 +38,8 @@ def test_a_record_is_kept_as_it_is_beside_its_examples(tmp_path: Path) -> None:
         ({"label": "neutral"}, "label 'neutral' is not one of 'entailment', 'not_entail"),
         ({"label": 0}, "label 0 is not one of 'entailment', 'not_entailment'"),
         ({"label": ["entailment"]}, "label ['entailment'] is not one of"),
-        ({"idx": "4"}, "idx is '4', not a whole number"),
-        ({"idx": True}, "idx is true, not a whole number"),
+        ({"idx": "4"}, "idx is '4', not an integer"),
+        ({"idx": True}, "idx is true, not an integer"),
         ({"premise": "x" * 10_485_760}, "premise has 10,485,760 characters, more than 100,000"),
     ],
 )

@@ -13,7 +13,7 @@ from pipeline.errors import ModelError
 
 def test_python_and_torch_are_told_with_their_versions() -> None:
     assert machine.check_python().state == "ok"
-    found = machine.check_torch(3).found
+    found = machine.check_torch(3).message
     assert found.startswith(f"{torch.__version__}, 3 of ")
 
 
@@ -22,21 +22,21 @@ def test_packages_are_held_against_the_lock(tmp_path: Path) -> None:
     assert machine.check_packages(lock).state == "skipped"
     version = importlib.metadata.version("typer")
     lock.write_text(f"typer=={version}\n")
-    assert machine.check_packages(lock).found == f"1, as in {lock}"
+    assert machine.check_packages(lock).message == f"1, as in {lock}"
     lock.write_text(f"typer==0.0.1\npsutil=={importlib.metadata.version('psutil')}\n")
     differs = machine.check_packages(lock)
     assert differs.state == "warning"
-    assert f"1 of 2 differ from {lock}: typer {version} for 0.0.1" in differs.found
+    assert f"1 of 2 differ from {lock}: typer {version} instead of 0.0.1" in differs.message
     lock.write_text("".join(f"no-such-{n}==1\n" for n in range(5)))
     missing = machine.check_packages(lock)
     assert missing.state == "failed"
-    assert missing.found == "not installed: no-such-0, no-such-1, no-such-2 and 2 more"
+    assert missing.message == "not installed: no-such-0, no-such-1, no-such-2 and 2 more"
 
 
 def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert machine.check_gpu("auto").found == "none; the CPU is used"
+    assert machine.check_gpu("auto").message == "none; using the CPU"
     with pytest.raises(ModelError, match="cuda:1 is not on this machine"):
         machine.check_gpu("cuda:1")
 
@@ -47,7 +47,7 @@ def test_gpus_are_told_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda number: about(f"H{number}", 80e9)
     )
-    assert machine.check_gpu("auto").found == "H0, 80 GB, H1, 80 GB"
+    assert machine.check_gpu("auto").message == "H0, 80 GB, H1, 80 GB"
 
 
 def test_a_driver_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_a_driver_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     finding = machine.check_gpu("auto")
     assert finding.state == "warning"
-    assert finding.found == "CUDA initialization: the driver is too old"
+    assert finding.message == "CUDA initialization: the driver is too old"
 
 
 @pytest.mark.parametrize(("free", "state"), [(20e9, "ok"), (2e9, "warning"), (0.1e9, "failed")])
@@ -72,7 +72,7 @@ def test_the_fullest_disk_decides(
     )
     finding = machine.check_disk({"the checkout": Path("/"), "the DVC cache": tmp_path})
     assert finding.state == state
-    assert "90.0 GB free for the checkout" in finding.found
+    assert "90.0 GB free for the checkout" in finding.message
 
 
 def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +80,4 @@ def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(2e9, 1e9))
     assert machine.check_memory().state == "warning"
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(16e9, 1e9))
-    assert machine.check_memory().found == "16.0 GB, 1.0 GB of it free"
+    assert machine.check_memory().message == "16.0 GB, 1.0 GB of it available"

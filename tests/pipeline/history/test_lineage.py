@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.history.lineage import Artifact, Step, Tracer, Used
+from pipeline.history.lineage import Artifact, LineageNode, Tracer, Used
 from pipeline.workflow.lock import folder_hash
 from tests.pipeline.history.chain import (
     CHAIN,
@@ -30,7 +30,7 @@ def tracer(executions=CHAIN, history=None, *, git=GIT, listing=None) -> Tracer:
     )
 
 
-def steps(node: Artifact | Step) -> list[tuple[str, str | None]]:
+def steps(node: Artifact | LineageNode) -> list[tuple[str, str | None]]:
     """Stage and run of each step, as met on the way back."""
     if isinstance(node, Artifact):
         return [] if node.made_by is None else steps(node.made_by)
@@ -38,7 +38,7 @@ def steps(node: Artifact | Step) -> list[tuple[str, str | None]]:
     return [own, *(pair for artifact in node.inputs for pair in steps(artifact))]
 
 
-def missing(node: Artifact | Step) -> list[str]:
+def missing(node: Artifact | LineageNode) -> list[str]:
     if isinstance(node, Artifact):
         return [node.path] if node.made_by is None else missing(node.made_by)
     return [path for artifact in node.inputs for path in missing(artifact)]

@@ -29,10 +29,10 @@ def test_a_trace_back_is_a_tree_that_tells_each_step_once() -> None:
 
 def test_a_missing_run_and_a_missing_link_are_said() -> None:
     text = as_tree(tracer([SPLIT, TRAIN, EVALUATE], Runs()).back("models/p", "e0.dir"))
-    assert "train@p  no run in this history (`ptune sync` makes one)\n" in text
+    assert "train@p  no run in this history (`ptune sync` creates one)\n" in text
     assert "└─ data/raw  a0.dir\n" in text
-    assert "└─ missing link: neither dvc.lock nor the history says what made it\n" in text
-    assert "code: 1 files and folders; which commit had them is not known\n" in text
+    assert "└─ missing link: its producer is not in dvc.lock or the history\n" in text
+    assert "code: 1 files and folders; their commit is unknown\n" in text
 
 
 def test_parameters_are_told_on_request() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -15,17 +16,14 @@ from typing import Any
 
 import mlflow
 import pytest
-import requests
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.errors import DataError, TrackingError
 from pipeline.files import write_text
 from pipeline.history import run as runs
-from pipeline.history.events import Entry, Sender, is_refusal
-from pipeline.history.journal import Spool
-from pipeline.history.sending import send_all
-from pipeline.history.store import store_identity
+from pipeline.history.events import Event, MlflowWriter
+from pipeline.history.journal import EventLog, send_all
 from tests.outage import Way, free_port, way_to
 from tests.pipeline.history.test_run import STAGE, all_runs, history_of, open_run
 
@@ -183,8 +181,14 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
 
     again = send()
     assert again.exit_code == 0
-    assert "nothing is kept" in again.stdout
+    assert "nothing to send" in again.stdout
     assert picture(run_id) == expected
+
+
+def pending(root: Path, run_id: str) -> deque[Event]:
+    log = EventLog(root, run_id)
+    log.load()
+    return log.pending
 
 
 def gone(*_: object) -> None:
@@ -200,8 +204,8 @@ def test_a_send_that_is_killed_after_every_entry_logs_nothing_twice(
 ) -> None:
     expected = picture(a_stage())
     with monkeypatch.context() as away:
-        run_id = a_stage(in_the_middle=lambda: away.setattr(Sender, "send", gone))
-    entries = len(Spool(own_folder, run_id).unsent())
+        run_id = a_stage(in_the_middle=lambda: away.setattr(MlflowWriter, "write", gone))
+    entries = len(pending(own_folder, run_id))
     assert entries > 10
     notes: list[str] = []
 
@@ -216,8 +220,8 @@ def test_a_send_that_is_killed_after_every_entry_logs_nothing_twice(
         with pytest.raises(Killed):
             list(send_all())
         notes.clear()
-    (delivery,) = send_all()
-    assert (delivery.sent, delivery.refused) == (1, ())
+    (report,) = send_all()
+    assert (report.num_sent, report.refused) == (1, ())
     assert picture(run_id) == expected
     assert kept(own_folder) == []
 
@@ -244,11 +248,11 @@ def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_l
 ) -> None:
     code = (
         "import os, signal\n"
-        "from pipeline.history.events import Sender\n"
+        "from pipeline.history.events import MlflowWriter\n"
         "from tests.pipeline.history.test_outage import gone, open_run\n"
         "with open_run() as run:\n"
         "    run.log_metrics({'dev/loss': 3.0}, 0)\n"
-        "    Sender.send = gone\n"
+        "    MlflowWriter.write = gone\n"
         "    run.log_metrics({'dev/loss': 2.0}, 1)\n"
         "    run.log_text('so far', 'note.txt')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -256,8 +260,8 @@ def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_l
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=120)
     assert done.returncode == -signal.SIGKILL
-    (delivery,) = send_all()
-    assert delivery.sent == 2
+    (report,) = send_all()
+    assert report.num_sent == 2
     (run,) = all_runs()
     assert history_of(run.info.run_id, "dev/loss") == [(0, 3.0), (1, 2.0)]
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/note.txt") == "so far"
@@ -268,7 +272,7 @@ def leave_kept(monkeypatch: pytest.MonkeyPatch) -> str:
     """Leave a run that was killed while the server was away."""
     with monkeypatch.context() as away, suppress(KeyboardInterrupt), open_run() as run:
         run.log_metrics({"dev/loss": 3.0}, 0)
-        away.setattr(Sender, "send", gone)
+        away.setattr(MlflowWriter, "write", gone)
         run.log_metrics({"dev/loss": 2.0}, 1)
         raise KeyboardInterrupt
     return run.run_id
@@ -279,7 +283,7 @@ def test_who_goes_on_in_a_run_sends_first_what_was_kept_of_it(
 ) -> None:
     run_id = leave_kept(monkeypatch)
     with open_run(resumes=run_id) as run:
-        assert kept(own_folder) == []
+        assert not pending(own_folder, run_id)
         run.log_metrics({"dev/loss": 2.0}, 1)
         run.log_metrics({"dev/loss": 1.0}, 2)
     assert history_of(run_id, "dev/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]
@@ -292,13 +296,13 @@ def test_who_goes_on_in_a_run_knows_what_was_kept_of_its_attempts(
     with suppress(KeyboardInterrupt), open_run() as run:
         raise KeyboardInterrupt
     # `ptune send` may be at what is kept as a stage starts: then it is not sent before.
-    monkeypatch.setattr(runs, "deliver", lambda _: [])
+    monkeypatch.setattr(runs, "forward_logs", lambda _: [])
     with monkeypatch.context() as away, suppress(DataError):
         opened = runs._open_run
 
         def open_and_go(*arguments: Any) -> str:
             run_id = opened(*arguments)
-            away.setattr(Sender, "send", gone)
+            away.setattr(MlflowWriter, "write", gone)
             return run_id
 
         away.setattr(runs, "_open_run", open_and_go)
@@ -312,134 +316,6 @@ def test_who_goes_on_in_a_run_knows_what_was_kept_of_its_attempts(
     assert "error" not in logged.data.tags
 
 
-def test_a_stage_that_finds_the_server_back_sends_what_is_kept_itself(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("pipeline.history.outbox._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.history.outbox._PAUSE_FACTOR", 0)
-    with open_run() as run:
-        with monkeypatch.context() as away:
-            away.setattr(Sender, "send", gone)
-            for epoch in range(3):
-                run.log_metrics({"dev/loss": 3.0 - epoch}, epoch)
-            with run.child("seed-1", tags={}, params={}) as child:
-                child.log_metrics({"dev/loss": 0.5})
-            assert kept(own_folder)
-        run.log_metrics({"dev/loss": 0.0}, 3)
-        assert kept(own_folder) == []
-    assert history_of(run.run_id, "dev/loss") == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 0.0)]
-    told = capsys.readouterr().err
-    assert told.count("warning") == 1
-    assert {one.info.status for one in all_runs()} == {"FINISHED"}
-    assert len(all_runs()) == 2
-
-
-def test_what_a_running_stage_keeps_is_left_to_it(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as away, open_run() as run:
-        away.setattr(Sender, "send", gone)
-        run.log_text("kept", "note.txt")
-        (delivery,) = send_all()
-        assert (delivery.sent, delivery.trouble) == (0, "")
-        assert delivery.left == 1
-    assert [one.sent for one in send_all()] == [5]  # with tags, trace, models, and the end
-
-
-def leave_two_kept(monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    first = leave_kept(monkeypatch)
-    with monkeypatch.context() as aside:
-        aside.setattr(runs, "deliver", lambda _: [])
-        return first, leave_kept(monkeypatch)
-
-
-def test_what_was_kept_first_is_sent_first_also_after_a_try(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both = leave_two_kept(monkeypatch)
-    time.sleep(0.02)
-    write_text(Spool(own_folder, both[0]).folder / "sent.txt", "0")
-    assert [delivery.run_id for delivery in send_all()] == list(both)
-
-
-def test_what_cannot_be_sent_keeps_back_what_was_kept_after_it(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both = leave_two_kept(monkeypatch)
-    send = Sender.send
-
-    def send_unless_first(sender: Sender, entry: Entry) -> None:
-        if entry.run == both[0] and entry.kind == "end":
-            gone()
-        send(sender, entry)
-
-    with monkeypatch.context() as troubled:
-        troubled.setattr(Sender, "send", send_unless_first)
-        first, second = send_all()
-    assert (first.sent, first.left, first.trouble) == (1, 1, "the server is gone")
-    assert (second.sent, second.left) == (0, 2)
-    assert second.trouble == f"they come after those of train/lama/p-tuning {both[0][:10]}"
-    assert [delivery.left for delivery in send_all()] == [0, 0]
-    assert kept(own_folder) == []
-
-
-def test_what_is_never_taken_can_be_given_up_for_the_rest(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both = leave_two_kept(monkeypatch)
-    take = Sender.send
-
-    def never(sender: Sender, entry: Entry) -> None:
-        if entry.run == both[0]:
-            raise answered(500)
-        take(sender, entry)
-
-    monkeypatch.setattr(Sender, "send", never)
-    troubled = send()
-    assert troubled.exit_code == 1
-    way_out = f"`ptune send --drop {both[0][:10]}` gives them up and sends the rest"
-    assert troubled.stderr.count(way_out) == 1
-    done = send("--drop", both[0][:10])
-    assert done.exit_code == 0, done.output
-    assert f"what was kept of run {both[0]} is dropped" in done.stdout
-    assert f"{both[1][:10]}: 2 entries sent" in done.stdout
-    assert kept(own_folder) == []
-
-
-def test_what_to_give_up_is_one_run_of_those_that_are_kept(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nothing = send("--drop", "x")
-    assert "--drop x: nothing is kept: MLflow has all that was logged" in nothing.stderr
-    both = leave_two_kept(monkeypatch)
-    unknown, several = send("--drop", "x"), send("--drop", "")
-    runs_kept = ", ".join(sorted(both))
-    assert f"--drop x: no such run; there are entries of {runs_kept}\n" in unknown.stderr
-    assert f"--drop : name one of the runs {runs_kept}\n" in several.stderr
-    with Spool(own_folder, both[0]).lock():
-        running = send("--drop", both[0])
-    assert "its stage still runs; stop it first" in running.stderr
-    assert {done.exit_code for done in (nothing, unknown, several, running)} == {1}
-    assert len(kept(own_folder)) == 2
-
-
-def test_what_is_kept_and_cannot_be_read_is_told_and_can_be_given_up(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both = leave_two_kept(monkeypatch)
-    path = Spool(own_folder, both[0]).folder / "entries.jsonl"
-    first, _, *rest = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([first, "{half of\n", *rest]))
-    done = send()
-    assert done.exit_code == 1
-    assert "entries.jsonl: cannot be read, at '{half of'; mend the file, or give up" in (
-        done.stderr
-    )
-    assert f"`ptune send --drop {both[0][:10]}`" in done.stderr
-    assert send("--drop", both[0]).exit_code == 0
-    assert kept(own_folder) == []
-
-
 def test_a_stage_that_starts_sends_first_what_the_runs_before_it_kept(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,7 +323,7 @@ def test_a_stage_that_starts_sends_first_what_the_runs_before_it_kept(
     with monkeypatch.context() as away:
         away.setattr(runs, "output_hashes", lambda: output)
         with open_run() as training:
-            away.setattr(Sender, "send", gone)
+            away.setattr(MlflowWriter, "write", gone)
     assert kept(own_folder)
     with open_run(replace(STAGE, name="evaluate-lama@p-tuning", inputs=output)) as run:
         assert mlflow.get_run(training.run_id).info.status == "FINISHED"
@@ -462,28 +338,15 @@ def test_what_cannot_be_sent_stops_no_stage_that_starts(
     run_id = leave_kept(monkeypatch)
     capsys.readouterr()
     with monkeypatch.context() as troubled:
-        troubled.setattr(Spool, "send", gone)
+        troubled.setattr(EventLog, "forward", gone)
         with open_run():
             pass
     told = capsys.readouterr().err
-    assert "train/lama/p-tuning: 2 log entries are kept still (the server is gone)" in told
+    assert "train/lama/p-tuning: 2 log events are still kept (the server is gone)" in told
     (own_folder / ".work/unsent" / run_id / "entries.jsonl").write_text("{\n{\n")
     with open_run():
         pass
-    assert "what earlier runs kept is not sent" in capsys.readouterr().err
-
-
-def test_what_belongs_to_another_store_stays(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_kept(monkeypatch)
-    before = [path.read_bytes() for path in sorted(kept(own_folder)[0].iterdir())]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own_folder}/other.db")
-    shutil.copyfile(own_folder / "mlflow.db", own_folder / "other.db")
-    result = send()
-    assert result.exit_code == 1
-    assert "they belong to mlflow.db; set MLFLOW_TRACKING_URI to it" in result.stderr
-    assert [path.read_bytes() for path in sorted(kept(own_folder)[0].iterdir())] == before
+    assert "events of earlier runs are not sent" in capsys.readouterr().err
 
 
 def test_what_mlflow_will_never_take_holds_nothing_up(
@@ -494,129 +357,12 @@ def test_what_mlflow_will_never_take_holds_nothing_up(
         run.log_file(Path("none.csv"))
         run.log_metrics({"dev/loss": 1.0}, 0)
     assert kept(own_folder) == []
-    assert capsys.readouterr().err.count("warning: MLflow refuses a log entry") == 1
+    assert capsys.readouterr().err.count("warning: MLflow refuses a log event") == 1
     assert history_of(run.run_id, "dev/loss") == [(0, 1.0)]
 
     run_id = leave_kept(monkeypatch)
     mlflow.MlflowClient().delete_run(run_id)
-    (delivery,) = send_all()
-    assert delivery.sent == 0
-    assert len(delivery.refused) == 2
+    (report,) = send_all()
+    assert report.num_sent == 0
+    assert len(report.refused) == 2
     assert kept(own_folder) == []
-
-
-def answered(status: int) -> requests.HTTPError:
-    response = requests.Response()
-    response.status_code = status
-    return requests.HTTPError(f"{status} of http://me:secret@host", response=response)
-
-
-@pytest.mark.parametrize(
-    ("status", "refused"),
-    [
-        (400, True), (413, True), (415, True), (401, False), (403, False), (404, False),
-        (408, False), (429, False), (500, False), (502, False),
-    ],
-)  # fmt: skip
-def test_an_answer_to_a_file_tells_a_refusal_from_an_outage(status: int, refused: bool) -> None:
-    assert is_refusal(answered(status)) == refused
-
-
-def test_a_file_that_a_proxy_never_lets_through_holds_nothing_up(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def too_large(*_: object) -> None:
-        raise answered(413)
-
-    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", too_large)
-    Path("table.csv").write_text("a,b\n")
-    with open_run() as run:
-        run.log_file(Path("table.csv"))
-        run.log_metrics({"dev/loss": 1.0}, 0)
-    assert kept(own_folder) == []
-    assert history_of(run.run_id, "dev/loss") == [(0, 1.0)]
-    told = capsys.readouterr().err
-    assert "MLflow refuses a log entry (413" in told
-    assert "secret" not in told
-
-
-def test_a_file_or_line_that_a_kill_cut_is_passed_over(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_id = leave_kept(monkeypatch)
-    entries = own_folder / ".work/unsent" / run_id / "entries.jsonl"
-    whole = entries.read_bytes()
-    entries.write_bytes(whole[:-20])
-    assert [entry.kind for entry in Spool(own_folder, run_id).unsent()] == ["metrics"]
-    entries.write_bytes(whole[:10])
-    assert list(send_all()) == []
-    assert kept(own_folder) == []
-
-
-def test_a_full_disk_costs_entries_and_no_result(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as away, open_run() as run:
-        away.setattr(Sender, "send", gone)
-        run.log_metrics({"dev/loss": 3.0}, 0)
-        with away.context() as small:
-            small.setattr(os, "fsync", full)
-            run.log_metrics({"dev/loss": 2.0}, 1)
-        run.log_metrics({"dev/loss": 1.0}, 2)
-    assert "neither sent nor kept ([Errno 28] No space left" in capsys.readouterr().err
-    assert [one.trouble for one in send_all()] == [""]
-    assert history_of(run.run_id, "dev/loss") == [(0, 3.0), (2, 1.0)]
-
-
-class Keeping:
-    """A store that keeps whatever it is told, as often as it is told."""
-
-    def __init__(self) -> None:
-        self.points: list[tuple[str, float, int]] = []
-        self.fails = False
-
-    def MlflowClient(self) -> "Keeping":
-        return self
-
-    def log_batch(self, _: str, metrics: list[mlflow.entities.Metric]) -> None:
-        self.points += [(metric.key, metric.value, metric.step) for metric in metrics]
-        if self.fails:
-            raise TimeoutError("no answer")
-
-    def get_metric_history(self, _: str, key: str) -> list[mlflow.entities.Metric]:
-        return [mlflow.entities.Metric(k, v, 0, step) for k, v, step in self.points if k == key]
-
-
-def test_a_metric_has_one_value_for_a_step_whatever_becomes_of_its_calls() -> None:
-    store: Any = Keeping()
-    sender = Sender(store, {})
-    first, second = (
-        Entry("metrics", "0" * 32, {"step": step, "metrics": {"dev/loss": 1.0 - step}})
-        for step in (0, 1)
-    )
-    sender.send(first)
-    sender.send(first)
-    store.fails = True
-    with pytest.raises(TimeoutError):
-        sender.send(second)
-    store.fails = False
-    sender.send(second)
-    Sender(store, {}, doubts_all=True).send(second)
-    assert store.points == [("dev/loss", 1.0, 0), ("dev/loss", 0.0, 1)]
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("http://me:p@ss@host:5000/x?token=1", "http://host:5000/x"),
-        ("postgresql://u:p@db/mlflow", "postgresql://db/mlflow"),
-    ],
-)
-def test_the_name_of_a_store_holds_no_secret(
-    monkeypatch: pytest.MonkeyPatch, address: str, said: str
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    assert store_identity() == said

@@ -31,12 +31,12 @@ def test_a_run_of_a_clean_tree_can_be_made_again() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"status": "KILLED"}, "is KILLED: there is no result"),
-        ({"execution": replace(THEN, run_key=None)}, "was no stage of DVC's"),
-        ({"execution": replace(THEN, stage="")}, "was no stage of DVC's"),
-        ({"commit": None}, "names no commit"),
-        ({"dirty": True}, r"ran in a tree with changes: .*git/diff\.patch has the rest"),
-        ({"commit": "gone"}, r"stages/evaluate\.py, pipeline/models ran in another state .*fetch"),
+        ({"status": "KILLED"}, "is KILLED: it has no result"),
+        ({"execution": replace(THEN, run_key=None)}, "ran outside DVC"),
+        ({"execution": replace(THEN, stage="")}, "ran outside DVC"),
+        ({"commit": None}, "has no commit"),
+        ({"dirty": True}, r"ran in a tree that differed .*git/diff\.patch"),
+        ({"commit": "gone"}, r"stages/evaluate\.py, pipeline/models differed from .*fetch"),
     ],
 )
 def test_a_run_whose_making_is_not_all_known_is_refused(changes, said: str) -> None:
@@ -46,7 +46,7 @@ def test_a_run_whose_making_is_not_all_known_is_refused(changes, said: str) -> N
 
 @pytest.mark.parametrize("dirty", [False, None])
 def test_code_that_was_not_the_commits_is_refused_whatever_the_run_says(dirty) -> None:
-    with pytest.raises(TrackingError, match="pipeline/models ran in another state than commit"):
+    with pytest.raises(TrackingError, match="pipeline/models differed from commit"):
         check_reproducible(replace(RUN, dirty=dirty), has({**CODE, "pipeline/models": "c2.dir"}))
 
 

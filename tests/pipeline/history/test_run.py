@@ -15,7 +15,9 @@ import pytest
 
 from pipeline.errors import DataError, TrackingError
 from pipeline.history import run as runs
+from pipeline.history.context import machine_tags
 from pipeline.history.run import StageRun, stage_run
+from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity
 from tests.project import run as shell
 from tests.server import serving
@@ -32,13 +34,7 @@ STAGE = StageIdentity(
 
 
 def open_run(stage: StageIdentity | None = STAGE, *, resumes: str | None = None):
-    return stage_run(
-        stage,
-        experiment="e",
-        name="train/lama/p-tuning",
-        tags={"method": "p-tuning"},
-        resumes=resumes,
-    )
+    return stage_run(stage, StageInfo("train", "lama", method="p-tuning"), resumes=resumes)
 
 
 def all_runs() -> list[mlflow.entities.Run]:
@@ -202,7 +198,7 @@ def test_each_attempt_is_counted_and_belongs_to_its_own_process(own_folder: Path
             raise KeyboardInterrupt
         tags = only_run().data.tags
         assert tags["attempt"] == str(attempt)
-        assert tags["process"] == runs._process_tag()
+        assert tags["process"] == machine_tags()["process"]
         assert only_run().info.status == "KILLED"
 
 
@@ -361,7 +357,7 @@ def test_a_server_that_asks_for_an_account_says_how_to_name_one(
 
 def _use_store(root: str) -> None:
     os.chdir(root)
-    with stage_run(None, experiment="e", name="n", tags={}):
+    with stage_run(None, StageInfo("validate")):
         pass
 
 

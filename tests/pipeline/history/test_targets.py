@@ -1,9 +1,8 @@
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.history.lineage import Artifact, Step, Used
-from pipeline.history.targets import trace
-from tests.pipeline.history.chain import CHAIN, TRAIN, lock, logged
+from pipeline.history.lineage import Artifact, LineageNode, Used, trace
+from tests.pipeline.history.chain import CHAIN, TRAIN, logged
 from tests.pipeline.history.test_lineage import tracer
 
 HISTORY = logged(*CHAIN)
@@ -11,12 +10,10 @@ RUN = HISTORY.runs[2]
 
 
 def found(target: str, *, forward: bool = False, workspace: dict[str, str | None] | None = None):
-    locked = lock(*CHAIN)
     every = {path: digest for e in CHAIN for path, digest in e.outputs.items()}
     return trace(
         target,
         tracer(history=HISTORY),
-        lock=locked,
         find_run={"abcdef": RUN, "abcdef01": RUN}.get,
         workspace_hashes=lambda _: workspace or every,
         forward=forward,
@@ -40,13 +37,13 @@ def test_a_folder_is_the_outputs_in_it() -> None:
 
 
 def test_a_beginning_of_a_name_is_no_folder() -> None:
-    with pytest.raises(DataError, match="mod: neither"):
+    with pytest.raises(DataError, match="mod: not an output"):
         found("mod")
 
 
 def test_a_stage_is_its_execution_on_record() -> None:
     (step,) = found("train@p")
-    assert isinstance(step, Step)
+    assert isinstance(step, LineageNode)
     assert step.run == RUN
     assert [used.path for used in found("train@p", forward=True)] == list(TRAIN.outputs)
 
@@ -54,7 +51,7 @@ def test_a_stage_is_its_execution_on_record() -> None:
 @pytest.mark.parametrize("run_id", ["abcdef", "abcdef01"])
 def test_a_run_is_found_by_its_id_or_the_beginning_of_it(run_id: str) -> None:
     (step,) = found(run_id)
-    assert isinstance(step, Step)
+    assert isinstance(step, LineageNode)
     assert step.run == RUN
     assert [used.path for used in found(run_id, forward=True)] == list(TRAIN.outputs)
 
@@ -82,5 +79,5 @@ def test_code_has_a_future_but_no_stage_that_makes_it() -> None:
 
 @pytest.mark.parametrize("target", ["nothing", "deadbeef", "deadbee", "models/q", "", "/", ".."])
 def test_what_is_none_of_these_is_an_error_that_lists_outputs(target: str) -> None:
-    with pytest.raises(DataError, match=r"Outputs are curves/p\.csv, data/raw"):
+    with pytest.raises(DataError, match=r"Outputs: curves/p\.csv, data/raw"):
         found(target)

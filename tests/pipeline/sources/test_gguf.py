@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.sources.gguf import convert_gguf
+from pipeline.sources.models import convert_gguf
 from tests.tiny_gguf import save_tiny_gguf
 
 

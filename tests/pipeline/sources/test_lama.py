@@ -14,18 +14,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.lama import TEST_FACTS, read_facts
+from pipeline.data.lama import PROMPT_COLLECTIONS, TEST_FACTS, read_facts
 from pipeline.errors import ChecksumError, DataError, DownloadError
 from pipeline.files import read_jsonl
-from pipeline.sources import registry as sources
+from pipeline.sources.geonames import GEONAMES
 from pipeline.sources.http import RetryPolicy
-from pipeline.sources.lama import LamaSource
-from pipeline.sources.lama_upstream import PROMPTS, URLS
-from pipeline.sources.registry import SOURCES, fetch_source
+from pipeline.sources.lama import LAMA, PROMPT_FILES, URLS, LamaSource, lama_source
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = RetryPolicy(attempts=2, first_wait_seconds=0.001, silence_seconds=1)
+HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=1)
 RELATIONS = {"P19": 3, "P36": 2, "P31": 1}
 
 Files = dict[str, bytes]
@@ -136,15 +134,18 @@ def _urls(server: Server) -> dict[str, str]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Serve everything well, and put a source of it into the table."""
+    """Serve everything well."""
     for name in list(os.environ):
         if name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
     with serving() as server:
         _serve(server, _upstream())
-        source = LamaSource("none", urls=_urls(server), test_facts=RELATIONS, patience=HASTY)
-        monkeypatch.setitem(sources.SOURCES, "lama", source)
         yield server
+
+
+@pytest.fixture
+def source(server: Server) -> LamaSource:
+    return LamaSource(_urls(server), RELATIONS, license="none", retry=HASTY)
 
 
 @pytest.fixture
@@ -170,16 +171,12 @@ def _labels(path: Path) -> list[tuple[str, str]]:
     return [(record["sub_label"], record["obj_label"]) for record in read_jsonl(path)]
 
 
-def _fetch(target: Path, cache: Path, mirror: Path | None = None) -> None:
-    fetch_source("lama", target, cache=cache, mirror=mirror)
-
-
 @pytest.fixture
-def mirror(server: Server, tmp_path: Path) -> Path:
+def mirror(server: Server, tmp_path: Path, source: LamaSource) -> Path:
     """A mirror as the pipeline itself would write it."""
     folder = tmp_path / "mirror" / "lama"
     folder.mkdir(parents=True)
-    _fetch(folder, tmp_path / "mirror-cache")
+    source.fetch(folder, cache=tmp_path / "mirror-cache", mirror=None)
     sums = "".join(
         f"{hashlib.sha256(content).hexdigest()}  lama/{name}\n"
         for name, content in _content(folder).items()
@@ -192,8 +189,8 @@ def mirror(server: Server, tmp_path: Path) -> Path:
 # From upstream
 
 
-def test_the_folder_has_the_files_of_the_mirrors_layout_and_no_others(server, target, cache):
-    _fetch(target, cache)
+def test_the_folder_has_exactly_the_files_of_the_mirrors_layout(server, target, cache, source):
+    source.fetch(target, cache=cache, mirror=None)
     assert set(_content(target)) == {
         "relations.jsonl",
         "common_vocab_cased.txt",
@@ -224,16 +221,16 @@ def test_the_folder_has_the_files_of_the_mirrors_layout_and_no_others(server, ta
 
 
 def test_relations_without_data_are_left_out_and_the_others_stand_as_they_were(
-    server, target, cache
+    server, target, cache, source
 ):
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     lines = (target / "relations.jsonl").read_text().splitlines()
     assert lines[0].endswith('"label": "b",  "type": "N-1"}')  # two spaces, as upstream
     assert [json.loads(line)["relation"] for line in lines] == ["P19", "P36", "P31"]
 
 
-def test_facts_keep_lamas_keys_and_lose_the_sentences(server, target, cache):
-    _fetch(target, cache)
+def test_facts_keep_lamas_keys_and_lose_the_sentences(server, target, cache, source):
+    source.fetch(target, cache=cache, mirror=None)
     assert (target / "P19" / "test.jsonl").read_text().splitlines()[0] == (
         '{"uuid": "P19-0", "sub_uri": "Q-Tést0", "obj_uri": "Q-Oslo", "sub_label": "Tést0", '
         '"obj_label": "Oslo", "predicate_id": "P19"}'
@@ -243,8 +240,8 @@ def test_facts_keep_lamas_keys_and_lose_the_sentences(server, target, cache):
     assert len(read_facts(target / "P36" / "test.jsonl")) == 2
 
 
-def test_train_and_dev_share_no_pair_with_test_nor_with_each_other(server, target, cache):
-    _fetch(target, cache)
+def test_train_and_dev_share_no_pair_with_test_nor_with_each_other(server, target, cache, source):
+    source.fetch(target, cache=cache, mirror=None)
     assert _labels(target / "P36" / "train.jsonl") == [("Train0", "Rome"), ("Train3", "Rome")]
     assert _labels(target / "P36" / "dev.jsonl") == [("Dev0", "Bern"), ("Dev1", "Bern")]
     assert _labels(target / "P36" / "test.jsonl") == [("Tést0", "Oslo"), ("Tést1", "Oslo")]
@@ -257,9 +254,9 @@ def test_train_and_dev_share_no_pair_with_test_nor_with_each_other(server, targe
     assert _labels(target / "P19" / "train.jsonl") == [(f"Train{n}", "Rome") for n in range(4)]
 
 
-def test_prompts_of_all_projects_have_one_form(server, target, cache):
-    _fetch(target, cache)
-    prompts = {name: read_jsonl(target / "prompts" / f"{name}.jsonl") for name in PROMPTS}
+def test_prompts_of_all_projects_have_one_form(server, target, cache, source):
+    source.fetch(target, cache=cache, mirror=None)
+    prompts = {name: read_jsonl(target / "prompts" / f"{name}.jsonl") for name in PROMPT_FILES}
     assert prompts["lpaqa_mine"][1] == {
         "relation": "P36",
         "template": "[X] P36 [Y] .",
@@ -280,34 +277,34 @@ def test_prompts_of_all_projects_have_one_form(server, target, cache):
         assert prompts[name] == [{"relation": r, "template": f"[X]vik {r} [Y]."} for r in RELATIONS]
 
 
-def test_each_part_is_fetched_once_and_kept(server, target, cache, tmp_path):
-    _fetch(target, cache)
+def test_each_part_is_fetched_once_and_kept(server, target, cache, tmp_path, source):
+    source.fetch(target, cache=cache, mirror=None)
     assert len(server.asked) == len(set(server.asked)) == 7
     (tmp_path / "again").mkdir()
-    _fetch(tmp_path / "again", cache)
+    source.fetch(tmp_path / "again", cache=cache, mirror=None)
     assert len(server.asked) == 7
     assert _content(tmp_path / "again") == _content(target)
 
 
-def test_a_cut_and_a_busy_server_are_overcome(server, target, cache):
+def test_a_cut_and_a_busy_server_are_overcome(server, target, cache, source):
     paths = list(server.files)
     server.files[paths[0]].plan = ["cut"]
     server.files[paths[2]].plan = [503]
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert len(server.asked) == 9
 
 
 @pytest.mark.parametrize("part", URLS)
-def test_a_part_that_is_gone_is_named_and_the_others_are_kept(server, target, cache, part):
+def test_a_part_that_is_gone_is_named_and_the_others_are_kept(server, target, cache, part, source):
     url = _urls(server)[part]
     file = server.files[url.removeprefix(server.url)]
     file.plan = [404]
     with pytest.raises(DownloadError, match="404") as caught:
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
     assert url in str(caught.value)
     assert "data.mirror in params.yaml" in str(caught.value)
     assert list(target.iterdir()) == []
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert len(server.asked) == 8
 
 
@@ -321,13 +318,13 @@ def _change(server: Server, part: str, upstream: dict[str, Files] | None = None)
 
 
 @pytest.mark.parametrize("part", URLS)
-def test_a_page_in_place_of_a_file_is_noticed_and_not_kept(server, target, cache, part):
+def test_a_page_in_place_of_a_file_is_noticed_and_not_kept(server, target, cache, part, source):
     _change(server, part)
-    with pytest.raises(ChecksumError, match="What was fetched is deleted") as caught:
-        _fetch(target, cache)
+    with pytest.raises(ChecksumError, match="The downloads are deleted") as caught:
+        source.fetch(target, cache=cache, mirror=None)
     assert "data.mirror in params.yaml" in str(caught.value)
     _serve(server, _upstream())
-    _fetch(target, cache)
+    source.fetch(target, cache=cache, mirror=None)
     assert (target / "P31" / "test.jsonl").is_file()
 
 
@@ -346,30 +343,30 @@ def test_a_page_in_place_of_a_file_is_noticed_and_not_kept(server, target, cache
         ),
     ],
 )
-def test_a_file_that_an_archive_lacks_is_named(server, target, cache, part, name, missed):
+def test_a_file_that_an_archive_lacks_is_named(server, target, cache, part, name, missed, source):
     upstream = _upstream()
     upstream[part]["other/place/" + missed.rpartition("/")[2] + ".bak"] = upstream[part].pop(name)
     _change(server, part, upstream)
     with pytest.raises(ChecksumError, match=re.escape(missed)):
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
 
 
-def test_a_project_without_a_single_file_of_those_wanted_is_refused(server, target, cache):
+def test_a_project_without_a_single_file_of_those_wanted_is_refused(server, target, cache, source):
     upstream = _upstream()
     upstream["pararel"] = {"pararel/README.md": b"?"}
     _change(server, "pararel", upstream)
     with pytest.raises(ChecksumError, match="pararel"):
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
 
 
 @pytest.mark.parametrize("lines", [1, 3])
-def test_another_number_of_test_facts_is_told(server, target, cache, lines):
+def test_another_number_of_test_facts_is_told(server, target, cache, lines, source):
     upstream = _upstream()
     name = "data/TREx/P36.jsonl"
     upstream["lama"][name] = (upstream["lama"][name] * 2).splitlines(keepends=True)[0] * lines
     _change(server, "lama", upstream)
     with pytest.raises(ChecksumError, match=f"P36 has {lines} test facts, expected 2"):
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
 
 
 def _edit(files: Files, name: str, old: bytes, new: bytes) -> None:
@@ -382,7 +379,7 @@ def _edit(files: Files, name: str, old: bytes, new: bytes) -> None:
     [
         ("lama", "data/relations.jsonl", b"P31", b"P32", "relations of LAMA"),
         ("lama", "data/relations.jsonl", b'"P31"', b"P31", "not JSON"),
-        ("lama", "data/TREx/P31.jsonl", b"P31", b"P32", "not facts of P31"),
+        ("lama", "data/TREx/P31.jsonl", b"P31", b"P32", "not only facts of P31"),
         ("lama", "data/TREx/P31.jsonl", b"sub_label", b"label", "no sub_label"),
         ("lama", "data/TREx/P31.jsonl", b'"Oslo"', b'""', "obj_label"),
         ("p-tuning", "LAMA/29k-vocab.json", b'["Oslo", "Rome"]', b"[]", "29k-vocab"),
@@ -392,35 +389,37 @@ def _edit(files: Files, name: str, old: bytes, new: bytes) -> None:
         ("lpaqa", "LPAQA-3204221/prompt/manual_paraphrase/P19.txt", b" a ", b"\xff", "UTF-8"),
     ],
 )
-def test_a_content_of_another_kind_is_refused(server, target, cache, part, name, old, new, said):
+def test_content_of_another_kind_is_refused(
+    server, target, cache, part, name, old, new, said, source
+):
     upstream = _upstream()
     _edit(upstream[part], name, old, new)
     _change(server, part, upstream)
     with pytest.raises(DataError, match=said):
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
 
 
-def test_an_empty_split_is_refused(server, target, cache):
+def test_an_empty_split_is_refused(server, target, cache, source):
     upstream = _upstream()
     upstream["p-tuning"]["LAMA/fact-retrieval/original/P31/dev.jsonl"] = b""
     _change(server, "p-tuning", upstream)
     with pytest.raises(ChecksumError, match=r"P31/dev\.jsonl"):
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
 
 
 @pytest.mark.parametrize("vocabulary", [b"", b"two words\n", b"\xff\n"])
-def test_a_vocabulary_that_is_none_is_refused(server, target, cache, vocabulary):
+def test_a_vocabulary_that_is_none_is_refused(server, target, cache, vocabulary, source):
     _serve(server, _upstream(), vocabulary)
     with pytest.raises(ChecksumError, match=r"vocab"):
-        _fetch(target, cache)
+        source.fetch(target, cache=cache, mirror=None)
 
 
 # From a mirror
 
 
-def test_a_mirror_gives_the_same_bytes_without_any_request(server, target, cache, mirror):
+def test_a_mirror_gives_the_same_bytes_without_any_request(server, target, cache, mirror, source):
     (mirror / "lama" / "notes.txt").write_text("not part of it")
-    _fetch(target, cache, mirror)
+    source.fetch(target, cache=cache, mirror=mirror)
     expected = _content(mirror / "lama")
     del expected["notes.txt"]
     assert _content(target) == expected
@@ -428,10 +427,12 @@ def test_a_mirror_gives_the_same_bytes_without_any_request(server, target, cache
     assert not cache.exists()
 
 
-def test_a_file_that_the_mirror_lacks_is_named_with_the_layout(server, target, cache, mirror):
+def test_a_missing_file_of_the_mirror_is_named_with_the_layout(
+    server, target, cache, mirror, source
+):
     (mirror / "lama" / "P36" / "dev.jsonl").unlink()
     with pytest.raises(DownloadError, match="not in the mirror") as caught:
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
     assert str(mirror / "lama" / "P36" / "dev.jsonl") in str(caught.value)
     assert "<relation>/{train,dev,test}.jsonl" in str(caught.value)
     assert "data.mirror to null" in str(caught.value)
@@ -439,16 +440,16 @@ def test_a_file_that_the_mirror_lacks_is_named_with_the_layout(server, target, c
     assert list(target.iterdir()) == []
 
 
-def test_a_file_with_another_digest_than_listed_is_named(server, target, cache, mirror):
+def test_a_file_with_another_digest_than_listed_is_named(server, target, cache, mirror, source):
     path = mirror / "lama" / "P36" / "dev.jsonl"
     path.write_bytes(path.read_bytes().replace(b"Bern", b"Berg"))
     with pytest.raises(ChecksumError, match="SHA256SUMS") as caught:
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("listed", ["none", "others"])
-def test_files_that_are_not_listed_are_still_counted(server, target, cache, mirror, listed):
+def test_files_that_are_not_listed_are_still_counted(server, target, cache, mirror, listed, source):
     sums = mirror / "SHA256SUMS"
     if listed == "none":
         sums.unlink()
@@ -458,27 +459,32 @@ def test_files_that_are_not_listed_are_still_counted(server, target, cache, mirr
     path = mirror / "lama" / "P36" / "test.jsonl"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
     with pytest.raises(ChecksumError, match="P36 has 1 test facts, expected 2") as caught:
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
     assert str(mirror / "lama") in str(caught.value)
     assert path.is_file()
 
 
 @pytest.mark.parametrize("line", ["P19", "0123  lama/P19/dev.jsonl", "<html>"])
-def test_a_list_of_digests_that_is_none_is_refused(server, target, cache, mirror, line):
+def test_a_list_of_digests_that_is_none_is_refused(server, target, cache, mirror, line, source):
     with (mirror / "SHA256SUMS").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(ChecksumError, match=r"SHA256SUMS:\d+: not a line"):
-        _fetch(target, cache, mirror)
+        source.fetch(target, cache=cache, mirror=mirror)
 
 
 # The real data
 
 
+@pytest.mark.parametrize(("name", "source"), [("lama", LAMA), ("geonames", GEONAMES)])
+def test_a_name_in_params_chooses_the_source(name, source):
+    assert lama_source(name) is source
+
+
 def test_the_table_has_lamas_41_relations_and_34039_facts():
     assert len(TEST_FACTS) == 41
     assert sum(TEST_FACTS.values()) == 34_039
-    assert SOURCES["lama"].test_facts == TEST_FACTS
-    assert SOURCES["lama"].urls == URLS
+    assert (LAMA.test_facts, LAMA.urls) == (TEST_FACTS, URLS)
+    assert tuple(PROMPT_FILES) == PROMPT_COLLECTIONS
     assert all(url.startswith("https://") for url in URLS.values())
 
 
@@ -489,7 +495,7 @@ needs_mirror = pytest.mark.skipif(
 
 @needs_mirror
 def test_the_real_mirror_is_taken_as_it_is(target, cache):
-    _fetch(target, cache, REAL_MIRROR)
+    LAMA.fetch(target, cache=cache, mirror=REAL_MIRROR)
     assert _content(target) == _content(REAL_MIRROR / "lama")
     relations = [record["relation"] for record in read_jsonl(target / "relations.jsonl")]
     assert relations == list(TEST_FACTS)
@@ -499,11 +505,11 @@ def test_the_real_mirror_is_taken_as_it_is(target, cache):
 
 
 @needs_mirror
-def test_the_real_data_in_upstreams_layout_becomes_the_same_folder(server, target, cache):
+def test_the_real_data_in_upstreams_layout_becomes_the_same_folder(server, target, cache, source):
     """All of it, put back into the archives that it came from, its removed facts included."""
     real = _content(REAL_MIRROR / "lama")
     _serve(server, _laid_out_as_upstream(real), real["common_vocab_cased.txt"])
-    source = replace(sources.SOURCES["lama"], test_facts=TEST_FACTS)
+    source = replace(source, test_facts=TEST_FACTS)
     source.fetch(target, cache=cache, mirror=None)
     found = _content(target)
     assert set(found) == set(real)
@@ -528,7 +534,7 @@ def _laid_out_as_upstream(real: Files) -> dict[str, Files]:
                     facts.insert(entry["line"], record)
             name = f"LAMA/fact-retrieval/original/{relation}/{split}.jsonl"
             upstream["p-tuning"][name] = _lines(facts)
-    for prompts, (part, path) in PROMPTS.items():
+    for prompts, (part, path) in PROMPT_FILES.items():
         if "{relation}" not in path:
             upstream[part][f"top/{path}"] = real[f"prompts/{prompts}.jsonl"]
             continue

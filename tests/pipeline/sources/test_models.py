@@ -17,8 +17,8 @@ from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.sources import models as catalog
 from pipeline.sources.hub import fetch_from_hub
-from pipeline.sources.models import PACKAGED_MODELS, check_model_name, fetch_model
-from pipeline.sources.registry import SOURCES
+from pipeline.sources.models import PACKAGED_MODELS, ModelSource, check_model_name
+from pipeline.sources.packages import PackageSource
 from tests.hub import COMMIT, OLDER, Hub, asking_here
 from tests.tiny_gguf import save_tiny_gguf
 
@@ -39,7 +39,7 @@ def test_a_folder_becomes_an_equal_model_folder(
     (source / "notes.md").write_text("not part of the model")
     (source / "checkpoint-10").mkdir()
 
-    fetch_model(str(source), target, cache=tmp_path / "cache", mirror=None)
+    ModelSource(str(source)).fetch(target, cache=tmp_path / "cache", mirror=None)
 
     assert {p.name: p.read_bytes() for p in target.iterdir()} == {
         p.name: p.read_bytes() for p in tiny_folders[family].iterdir()
@@ -56,7 +56,7 @@ def test_a_linked_weights_file_is_copied_as_a_file(
     for file in tiny_folders["gpt2"].iterdir():
         (source / file.name).symlink_to(file)
 
-    fetch_model(str(source), target, cache=tmp_path / "cache", mirror=None)
+    ModelSource(str(source)).fetch(target, cache=tmp_path / "cache", mirror=None)
 
     assert not any(file.is_symlink() for file in target.iterdir())
     # What DVC does to its copy must not reach the user's file.
@@ -79,14 +79,8 @@ def test_a_folder_that_lacks_a_file_is_an_error_that_names_it(
     (source / missing).unlink()
     named = missing.replace("model.", r"\*\.")
     with pytest.raises(ModelError, match=f"folder {source} has no {named};"):
-        fetch_model(str(source), target, cache=tmp_path / "cache", mirror=None)
+        ModelSource(str(source)).fetch(target, cache=tmp_path / "cache", mirror=None)
     assert list(target.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", PACKAGED_MODELS)
-def test_every_name_of_the_catalog_has_a_source(name: str) -> None:
-    check_model_name(name)
-    assert PACKAGED_MODELS[name] in SOURCES
 
 
 def test_a_model_of_the_catalog_is_fetched_and_converted(
@@ -97,13 +91,14 @@ def test_a_model_of_the_catalog_is_fetched_and_converted(
 ) -> None:
     weights = {}
 
-    def fetch(name: str, folder: Path, *, cache: Path, mirror: Path | None) -> None:
-        assert (name, cache, mirror) == ("smollm2-135m-instruct", tmp_path / "cache", tmp_path)
+    def fetch(package: PackageSource, folder: Path, *, cache: Path, mirror: Path | None) -> None:
+        assert package is PACKAGED_MODELS["smollm2-135m-instruct"]
+        assert (cache, mirror) == (tmp_path / "cache", tmp_path)
         tokenizer = tiny_models["gpt2"].codec.tokenizer
         weights.update(save_tiny_gguf(folder / "model.gguf", tokenizer, quantised=True))
 
-    monkeypatch.setattr(catalog, "fetch_source", fetch)
-    fetch_model("smollm2-135m-instruct", target, cache=tmp_path / "cache", mirror=tmp_path)
+    monkeypatch.setattr(PackageSource, "fetch", fetch)
+    ModelSource("smollm2-135m-instruct").fetch(target, cache=tmp_path / "cache", mirror=tmp_path)
 
     model = load_model(target, device="cpu")
     assert torch.equal(model.input_embeddings, weights["model.embed_tokens.weight"])
@@ -167,7 +162,7 @@ def test_a_folder_comes_before_a_model_of_the_hub(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_folders["bert"], "org/name")
-    fetch_model("org/name", target, cache=tmp_path / "cache", mirror=None)
+    ModelSource("org/name").fetch(target, cache=tmp_path / "cache", mirror=None)
     assert (target / "model.safetensors").is_file()
     (tmp_path / "org" / "name" / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"folder org/name has no tokenizer\.json"):
@@ -179,7 +174,7 @@ def test_a_folder_in_the_home_folder_is_a_folder(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(tiny_folders["bert"], tmp_path / "model")
-    fetch_model("~/model", target, cache=tmp_path / "cache", mirror=None)
+    ModelSource("~/model").fetch(target, cache=tmp_path / "cache", mirror=None)
     assert (target / "model.safetensors").is_file()
 
 
@@ -223,18 +218,18 @@ def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def _obtain(name: str, target: Path, mirror: Path | None = None) -> None:
-    fetch_model(name, target, cache=target.parent / "cache", mirror=mirror)
+def _fetch(name: str, target: Path, mirror: Path | None = None) -> None:
+    ModelSource(name).fetch(target, cache=target.parent / "cache", mirror=mirror)
 
 
 def test_a_model_of_the_hub_becomes_a_model_folder(hub: Hub, target: Path) -> None:
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     assert _content(target) == _model_of(hub)
     load_model(target, device="cpu")
 
 
 def test_nothing_else_of_it_is_fetched(hub: Hub, target: Path) -> None:
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     asked = " ".join(hub.server.asked)
     assert "model.safetensors" in asked
     assert not [name for name in UNUSED if f"/{name}" in asked]
@@ -242,7 +237,7 @@ def test_nothing_else_of_it_is_fetched(hub: Hub, target: Path) -> None:
 
 def test_the_files_are_the_targets_own(hub: Hub, target: Path, tmp_path: Path) -> None:
     """DVC makes its files read-only, and all that share their bytes."""
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     for file in target.iterdir():
         assert not file.is_symlink()
@@ -259,9 +254,9 @@ def test_a_revision_is_the_one_that_is_named(hub: Hub, target: Path) -> None:
         if entry["path"] == "config.json":
             entry.update(size=len(older), oid="1" * 40)
     hub.server.files[f"/api/models/org/name/tree/{OLDER}"].content = json.dumps(entries).encode()
-    _obtain("org/name@v1", target)
+    _fetch("org/name@v1", target)
     assert (target / "config.json").read_bytes() == older
-    _obtain(f"org/name@{COMMIT}", target)
+    _fetch(f"org/name@{COMMIT}", target)
     assert (target / "config.json").read_bytes() == newer
 
 
@@ -269,18 +264,18 @@ def test_a_legacy_name_is_one_of_the_hub(
     tiny_folders: dict[str, Path], hub: Hub, target: Path
 ) -> None:
     legacy = Hub(hub.server, "bert-base-cased", hub.files)
-    _obtain("bert-base-cased", target)
+    _fetch("bert-base-cased", target)
     assert _content(target) == _model_of(legacy)
 
 
 def test_what_was_fetched_is_kept_and_serves_without_a_network(
     hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     (target / "config.json").unlink()
     hub.server.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     assert _content(target) == _model_of(hub)
     assert hub.server.asked == []
 
@@ -289,38 +284,38 @@ def test_what_was_fetched_is_kept_and_serves_without_a_network(
 def test_a_cut_is_mended(hub: Hub, target: Path, how: object) -> None:
     # First the client asks for the size.
     hub["model.safetensors"].plan = ["well", how]
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     assert _content(target) == _model_of(hub)
 
 
 def test_a_file_that_stays_cut_is_told_and_nothing_of_it_is_taken(hub: Hub, target: Path) -> None:
     hub["model.safetensors"].plan = ["well", "cut", ...]
     with pytest.raises(DownloadError) as caught:
-        _obtain("org/name", target)
+        _fetch("org/name", target)
     assert "org/name: " in str(caught.value)
-    assert "Run again: what came is kept" in str(caught.value)
+    assert "Run again: what was downloaded is kept" in str(caught.value)
     assert _content(target) == {}
 
 
 def test_after_an_error_of_the_hub_the_next_run_goes_on(hub: Hub, target: Path) -> None:
     hub["model.safetensors"].plan = ["well", 503, 503]
     with pytest.raises(DownloadError, match="503") as caught:
-        _obtain("org/name", target)
-    assert "Run again: what came is kept" in str(caught.value)
+        _fetch("org/name", target)
+    assert "Run again: what was downloaded is kept" in str(caught.value)
     assert _content(target) == {}
     hub["model.safetensors"].plan = []
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     assert _content(target) == _model_of(hub)
 
 
 def test_altered_weights_are_noticed_and_not_kept(hub: Hub, target: Path) -> None:
     hub["model.safetensors"].plan = ["altered", ...]
     with pytest.raises(ChecksumError, match=r"model\.safetensors has another sha256") as caught:
-        _obtain("org/name", target)
+        _fetch("org/name", target)
     assert "org/name" in str(caught.value)
     assert _content(target) == {}
     hub["model.safetensors"].plan = []
-    _obtain("org/name", target)
+    _fetch("org/name", target)
     assert _content(target) == _model_of(hub)
 
 
@@ -330,8 +325,8 @@ def test_altered_weights_are_noticed_and_not_kept(hub: Hub, target: Path) -> Non
         (404, "RepoNotFound", "no model 'org/name'"),
         (401, "RepoNotFound", "HF_TOKEN"),
         (401, None, "HF_TOKEN"),
-        (401, "GatedRepo", "accepted its terms"),
-        (403, "GatedRepo", "accepted its terms"),
+        (401, "GatedRepo", "accept its terms"),
+        (403, "GatedRepo", "accept its terms"),
         (404, "RevisionNotFound", "no revision"),
         (403, None, "403"),
         (500, None, "500"),
@@ -342,7 +337,7 @@ def test_what_the_hub_refuses_is_told_with_the_next_step(
 ) -> None:
     hub.refuse(status, code)
     with pytest.raises(DownloadError, match=said) as caught:
-        _obtain("org/name", target)
+        _fetch("org/name", target)
     assert "org/name" in str(caught.value)
     assert len(str(caught.value)) < 500
     assert _content(target) == {}
@@ -351,8 +346,8 @@ def test_what_the_hub_refuses_is_told_with_the_next_step(
 def test_weights_that_are_gated_are_told_too(hub: Hub, target: Path) -> None:
     hub["model.safetensors"].plan = [403, ...]
     hub["model.safetensors"].headers = {"X-Error-Code": "GatedRepo"}
-    with pytest.raises(DownloadError, match="accepted its terms"):
-        _obtain("org/name", target)
+    with pytest.raises(DownloadError, match="accept its terms"):
+        _fetch("org/name", target)
 
 
 def test_offline_is_told_with_the_next_step(
@@ -360,7 +355,7 @@ def test_offline_is_told_with_the_next_step(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE") as caught:
-        _obtain("org/name", target)
+        _fetch("org/name", target)
     assert "org/name: the hub cannot be reached" in str(caught.value)
     assert "models/org/name" in str(caught.value)
     assert hub.server.asked == []
@@ -375,7 +370,7 @@ def test_a_hub_that_is_not_there_is_told_with_the_next_step(
         nowhere = functools.partial(fetch_from_hub, endpoint=url)
         monkeypatch.setattr(catalog, "fetch_from_hub", nowhere)
         with pytest.raises(DownloadError, match="cannot be reached") as caught:
-            _obtain("org/name", target)
+            _fetch("org/name", target)
     assert "Check the network" in str(caught.value)
 
 
@@ -393,7 +388,7 @@ def test_a_model_of_another_kind_is_told_what_it_lacks(
     files = {name: content for name, content in hub.files.items() if name != missing}
     Hub(hub.server, "org/other", files)
     with pytest.raises(ModelError, match=f"org/other has no {named} ") as caught:
-        _obtain("org/other", target)
+        _fetch("org/other", target)
     assert "save_pretrained" in str(caught.value)
     assert _content(target) == {}
 
@@ -421,7 +416,7 @@ def test_a_model_of_the_mirror_is_taken_without_any_request(
     mirror = tmp_path / "mirror"
     shutil.copytree(tiny_folders["gpt2"], mirror / folder)
     (mirror / folder / "README.md").write_text("not part of the model")
-    _obtain(name, target, mirror)
+    _fetch(name, target, mirror)
     assert _content(target) == _content(tiny_folders["gpt2"])
     assert hub.server.asked == []
 
@@ -431,7 +426,7 @@ def test_a_model_that_the_mirror_lacks_is_named_and_not_fetched(
 ) -> None:
     (tmp_path / "mirror" / "models" / "org").mkdir(parents=True)
     with pytest.raises(DownloadError, match="not in the mirror") as caught:
-        _obtain("org/name", target, tmp_path / "mirror")
+        _fetch("org/name", target, tmp_path / "mirror")
     assert str(tmp_path / "mirror" / "models" / "org" / "name") in str(caught.value)
     assert "data.mirror to null" in str(caught.value)
     assert hub.server.asked == []
@@ -445,7 +440,7 @@ def test_a_model_of_the_mirror_is_held_against_its_digests(
     digest = hashlib.sha256(b"another").hexdigest()
     (mirror / "SHA256SUMS").write_text(f"{digest}  models/org/name/model.safetensors\n")
     with pytest.raises(ChecksumError, match=r"name/model\.safetensors"):
-        _obtain("org/name", target, mirror)
+        _fetch("org/name", target, mirror)
 
 
 def test_a_model_of_the_mirror_without_weights_is_told(
@@ -455,4 +450,4 @@ def test_a_model_of_the_mirror_without_weights_is_told(
     shutil.copytree(tiny_folders["gpt2"], folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"has no \*\.safetensors"):
-        _obtain("org/name", target, tmp_path / "mirror")
+        _fetch("org/name", target, tmp_path / "mirror")

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ChecksumError, DownloadError
+from pipeline.errors import ChecksumError, DownloadError, ParamsError
+from pipeline.sources.geonames import GEONAMES
 from pipeline.sources.http import RetryPolicy
-from pipeline.sources.superglue import SUPERGLUE, URLS, SuperGlueSource
+from pipeline.sources.superglue import SUPERGLUE, URLS, SuperGlueSource, superglue_source
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = RetryPolicy(attempts=2, first_wait_seconds=0.001, silence_seconds=1)
+HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=1)
 
 Files = dict[str, bytes]
 
@@ -78,8 +79,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def source(server: Server) -> SuperGlueSource:
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
-    return SuperGlueSource("none", "CB", digests=digests, urls=_urls(server), patience=HASTY)
+    digests: dict[str, dict[str, str]] = {"superglue": {}, "fewglue": {}}
+    for name, content in FILES.items():
+        part, _, file = name.rpartition("/")
+        digests[part or "superglue"][file] = hashlib.sha256(content).hexdigest()
+    return SuperGlueSource("CB", digests=digests, urls=_urls(server), retry=HASTY)
+
+
+def _digest(source: SuperGlueSource, name: str) -> str:
+    """The expected digest of a file in the target folder."""
+    part, _, file = name.rpartition("/")
+    return source.digests[part or "superglue"][file]
 
 
 @pytest.fixture
@@ -189,7 +199,7 @@ def test_a_whole_archive_with_another_content_is_told(server, source, target, ca
     server.put(ZIP, _zip({**_members(), f"CB/{name}": FILES[name] + b"\n"}))
     with pytest.raises(ChecksumError, match=f"another CB/{name} than expected") as caught:
         source.fetch(target, cache=cache, mirror=None)
-    assert source.digests[name] in str(caught.value)
+    assert _digest(source, name) in str(caught.value)
     assert "fewglue/CB/: train.jsonl and dev32.jsonl" in str(caught.value)
     server.put(ZIP, _zip(_members()))
     source.fetch(target, cache=cache, mirror=None)
@@ -258,10 +268,10 @@ def test_a_file_of_the_mirror_with_another_content_is_named(
     if listed:
         line = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {_mirrored('CB', name)}\n"
         (mirror / "SHA256SUMS").write_text(line)
-    with pytest.raises(ChecksumError, match="copy it there again") as caught:
+    with pytest.raises(ChecksumError, match=r"Copy (it|the file) .* again") as caught:
         source.fetch(target, cache=cache, mirror=mirror)
     assert str(path) in str(caught.value)
-    assert source.digests[name] in str(caught.value)
+    assert _digest(source, name) in str(caught.value)
 
 
 # The real data
@@ -269,19 +279,37 @@ def test_a_file_of_the_mirror_with_another_content_is_named(
 
 def test_the_table_has_the_four_files_of_seven_tasks():
     assert {name: source.task for name, source in SUPERGLUE.items()} == {
-        "superglue/boolq": "BoolQ",
-        "superglue/cb": "CB",
-        "superglue/copa": "COPA",
-        "superglue/multirc": "MultiRC",
-        "superglue/rte": "RTE",
-        "superglue/wic": "WiC",
-        "superglue/wsc": "WSC",
+        "boolq": "BoolQ",
+        "cb": "CB",
+        "copa": "COPA",
+        "multirc": "MultiRC",
+        "rte": "RTE",
+        "wic": "WiC",
+        "wsc": "WSC",
     }
-    digests = [digest for source in SUPERGLUE.values() for digest in source.digests.values()]
-    assert all(set(source.digests) == set(FILES) for source in SUPERGLUE.values())
+    digests = [_digest(source, name) for source in SUPERGLUE.values() for name in FILES]
+    assert all(
+        {part: list(files) for part, files in source.digests.items()}
+        == {"superglue": OFFICIAL, "fewglue": ["train.jsonl", "dev32.jsonl"]}
+        for source in SUPERGLUE.values()
+    )
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
     assert len(set(digests)) == 28
     assert all(source.urls == URLS for source in SUPERGLUE.values())
+
+
+@pytest.mark.parametrize("where", ["archive", "hub"])
+def test_params_choose_the_source(where):
+    assert superglue_source("rte", "geonames", where) is GEONAMES
+    source = superglue_source("rte", "superglue", where)
+    assert source == replace(SUPERGLUE["rte"], from_hub=where == "hub")
+    assert source.name == {"archive": "superglue/rte", "hub": "superglue-hub/rte"}[where]
+
+
+def test_a_task_without_official_files_has_made_examples_only():
+    assert superglue_source("new", "geonames", "archive") is GEONAMES
+    with pytest.raises(ParamsError, match="new has no official SuperGLUE files; set "):
+        superglue_source("new", "superglue", "archive")
 
 
 needs_mirror = pytest.mark.skipif(
@@ -290,7 +318,7 @@ needs_mirror = pytest.mark.skipif(
 
 
 def _real(source: SuperGlueSource) -> Files:
-    return {n: (REAL_MIRROR / _mirrored(source.task, n)).read_bytes() for n in source.digests}
+    return {n: (REAL_MIRROR / _mirrored(source.task, n)).read_bytes() for n in FILES}
 
 
 @needs_mirror
@@ -303,7 +331,7 @@ def test_the_real_mirror_is_taken_as_it_is(target, cache, name):
 @needs_mirror
 @pytest.mark.parametrize("name", SUPERGLUE)
 def test_the_real_data_in_upstreams_layout_becomes_the_same_folder(server, target, cache, name):
-    source = replace(SUPERGLUE[name], urls=_urls(server), patience=HASTY)
+    source = replace(SUPERGLUE[name], urls=_urls(server), retry=HASTY)
     real = _real(source)
     packed = _zip({f"{source.task}/{own}": real[own] for own in OFFICIAL})
     server.put(_path("superglue", f"{source.task}.zip"), packed)

@@ -222,7 +222,7 @@ def test_for_a_causal_model_a_layout_of_a_manual_template_is_the_same(text, layo
 def test_a_causal_model_cannot_be_asked_of_a_subject_behind_the_mask(text, layout):
     manual = manual_template(text)
     assert not subject_precedes_mask(manual)
-    with pytest.raises(TemplateError, match=r"the subject stands behind \{mask\}, where a c"):
+    with pytest.raises(TemplateError, match=r"the subject follows \{mask\}, where a c"):
         apply_layout(layout, manual, masked=False)
 
 
@@ -236,7 +236,7 @@ def test_the_message_on_a_subject_behind_the_mask_shows_the_template_and_what_to
     with pytest.raises(TemplateError) as caught:
         apply_layout("manual", manual_template(HOME), masked=False)
     assert str(caught.value).startswith("template '{mask} is home of {subject}': the subject")
-    assert "take another template or a masked model" in str(caught.value)
+    assert "use another template or a masked model" in str(caught.value)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -281,7 +281,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(layout):
         with pytest.raises(TemplateError) as caught:
             call(layout)
         assert str(caught.value) == (
-            f"{layout!r} is no layout; choose from manual, paper-v2, paper-v1, released-code, "
+            f"unknown layout {layout!r}; available: manual, paper-v2, paper-v1, released-code; "
             "or write a template"
         )
 
@@ -305,7 +305,7 @@ def test_a_layout_is_checked_before_there_is_a_manual_template(layout, said):
 @pytest.mark.parametrize("layout", ["[P*3] {mask}", "{{subject}} {mask}", "{after}[P] {mask}"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_layout_without_the_subject_is_refused(layout, masked):
-    with pytest.raises(TemplateError, match=r"no subject; write \{subject\} where it stands"):
+    with pytest.raises(TemplateError, match=r"no subject; write \{subject\} in its place"):
         apply_layout(layout, manual_template(LOCATED), masked=masked)
 
 

@@ -164,16 +164,16 @@ def test_every_pattern_and_verbalizer_of_a_task_fits_it(task: str) -> None:
 
 
 def test_an_unknown_pattern_or_verbalizer_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(TemplateError, match="cb has no pattern 'pet-9'; choose from pet-0, pet-1"):
+    with pytest.raises(TemplateError, match="unknown pattern 'pet-9' of cb; available: pet-0"):
         task_template(get_task("cb"), "pet-9", classifier=False)
-    with pytest.raises(TemplateError, match="no verbalizer 'yes'; choose from yes-no, Yes-No, b-2"):
+    with pytest.raises(TemplateError, match="'yes' of wic; available: yes-no, Yes-No, b-2"):
         task_verbalizer(get_task("wic"), "yes")
-    with pytest.raises(TemplateError, match="copa has answers of its own; write null"):
+    with pytest.raises(TemplateError, match="examples of copa have candidate answers; write null"):
         task_verbalizer(get_task("copa"), "yes-no")
     with pytest.raises(TemplateError, match="the task's are true, false, and each needs a word"):
         task_verbalizer(get_task("wic"), {"true": "b"})
     for words in ({True: "b", False: "c"}, {"true": 1, "false": "c"}, {"true": " ", "false": "c"}):
-        with pytest.raises(TemplateError, match="is no text; put labels and words in quotes"):
+        with pytest.raises(TemplateError, match="is not text; put labels and words in quotes"):
             task_verbalizer(get_task("wic"), words)
     with pytest.raises(TemplateError, match="1 masks; take it out"):
         task_template(get_task("rte"), "{premise} {mask}", classifier=True)

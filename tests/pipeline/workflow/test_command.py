@@ -5,8 +5,7 @@ import shlex
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.history.store import EXPERIMENTS
-from pipeline.workflow.command import About, about_command
+from pipeline.workflow.command import EXPERIMENTS, StageInfo
 from tests.project import ROOT
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -15,36 +14,40 @@ STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 @pytest.mark.parametrize(
     ("command", "about", "name"),
     [
-        ("validate --out x", About("validate"), "validate"),
-        ("download model --out x", About("download", "model"), "download/model"),
+        ("validate --out x", StageInfo("validate"), "validate"),
+        ("download model --out x", StageInfo("download", "model"), "download/model"),
         (
             "download superglue rte --out x",
-            About("download", "superglue", "rte"),
+            StageInfo("download", "superglue", "rte"),
             "download/superglue/rte",
         ),
-        ("splits lama --raw x", About("splits", "lama"), "splits/lama"),
-        ("train lama manual --model x", About("train", "lama", "", "manual"), "train/lama/manual"),
+        ("splits lama --raw x", StageInfo("splits", "lama"), "splits/lama"),
+        (
+            "train lama manual --model x",
+            StageInfo("train", "lama", "", "manual"),
+            "train/lama/manual",
+        ),
         (
             "evaluate stability p-tuning --model x",
-            About("evaluate", "stability", "", "p-tuning"),
+            StageInfo("evaluate", "stability", "", "p-tuning"),
             "evaluate/stability/p-tuning",
         ),
         (
             "train superglue rte p-tuning --model x",
-            About("train", "superglue", "rte", "p-tuning"),
+            StageInfo("train", "superglue", "rte", "p-tuning"),
             "train/superglue/rte/p-tuning",
         ),
-        ("report build --metrics x", About("report"), "report"),
+        ("report build --metrics x", StageInfo("report"), "report"),
     ],
 )
-def test_a_command_says_what_its_stage_is_about(command: str, about: About, name: str) -> None:
-    found = about_command(f"python -m stages.{command}")
+def test_a_command_says_what_its_stage_is_about(command: str, about: StageInfo, name: str) -> None:
+    found = StageInfo.from_command(f"python -m stages.{command}")
     assert found == about
     assert found.name == name
     assert found.tags == {
         key: value
         for key, value in {
-            "stage": about.kind,
+            "stage": about.stage,
             "benchmark": about.benchmark,
             "task": about.task,
             "method": about.method,
@@ -59,23 +62,33 @@ def test_a_command_says_what_its_stage_is_about(command: str, about: About, name
         "",
         "python",
         "python -m other.thing",
+        "python -m",
         "echo 1 > a",
+        "echo it's",
+        "python -m stages.report --out a\necho 1 > b",
         "python -m stages.other x",
         "python -m stages.train lama p-tuning again",
         "python -m stages.train superglue rte p-tuning again",
     ],
 )
 def test_a_command_of_somebody_elses_is_left_alone(command: str) -> None:
-    assert about_command(command) is None
+    assert StageInfo.from_command(command) is None
+
+
+def test_the_options_of_a_command_are_read() -> None:
+    info = StageInfo.from_command("python -m stages.train lama manual --out 'a b' --model c\n")
+    assert info == StageInfo("train", "lama", "", "manual")
+    assert info.options == {"--out": "a b", "--model": "c"}
+    assert info.experiment == "p-tuning-train"
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_each_stage_of_the_pipeline_is_understood(name: str) -> None:
     """Its own interpolations stand for task and method."""
-    found = about_command(STAGES[name]["cmd"])
+    found = StageInfo.from_command(STAGES[name]["cmd"])
     assert found is not None
-    assert found.kind in EXPERIMENTS
-    assert found.kind == name.partition("-")[0]
+    assert found.stage in EXPERIMENTS
+    assert found.stage == name.partition("-")[0]
     words = shlex.split(STAGES[name]["cmd"])
     assert (found.method == "${item.method}") == ("${item.method}" in words)
     assert (found.task == "${item.task}") == ("${item.task}" in words)

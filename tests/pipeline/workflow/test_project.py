@@ -69,12 +69,12 @@ def test_outputs_stand_while_they_are_there_and_parameters_are_the_same(project:
     found = read_project(both)
     assert found.stages == 2
     assert found.cache == project / ".dvc/cache/files/md5"
-    assert found.standing == {"first": Path("first"), "second": Path("second")}
-    assert read_project(["second"]).standing == {"second": Path("second")}
+    assert found.up_to_date_outputs == {"first": Path("first"), "second": Path("second")}
+    assert read_project(["second"]).up_to_date_outputs == {"second": Path("second")}
     (project / "second").unlink()
-    assert read_project(both).standing == {"first": Path("first")}
+    assert read_project(both).up_to_date_outputs == {"first": Path("first")}
     (project / "params.yaml").write_text("seed: 2\n")
-    assert read_project(both).standing == {}
+    assert read_project(both).up_to_date_outputs == {}
 
 
 @pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: x, outz: [b]}}"])

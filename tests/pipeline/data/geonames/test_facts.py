@@ -2,9 +2,9 @@ import pytest
 
 from pipeline.data.geonames.facts import (
     GEONAMES_RELATIONS,
-    geonames_facts,
-    geonames_relation,
-    geonames_vocabulary,
+    answer_vocabulary,
+    get_relation,
+    relation_facts,
 )
 
 # Worked out by hand from the small world.
@@ -38,13 +38,13 @@ FACTS = {
 
 
 def _pairs(places, relation):
-    return [(fact.sub_label, fact.obj_label) for fact in geonames_facts(places, relation)]
+    return [(fact.sub_label, fact.obj_label) for fact in relation_facts(places, relation)]
 
 
 @pytest.mark.parametrize("relation", FACTS)
 def test_the_facts_are_those_worked_out_by_hand(places, relation):
     assert _pairs(places, relation) == FACTS[relation]
-    assert {fact.predicate_id for fact in geonames_facts(places, relation)} == {relation}
+    assert {fact.predicate_id for fact in relation_facts(places, relation)} == {relation}
 
 
 def test_every_relation_was_worked_out():
@@ -52,15 +52,15 @@ def test_every_relation_was_worked_out():
 
 
 def test_the_vocabulary_is_every_object_once_and_sorted(places):
-    assert geonames_vocabulary(places) == sorted(
+    assert answer_vocabulary(places) == sorted(
         {object_ for pairs in FACTS.values() for _, object_ in pairs}
     )
 
 
 @pytest.mark.parametrize("relation", FACTS)
 def test_templates_have_a_place_for_subject_and_object(relation):
-    template = geonames_relation(relation).template
-    assert geonames_relation(relation).relation == relation
+    template = get_relation(relation).template
+    assert get_relation(relation).relation == relation
     assert (template.count("[X]"), template.count("[Y]")) == (1, 1)
 
 
@@ -77,4 +77,4 @@ def test_templates_have_a_place_for_subject_and_object(relation):
     ],
 )
 def test_templates_are_those_of_lama(relation, template):
-    assert geonames_relation(relation).template == template
+    assert get_relation(relation).template == template

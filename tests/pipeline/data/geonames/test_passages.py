@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.data.geonames.passages import passage, share_no_word, town_groups, towns
-from tests.pipeline.data.geonames.atlas import read_atlas
+from pipeline.data.geonames.places import Places
+from tests.pipeline.tasks.atlas import read_atlas
 
 _TOLD = (
     r"(?P<city>.+), a city of (?P<inhabitants>[\d,]+) inhabitants, lies in (?P<country>.+)\. The "
@@ -19,7 +19,7 @@ _TOLD = (
 
 def test_towns_are_known_cities_that_are_no_capitals(places):
     # Brussels and Monaco are capitals.
-    assert [town.name for town in towns(places)] == [
+    assert [town.name for town in places.towns()] == [
         "Osaka", "Chicago", "Hamburg", "Lyon", "Vaduz", "Bruges",
     ]  # fmt: skip
 
@@ -28,7 +28,7 @@ def test_towns_are_known_cities_that_are_no_capitals(places):
 def test_towns_of_a_group_differ_in_country_and_size(places, size):
     heads = 0
     for seed in range(40):
-        for group in town_groups(places, size, random.Random(seed)):
+        for group in places.town_groups(size, random.Random(seed)):
             heads += 1
             assert len(group) == size
             assert len({town.country for town in group}) == size
@@ -39,15 +39,15 @@ def test_towns_of_a_group_differ_in_country_and_size(places, size):
 
 def test_the_town_that_a_group_is_made_for_may_stand_anywhere(places):
     """Were it always the first, no first town of a run would come twice."""
-    runs = [[g[0].name for g in town_groups(places, 2, random.Random(s))] for s in range(20)]
+    runs = [[g[0].name for g in places.town_groups(2, random.Random(s))] for s in range(20)]
     assert any(len(set(first)) < len(first) for first in runs)
 
 
 def test_a_country_whose_capital_has_its_name_is_left_out(places):
     germany = replace(places.countries["DE"], capital="Germany City")
     changed = replace(places, countries={**places.countries, "DE": germany})
-    names = {t.name for group in town_groups(changed, 2, random.Random(0)) for t in group}
-    assert "Hamburg" in {town.name for town in towns(changed)}
+    names = {t.name for group in changed.town_groups(2, random.Random(0)) for t in group}
+    assert "Hamburg" in {town.name for town in changed.towns()}
     assert "Hamburg" not in names
 
 
@@ -62,15 +62,15 @@ def test_a_country_whose_capital_has_its_name_is_left_out(places):
     ],
 )
 def test_shared_words_are_found_in_any_case(names, free):
-    assert share_no_word(names) == free
+    assert Places.share_no_word(names) == free
 
 
 def test_passages_say_what_the_files_say_in_every_way(places):
     atlas = read_atlas(places)
     ways = set()
     for seed in range(10):
-        for town in towns(places):
-            text = passage([town], random.Random(seed))
+        for town in places.towns():
+            text = town.describe(random.Random(seed))
             ((way, said),) = [(p, m.groupdict()) for p in _TOLD if (m := re.fullmatch(p, text))]
             ways.add(way)
             assert said["city"] == town.name
@@ -79,9 +79,3 @@ def test_passages_say_what_the_files_say_in_every_way(places):
             assert said["continent"] == atlas.continent[said["country"]]
             assert said["inhabitants"] == f"{atlas.inhabitants[town.name]:,}"
     assert ways == set(_TOLD)
-
-
-def test_a_passage_tells_of_its_towns_in_order(places):
-    first, second, *_ = towns(places)
-    text = passage([first, second], random.Random(0))
-    assert text.index(first.name) < text.index(second.name)

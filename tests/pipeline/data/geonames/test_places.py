@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipeline.data.geonames.places import City, Country, read_places, well_known_cities
+from pipeline.data.geonames.places import City, Country, read_places
 from pipeline.errors import DataError
 
 _FRANCE = {"name": "France", "continentcode": "EU", "capital": "", "neighbours": ""}
@@ -44,10 +44,10 @@ def test_counties_are_told_with_their_states(places):
 
 def test_well_known_cities_are_large_have_a_name_of_their_own_and_come_by_size(places):
     # Two are called Paris; Nancy is one inhabitant short; Lyon and Vaduz are of one size.
-    assert [city.name for city in well_known_cities(places, 100_000)] == [
+    assert [city.name for city in places.well_known_cities(100_000)] == [
         "Osaka", "Chicago", "Hamburg", "Brussels", "Lyon", "Vaduz", "Monaco", "Bruges",
     ]  # fmt: skip
-    assert "Nancy" in {city.name for city in well_known_cities(places, 99_999)}
+    assert "Nancy" in {city.name for city in places.well_known_cities(99_999)}
 
 
 @pytest.mark.parametrize(

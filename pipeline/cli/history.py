@@ -1,0 +1,248 @@
+"""Commands on the history: trace content, reproduce a run, send kept events, restore runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.console import print_warning, report_errors
+from pipeline.errors import PipelineError, TrackingError
+
+if TYPE_CHECKING:
+    from pipeline.history.journal import SendReport
+    from pipeline.history.reproduction import Comparison
+
+# The commands' imports take seconds, which help must not cost.
+
+LINEAGE_EXAMPLES = """Examples:
+  ptune lineage metrics/lama/p-tuning.json
+  ptune lineage train-lama@p-tuning --params
+  ptune lineage 3fa9c1d2e0 --json
+  ptune lineage data/splits/lama --forward"""
+
+
+def lineage(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A path (of a stage's output, or inside one), a stage, or a run's id or at least "
+            "its first 6 digits."
+        ),
+    ],
+    forward: Annotated[
+        bool, typer.Option("--forward", help="Show what was made from it, not its origins.")
+    ] = False,
+    params: Annotated[bool, typer.Option("--params", help="Show the parameters.")] = False,
+    as_data: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Trace a file, model, metric or run to its origins, by content hashes.
+
+    For each stage, it shows the run that produced the content (even if later
+    runs skipped the stage), its commit, parameters and hashes. Links that
+    are not on record are reported as missing.
+    """
+    with report_errors():
+        from pipeline.history.executions import TrackedHistory
+        from pipeline.history.lineage import Tracer, trace
+        from pipeline.history.lineage_text import as_json, as_tree
+        from pipeline.workflow.git import Commits
+        from pipeline.workflow.lock import read_lock
+        from pipeline.workflow.project import folder_listings, workspace_hashes
+
+        history = TrackedHistory()
+        tracer = Tracer(
+            read_lock(Path("dvc.lock")),
+            history,
+            hash_at=Commits(Path()).hash_at,
+            listing=folder_listings(),
+        )
+        traces = trace(
+            target,
+            tracer,
+            find_run=history.find,
+            workspace_hashes=workspace_hashes,
+            forward=forward,
+        )
+        if as_data:
+            typer.echo(json.dumps([as_json(node) for node in traces], indent=2))
+        else:
+            typer.echo("\n".join(as_tree(node, params=params) for node in traces), nl=False)
+
+
+REPRODUCE_EXAMPLES = """Examples:
+  ptune reproduce 3fa9c1d2e0
+  ptune reproduce 3fa9c1d2e0 --keep"""
+
+
+def reproduce(
+    run_id: Annotated[
+        str, typer.Argument(help="The id of a stage's run, or at least its first 6 digits.")
+    ],
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree.")] = False,
+) -> None:
+    """Re-run one recorded stage from its commit, and compare the results.
+
+    The commit is checked out in a separate worktree. The stage and all that it
+    depends on run there from the start, without DVC's cache. Outputs are
+    compared by their bytes, metrics by value. The exit code is 0 if all are
+    equal, and 1 if not.
+    """
+    with report_errors():
+        from pipeline.history.context import library_versions
+        from pipeline.history.executions import TrackedHistory
+        from pipeline.history.reproduction import check_reproducible, compare
+        from pipeline.workflow.git import Commits, worktree
+        from pipeline.workflow.lock import read_lock
+        from pipeline.workflow.project import folder_listings
+
+        history = TrackedHistory()
+        run = history.find(run_id)
+        if run is None:
+            raise TrackingError(f"{run_id}: the history has no stage run with this id")
+        commit = check_reproducible(run, Commits(Path()).hash_at)
+        metrics = history.metrics(run.run_id)  # the server may be away when the stage has run
+        current = library_versions()
+        libraries = history.libraries(run.run_id).items()
+        changed = [f"{k} {v} (now {current.get(k)})" for k, v in libraries if current.get(k) != v]
+        if changed:
+            typer.echo(f"The run used other libraries: {', '.join(changed)}")
+        stage = run.execution.stage
+        typer.echo(f"{stage} at commit {commit[:10]}, with all that it depends on")
+        root = Path().resolve()
+        place = root / ".work" / "reproduced" / run.run_id[:10]
+        with worktree(root, commit, place, keep=keep) as folder:
+            _repro(folder, root, stage)
+            again = read_lock(folder / "dvc.lock")[stage]
+            comparison = compare(run, metrics, again, folder, listing=folder_listings())
+        _print_comparison(comparison)
+        if keep:
+            typer.echo(f"The worktree: {place}   To remove it: git worktree remove --force {place}")
+        if comparison.different:
+            raise typer.Exit(1)
+
+
+def _repro(folder: Path, root: Path, stage: str) -> None:
+    """Run a stage and what it depends on, with a separate history and cache."""
+    downloads = root / ".work" / "downloads"
+    if downloads.is_dir():  # each file's checksum is verified when it is used
+        (folder / ".work").mkdir(exist_ok=True)
+        (folder / ".work" / "downloads").symlink_to(downloads)
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("DVC_") and key != "MLFLOW_TRACKING_URI"
+    }
+    programs = Path(sys.executable).parent
+    environment["PATH"] = f"{programs}{os.pathsep}{environment.get('PATH', '')}"
+    command = [sys.executable, "-m", "dvc", "repro", "--force", stage]
+    done = subprocess.run(command, cwd=folder, env=environment, check=False)
+    if done.returncode != 0:
+        raise PipelineError(f"{stage} failed (exit code {done.returncode}); see its message above")
+
+
+def _print_comparison(comparison: "Comparison") -> None:
+    for path, (before, after) in comparison.inputs.items():
+        typer.echo(f"input      {path}: {before}, now {after}")
+    for path in comparison.same:
+        typer.echo(f"same       {path}")
+    for difference in comparison.different:
+        typer.echo(f"different  {difference.path}")
+        for name in difference.files:
+            typer.echo(f"             {name}")
+        for name, (old, new) in difference.metrics.items():
+            typer.echo(f"             {name}: {old}, now {new}")
+    total = len(comparison.same) + len(comparison.different)
+    typer.echo(f"{len(comparison.same)} of {total} outputs have the same bytes")
+
+
+SEND_EXAMPLES = """Examples:
+  ptune send
+  ptune send --drop 1f0c6a
+  MLFLOW_TRACKING_URI=https://mlflow.example.org ptune send"""
+
+
+def send(
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="First delete the unsent events of a run (its id, or how that begins).",
+        ),
+    ] = None,
+) -> None:
+    """Send the log events that were kept while MLflow could not be reached.
+
+    Each is sent once, in order, however often the command is run.
+    """
+    with report_errors():
+        from pipeline.history.journal import drop_log, send_all
+
+        if drop is not None:
+            typer.echo(f"dropped the unsent events of run {drop_log(drop)}")
+        reports = []
+        for report in send_all():
+            _print_report(report)
+            reports.append(report)
+        if not reports:
+            typer.echo("nothing to send: MLflow is up to date")
+    troubled = [report for report in reports if report.trouble]
+    blocking = next((report.run_id for report in troubled if not report.other_store), None)
+    if blocking is not None:
+        typer.echo(
+            "`ptune send` tries again; if MLflow never accepts these events, "
+            f"`ptune send --drop {blocking[:10]}` deletes them and sends the rest",
+            err=True,
+        )
+    if troubled:
+        raise typer.Exit(1)
+
+
+def _print_report(report: "SendReport") -> None:
+    typer.echo(f"{report.name} {report.run_id[:10]}: {report.num_sent} events sent")
+    for reason in report.refused:
+        print_warning(f"  refused and dropped: {reason}", color="yellow")
+    if report.trouble:
+        print_warning(f"  {report.num_pending} kept: {report.trouble}", color="red")
+    elif report.num_pending:
+        typer.echo(f"  {report.num_pending} kept: its stage still runs, and sends them itself")
+
+
+SYNC_EXAMPLES = """Examples:
+  dvc pull && ptune sync"""
+
+
+def sync() -> None:
+    """Create an MLflow run for each entry of dvc.lock that has none.
+
+    After `dvc pull` in a fresh clone, or on a new or emptied server, results
+    exist but MLflow has no record of them. Their parameters, hashes, metrics
+    and curves become runs, marked as restored. A second call adds nothing.
+    Events that were kept (see `ptune send`) are sent first.
+    """
+    with report_errors():
+        from pipeline.history.journal import send_all
+        from pipeline.history.restore import restore_missing
+        from pipeline.workflow.git import Commits
+        from pipeline.workflow.lock import read_lock
+
+        for report in send_all():
+            if report.other_store:
+                continue
+            _print_report(report)
+            if report.trouble:
+                raise TrackingError(
+                    "a stage whose events are still kept would get a second run: run `ptune sync` "
+                    "again after `ptune send` has sent them"
+                )
+        lock = read_lock(Path("dvc.lock"))
+        num_created = 0
+        for restored in restore_missing(lock, Path(), commit_of=Commits(Path()).of_entries(lock)):
+            typer.echo(f"{restored.stage}  run {restored.run_id}")
+            for path in restored.left_out:
+                typer.echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
+            num_created += 1
+        typer.echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")

@@ -1,0 +1,168 @@
+"""Raw folder -> LAMA's splits, for each source."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.data.geonames.facts import (
+    GEONAMES_RELATIONS,
+    answer_vocabulary,
+    get_relation,
+    relation_facts,
+)
+from pipeline.data.geonames.places import read_places
+from pipeline.data.lama import (
+    ALL,
+    PAPER_PROMPTS,
+    SPLITS,
+    Fact,
+    LamaSplits,
+    read_facts,
+    read_prompts,
+    read_relations,
+    read_removed_overlaps,
+    read_vocabulary,
+)
+from pipeline.data.splits import check_not_empty, split_items, subsample
+from pipeline.seeding import make_random
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import LamaParams
+
+# Relation -> `train/overlap`, `test/outside_vocabulary`, ... -> number of dropped facts.
+Dropped = dict[str, dict[str, int]]
+
+
+def build_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
+    """Build the splits of all relations.
+
+    Args:
+        raw: folder of the source `params.source`.
+        params: section `lama`.
+        seed: for all draws.
+
+    Returns:
+        The splits, and the numbers of dropped facts.
+
+    Raises:
+        DataError: a file is damaged, or a split would be empty.
+    """
+    build = _from_geonames if params.source == "geonames" else _from_lama
+    splits, dropped = build(raw, params, seed)
+    for relation, facts in splits.facts.items():
+        check_not_empty(f"lama.splits: {relation}", "facts", facts)
+    return splits, dropped
+
+
+def _from_geonames(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
+    """Split the facts of GeoNames; none are dropped."""
+    places = read_places(raw)
+    relations = GEONAMES_RELATIONS if params.relations == ALL else params.relations
+    facts = {}
+    for relation in relations:
+        of_relation = relation_facts(places, relation)
+        facts[relation] = split_facts(
+            of_relation,
+            sizes={
+                split: len(of_relation) if size is None else size
+                for split, size in _sizes(params).items()
+            },
+            rng=make_random(seed, "splits", "lama", relation),
+        )
+    splits = LamaSplits(
+        relations={relation: get_relation(relation) for relation in relations},
+        facts=facts,
+        vocabulary=answer_vocabulary(places),
+        prompts=PAPER_PROMPTS,
+    )
+    return splits, {relation: {} for relation in relations}
+
+
+def _from_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
+    """Use LAMA's splits, without facts that are in two of them."""
+    known = read_relations(raw / "relations.jsonl")
+    relations = list(known) if params.relations == ALL else params.relations
+    vocabulary = read_vocabulary(raw, params.subset)
+    words = set(vocabulary)
+    removed = read_removed_overlaps(raw)
+    facts, dropped = {}, {}
+    for relation in relations:
+        facts[relation], counts = clean_splits(
+            {split: read_facts(raw / relation / f"{split}.jsonl") for split in SPLITS},
+            words=words,
+            sizes=_sizes(params),
+            rng=make_random(seed, "splits", "lama", relation),
+        )
+        dropped[relation] = {
+            key: count + removed[relation, key.removesuffix("/overlap")]
+            for key, count in counts.items()
+        }
+    splits = LamaSplits(
+        relations={relation: known[relation] for relation in relations},
+        facts=facts,
+        vocabulary=vocabulary,
+        prompts={**PAPER_PROMPTS, **read_prompts(raw, relations)},
+    )
+    return splits, dropped
+
+
+def _sizes(params: LamaParams) -> dict[str, int | None]:
+    sizes = params.splits
+    return {"train": sizes.train_facts, "dev": sizes.dev_facts, "test": sizes.test_facts}
+
+
+def split_facts(
+    facts: Sequence[Fact], *, sizes: dict[str, int], rng: random.Random
+) -> dict[str, list[Fact]]:
+    """Split the facts of one relation; a subject-object pair is in one split only.
+
+    A fact and its inverse (A borders B, B borders A) stay together, so that neither reveals the
+    other. Of a duplicate pair, the first fact is used.
+    """
+    unique = {(fact.sub_label, fact.obj_label): fact for fact in reversed(facts)}
+    return split_items(
+        list(reversed(unique.values())),
+        sizes=sizes,
+        group=lambda fact: frozenset((fact.sub_label, fact.obj_label)),
+        rng=rng,
+    )
+
+
+def clean_splits(
+    splits: Mapping[str, Sequence[Fact]],
+    *,
+    words: Collection[str],
+    sizes: Mapping[str, int | None],
+    rng: random.Random,
+) -> tuple[dict[str, list[Fact]], dict[str, int]]:
+    """Make the splits of one relation disjoint, then limit their sizes.
+
+    Test stays whole. Subject-object pairs of test are dropped from train and dev, those of dev
+    from train. Facts whose object is not in the vocabulary are dropped.
+
+    Args:
+        splits: `train`, `dev` and `test`.
+        words: the allowed objects.
+        sizes: split name -> maximum number of facts; None keeps all. A subsample is drawn with
+            `rng` and keeps its order.
+        rng: for the draws.
+
+    Returns:
+        The splits, and the numbers of dropped facts (`train/overlap`, `test/outside_vocabulary`,
+        ...).
+    """
+    counts: dict[str, int] = {}
+    clean: dict[str, list[Fact]] = {}
+    pairs: set[tuple[str, str]] = set()
+    for split in ("test", "dev", "train"):
+        disjoint = [f for f in splits[split] if (f.sub_label, f.obj_label) not in pairs]
+        pairs |= {(fact.sub_label, fact.obj_label) for fact in splits[split]}
+        allowed = [fact for fact in disjoint if fact.obj_label in words]
+        counts[f"{split}/overlap"] = len(splits[split]) - len(disjoint)
+        counts[f"{split}/outside_vocabulary"] = len(disjoint) - len(allowed)
+        clean[split] = subsample(allowed, sizes[split], rng)
+    del counts["test/overlap"]
+    return {split: clean[split] for split in splits}, counts

@@ -1,0 +1,66 @@
+"""The result of a check, and running checks side by side, with a timeout and without tracebacks."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import PipelineError
+
+State = Literal["ok", "warning", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of a check.
+
+    Attributes:
+        name: of the check.
+        state: `failed`: something that `params.yaml` needs does not work.
+        message: the reason, or what works.
+        advice: what to do; empty if there is nothing to do.
+    """
+
+    name: str
+    state: State
+    message: str
+    advice: str = ""
+
+
+Check = Callable[[], CheckResult]
+
+
+def run_checks(checks: Mapping[str, Check], seconds: float) -> list[CheckResult]:
+    """Run checks side by side and return their results, in the order of the checks.
+
+    Args:
+        checks: name -> check.
+        seconds: timeout of all of them; a check that takes longer has failed.
+    """
+    results: dict[str, CheckResult] = {}
+
+    def run(name: str, check: Check) -> None:
+        results[name] = _run_check(name, check)
+
+    # As daemons, so that one that hangs does not keep the process.
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in checks.items()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+    message, advice = f"no answer within {seconds:g} seconds", "check the network or the disk"
+    return [results.get(name) or CheckResult(name, "failed", message, advice) for name in checks]
+
+
+def _run_check(name: str, check: Check) -> CheckResult:
+    try:
+        return check()
+    except PipelineError as error:
+        return CheckResult(name, "failed", str(error))
+    except ImportError as error:
+        return CheckResult(name, "failed", str(error), "run `make setup`")
+    except Exception as error:  # the other results are still shown
+        message = f"the check crashed: {type(error).__name__}: {error}"
+        return CheckResult(name, "failed", message)

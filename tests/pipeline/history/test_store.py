@@ -1,0 +1,76 @@
+import contextlib
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import TrackingError
+from pipeline.history.store import Store, check_store
+from tests.server import serving
+
+
+def test_a_current_store_is_fine_and_left_alone(own_folder: Path) -> None:
+    before = (own_folder / "mlflow.db").read_bytes()
+    assert check_store(1) == Store(f"sqlite:///{own_folder}/mlflow.db", True)
+    assert (own_folder / "mlflow.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("address", [None, "sqlite:///mine.db"])
+def test_a_store_that_is_not_there_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if address is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.chdir(tmp_path)
+    assert not check_store(1).exists
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_schema_is_named_and_not_altered(own_folder: Path) -> None:
+    with contextlib.closing(sqlite3.connect(own_folder / "mlflow.db")) as store:
+        store.execute("UPDATE alembic_version SET version_num = 'older'")
+        store.commit()
+    before = (own_folder / "mlflow.db").read_bytes()
+    with pytest.raises(TrackingError, match="schema older is not"):
+        check_store(1)
+    assert (own_folder / "mlflow.db").read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_named(own_folder: Path) -> None:
+    (own_folder / "mlflow.db").write_text("no database")
+    with pytest.raises(TrackingError, match=r"mlflow.db: .*; start the server, or fix"):
+        check_store(1)
+
+
+def test_a_server_that_is_not_there_is_named_without_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(TrackingError, match="cannot be reached") as told:
+        check_store(1)
+    assert str(told.value).startswith("http://***@127.0.0.1:9: ")
+
+
+def test_a_silent_server_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        with pytest.raises(TrackingError, match=r"no answer within 0\.2 seconds"):
+            check_store(0.2)
+
+
+def test_a_server_is_asked_for_its_experiments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with serving() as server:
+        server.put("/", b"MLflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        with pytest.raises(TrackingError, match="/experiments/search failed") as told:
+            check_store(1)
+    assert str(told.value).startswith(f"{server.url}: ")

@@ -1,0 +1,74 @@
+"""The package's metadata, its lock files and CITATION.cff against each other."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+from tests.project import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCKS = {
+    "requirements.lock": PROJECT["dependencies"],
+    "requirements-dev.lock": PROJECT["optional-dependencies"]["dev"],
+    "requirements-server.lock": PROJECT["optional-dependencies"]["server"],
+}
+
+
+def entries(name: str) -> dict[str, str]:
+    """Each package of a lock file with its version and its hashes."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return dict(re.findall(r"^([^= ]+)==(.*(?:\n .*)*)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_entry_of_a_lock_file_has_a_hash(name: str) -> None:
+    assert entries(name)
+    assert all("--hash=sha256:" in entry for entry in entries(name).values())
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_file_pins_what_pyproject_asks_for(name: str) -> None:
+    pinned = {
+        package: entry.split()[0] for file in LOCKS for package, entry in entries(file).items()
+    }
+    for requirement in map(Requirement, LOCKS[name]):
+        package = canonicalize_name(requirement.name)
+        if package not in ("torch", PROJECT["name"]):  # each machine has its build of torch
+            assert requirement.specifier.contains(pinned[package]), requirement
+
+
+def test_no_package_is_pinned_twice() -> None:
+    packages = [package for name in LOCKS for package in entries(name)]
+    assert len(packages) == len(set(packages))
+
+
+def test_torch_is_left_to_each_machine() -> None:
+    assert not {"torch", "triton"} & entries("requirements.lock").keys()
+
+
+def test_the_citation_names_this_version_and_license() -> None:
+    citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").count("Apache License") > 1
+
+
+@pytest.mark.parametrize("path", ["/usr/bin", f"/usr/bin:{Path(sys.executable).parent}"])
+def test_the_environment_starts_its_programs_without_activation(tmp_path: Path, path: str) -> None:
+    shutil.copy(ROOT / "tools" / "venv.pth", tmp_path)
+    code = f"import os, site; site.addsitedir({str(tmp_path)!r}); print(os.environ['PATH'])"
+    # -S: a .pth file that the environment has already would hide a missing one.
+    command = [sys.executable, "-S", "-c", code]
+    shown = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
+    folders = shown.stdout.strip().split(os.pathsep)
+    assert sorted(folders) == sorted(["/usr/bin", str(Path(sys.executable).parent)])
+    assert folders[0] == ("/usr/bin" if os.pathsep in path else str(Path(sys.executable).parent))
