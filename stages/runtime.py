@@ -64,18 +64,17 @@ def stage(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         identity = running_stage()
+        info = StageInfo(kind, benchmark, task, method)
         with _work(kind, identity) as work:
             resumes = work.noted("run_id") if work is not None else None
             with (
-                stage_run(
-                    identity, StageInfo(kind, benchmark, task, method), resumes=resumes
-                ) as run,
+                stage_run(identity, info, resumes=resumes) as run,
                 _file_errors_named(),
                 _timed(run, work),
             ):
                 if work is not None:
                     work.note("run_id", run.run_id)
-                yield RunningStage(run, identity, work, named)
+                yield RunningStage(run, identity, work, info.tags)
     except PipelineError as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise

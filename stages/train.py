@@ -29,7 +29,7 @@ from pipeline.prompts.template import Template
 from pipeline.search.discrete import choose_published, search_prompt, usable_templates
 from pipeline.tasks import get_task
 from pipeline.tasks.lama import fact_examples, lama_task, manual_template
-from pipeline.training.jobs import Trial, TrialData, TrialRunner, TrialSelection
+from pipeline.training.jobs import Search, Trial, TrialData, TrialRunner, TrialSelection
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
 from stages.runtime import (
     ModelFolder,
@@ -254,7 +254,7 @@ def _train(
     paths: _Paths,
     *,
     select: bool,
-    search: _WordSearch | None = None,
+    search: Search | None = None,
 ) -> None:
     """Run the trials; write prompts, weights, `trials.json` and curves, all at once at the end."""
     ctx.run.set_tags({"model": params.model.name})

@@ -17,12 +17,12 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+from pipeline.training.problems import lama_problem
 
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import parse_template
 from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
-from pipeline.training.problems import lama_problem
 from tests.project import edit_params, environment_of, make_project, run
 from tests.worked import VOCABULARY, make_facts
 

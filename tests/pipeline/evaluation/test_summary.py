@@ -55,7 +55,8 @@ def test_a_row_stands_for_each_training_that_was_evaluated():
     rows = trial_rows(_trained(2), _found(ONE))
     assert [row["training"] for row in rows] == list(ONE)
     assert rows[1] == {
-        "task": "cb", "training": "cb/setting-2/split-1/seed-2", "setting": 2, "split": 1, "seed": 2,
+        "task": "cb", "training": "cb/setting-2/split-1/seed-2", "setting": 2, "split": 1,
+        "seed": 2,
         "best_epoch": 2, "dev_score": 0.22, "test_score": pytest.approx(0.6),
         "test_accuracy": 0.8, "test_f1": 0.4,
     }  # fmt: skip

@@ -4,8 +4,8 @@ import re
 
 import pytest
 from markdown_it import MarkdownIt
-
 from pipeline.evaluation.stability import spread_over_templates
+
 from pipeline.report.results_page import results_page
 from tests.pipeline.report.conftest import TABLE_1
 
