@@ -52,7 +52,7 @@ class TaskResults:
     Attributes:
         task: its name.
         methods: method -> its metrics file.
-        trainings: method -> rows of `units.csv`, as `read_trainings` returns them.
+        trainings: method -> rows of `trials.csv`, as `read_trainings` returns them.
         settings: method -> rows of `settings.csv`, as `read_settings` returns them.
         curves: of the trainings that were evaluated, one row an epoch: `method`, `task`,
             `training`, `epoch`, `dev_score`.
@@ -230,7 +230,7 @@ def read_task_results(
 
 
 def read_trainings(folder: Path) -> list[Row]:
-    """Read how each training of a task and method did, from `units.csv`.
+    """Read how each training of a task and method did, from `trials.csv`.
 
     Raises:
         DataError: the file is missing.
@@ -245,7 +245,7 @@ def read_trainings(folder: Path) -> list[Row]:
             "dev_score": float(row["dev_score"]),
             "test_score": float(row["test_score"]),
         }
-        for row in read_csv(folder / "units.csv")
+        for row in read_csv(folder / "trials.csv")
     ]
 
 

@@ -186,7 +186,7 @@ class Files:
                 }
                 for setting in ((1,) if method == "manual" else (1, 2))
             ]
-            write_csv(self.evaluation / folder / method / "units.csv", list(units[0]), units)
+            write_csv(self.evaluation / folder / method / "trials.csv", list(units[0]), units)
             write_csv(
                 self.evaluation / folder / method / "settings.csv", list(settings[0]), settings
             )
