@@ -165,10 +165,15 @@ def assert_one_run(root: Path, stage: str, *, attempts: int, epochs: int) -> Non
     assert logged.info.status == "FINISHED"
     assert int(logged.data.tags.get("attempt", "1")) == attempts
     assert "error" not in logged.data.tags
-    found = steps(root, logged)
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    below = f"tags.`mlflow.parentRunId` = '{logged.info.run_id}'"
+    (bank,) = client.search_runs([logged.info.experiment_id], below)
+    assert bank.info.status == "FINISHED"
+    found = steps(root, bank)
     for relation in RELATIONS:
         for metric in ("dev/loss", "dev/p_at_1"):
-            assert found[f"{metric}/{relation}"] == list(range(epochs + 1))
+            key = f"{metric}/{relation}/setting-1/split-1/seed-34"
+            assert found[key] == list(range(epochs + 1))
     assert not [metric for metric, own in found.items() if len(own) != len(set(own))]
 
 

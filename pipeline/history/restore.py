@@ -163,17 +163,22 @@ def _numbers(path: str, file: Path) -> Iterator[tuple[str, str, float, int]]:
                 yield "", key, float(value), 0
         case ("curves", *_):
             for row in read_csv(file):
-                yield from _epoch(row)
+                yield from _epoch(row, file.parent.name)
         case (*_, "relations.csv"):
             for row in read_csv(file):
                 yield "", f"test/p_at_1/{row['relation']}", float(row["p_at_1"]), 0
 
 
-def _epoch(row: Mapping[str, str]) -> Iterator[tuple[str, str, float, int]]:
-    """Yield the numbers of one row of a curve."""
-    relation = row.get("relation")
-    child = "" if relation else f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
+def _epoch(row: Mapping[str, str], task: str) -> Iterator[tuple[str, str, float, int]]:
+    """Yield the numbers of one row of a curve.
+
+    A file of LAMA does not tell which relations trained together; it is taken for one bank a seed.
+    """
+    numbers = f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
+    child, suffix = f"{task}/{numbers}", ""
+    if "relation" in row:
+        child, suffix = f"bank-1/seed-{row['seed']}", f"/{row['relation']}/{numbers}"
     for column in ("train_loss", "dev_loss", "dev_p_at_1", "dev_score"):
         if row.get(column):
-            key = column.replace("_", "/", 1) + (f"/{relation}" if relation else "")
+            key = column.replace("_", "/", 1) + suffix
             yield child, key, float(row[column]), int(row["epoch"])

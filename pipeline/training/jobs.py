@@ -339,7 +339,7 @@ class TrialRunner:
 
             def log_epoch(position: int, record: EpochRecord) -> None:
                 trial = bank.trials[position]
-                suffix = f"/{trial.name}" if len(bank.trials) > 1 else ""
+                suffix = "" if trial.tuned else f"/{trial.name}"
                 metrics = epoch_metrics(record, trial.metric)
                 log.log_metrics({f"{k}{suffix}": v for k, v in metrics.items()}, record.epoch)
                 logged.add((position, record.epoch))
