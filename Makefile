@@ -44,7 +44,7 @@ repro: setup ## run the whole pipeline, then show the results
 	@$(MAKE) --no-print-directory show
 
 show: setup ## print the result tables
-	@python -m stages.report show
+	@ptune report show
 
 ui: setup ## browse the MLflow history at http://127.0.0.1:5000
 	@test -f mlflow.db || (echo "error: no history yet (mlflow.db); run 'make repro' first"; exit 1)
@@ -62,13 +62,13 @@ types: $(VENV)/dev ## check types with mypy --strict
 	@mypy
 
 test: $(VENV)/dev ## all tests; no network needed
-	@pytest --quiet --numprocesses 2 --dist loadfile
+	@pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
-test-fast: $(VENV)/dev ## the tests that run no whole pipeline
-	@pytest --quiet --numprocesses 2 --dist loadfile -m "not slow"
+test-fast: $(VENV)/dev ## without the tests that run pipelines, servers, or processes to kill
+	@pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
 
 readme: setup ## write the results of the last run into README.md
-	@python -m stages.report readme
+	@ptune report readme
 
 lock: ## update the lock files after a change of pyproject.toml; keeps other versions
 	@bash tools/lock.sh "$(PYTHON)" "$(TORCH)"

@@ -1,8 +1,8 @@
-"""The environment of the projects that benchmarks make."""
+"""Environment variables of the projects that benchmarks create."""
 
 import os
 
-# What git and the model hub are told in the projects, whoever runs this.
+# For git and the model hub, independent of the user's configuration.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,

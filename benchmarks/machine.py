@@ -1,4 +1,4 @@
-"""The machine under a benchmark: its name, its clock, its memory and its fastest matrix product."""
+"""The machine of a benchmark: its name, clock, memory and fastest matrix product."""
 
 import os
 import platform
@@ -21,20 +21,20 @@ _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _KIBIBYTE = 1024
 
-# Side of the matrices whose product is timed; one product takes from 0.1 s to some milliseconds.
+# Size of the matrices whose product is timed; one product takes from a few ms to 0.1 s.
 _SIDE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 _PRODUCTS = 10
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What one run took.
+    """Cost of one run.
 
     Attributes:
-        seconds: by the clock on the wall.
-        cpu_seconds: of all threads of this process, those that wait for others included.
-        peak_bytes: of the process (CPU) or of torch's tensors (CUDA); None where unknown.
-        result: of the function.
+        seconds: wall-clock time.
+        cpu_seconds: CPU time of all threads of this process, including busy waiting.
+        peak_bytes: peak memory of the process (CPU) or of torch's tensors (CUDA); None if unknown.
+        result: return value of the function.
     """
 
     seconds: float
@@ -44,18 +44,18 @@ class Timed:
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> Timed:
-    """Run a function once; the device has nothing left to do when the clock stops."""
+    """Run a function once; the device is synchronized before the clock stops."""
     _reset_peak(device)
-    _synchronise(device)
+    _synchronize(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     result = function()
-    _synchronise(device)
+    _synchronize(device)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     return Timed(seconds, cpu_seconds, _peak(device), result)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the FLOP/s of the fastest of some large matrix products."""
+    """FLOP/s of the fastest of several large matrix products."""
     side = _SIDE[device.type]
     left, right = (torch.randn(side, side).to(device, dtype) for _ in range(2))
     left @ right
@@ -64,10 +64,10 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def count_flops(run: Callable[[], Any]) -> int:
-    """Return the floating-point operations of the matrix products of a run.
+    """Floating-point operations of the matrix products of a run.
 
-    Those of an LSTM are not counted: one kernel hides them. torch's own FlopCounterMode does not
-    stand modules that are called without gradients.
+    Those of an LSTM are not counted, as they are inside one kernel. torch's FlopCounterMode fails
+    for modules that are called without gradients.
     """
     with _FlopCounter() as counter:
         run()
@@ -75,7 +75,7 @@ def count_flops(run: Callable[[], Any]) -> int:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return the hardware's name, its cores and torch's threads."""
+    """The hardware's name, its cores and torch's threads."""
     return {
         "name": hardware_name(device),
         "device": device.type,
@@ -85,19 +85,19 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def hardware_name(device: torch.device) -> str:
-    """Return a name such as `NVIDIA H200` or `2 cores of AMD EPYC`."""
+    """A name such as `NVIDIA H200` or `2 cores of AMD EPYC`."""
     return context.hardware_name(
         torch.cuda.get_device_name(device) if device.type == "cuda" else None
     )
 
 
 def slug(text: str) -> str:
-    """Return a text as part of a file's name."""
+    """A text as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that speed hangs on."""
+    """The versions that determine speed."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -116,7 +116,7 @@ class _FlopCounter(TorchDispatchMode):
         return result
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -128,13 +128,12 @@ def _reset_peak(device: torch.device) -> None:
         try:
             _CLEAR.write_text("5")
         except OSError:
-            return  # the peak is then that of the whole process so far
+            return  # the peak is then that of the process since its start
 
 
 def _peak(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    found = (
-        re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.M) if _STATUS.exists() else None
-    )
-    return int(found[1]) * _KIBIBYTE if found else None
+    text = _STATUS.read_text() if _STATUS.exists() else ""
+    match = re.search(r"^VmHWM:\s+(\d+) kB", text, re.M)
+    return int(match[1]) * _KIBIBYTE if match else None

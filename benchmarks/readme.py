@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bank import RESULTS
+from pipeline.results.page import insert_between
 
 README = Path(__file__).parent / "README.md"
 BEGIN = "<!-- results: written by `python -m benchmarks.readme` -->"
@@ -14,7 +15,7 @@ END = "<!-- end of results -->"
 
 
 def main() -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the marks."""
     text = README.read_text(encoding="utf-8")
     README.write_text(with_results(text, read_results(RESULTS)), encoding="utf-8")
     sys.stdout.write(f"written: {README}\n")
@@ -29,14 +30,10 @@ def with_results(text: str, results: Sequence[dict[str, Any]]) -> str:
     """Return the text with the results between its marks.
 
     Raises:
-        ValueError: the marks are not there, once each and in order.
+        DataError: the marks are not there, once each and in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the file needs the lines {BEGIN!r} and {END!r} once each, in order")
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
     shown = "\n\n".join([results_table(results), *map(_ladder, results)])
-    return f"{head}{BEGIN}\n{shown.strip()}\n{END}{tail}"
+    return insert_between(text, BEGIN, END, shown)
 
 
 def results_table(results: Sequence[dict[str, Any]]) -> str:

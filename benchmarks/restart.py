@@ -1,9 +1,9 @@
-"""Kill the pipeline at random moments, go on with `dvc repro`: is the end the same to the byte?
+"""Kill the pipeline at random moments and resume it: are the results equal to the byte?
 
 A tiny project runs once undisturbed. A copy of it is killed with SIGKILL, dvc and stage together,
-at moments drawn evenly over the time that the undisturbed run took, so that long stages are hit
-more often; each time `dvc repro` goes on. In the end every output file and the MLflow history are
-held against those of the undisturbed run.
+at moments drawn uniformly from the duration of the undisturbed run, so that long stages are hit
+more often; each time `dvc repro` resumes it. At the end, every output file and the MLflow history
+are compared with those of the undisturbed run.
 
     python -m benchmarks.restart --kills 10
 """
@@ -51,7 +51,7 @@ console = Console(width=110)
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: so many seconds into a stage; stage "" is dvc's own start."""
+    """When to kill: seconds after the start of a stage; stage "" is the start of dvc."""
 
     stage: str
     seconds: float
@@ -59,14 +59,14 @@ class Moment:
 
 @dataclass
 class Kill:
-    """What a kill hit, and what came of it.
+    """A kill, and where the next attempt resumed.
 
     Attributes:
-        planned: the stage that it was meant for.
-        hit: the stage that ran; "" where none did.
-        seconds: that it had run for.
-        done: how far it had told to be.
-        then: where the next attempt went on with it.
+        planned: the stage to be killed.
+        hit: the stage that ran; "" if none did.
+        seconds: how long it had run.
+        done: its last reported progress.
+        then: where the next attempt resumed it.
     """
 
     planned: str
@@ -77,8 +77,8 @@ class Kill:
 
 
 @dataclass
-class Told:
-    """What one `dvc repro` has told: per stage, in order, and when the last of them started."""
+class Output:
+    """Output of one `dvc repro`: by stage, in order, and when the last of them started."""
 
     lines: dict[str, list[str]] = field(default_factory=lambda: {"": []})
     since: float = field(default_factory=time.monotonic)
@@ -89,29 +89,29 @@ class Told:
         return next(reversed(self.lines))
 
     def add(self, line: str) -> None:
-        """Take a line of the output."""
+        """Add a line of the output."""
         if found := _STAGE.match(line):
             self.lines[found[1]] = []
             self.since = time.monotonic()
         self.lines[self.stage].append(line)
 
     def progress(self, stage: str) -> list[str]:
-        """Return what a stage has told of its progress, as `P17 epoch 3` or `P17 evaluated`."""
-        told = []
+        """The progress that a stage has reported, as `P17 epoch 3` or `P17 evaluated`."""
+        progress = []
         for line in self.lines.get(stage, []):
             if found := _EPOCH.match(line):
-                told.append(f"{found[1]} epoch {found[2]}")
+                progress.append(f"{found[1]} epoch {found[2]}")
             elif found := _EVALUATED.match(line):
-                told.append(f"{found[1]} evaluated")
-        return told
+                progress.append(f"{found[1]} evaluated")
+        return progress
 
 
 class Repro:
-    """A `dvc repro` in a process group of its own, as a terminal would start it."""
+    """A `dvc repro` in a separate process group, as a terminal would start it."""
 
     def __init__(self, project: Path) -> None:
-        """Start it."""
-        self.told = Told()
+        """Start the process."""
+        self.output = Output()
         self._process = subprocess.Popen(
             ["dvc", "repro"], cwd=project, env=environment_of(project), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -126,7 +126,7 @@ class Repro:
         self._lines.put(None)
 
     def follow(self, seconds: float | None = None) -> Iterator[str]:
-        """Yield lines as they come: to the end, or for some time."""
+        """Yield lines of output, to the end or for some seconds."""
         until = None if seconds is None else time.monotonic() + seconds
         while True:
             left = None if until is None else max(0.0, until - time.monotonic())
@@ -137,16 +137,16 @@ class Repro:
             if line is None:
                 self._lines.put(None)
                 return
-            self.told.add(line)
+            self.output.add(line)
             yield line
 
     @property
     def has_ended(self) -> bool:
-        """Whether there is nothing to kill any more."""
+        """Whether the process has exited."""
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """Kill dvc and the stage at once."""
+        """Kill dvc and the stage together."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -154,17 +154,17 @@ class Repro:
             pass
 
     def end(self) -> int:
-        """Let it run to its end; return its exit code."""
+        """Wait for the process; return its exit code."""
         for _ in self.follow():
             pass
         return self._process.wait()
 
 
 def timeline(project: Path) -> list[tuple[str, float]]:
-    """Run a project undisturbed; return how long dvc's start and each stage took, in order.
+    """Run a project undisturbed; return the seconds of dvc's start and of each stage, in order.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: it fails.
     """
     repro = Repro(project)
     starts = [("", time.monotonic())]
@@ -172,79 +172,79 @@ def timeline(project: Path) -> list[tuple[str, float]]:
         if found := _STAGE.match(line):
             starts.append((found[1], time.monotonic()))
     if repro.end():
-        raise RuntimeError("".join(map("".join, repro.told.lines.values())))
+        raise RuntimeError("".join(map("".join, repro.output.lines.values())))
     ends = [start for _, start in starts[1:]] + [time.monotonic()]
     return [(stage, end - start) for (stage, start), end in zip(starts, ends, strict=True)]
 
 
 def draw_moments(stages: list[tuple[str, float]], kills: int, seed: int) -> list[Moment]:
-    """Draw moments evenly over the whole time, the earliest first."""
-    dice = random.Random(seed)
+    """Draw moments uniformly from the whole duration, the earliest first."""
+    generator = random.Random(seed)
     ends = list(itertools.accumulate(seconds for _, seconds in stages))
     moments = []
-    for drawn in sorted(dice.uniform(0, ends[-1]) for _ in range(kills)):
+    for drawn in sorted(generator.uniform(0, ends[-1]) for _ in range(kills)):
         place = bisect.bisect_left(ends, drawn)
         stage, seconds = stages[place]
         moments.append(Moment(stage, drawn - ends[place] + seconds))
     return moments
 
 
-def kill_at(project: Path, moment: Moment, order: list[str]) -> tuple[Told, float]:
-    """Run `dvc repro` and kill it so many seconds after a stage, or one behind it, has started.
+def kill_at(project: Path, moment: Moment, order: list[str]) -> tuple[Output, float]:
+    """Run `dvc repro` and kill it some seconds after a stage, or a later one, has started.
 
     Returns:
-        what it had told, and how many seconds the stage that was hit had run for.
+        Its output, and how many seconds the killed stage had run.
     """
     repro = Repro(project)
     place = order.index(moment.stage)
     for line in repro.follow() if place else ():
-        if _STAGE.match(line) and order.index(repro.told.stage) >= place:
+        if _STAGE.match(line) and order.index(repro.output.stage) >= place:
             break
     for _ in repro.follow(moment.seconds):
         pass
-    seconds = time.monotonic() - repro.told.since
+    seconds = time.monotonic() - repro.output.since
     if repro.has_ended:
-        repro.told.lines["after the end"] = []
+        repro.output.lines["after the end"] = []
     repro.kill()
-    return repro.told, seconds
+    return repro.output, seconds
 
 
 def run_disturbed(
     project: Path, moments: list[Moment], order: list[str]
 ) -> tuple[list[Kill], float]:
-    """Kill at each moment, then go on to the end; return the kills and the seconds it all took.
+    """Kill at each moment, then run to the end; return the kills and the seconds of all of it.
 
     Raises:
-        RuntimeError: the pipeline does not go on.
+        RuntimeError: the pipeline does not resume.
     """
     started = time.monotonic()
     kills: list[Kill] = []
     for moment in moments:
-        told, seconds = kill_at(project, moment, order)
-        _note_what_went_on(kills, told)
-        done = told.progress(told.stage)
-        kills.append(Kill(moment.stage, told.stage, round(seconds, 1), done[-1] if done else ""))
-        console.print(f"killed in {told.stage or 'dvc'}  {kills[-1].done}", style="dim")
+        output, seconds = kill_at(project, moment, order)
+        _note_resumed(kills, output)
+        done = output.progress(output.stage)
+        kills.append(Kill(moment.stage, output.stage, round(seconds, 1), done[-1] if done else ""))
+        console.print(f"killed in {output.stage or 'dvc'}  {kills[-1].done}", style="dim")
     repro = Repro(project)
     code = repro.end()
-    _note_what_went_on(kills, repro.told)
+    _note_resumed(kills, repro.output)
     if code:
-        raise RuntimeError("".join(map("".join, repro.told.lines.values())))
+        raise RuntimeError("".join(map("".join, repro.output.lines.values())))
     return kills, time.monotonic() - started
 
 
-def _note_what_went_on(kills: list[Kill], told: Told) -> None:
-    """Say of each kill where its stage went on, once an attempt has got so far."""
+def _note_resumed(kills: list[Kill], output: Output) -> None:
+    """Record for each kill where its stage resumed, once an attempt has reached it."""
     for kill in kills:
-        if kill.hit and not kill.then and kill.hit in told.lines:
-            otherwise = "nothing left to do" if kill.done else "from its start"
-            kill.then = next(iter(told.progress(kill.hit)), otherwise)
-        elif kill.hit and not kill.then and told.stage:
+        if kill.hit and not kill.then and kill.hit in output.lines:
+            default = "nothing left to do" if kill.done else "from its start"
+            kill.then = next(iter(output.progress(kill.hit)), default)
+        elif kill.hit and not kill.then and output.stage:
             kill.then = "was done"
 
 
 def digests(project: Path) -> dict[str, str]:
-    """Return path -> SHA-256 of every file that the stages have written, half-written ones too."""
+    """Path -> SHA-256 of every file that the stages have written, partial files included."""
     return {
         path.relative_to(project).as_posix(): sha256(path)
         for folder in _OUTPUTS
@@ -255,7 +255,7 @@ def digests(project: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Logged:
-    """An MLflow run: whose it is, how it ended, and each point of its metrics but the times."""
+    """An MLflow run: its stage, its status, and each point of its metrics except durations."""
 
     stage: str
     status: str
@@ -263,7 +263,7 @@ class Logged:
 
 
 def history(project: Path) -> dict[str, list[Logged]]:
-    """Return run key -> its MLflow runs."""
+    """Run key -> its MLflow runs."""
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
         runs: dict[str, list[Logged]] = {}
         for run_id, status in store.execute(
@@ -281,7 +281,7 @@ def history(project: Path) -> dict[str, list[Logged]]:
 
 
 def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield what is held against what, and what differs in it."""
+    """Yield each comparison and the differences."""
     before, after = digests(undisturbed), digests(killed)
     yield (
         f"{len(before)} output files are byte-equal",
@@ -296,7 +296,7 @@ def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str
         f"the history has the same {len(expected)} run keys",
         sorted(expected.keys() ^ runs.keys()),
     )
-    every = [run for own in runs.values() for run in own]
+    every = [run for group in runs.values() for run in group]
     yield "no run is left running", [run.stage for run in every if run.status == "RUNNING"]
     finished = {key: [run for run in own if run.status == "FINISHED"] for key, own in runs.items()}
     yield (
@@ -323,8 +323,8 @@ def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str
 
 
 def show(kills: list[Kill], checks: list[tuple[str, list[str]]]) -> None:
-    """Print where the kills hit and what came of it."""
-    table = Table("kill hit", "seconds into it", "which had told", "and then went on", box=None)
+    """Print the kills and the comparisons."""
+    table = Table("killed stage", "after seconds", "its progress", "resumed at", box=None)
     for kill in kills:
         table.add_row(kill.hit or "dvc's start", f"{kill.seconds:.1f}", kill.done, kill.then)
     console.print(table)
@@ -333,16 +333,16 @@ def show(kills: list[Kill], checks: list[tuple[str, list[str]]]) -> None:
 
 
 def main() -> int:
-    """Run the benchmark; 0 where nothing differs."""
+    """Run the benchmark; returns 0 if nothing differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restart", description=__doc__)
-    parser.add_argument("--kills", type=int, default=10, help="how many (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--kills", type=int, default=10, help="number of kills (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, and to keep")
     parser.add_argument("--write", action="store_true", help=f"write results/{RESULTS.name}")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     with contextlib.ExitStack() as stack:
-        folder = asked.folder
+        folder = options.folder
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="restart-")))
         # Absolute, as the model's path is part of what a stage depends on.
@@ -351,20 +351,20 @@ def main() -> int:
         console.print("running undisturbed", style="dim")
         stages = timeline(undisturbed)
         order = [stage for stage, _ in stages]
-        seconds = sum(taken for _, taken in stages)
+        seconds = sum(duration for _, duration in stages)
         console.print(f"{len(order) - 1} stages, {seconds:.0f} seconds", style="dim")
         kills, disturbed = run_disturbed(
-            killed, draw_moments(stages, asked.kills, asked.seed), order
+            killed, draw_moments(stages, options.kills, options.seed), order
         )
         checks = list(differences(undisturbed, killed))
     show(kills, checks)
     good = not any(wrong for _, wrong in checks)
-    if asked.write:
+    if options.write:
         write_json(
             RESULTS,
             {
                 "kills": [asdict(kill) for kill in kills],
-                "seed": asked.seed,
+                "seed": options.seed,
                 "stages": len(order) - 1,
                 "seconds": {"undisturbed": round(seconds), "killed": round(disturbed)},
                 "checks": {what: wrong or "OK" for what, wrong in checks},
@@ -374,7 +374,7 @@ def main() -> int:
 
 
 def _make_projects(folder: Path) -> tuple[Path, Path]:
-    """Make the same project twice."""
+    """Create the same project twice."""
     model = save_tiny("gpt2", folder / "model")
     methods = ("p-tuning", "manual-fine-tuning")
     undisturbed = make_project(

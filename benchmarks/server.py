@@ -1,10 +1,9 @@
-"""Kill the shared server while a stage runs: is anything lost to the team?
+"""Kill the shared server during a stage, and check that nothing is lost.
 
-A server is set up on this machine as docs/server.md says: MLflow on PostgreSQL with accounts, and
-an object store for artifacts. A member runs a tiny project against it. In the middle of a training
-MLflow's server is killed; the training goes on to its end. The server is started again, `ptune
-send` sends what was kept, and the history is held against that of the same training with a history
-of its own that nothing disturbed.
+The benchmark sets up a server on this machine as in docs/server.md: MLflow on PostgreSQL with
+accounts, and an object store for artifacts. A member runs a tiny project against it. MLflow's
+server is killed during a training, which continues to its end. The server is started again, `ptune
+send` sends the kept events, and the history is compared with that of an undisturbed training.
 
     python -m benchmarks.server
 """
@@ -35,28 +34,34 @@ from tools.server.history import History
 from tools.server.postgres import Postgres
 
 STAGE = "train-lama@p-tuning"
-# So many that the server is gone before the last of them.
+# Enough that the server is killed before the last of them.
 EPOCHS = 60
 KILLED_AFTER = 3
 
-# What tells one execution from the same one at another time, or in another history.
-_OWN_TAGS = ("host", "process", "mlflow.user", "mlflow.source.name", "mlflow.log-model.history")
-_OWN_METRICS = ("seconds",)
-_OWN_ARTIFACTS = ("lineage.txt",)
+# What differs between two equal executions.
+_RUN_SPECIFIC_TAGS = (
+    "host",
+    "process",
+    "mlflow.user",
+    "mlflow.source.name",
+    "mlflow.log-model.history",
+)
+_RUN_SPECIFIC_METRICS = ("seconds",)
+_RUN_SPECIFIC_ARTIFACTS = ("lineage.txt",)
 
 console = Console(width=110)
 
 
 class Server:
-    """A shared server in a folder, driven by its commands."""
+    """A shared server in a folder, controlled by its commands."""
 
     def __init__(self, root: Path) -> None:
-        """Take the folder; nothing need be there."""
+        """Initialize with the folder, which need not exist."""
         self.root = root
         self.folder = Folder(root)
 
     def command(self, *arguments: str) -> str:
-        """Run `python -m tools.server`; return what it prints."""
+        """Run `python -m tools.server`; return its output."""
         return run(
             ROOT, sys.executable, "-m", "tools.server", *arguments,
             PTUNE_SERVER_DATA=str(self.root),
@@ -73,14 +78,14 @@ class Server:
         return {**environment, "PYTHONPATH": str(ROOT)}
 
     def kill_mlflow(self) -> None:
-        """Kill MLflow's server and its workers at once."""
+        """Kill MLflow's server with its workers."""
         process = History(self.folder).daemon.process()
-        assert process is not None, "MLflow does not run"
-        # They are one group, so that none of them sees another die first.
+        assert process is not None, "MLflow is not running"
+        # As one process group, so that no worker sees another one end first.
         os.killpg(process.pid, signal.SIGKILL)
 
     def rows(self, sql: str, database: str = "mlflow") -> list[tuple[Any, ...]]:
-        """Return what PostgreSQL answers."""
+        """Return the rows of a query of PostgreSQL."""
         import psycopg2
 
         address = Postgres(self.folder).uri(database).replace("+psycopg2", "")
@@ -91,7 +96,7 @@ class Server:
 
 @dataclass
 class Logged:
-    """A run in a history: how it ended, and all it was told that another execution repeats."""
+    """A run in a history, with what an equal execution logs too."""
 
     run_id: str
     name: str
@@ -102,28 +107,28 @@ class Logged:
 
 
 def history(rows: Any) -> list[Logged]:
-    """Return the runs of a history that is asked by SQL, the oldest first."""
-    found = rows("SELECT run_uuid, name, status FROM runs ORDER BY start_time")
-    runs = {run_id: Logged(run_id, name, status) for run_id, name, status in found}
+    """Return the runs of a history, oldest first; `rows` runs an SQL query."""
+    records = rows("SELECT run_uuid, name, status FROM runs ORDER BY start_time")
+    runs = {run_id: Logged(run_id, name, status) for run_id, name, status in records}
     for run_id, key, value in rows("SELECT run_uuid, key, value FROM params"):
         runs[run_id].params[key] = value
     for run_id, key, value in rows("SELECT run_uuid, key, value FROM tags"):
-        if key not in _OWN_TAGS and not key.startswith("made_from."):
+        if key not in _RUN_SPECIFIC_TAGS and not key.startswith("made_from."):
             runs[run_id].tags[key] = value
     for run_id, *point in rows("SELECT run_uuid, key, step, value FROM metrics ORDER BY key, step"):
-        if point[0] not in _OWN_METRICS:
+        if point[0] not in _RUN_SPECIFIC_METRICS:
             runs[run_id].points.append(tuple(point))
     return list(runs.values())
 
 
 def undisturbed_history(project: Path) -> list[Logged]:
-    """Return the runs of a project with a history of its own."""
+    """Return the runs of a project with a local history."""
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
         return history(lambda sql: store.execute(sql).fetchall())
 
 
-def fetched(run_id: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the artifacts of a run on the server, as a member fetches them, as `digests` does."""
+def download_digests(run_id: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return path -> SHA-256 of a run's artifacts, downloaded by a member; see `digests`."""
     with tempfile.TemporaryDirectory() as folder:
         run(
             Path(folder), sys.executable, "-m", "mlflow", "artifacts", "download",
@@ -133,16 +138,18 @@ def fetched(run_id: str, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return path -> SHA-256 of each file; of one that names other runs of its history, nothing."""
+    """Return path -> SHA-256 of each file; empty for files that name other runs."""
     return {
-        path.relative_to(folder).as_posix(): "" if path.name in _OWN_ARTIFACTS else sha256(path)
+        path.relative_to(folder).as_posix(): ""
+        if path.name in _RUN_SPECIFIC_ARTIFACTS
+        else sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
 
 
 def make_prepared(folder: Path, model: Path, environment: Mapping[str, str]) -> Path:
-    """Make a project whose next stage is the training; the stages before it are on the server."""
+    """Create a project whose next stage is the training; the earlier stages' runs are logged."""
     training = "lama__training__p-tuning"
     project = make_project(
         folder / "project",
@@ -156,27 +163,27 @@ def make_prepared(folder: Path, model: Path, environment: Mapping[str, str]) -> 
 
 
 def train(project: Path, server: Server, environment: Mapping[str, str]) -> tuple[Path, str]:
-    """Train through an outage, and in a copy that has a history of its own beside it.
+    """Train through an outage, and in parallel in a copy with a local history.
 
     Returns:
-        the copy, and what the training printed that went through the outage.
+        The copy, and the output of the training with the outage.
 
     Raises:
-        RuntimeError: that training did not end well.
+        RuntimeError: That training failed.
     """
     copy = shutil.copytree(project, project.with_name("undisturbed"), symlinks=True)
     with ThreadPoolExecutor() as pool:
-        beside = pool.submit(run, copy, "dvc", "repro", "--single-item", STAGE)
+        undisturbed = pool.submit(run, copy, "dvc", "repro", "--single-item", STAGE)
         printed = _train_through_outage(project, server, environment)
-        beside.result()
+        undisturbed.result()
     return copy, printed
 
 
 def _train_through_outage(project: Path, server: Server, environment: Mapping[str, str]) -> str:
-    """Train, kill the server after some epochs, and let the training end; return what it printed.
+    """Train, kill the server after some epochs, and return the training's output.
 
     Raises:
-        RuntimeError: the training did not end well.
+        RuntimeError: The training failed.
     """
     printed = ""
     killed = False
@@ -197,42 +204,42 @@ def _train_through_outage(project: Path, server: Server, environment: Mapping[st
 
 
 def send(project: Path, environment: Mapping[str, str]) -> str:
-    """Send what was kept; return what that prints."""
+    """Send the kept events; return the output."""
     return run(project, "ptune", "send", **environment).stdout
 
 
 def differences(
     undisturbed: Path, server: Server, environment: Mapping[str, str]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield what is held against what, and what differs in it."""
+    """Yield the name of each check, and the differences that it has found."""
     (expected,) = [r for r in undisturbed_history(undisturbed) if r.tags["dvc.stage"] == STAGE]
     every = history(server.rows)
     trained = [r for r in every if r.tags["dvc.stage"] == STAGE]
     yield "the training has one run", [] if len(trained) == 1 else [str(len(trained))]
-    got = trained[-1]
+    logged = trained[-1]
     yield "no run is left running", [r.name for r in every if r.status != "FINISHED"]
     yield (
-        f"each of {len(expected.points)} metric points is there once",
-        sorted({str(point) for point in {*got.points} ^ {*expected.points}})
-        + ["some twice"] * (len(got.points) != len({*got.points})),
+        f"each of {len(expected.points)} metric points is there exactly once",
+        sorted({str(point) for point in {*logged.points} ^ {*expected.points}})
+        + ["some twice"] * (len(logged.points) != len({*logged.points})),
     )
-    for what, ours, theirs in (
-        ("parameters", got.params, expected.params),
-        ("tags", got.tags, expected.tags),
+    for name, ours, theirs in (
+        ("parameters", logged.params, expected.params),
+        ("tags", logged.tags, expected.tags),
         (
             "artifacts, to the byte,",
-            fetched(got.run_id, environment),
+            download_digests(logged.run_id, environment),
             digests(next((undisturbed / "mlartifacts").rglob(expected.run_id)) / "artifacts"),
         ),
     ):
         yield (
-            f"{len(theirs)} {what} are the same",
+            f"{len(theirs)} {name} are the same",
             sorted(k for k in {*ours} | {*theirs} if ours.get(k) != theirs.get(k)),
         )
 
 
 def main() -> int:
-    """Run it; 0 where nothing is lost."""
+    """Run the benchmark; return 0 if nothing is lost."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
     parser.parse_args()
     os.environ.update(ENVIRONMENT)
@@ -248,13 +255,14 @@ def main() -> int:
         project = make_prepared(folder, save_tiny("gpt2", folder / "model"), ada)
         console.print(f"training; the server is killed after epoch {KILLED_AFTER}", style="dim")
         undisturbed, _ = train(project, server, ada)
-        console.print("the training has ended well; starting the server again", style="dim")
+        console.print("the training has finished; starting the server again", style="dim")
         server.up()
         console.print(send(project, ada).strip())
         checks = list(differences(undisturbed, server, ada))
-    for what, wrong in checks:
-        console.print(f"{what}: {'differs: ' + ', '.join(wrong) if wrong else 'OK'}")
-    return 1 if any(wrong for _, wrong in checks) else 0
+    for name, failures in checks:
+        result = f"differs: {', '.join(failures)}" if failures else "OK"
+        console.print(f"{name}: {result}")
+    return 1 if any(failures for _, failures in checks) else 0
 
 
 if __name__ == "__main__":

@@ -1,32 +1,32 @@
-"""What can go wrong in a way that the user can mend.
+"""Errors that the user can fix.
 
-The text of each error names the value, the place and the next step. Stages print it as it is,
-without a traceback, and exit with 1.
+The text of each error names the value, the place and the next step. Stages print it without a
+traceback and exit with 1.
 """
 
 
 class PipelineError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base of all errors that the user can fix."""
 
 
 class ParamsError(PipelineError):
-    """`params.yaml` holds something that cannot be."""
+    """`params.yaml` is invalid."""
 
 
 class TemplateError(PipelineError):
-    """A template or a verbalizer cannot be read, or does not fit the model."""
+    """A template or a verbalizer is invalid, or does not fit the model."""
 
 
 class DataError(PipelineError):
-    """A data file is missing, cut, or not of its format."""
+    """A data file is missing, truncated, or not in its format."""
 
 
 class ChecksumError(DataError):
-    """A file is not the one that was asked for."""
+    """A file does not have the expected content."""
 
 
 class DownloadError(PipelineError):
-    """Something could not be fetched."""
+    """Something could not be downloaded."""
 
 
 class ModelError(PipelineError):
@@ -34,4 +34,4 @@ class ModelError(PipelineError):
 
 
 class TrackingError(PipelineError):
-    """MLflow cannot be reached or refuses the store."""
+    """MLflow cannot be reached or cannot use the store."""

@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is ever half-written."""
+"""Read and write files; a written file is complete or absent."""
 
 import csv
 import hashlib
@@ -17,8 +17,8 @@ from pipeline.errors import DataError
 def atomic_dir(target: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends without an exception.
 
-    The work is done in a hidden sibling, so a process killed at any moment leaves `target` absent
-    or whole. What an earlier killed attempt left behind is removed first.
+    The folder is a hidden sibling, so a process killed at any moment leaves `target` absent or
+    complete. Leftovers of a killed attempt are removed first.
     """
     partial = target.with_name(f".{target.name}.partial")
     old = target.with_name(f".{target.name}.old")
@@ -36,7 +36,7 @@ def atomic_dir(target: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a large file a second name, or copy it where the file system cannot."""
+    """Hard-link a large file, or copy it if the file system cannot link."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write one JSON value, indented, in the order of its keys."""
+    """Write one JSON value, indented, with keys in their order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -110,7 +110,7 @@ def read_jsonl(path: Path, required: Sequence[str] = ()) -> list[dict[str, Any]]
         required: keys that every object must have.
 
     Raises:
-        DataError: the file is missing, or a line is cut, no object, or lacks a key.
+        DataError: the file is missing, or a line is truncated, not an object, or lacks a key.
     """
     records = []
     with _opened(path) as file:
@@ -135,7 +135,7 @@ def read_jsonl(path: Path, required: Sequence[str] = ()) -> list[dict[str, Any]]
 
 
 def sha256(path: Path) -> str:
-    """Return the file's SHA-256 as 64 hexadecimal digits."""
+    """The file's SHA-256 as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -145,6 +145,6 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         file = path.open(encoding="utf-8", newline="")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; `dvc repro` makes it") from error
+        raise DataError(f"{path}: no such file; `dvc repro` creates it") from error
     with file:
         yield file

@@ -1,11 +1,11 @@
-"""Randomness by name: every use has a stream of its own, so that order changes nothing."""
+"""Named random streams: each use has a separate one, so that their order does not matter."""
 
 import hashlib
 import random
 
 
 def derive_seed(seed: int, *purpose: str) -> int:
-    """Return a seed for one purpose, independent of every other purpose's.
+    """Derive the seed of one purpose, independent of those of all others.
 
     Args:
         seed: the seed of `params.yaml`.
@@ -19,5 +19,5 @@ def derive_seed(seed: int, *purpose: str) -> int:
 
 
 def make_random(seed: int, *purpose: str) -> random.Random:
-    """Return Python's generator seeded for one purpose (see `derive_seed`)."""
+    """Python's generator, seeded for one purpose (see `derive_seed`)."""
     return random.Random(derive_seed(seed, *purpose))

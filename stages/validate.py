@@ -1,4 +1,4 @@
-"""Check params.yaml before anything runs. Writes a constant file, on which the downloads depend."""
+"""Check params.yaml before anything runs; writes a constant file that the downloads depend on."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option("--out", help="File to write if all is well.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write if params.yaml is valid.")],
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = Path(
         "params.yaml"
     ),

@@ -16,25 +16,56 @@ os.environ.update(
 for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME"):
     os.environ.pop(name, None)
 
-from pathlib import Path  # noqa: E402 - the environment comes first
+from collections import Counter  # noqa: E402 - the environment comes first
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 import pytest  # noqa: E402
 
-from pipeline.models.language_model import PromptedModel  # noqa: E402
-from pipeline.models.loading import load_model  # noqa: E402
-from tests.tiny import FAMILIES, save_tiny  # noqa: E402
+from tests.quick import PARSED_YAML, open_stores_quickly, remember_yaml  # noqa: E402
+
+# Libraries that take seconds to load are imported where they are used: the process that hands the
+# tests to the others needs none of them.
+if TYPE_CHECKING:
+    from pipeline.models.language_model import PromptedModel
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take long, so that no process waits for another's last file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test run, for all its processes."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _yaml_parsed_once(shared_folder: Path) -> None:
+    folder = shared_folder / "yaml"
+    folder.mkdir(exist_ok=True)
+    os.environ[PARSED_YAML] = str(folder)
+    remember_yaml(folder)
 
 
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Family -> folder of a tiny model."""
+    from tests.tiny import FAMILIES, save_tiny
+
     root = tmp_path_factory.mktemp("models")
     return {family: save_tiny(family, root / family) for family in FAMILIES}
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tiny_folders: dict[str, Path]) -> dict[str, PromptedModel]:
+def tiny_models(tiny_folders: dict[str, Path]) -> dict[str, "PromptedModel"]:
     """Family -> loaded tiny model; tests leave the weights as they are."""
+    from pipeline.models.loading import load_model
+
     return {family: load_model(folder, device="cpu") for family, folder in tiny_folders.items()}
 
 
@@ -43,6 +74,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store without runs; making one takes seconds, copying one nothing."""
     from pipeline.history.store import local_store
 
+    open_stores_quickly()
     root = tmp_path_factory.mktemp("store")
     return local_store(root)
 

@@ -1,4 +1,4 @@
-"""A way to a server that can be cut and mended."""
+"""A connection to a server that can be cut and restored."""
 
 import contextlib
 import socket
@@ -18,7 +18,7 @@ class Way:
         self._listener: socket.socket | None = None
         self._open: list[socket.socket] = []
         self.port = 0
-        self.mend()
+        self.restore()
 
     def cut(self) -> None:
         """End all connections and refuse new ones, as a server that was killed."""
@@ -29,7 +29,7 @@ class Way:
             one.close()
         self._listener, self._open = None, []
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Listen again, on the same port."""
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ruamel.yaml import YAML
 
 from pipeline.data.lama import PROMPT_COLLECTIONS
 from pipeline.sources.geonames import GEONAMES
+from tests.warm import can_run, run_warm
 
 ROOT = Path(__file__).parents[1]
 _CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
@@ -85,7 +87,8 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
     for name in _CODE:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            # Compiled modules come along, so that not each project compiles them.
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
         else:
             shutil.copyfile(source, folder / name)
     (folder / ".dvc").mkdir()
@@ -124,7 +127,10 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
 
 
 def edit_params(folder: Path, **edits: Any) -> None:
-    """Edit values of params.yaml; dotted paths are written with `__`; the key must exist."""
+    """Edit values of params.yaml; dotted paths are written with `__`.
+
+    The key must exist, but in a method's section of `training`: there it may come from `defaults`.
+    """
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     path = folder / "params.yaml"
@@ -133,8 +139,8 @@ def edit_params(folder: Path, **edits: Any) -> None:
         *groups, key = dotted.split("__")
         section = values
         for group in groups:
-            section = section[group]
-        assert key in section, dotted
+            section = section.setdefault(group, {}) if "training" in groups else section[group]
+        assert key in section or "training" in groups, dotted
         section[key] = value
     yaml.dump(values, path)
 
@@ -143,12 +149,25 @@ def run(
     folder: Path, *command: str, check: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the project, with this Python's programs first on the path."""
-    done = subprocess.run(
-        command, cwd=folder, env=environment_of(folder, **environment), text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
+    values = environment_of(folder, **environment)
+    if can_run(command):
+        done = _run_warm(folder, command, values)
+    else:
+        done = subprocess.run(
+            command, cwd=folder, env=values, text=True, capture_output=True, check=False
+        )
     assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def _run_warm(
+    folder: Path, command: tuple[str, ...], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        code = run_warm(command, folder, environment, out.fileno(), err.fileno())
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
 def environment_of(folder: Path, **more: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pipeline.config.schema import load_params
 from tests.project import ROOT, run
 
 TEXT = (ROOT / "docs" / "guides.md").read_text(encoding="utf-8")
-_CODE = ("commands", "pipeline", "stages", "presets", "tests", "metrics", "curves", "evaluation")
+_CODE = ("pipeline", "stages", "presets", "tests", "metrics", "curves", "evaluation")
 _FILES = (
     "dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore", ".gitignore", "Makefile", "pyproject.toml",
 )  # fmt: skip
@@ -54,7 +54,7 @@ def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "checkout"
     root.mkdir()
     for name in _CODE:
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.pyc.*"))
     for name in _FILES:
         shutil.copyfile(ROOT / name, root / name)
     shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))

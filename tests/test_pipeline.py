@@ -153,7 +153,7 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     ({"report__facts_shown": 3}, {"report"}),
     (
         {
-            "runtime__device": "cpu", "runtime__threads": 2, "runtime__rows_per_pass": 16,
+            "runtime__device": "cpu", "runtime__threads": 2, "runtime__max_rows_per_forward": 16,
             "runtime__checkpoint_seconds": 1,
         },
         set(),
@@ -164,7 +164,7 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     ),
     ({"superglue__seeds": [34, 35]}, {"train-superglue@rte-p-tuning"}),
     ({"superglue__selection": "none"}, {"train-superglue@rte-p-tuning"}),
-    ({"superglue__grid__p-tuning": {"batch": [4, 8]}}, {"train-superglue@rte-p-tuning"}),
+    ({"superglue__grid__p-tuning": {"batch_size": [4, 8]}}, {"train-superglue@rte-p-tuning"}),
     ({"superglue__grid__manual": {"max_length": [64]}}, set()),
     (
         {"superglue__overrides__rte": {"p-tuning": {"epochs": 3}}},
@@ -212,7 +212,7 @@ def test_after_an_edit_only_what_depends_on_it_runs_and_logs_into_the_one_histor
 def misspell_and_mistype(project: Path) -> None:
     path = project / "params.yaml"
     text = path.read_text().replace("seed:", "sede:", 1)
-    path.write_text(text.replace("batch: 8", "batch: eight", 1))
+    path.write_text(text.replace("batch_size: 8", "batch_size: eight", 1))
 
 
 def name_unknown_relation_and_field(project: Path) -> None:
@@ -226,7 +226,7 @@ def name_unknown_relation_and_field(project: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
-        (misspell_and_mistype, ["sede", "did you mean 'seed'", "batch", "'eight'"]),
+        (misspell_and_mistype, ["sede", "did you mean 'seed'", "batch_size", "'eight'"]),
         (name_unknown_relation_and_field, ["P999", "P1376", "{premisse}", "{hypothesis}"]),
     ],
 )
@@ -488,7 +488,7 @@ def test_an_older_run_is_made_again_with_the_same_bytes(project: Path) -> None:
     dirty = run_of(project, "validate").info.run_id
     refused = run(project, "ptune", "reproduce", dirty, check=False)
     assert refused.returncode == 1
-    assert "ran in a tree with changes" in refused.stderr
+    assert "ran in a tree that differed from commit" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

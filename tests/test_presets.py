@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from ruamel.yaml import YAML
 
 from pipeline.config.grid import superglue_configs
 from pipeline.config.presets import (
-    Overlay,
-    Setting,
-    apply_overlay,
+    Assignments,
+    apply_values,
     edit_params,
     list_presets,
-    merge_overlays,
+    put,
     read_assignments,
     read_preset,
 )
@@ -94,45 +92,18 @@ RELEASED_OPTIMIZER = {
     "max_grad_norm": None,
 }
 
-# What presets set to what params.yaml ships, so that they give the same run whatever it holds.
-RESTATED = {
-    "seed",
-    "model.name",
-    "model.dtype",
-    "lama.subset",
-    "lama.methods",
-    "lama.templates",
-    *(f"lama.stability.{key}" for key in ("methods", "relations", "templates")),
-    "lama.stability.templates_per_relation",
-}
-RESTATED_GROUPS = ("lama.prompts.", "lama.training.", "superglue.")
-
 
 def load(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
 @cache
-def overlay_of(name: str) -> Overlay:
-    return read_preset(FOLDER, name).overlay
-
-
-def settings_of(overlay: Overlay, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, new in overlay.items():
-        if isinstance(new, Setting):
-            yield f"{prefix}{name}", new.value
-        else:
-            yield from settings_of(new, f"{prefix}{name}.")
-
-
-def get(values: Any, path: str) -> Any:
-    for name in path.split("."):
-        values = values[name]
-    return values
+def values_of(name: str) -> Assignments:
+    return read_preset(FOLDER, name).values
 
 
 def run_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what the results of a run hang on; of method manual nothing is trained."""
+    """What the results of a run depend on; with method manual nothing is trained."""
     lama = values["lama"]
     used = {*lama["methods"], *lama["stability"]["methods"]}
     common = {
@@ -146,17 +117,24 @@ def run_of(values: dict[str, Any]) -> dict[str, Any]:
     return {
         **common,
         "lama": {
-            **{key: lama[key] for key in ("source", "subset", "relations", "methods", "splits")},
+            **{
+                key: lama[key]
+                for key in (
+                    "source", "subset", "relations", "methods", "seeds", "selection", "splits",
+                )
+            },
+            "grid": {name: lama["grid"][name] for name in lama["methods"]},
+            "overrides": lama["overrides"] if lama["methods"] else {},
             "templates": lama["templates"],
             "stability": lama["stability"],
             "prompts": {name: lama["prompts"][name] for name in used},
             "training": {name: lama["training"][name] for name in used - {"manual"}},
         },
-    }
+    }  # fmt: skip
 
 
 def tasks_of(glue: dict[str, Any]) -> dict[str, Any]:
-    """Return what the results on SuperGLUE hang on; without tasks, nothing."""
+    """What the results on SuperGLUE depend on; without tasks, nothing."""
     if not glue["tasks"]:
         return {}
     keys = ("source", "protocol", "tasks", "methods", "seeds", "selection", "splits")
@@ -194,88 +172,49 @@ def test_the_presets_are_those_of_the_tables_and_of_the_embedded_model() -> None
 
 
 @each_preset
-def test_a_preset_applies_to_the_shipped_parameters_and_twice_is_once(
-    name: str, params: Path
-) -> None:
-    overlay = overlay_of(name)
-    assert apply_overlay(params, overlay)
-    once = params.read_bytes()
-    loaded = load_params(params).model_dump()
-    for path, value in settings_of(overlay):
-        assert get(loaded, path) == value, path
-    assert apply_overlay(params, overlay) == []
-    assert params.read_bytes() == once
+def test_a_preset_applies_and_keeps_comments_and_where_stages_run(name: str, params: Path) -> None:
+    before, shipped = params.read_text(), load_params(SHIPPED)
+    assert apply_values(params, values_of(name))
+    text, applied = params.read_text(), load_params(params)
+    assert (applied.data, applied.runtime) == (shipped.data, shipped.runtime)
+    assert edit_params(params, values_of(name)).text == text
+    comments = {line.partition("# ")[2] for line in text.split("\n")}
+    assert {line.partition("# ")[2] for line in before.split("\n")} <= comments
 
 
 @each_preset
-def test_only_lines_of_changed_values_differ_and_their_comments_stay(
-    name: str, params: Path
-) -> None:
-    before = params.read_text().split("\n")
-    changes = apply_overlay(params, overlay_of(name))
-    after = params.read_text().split("\n")
-    assert len(after) == len(before)
-    pairs = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    assert len(pairs) == len(changes)
-    for (old, new), change in zip(pairs, changes, strict=True):
-        key = change.path.rpartition(".")[2]
-        assert old.lstrip().startswith(f"{key}: {change.old}")
-        assert new.lstrip().startswith(f"{key}: {change.new}")
-        assert new.partition("  # ")[2] == old.partition("  # ")[2]
+def test_a_preset_sets_all_that_its_run_depends_on(name: str) -> None:
+    """On top of parameters that are all something else, nothing of these remains in its run."""
+    values = load(SHIPPED.read_text())
+    for path, value in [*_scrambled(values, ()), *values_of(name)]:
+        values = put(values, path, value)
+    assert "something else" not in str(run_of(_resolved(values)))
 
 
-@each_preset
-def test_what_a_preset_restates_is_restated_knowingly(name: str) -> None:
-    shipped = load(SHIPPED.read_text())
-    for path, value in settings_of(overlay_of(name)):
-        known = path in RESTATED or path.startswith(RESTATED_GROUPS)
-        assert known or get(shipped, path) != value, f"{path} is {value!r} as shipped"
+def _scrambled(values: Any, path: tuple[str, ...]) -> Assignments:
+    if isinstance(values, dict) and values:
+        return [pair for key in values for pair in _scrambled(values[key], (*path, key))]
+    return [(path, "something else")]
 
 
-@each_preset
-def test_a_preset_decides_all_that_its_run_hangs_on(name: str, params: Path) -> None:
-    """Applied to parameters that are all something else, it gives the run that it always gives."""
-    overlay = overlay_of(name)
-    expected = run_of(load(edit_params(params, overlay).text))
-    shipped = load(SHIPPED.read_text())
-    params.write_text(edit_params(params, _scrambled(shipped)).text)
-    assert run_of(load(edit_params(params, overlay).text)) == expected
-
-
-def _scrambled(values: dict[str, Any]) -> Overlay:
-    other = Setting("something else", '"something else"')
-    return {
-        name: _scrambled(value) if isinstance(value, dict) and value else other
-        for name, value in values.items()
-    }
-
-
-def test_presets_may_follow_each_other(params: Path) -> None:
-    for name in PRESETS:
-        apply_overlay(params, overlay_of(name))
-        alone = edit_params(SHIPPED, overlay_of(name)).text
-        assert run_of(load(params.read_text())) == run_of(load(alone))
-
-
-@each_preset
-def test_a_preset_leaves_alone_where_things_come_from_and_where_they_run(
-    name: str, params: Path, tmp_path: Path
-) -> None:
-    mirror = tmp_path / "mirror"
-    mirror.mkdir()
-    overlay = overlay_of(name)
-    assert not {"data", "runtime"} & set(overlay)
-    overlay = merge_overlays(overlay, read_assignments([f"data.mirror={mirror}"]))
-    apply_overlay(params, overlay)
-    apply_overlay(params, overlay_of(name))
-    loaded = load_params(params)
-    assert loaded.data.mirror == str(mirror)
-    assert loaded.runtime == load_params(SHIPPED).runtime
+def _resolved(values: dict[str, Any]) -> dict[str, Any]:
+    """The file with `defaults` of what a method tunes merged into the section of that method."""
+    for benchmark in ("lama", "superglue"):
+        training = values[benchmark]["training"]
+        defaults = training["defaults"]
+        for section in training.values():
+            tune = section.get("tune", []) if isinstance(section, dict) else []
+            for key in (k for k in defaults if tune and tune != "something else"):
+                if key not in ("prompt", "model"):
+                    section.setdefault(key, defaults[key])
+                elif key in tune:
+                    section[key] = {**defaults[key], **section.get(key, {})}
+    return values
 
 
 @pytest.mark.parametrize("name", [*OF_TABLES, *SMOLLM2])
 def test_only_lama_runs_with_all_of_its_test_facts(name: str, params: Path) -> None:
-    apply_overlay(params, overlay_of(name))
+    apply_values(params, values_of(name))
     loaded = load_params(params)
     assert loaded.lama.source == "lama"
     assert loaded.lama.splits.test_facts is None
@@ -287,7 +226,7 @@ def test_only_lama_runs_with_all_of_its_test_facts(name: str, params: Path) -> N
 
 @pytest.mark.parametrize("name", OF_TABLES)
 def test_presets_of_the_tables_have_the_published_settings(name: str, params: Path) -> None:
-    apply_overlay(params, overlay_of(name))
+    apply_values(params, values_of(name))
     loaded = load_params(params)
     lama = loaded.lama
     assert (
@@ -320,7 +259,7 @@ def test_presets_of_the_tables_have_the_published_settings(name: str, params: Pa
 
 
 def test_the_stability_section_of_table_1_is_that_of_p17(params: Path) -> None:
-    apply_overlay(params, overlay_of("lama-table1-bert-base"))
+    apply_values(params, values_of("lama-table1-bert-base"))
     stability = load_params(params).lama.stability
     assert stability.model_dump() == {
         "methods": ["manual", "p-tuning"],
@@ -337,7 +276,7 @@ def test_the_stability_section_of_table_1_is_that_of_p17(params: Path) -> None:
 def test_discrete_prompts_are_those_with_a_figure_in_table_3(
     name: str, prompts: str, params: Path
 ) -> None:
-    apply_overlay(params, overlay_of(name))
+    apply_values(params, values_of(name))
     search = load_params(params).lama.training["discrete"].search
     assert search is not None
     assert search.prompts == prompts
@@ -354,16 +293,16 @@ def test_discrete_prompts_are_those_with_a_figure_in_table_3(
 def test_presets_of_the_embedded_model_share_its_settings(
     name: str, relations: list[str] | str, methods: int, params: Path
 ) -> None:
-    apply_overlay(params, overlay_of(name))
+    apply_values(params, values_of(SMOLLM2[0]))
+    first = load_params(params).lama
+    apply_values(params, values_of(name))
     loaded = load_params(params)
     lama = loaded.lama
-    first = load(edit_params(SHIPPED, overlay_of(SMOLLM2[0])).text)
     assert loaded.model.name == "smollm2-135m-instruct"
     assert lama.relations == relations
     assert len(lama.methods) == methods
-    own = load(params.read_text())["lama"]
-    assert own["training"]["p-tuning"] == first["lama"]["training"]["p-tuning"]
-    assert own["subset"] == first["lama"]["subset"]
+    assert lama.training["p-tuning"] == first.training["p-tuning"]
+    assert lama.subset == first.subset
 
 
 @each_preset
@@ -380,7 +319,7 @@ def test_a_preset_says_what_it_is_where_from_and_what_it_costs(name: str) -> Non
 
 @pytest.mark.parametrize("name", OF_SUPERGLUE)
 def test_presets_of_superglue_train_what_their_table_has(name: str, params: Path) -> None:
-    apply_overlay(params, overlay_of(name))
+    apply_values(params, values_of(name))
     loaded = load_params(params)
     glue = loaded.superglue
     masked = not loaded.model.name.startswith(("gpt2", "smollm2"))
@@ -401,7 +340,7 @@ def test_presets_of_superglue_train_what_their_table_has(name: str, params: Path
 
 
 def test_the_patterns_of_table_7_are_tried_in_its_order(params: Path) -> None:
-    apply_overlay(params, overlay_of("superglue-table7-albert"))
+    apply_values(params, values_of("superglue-table7-albert"))
     settings = superglue_configs(load_params(params).superglue, "cb", "p-tuning", masked=True)
     assert [setting.template.prompt_tokens for setting in settings] == [1, 1, 1, 1, 1, 2, 4, 8]
     assert settings[4].template.source.endswith("[P]")
@@ -410,7 +349,7 @@ def test_the_patterns_of_table_7_are_tried_in_its_order(params: Path) -> None:
 def test_each_pattern_of_the_stability_preset_has_its_twin_with_a_prompt_token(
     params: Path,
 ) -> None:
-    apply_overlay(params, overlay_of("superglue-patterns-albert"))
+    apply_values(params, values_of("superglue-patterns-albert"))
     glue = load_params(params).superglue
     manual, tuned = (
         [s.template.source for s in superglue_configs(glue, "cb", method, masked=True)]

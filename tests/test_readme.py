@@ -1,19 +1,18 @@
-"""The README against the project: its commands, its paths, its figures."""
+"""The README against the project: its commands, its paths, its numbers."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.cli.report import BEGIN, END
 from pipeline.config.schema import load_params
 from pipeline.files import read_json
-from pipeline.report.readme import results_between_marks
-from pipeline.report.results import Row, read_lama_results, read_task_results
-from pipeline.report.results_page import results_page
-from pipeline.report.tables import lama_methods, task_methods
-from pipeline.report.tasks_page import tasks_page
+from pipeline.report.scores import ResultFolders, read_result
+from pipeline.report.tables import methods_table
+from pipeline.results.page import results_page
 from tests.project import ROOT
 from tests.test_guides import parsed
 
@@ -26,24 +25,28 @@ RENAMED = {"runtime.rows_per_pass"}
 
 def test_the_tables_are_those_of_the_metrics_files_in_git() -> None:
     params = load_params(ROOT / "params.yaml")
-    shown = results_between_marks(README)
-    folders = {name: ROOT / name for name in ("metrics", "curves", "evaluation")}
-    lama = read_lama_results(params.lama.methods, **folders, answers=0)
+    shown = README.partition(BEGIN)[2].partition(END)[0]
+    folders = ResultFolders(*(ROOT / name for name in ("metrics", "curves", "evaluation")))
+    lama = [read_result(folders, "lama", method) for method in params.lama.methods]
     glue = params.superglue
-    tasks = [read_task_results(task, glue.methods, **folders) for task in glue.tasks]
-    assert lama_methods(lama).strip() in shown
-    assert task_methods(tasks).strip() in shown
-    assert str(len(lama.relations)) in shown
+    tasks = [
+        read_result(folders, "superglue", method, task)
+        for task in glue.tasks
+        for method in glue.methods
+    ]
+    assert methods_table(lama).strip() in shown
+    assert methods_table(tasks).strip() in shown
+    assert f"{len(lama[0].relations)} relations" in shown
 
 
-@pytest.mark.parametrize(("name", "page"), [("lama", results_page), ("superglue", tasks_page)])
+@pytest.mark.parametrize("benchmark", ["lama", "superglue"])
 def test_the_page_of_results_is_that_of_the_records_in_git(
-    name: str, page: Callable[[list[Row]], str]
+    benchmark: Literal["lama", "superglue"],
 ) -> None:
     folder = ROOT / "docs" / "results"
-    records = [read_json(path) for path in sorted((folder / name).glob("*.json"))]
+    records = [read_json(path) for path in sorted((folder / benchmark).glob("*.json"))]
     assert records
-    assert (folder / f"{name}.md").read_text() == page(records)
+    assert (folder / f"{benchmark}.md").read_text() == results_page(benchmark, records)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -104,7 +104,7 @@ def test_the_guides_setting_up_adds_what_is_not_there(server: Server) -> None:
     assert (server.member("ada"), server.folder.ports, server.folder.secrets) == before
     assert server.member("ada")["MLFLOW_TRACKING_PASSWORD"] not in printed
     assert printed.count(server.member("bob")["MLFLOW_TRACKING_PASSWORD"]) == 1
-    assert printed.count(" runs ") == 6
+    assert printed.count(" running ") == 6
     secret = [server.root / name for name in ("secrets.json", "pgpass", "members/ada.env")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in secret} == {0o600}
 
@@ -165,7 +165,7 @@ def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> Non
         )
         for number in range(WRITERS)
     ]  # fmt: skip
-    assert [writer.communicate(timeout=120)[0] for writer in writers] == [""] * WRITERS
+    assert [writer.communicate(timeout=600)[0] for writer in writers] == [""] * WRITERS
     logged = server.rows(
         "SELECT name, status, count(*), count(DISTINCT step), sum(metrics.value) FROM runs "
         "JOIN metrics USING (run_uuid) WHERE key = 'loss' AND name LIKE 'promote/writer-%' "
@@ -195,8 +195,8 @@ def test_a_server_that_is_killed_in_mid_run_costs_no_history(server: Server, pro
     # As after an upgrade. `make server` is what made this environment.
     upgrade = block("python -m tools.server down", server, **{"make server": ""})
     started = shell(ROOT, upgrade, PTUNE_SERVER_DATA=str(server.root))
-    assert "mlflow  did not run" in started
-    assert started.count(" runs ") == 3
+    assert "mlflow  was not running" in started
+    assert started.count(" running ") == 3
     assert count_runs(server) == before
     assert "events sent" in shell(project, block("ptune send", server), **ada)
     checks = dict(differences(undisturbed, server, ada))

@@ -1,1 +1,1 @@
-"""What keeps the project going, beside the pipeline itself."""
+"""Tools around the pipeline: the shared server and maintenance scripts."""

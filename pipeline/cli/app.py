@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import doctor, history, predict, preset, promote, repro, results
+from pipeline.cli import doctor, history, predict, preset, promote, report, repro, results
 
 app = typer.Typer(
     name="ptune",
@@ -47,3 +47,4 @@ app.command(epilog=history.SEND_EXAMPLES)(history.send)
 app.command(epilog=history.SYNC_EXAMPLES)(history.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
+app.add_typer(report.app, name="report")

@@ -1,4 +1,4 @@
-"""`ptune repro`: independent stages side by side."""
+"""`ptune repro`: run independent stages side by side."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.console import print_warning, report_errors
-from pipeline.workflow.schedule import Result, TaskStatus, run_tasks
+from pipeline.workflow.scheduler import Result, TaskStatus, plan_tasks, run_tasks
 
 EXAMPLES = """Examples:
   ptune repro -j 4
@@ -25,26 +25,25 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def repro(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(help="Stages, or groups such as train-lama; none stands for all."),
+        typer.Argument(help="Stages, or groups such as train-lama; default: all."),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at a time.")] = 1,
     gpus: Annotated[
-        str, typer.Option("--gpus", metavar="0,1", help="GPUs to use; by default all there are.")
+        str, typer.Option("--gpus", metavar="0,1", help="GPUs to use; default: all.")
     ] = "",
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = Path(
         "params.yaml"
     ),
 ) -> None:
-    """Do what `dvc repro` does, independent stages side by side.
+    """Like `dvc repro`, but run independent stages side by side.
 
-    Each stage is run by a plain `dvc repro --single-item`.
-    Where there are GPUs, a stage that trains or evaluates has one for itself.
-    On a CPU each has its share of the cores, unless runtime.threads is set.
-    A stage that fails keeps those from running that hang on it, no others.
+    Each stage is run by `dvc repro --single-item`.
+    On a machine with GPUs, each stage that trains or evaluates gets one for itself.
+    On a CPU, stages share the cores equally, unless runtime.threads is set.
+    If a stage fails, only stages that depend on it are skipped.
     """
     with report_errors():
         from pipeline.config.schema import load_params
-        from pipeline.workflow.plan import plan_tasks
         from pipeline.workflow.processes import StageProcesses
         from pipeline.workflow.project import stage_graph
         from pipeline.workflow.resources import gpu_slots, threads_each
@@ -53,40 +52,40 @@ def repro(
         nodes = stage_graph([_FIRST, *targets] if targets else [])
         tasks = plan_tasks(nodes, _FIRST)
         named = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
-        # One at a time, stages have all that they have under `dvc repro`.
+        # One at a time, stages get the same resources as under `dvc repro`.
         slots = gpu_slots(device, named) if jobs > 1 or named else []
-        children = StageProcesses(
+        processes = StageProcesses(
             _printer([task.name for task in tasks]),
             threads=threads_each(jobs) if jobs > 1 else None,
             folder=Path.cwd(),
         )
-        with _signals(children.stop) as caught:
-            results = run_tasks(tasks, children.run, jobs=jobs, gpus=slots)
-        _tell_failures(results, children.tails)
-        _tell_results(results, unchanged=len(nodes) - len(tasks))
+        with _signals(processes.stop) as caught:
+            results = run_tasks(tasks, processes.run, jobs=jobs, gpus=slots)
+        _print_failures(results, processes.last_lines)
+        _print_results(results, unchanged=len(nodes) - len(tasks))
     if caught:
         raise typer.Exit(128 + caught[0])
-    if not all(result.ended.well for result in results.values()):
+    if not all(result.status.ok for result in results.values()):
         raise typer.Exit(1)
 
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call `stop` on a signal that asks for an end; yield the list that the signals come into.
+    """Call `stop` on a signal to terminate; yield the list of signals received so far.
 
-    One that the caller has ignored, as nohup does, stays ignored.
+    A signal that the caller ignores, as under nohup, stays ignored.
     """
     caught: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
         caught.append(number)
         stop()
-        # The signal may say that the terminal is gone.
+        # The terminal may be gone.
         with contextlib.suppress(OSError):
-            typer.echo("stopping; stages end in order, within seconds", err=True)
+            typer.echo("stopping the running stages, which takes a few seconds", err=True)
 
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, note) for number in heeded}
+    handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in handled}
     try:
         yield caught
     finally:
@@ -95,9 +94,9 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 
 def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
-    """Return what prints a line behind the name of its stage, from any thread.
+    """Function that prints a line after the name of its stage, from any thread.
 
-    Where nobody can read it any more, it is lost: no stage is left alone for that.
+    If the output is closed, lines are lost and the stages continue.
     """
     width = max(map(len, names), default=0)
     lock = threading.Lock()
@@ -109,22 +108,22 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
     return show
 
 
-def _tell_failures(results: Mapping[str, Result], tails: Mapping[str, Sequence[str]]) -> None:
+def _print_failures(results: Mapping[str, Result], last_lines: Mapping[str, Sequence[str]]) -> None:
     for name, result in results.items():
-        if result.ended is TaskStatus.FAILED:
-            print_warning(f"\n{name} failed; its last lines:", color="red")
-            for line in tails[name]:
+        if result.status is TaskStatus.FAILED:
+            print_warning(f"\n{name} failed; last lines of its output:", color="red")
+            for line in last_lines[name]:
                 typer.echo(f"  {line}", err=True)
 
 
-def _tell_results(results: Mapping[str, Result], *, unchanged: int) -> None:
+def _print_results(results: Mapping[str, Result], *, unchanged: int) -> None:
     width = max(map(len, results), default=0)
     if results:
-        typer.echo(f"\n{'stage':{width}}  ended      seconds")
+        typer.echo(f"\n{'stage':{width}}  status     seconds")
     for name, result in results.items():
         seconds = f"{result.seconds:.1f}" if result.seconds else ""
-        lacks = f"  for want of {', '.join(result.lacks)}" if result.lacks else ""
-        typer.echo(f"{name:{width}}  {result.ended:9}{seconds:>9}{lacks}")
-    counts = Counter(result.ended for result in results.values())
+        blocked = f"  blocked by {', '.join(result.blocked_by)}" if result.blocked_by else ""
+        typer.echo(f"{name:{width}}  {result.status:9}{seconds:>9}{blocked}")
+    counts = Counter(result.status for result in results.values())
     counts[TaskStatus.UNCHANGED] += unchanged
-    typer.echo(", ".join(f"{counts[ended]} {ended}" for ended in TaskStatus if counts[ended]))
+    typer.echo(", ".join(f"{counts[status]} {status}" for status in TaskStatus if counts[status]))

@@ -1,27 +1,54 @@
 """The typed, strict mirror of `params.yaml`: every key, its type, its range.
 
-There are no defaults here: `params.yaml` is the one place where a value stands. A value that
-applies to some methods only (`prompt`, `model`) is `None` where it does not.
+No value has a default here: `params.yaml` is the only place that defines values. Sections that
+apply to some methods only (`prompt`, `model`, `search`) are `None` for the others.
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
-from pipeline.tasks import check_task
+from pipeline.tasks import check_task, task_names
 
 LamaMethod = Literal[
     "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete"
 ]
 SuperGlueMethod = Literal["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"]
 Tuned = Literal["prompt", "model"]
+
+# Names of keys and values in earlier versions -> their names now.
+RENAMED_KEYS = {
+    "batch": "batch_size",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "rows_per_pass": "max_rows_per_forward",
+}
+RENAMED_VALUES = {"gazetteer": "geonames"}
+# Keys that earlier versions did not have -> what to write.
+_ADDED_KEYS = {
+    "lama.seeds": "training on LAMA reads it in place of `seed`; write `seeds: [34]`",
+    "lama.selection": "write `selection: dev`",
+    "lama.grid": "write `{}` for each method",
+    "lama.overrides": "write `overrides: {}`",
+}
 
 
 def _known_task(name: str) -> str:
@@ -45,7 +72,7 @@ Overrides = dict[str, dict[str, dict[str, Any]]]
 
 
 class Section(BaseModel):
-    """A group of keys: unknown keys and values of another type are refused."""
+    """A group of keys; unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -88,14 +115,14 @@ class OptimizerConfig(Section):
 
 
 class PromptParams(OptimizerConfig):
-    """The prompt tokens: what makes their vectors, and how it is optimized."""
+    """The prompt encoder, and how it is optimized."""
 
     encoder: Literal["lstm", "mlp", "embedding"]
     dropout: Share
 
 
 class TunedModelParams(OptimizerConfig):
-    """The language model where it is trained."""
+    """How the language model is optimized, if it is trained."""
 
     gradient_accumulation_steps: Count
 
@@ -110,9 +137,9 @@ class SearchParams(Section):
 
 
 class MethodParams(Section):
-    """How one method is trained; `prompt` and `model` stand where `tune` names them.
+    """How one method is trained, merged over `defaults`; see `_merge_defaults`.
 
-    `search` belongs to the method `discrete` alone.
+    `prompt` and `model` are set if `tune` contains them, `search` for the method `discrete`.
     """
 
     tune: list[Tuned]
@@ -129,24 +156,70 @@ class MethodParams(Section):
             if (name in self.tune) != (section is not None):
                 raise PydanticCustomError(
                     "tune",
-                    "{state}: a section '{name}' belongs to a method whose tune names it",
-                    {"state": "missing" if section is None else "not used", "name": name},
+                    "section '{name}' is {state} when tune contains '{name}'",
+                    {"name": name, "state": "required" if section is None else "only used"},
                 )
         if self.model is not None and self.model.gradient_accumulation_steps > self.batch_size:
             raise PydanticCustomError(
                 "accumulation",
-                "model.gradient_accumulation_steps is {passes}, more than batch_size {batch}",
-                {"passes": self.model.gradient_accumulation_steps, "batch": self.batch_size},
+                "model.gradient_accumulation_steps is {steps}, more than batch_size {batch}",
+                {"steps": self.model.gradient_accumulation_steps, "batch": self.batch_size},
             )
         if bool(self.tune) != bool(self.epochs):
             raise PydanticCustomError(
-                "epochs", "epochs must be 0 where nothing is tuned, and 1 or more where it is"
+                "epochs", "epochs must be 0 if nothing is tuned, and 1 or more otherwise"
             )
         return self
 
 
+def _partial(section: type[Section], *without: str) -> Any:
+    """A section whose keys are all optional, those of the sections within it too."""
+    fields: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if name not in without:
+            nested = _section_within(field.annotation)
+            optional = copy(field)
+            optional.default = None
+            fields[name] = (_partial(nested), None) if nested else (field.annotation, optional)
+    return create_model(f"{section.__name__}Defaults", __base__=Section, **fields)
+
+
+def _section_within(annotation: Any) -> type[Section] | None:
+    candidates = [annotation, *get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+_TrainingDefaults = _partial(MethodParams, "tune", "search")
+_Defaults = create_model("_Defaults", defaults=(_TrainingDefaults, ...), __base__=Section)
+
+
+def _merge_defaults(training: Any) -> Any:
+    """Each method's section merged over `defaults`; `prompt` and `model` only if it tunes them."""
+    if not isinstance(training, dict):
+        return training
+    _Defaults.model_validate({key: training[key] for key in ("defaults",) if key in training})
+    defaults = training["defaults"]
+    return {
+        method: _merged(section, defaults) if isinstance(section, dict) else section
+        for method, section in training.items()
+        if method != "defaults"
+    }
+
+
+def _merged(section: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    merged = {**defaults, **section}
+    tune = section.get("tune")
+    for name in get_args(Tuned):
+        tuned = isinstance(tune, list) and name in tune
+        if name not in section and not tuned:
+            merged.pop(name, None)
+        elif isinstance(merged.get(name), dict):
+            merged[name] = {**defaults.get(name, {}), **merged[name]}
+    return merged
+
+
 class LamaSplits(Section):
-    """At most so many facts of each relation; None: all there are."""
+    """Largest number of facts of each relation; None: all facts."""
 
     train_facts: Count | None
     dev_facts: Count | None
@@ -174,14 +247,14 @@ class LamaParams(Section):
     splits: LamaSplits
     templates: dict[str, str]
     prompts: dict[LamaMethod, str]
-    training: dict[LamaMethod, MethodParams]
+    training: Annotated[dict[LamaMethod, MethodParams], BeforeValidator(_merge_defaults)]
     grid: dict[LamaMethod, Grid]
     overrides: Overrides
     stability: StabilityParams
 
 
 class SuperGlueSplits(Section):
-    """At most so many records of each task; None: all there are."""
+    """Largest number of records of each task; None: all records."""
 
     train_examples: Count | None
     dev_examples: Count | None
@@ -192,7 +265,7 @@ class SuperGlueSplits(Section):
 
 
 class TaskPrompts(Section):
-    """How a task is put into words."""
+    """Templates and label words of a task."""
 
     max_length: Annotated[int, Field(ge=8)]
     verbalizer: str | dict[str, Annotated[str, Field(min_length=1)]] | None
@@ -210,20 +283,20 @@ class SuperGlueParams(Section):
     selection: Literal["dev", "none"]
     splits: SuperGlueSplits
     prompts: dict[SuperGlueTask, TaskPrompts]
-    training: dict[SuperGlueMethod, MethodParams]
+    training: Annotated[dict[SuperGlueMethod, MethodParams], BeforeValidator(_merge_defaults)]
     grid: dict[SuperGlueMethod, Grid]
     overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
 
 
 class ReportParams(Section):
-    """What the report shows."""
+    """Contents of the report."""
 
     title: Annotated[str, Field(min_length=1)]
     facts_shown: Annotated[int, Field(ge=0)]
 
 
 class RuntimeParams(Section):
-    """Settings that change no result; no stage depends on them."""
+    """Settings that do not change results; no stage depends on them."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Count | None
@@ -244,52 +317,29 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _lists_are_covered(self) -> Self:
-        lama = self.lama
+        lama, superglue = self.lama, self.superglue
         if lama.relations != "all":
             _check_list("lama.relations", lama.relations)
         _check_list("lama.stability.relations", lama.stability.relations)
-        for name, methods in (
-            ("lama.methods", lama.methods),
-            ("lama.stability.methods", lama.stability.methods),
-        ):
-            _check_list(name, methods, lama.training, "lama.training")
-            _check_list(name, methods, lama.prompts, "lama.prompts")
-        _check_list("lama.methods", lama.methods, lama.grid, "lama.grid")
-        _check_list("lama.seeds", lama.seeds)
-        for relation, by_method in lama.overrides.items():
-            _check_list(
-                f"lama.overrides.{relation}", list(by_method), lama.training, "lama.training"
-            )
-        _check_list(
-            "superglue.tasks", self.superglue.tasks, self.superglue.prompts, "superglue.prompts"
-        )
-        _check_list(
-            "superglue.tasks", self.superglue.tasks, self.superglue.overrides, "superglue.overrides"
-        )
-        _check_list(
-            "superglue.methods",
-            self.superglue.methods,
-            self.superglue.training,
-            "superglue.training",
-        )
-        _check_list("superglue.seeds", self.superglue.seeds)
-        _check_list(
-            "superglue.methods", self.superglue.methods, self.superglue.grid, "superglue.grid"
-        )
-        for task, overrides in self.superglue.overrides.items():
-            _check_list(
-                f"superglue.overrides.{task}",
-                list(overrides),
-                self.superglue.training,
-                "superglue.training",
-            )
-        for task in self.superglue.tasks:
-            _check_list(
-                "superglue.methods",
-                self.superglue.methods,
-                self.superglue.prompts[task].templates,
-                f"superglue.prompts.{task}.templates",
-            )
+        stability = lama.stability.methods
+        for key, settings in (("training", lama.training), ("prompts", lama.prompts)):
+            for name, chosen in (("methods", lama.methods), ("stability.methods", stability)):
+                _check_list(f"lama.{name}", chosen, settings, f"lama.{key}")
+        for key, by_task in (("prompts", superglue.prompts), ("overrides", superglue.overrides)):
+            _check_list("superglue.tasks", superglue.tasks, by_task, f"superglue.{key}")
+        for benchmark, section in (("lama", lama), ("superglue", superglue)):
+            _check_list(f"{benchmark}.seeds", section.seeds)
+            for key, by_method in (("training", section.training), ("grid", section.grid)):
+                _check_list(
+                    f"{benchmark}.methods", section.methods, by_method, f"{benchmark}.{key}"
+                )
+            for task, overrides in section.overrides.items():
+                name = f"{benchmark}.overrides.{task}"
+                _check_list(name, list(overrides), section.training, f"{benchmark}.training")
+        for task in superglue.tasks:
+            where = f"superglue.prompts.{task}.templates"
+            templates = superglue.prompts[task].templates
+            _check_list("superglue.methods", superglue.methods, templates, where)
         return self
 
 
@@ -297,87 +347,129 @@ def load_params(path: Path) -> Params:
     """Read and check `params.yaml`.
 
     Raises:
-        ParamsError: the file is missing, is not YAML, or has a wrong key or value; the text names
-            every one of them with what is allowed.
+        ParamsError: the file is missing, is not YAML, or has a wrong key or value; the text lists
+            every one of them with the allowed values.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path}: no such file; run from the root of the project") from error
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
-    try:
         # DVC reads the file with the same library, so `1e-4` is a number to both.
-        values = YAML(typ="safe", pure=True).load(text)
+        values = YAML(typ="safe", pure=True).load(read_yaml(path))
     except YAMLError as error:
         raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(details) for details in error.errors()]
+        lines = _explain(error.errors())
         raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
+
+
+def read_yaml(path: Path) -> str:
+    """Text of a parameters file or preset, its line ends as they are.
+
+    Raises:
+        ParamsError: the file is missing or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file; run from the root of the project") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def section_keys(annotation: Any) -> dict[str, Any] | None:
+    """Key -> type of a mapping whose keys are fixed; None for everything else."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {name: field.annotation for name, field in annotation.model_fields.items()}
+    if origin is dict and arguments[0] is not str:
+        names = task_names() if arguments[0] == SuperGlueTask else get_args(arguments[0])
+        shared = {"defaults": _TrainingDefaults} if arguments[1] is MethodParams else {}
+        return {**shared, **dict.fromkeys(names, arguments[1])}
+    if origin in (Annotated, Union, UnionType):
+        candidates = arguments[:1] if origin is Annotated else arguments
+        keys_of_each = (section_keys(a) for a in candidates if a is not NoneType)
+        return next((keys for keys in keys_of_each if keys is not None), None)
+    return None
+
+
+def explain_unknown_key(key: str, known: Iterable[str]) -> str:
+    """The rest of a message about an unknown key: its new name, a similar key, or all keys."""
+    names = list(known)
+    if RENAMED_KEYS.get(key) in names:
+        return f"this key is now '{RENAMED_KEYS[key]}'"
+    close = difflib.get_close_matches(key, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(names)}"
+    return f"unknown key; {hint}"
 
 
 def _check_list(
     name: str, chosen: list[Any], settings: Mapping[Any, Any] | None = None, where: str = ""
 ) -> None:
-    twice = sorted({value for value in chosen if chosen.count(value) > 1})
-    if twice:
+    duplicates = sorted({value for value in chosen if chosen.count(value) > 1})
+    if duplicates:
         raise PydanticCustomError(
-            "twice",
-            "{name}: {twice} stands twice",
-            {"name": name, "twice": ", ".join(map(str, twice))},
+            "list",
+            "{name}: duplicate value {values}",
+            {"name": name, "values": ", ".join(map(str, duplicates))},
         )
     missing = [value for value in chosen if settings is not None and value not in settings]
     if missing:
         raise PydanticCustomError(
-            "uncovered",
+            "list",
             "{where}: no entry for {missing}, which {name} lists",
             {"where": where, "missing": ", ".join(missing), "name": name},
         )
 
 
-def _explain(details: ErrorDetails) -> str:
-    """Turn one of pydantic's errors into a line: the dotted path, what is wrong, the choices."""
-    path = ".".join(str(part) for part in details["loc"] if part != "[key]")
-    given = details["input"]
+# What pydantic puts into a path for a member of a union or a key of a dictionary.
+_INTERNAL = re.compile(r"str|int|\[key\]|(?:list|dict|literal)\[.*|constrained-.*")
+
+
+def _explain(errors: list[ErrorDetails]) -> list[str]:
+    """One line for each place: the dotted path, what is wrong, the choices."""
+    by_place: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    unknown_names = set()
+    for details in errors:
+        place = tuple(str(p) for p in details["loc"] if not _INTERNAL.fullmatch(str(p)))
+        by_place.setdefault(place, []).append(details)
+        if "[key]" in details["loc"]:
+            unknown_names.add(place)
+    lines = []
+    for place, members in by_place.items():
+        # Of a union, the member that got furthest says what is wrong.
+        within = [other for other in by_place if other[: len(place)] == place != other]
+        below_unknown = any(place[:end] in unknown_names for end in range(len(place)))
+        old_names = [old for old, new in RENAMED_KEYS.items() if place and new == place[-1]]
+        renamed = any((*place[:-1], old) in by_place for old in old_names)
+        if not (below_unknown or renamed or (within and place not in unknown_names)):
+            lines.append(": ".join(filter(None, (".".join(place), _message(members, place)))))
+    return lines
+
+
+def _message(members: list[ErrorDetails], place: tuple[str, ...]) -> str:
+    details, value = members[0], members[0]["input"]
     match details["type"]:
         case "extra_forbidden":
-            known = _known_keys(details["loc"])
-            close = difflib.get_close_matches(str(details["loc"][-1]), known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-            return f"{path}: unknown key; {hint}"
+            return explain_unknown_key(place[-1], _known_keys(place))
         case "missing":
-            return f"{path}: this key is missing"
+            return "; ".join(
+                filter(None, ("this key is missing", _ADDED_KEYS.get(".".join(place))))
+            )
+        case "literal_error" if isinstance(value, str) and value in RENAMED_VALUES:
+            return f"'{value}' is now '{RENAMED_VALUES[value]}'"
         case "literal_error":
-            return f"{path}: {given!r} is not one of {details['ctx']['expected']}"
-        case "value_error" | "task" | "twice" | "uncovered" | "tune" | "accumulation" | "epochs":
-            return f"{path}: {details['msg']}" if path else details["msg"]
-        case _:
-            shown = repr(given) if not isinstance(given, dict | list) else type(given).__name__
-            return f"{path or 'the file'}: {_lower_first(details['msg'])} (found {shown})"
+            return f"{value!r} is not one of {details['ctx']['expected']}"
+        case "value_error" | "list" | "tune" | "accumulation" | "epochs" | "task":
+            return details["msg"]
+    texts = [re.sub(" or instance of .*", "", m["msg"].removeprefix("Input ")) for m in members]
+    texts = [texts[0], *(text.removeprefix("should be ") for text in texts[1:])]
+    shown = repr(value) if not isinstance(value, dict | list) else type(value).__name__
+    return f"{'value' if place else 'the file'} {' or '.join(dict.fromkeys(texts))} (found {shown})"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are allowed beside the unknown one at `location`."""
-    section: Any = Params
-    for part in location[:-1]:
-        fields = getattr(section, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else section
-        section = _section_within(annotation)
-    return sorted(getattr(section, "model_fields", {}))
-
-
-def _section_within(annotation: Any) -> Any:
-    """Return the `Section` class inside an annotation such as `dict[str, Section]`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _section_within(argument)
-        if found is not None:
-            return found
-    return None
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+def _known_keys(place: tuple[str, ...]) -> list[str]:
+    """The allowed keys of the section that contains an unknown one."""
+    annotation: Any = Params
+    for part in place[:-1]:
+        annotation = (section_keys(annotation) or {}).get(part)
+    return sorted(section_keys(annotation) or {})

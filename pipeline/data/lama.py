@@ -205,7 +205,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; `dvc repro` makes it") from error
+        raise DataError(f"{path}: no such file; `dvc repro` creates it") from error
 
 
 def _as_record(fact: Fact) -> dict[str, Any]:

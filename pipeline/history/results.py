@@ -1,8 +1,8 @@
-"""Read the history."""
+"""Finished evaluations in the history, as rows of the table of scores."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from types import ModuleType
@@ -10,32 +10,32 @@ from typing import Any
 
 from pipeline.history.executions import READ, RESTORED, WROTE
 from pipeline.history.store import connect, history_exists, unreadable
+from pipeline.report.scores import HEADLINE, Score, scores_of, source_name
 from pipeline.workflow.command import EXPERIMENTS
 
-# Metric of a training: what earlier runs spent on what this one took over from them.
+# Metric of a training: seconds of earlier runs whose results it reused.
 SECONDS_REUSED = "seconds/taken_over"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one evaluation gave.
+    """One finished evaluation.
 
     Attributes:
         run_id: MLflow's.
-        ended: when, by this machine's clock.
+        ended: time of its end, by this machine's clock.
         model: name of the language model.
         benchmark: `lama`, `stability` or `superglue`.
-        task: of SuperGLUE; empty for the others.
+        task: SuperGLUE task; empty for the others.
         method: its name.
-        source: where the data are from; None where the run does not say.
+        source: of the data; None if the run does not record it.
         params: dotted path in `params.yaml` -> value as text, of the run and of those runs that
             made the splits and the trained prompts which it read.
-        contents: what was evaluated on and with, by content: DVC's hashes of splits and model, or
-            the run itself where DVC does not vouch for them. Scores of other contents are not to be
-            compared.
+        contents: hashes of the splits and the model, or the run itself without DVC. Scores on
+            different contents are not comparable.
         metrics: the numbers of the metrics file.
-        seconds: what it took, by stage: `train` and `evaluate`; without those that are unknown,
-            with what other runs spent on trainings that were taken over from them.
+        seconds: `train` and `evaluate`, those that are known, with the seconds of earlier runs
+            whose trainings were reused.
         tags: of the run.
     """
 
@@ -54,22 +54,22 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The task; the benchmark where it has no tasks."""
+        """The task; the benchmark if it has no tasks."""
         return self.task or self.benchmark
 
     @property
     def restored(self) -> bool:
-        """Whether the run was made afterward: then it ended when it was restored."""
+        """Whether `ptune sync` made the run; then it ended when it was restored."""
         return self.tags.get(RESTORED) == "true"
 
     @property
     def relations(self) -> int:
-        """How many relations of LAMA were asked."""
+        """Number of LAMA's relations that were evaluated."""
         return sum(key.startswith("test/p_at_1/") for key in self.metrics)
 
     @property
     def data(self) -> str:
-        """Which data these are, in words."""
+        """Name of the data, with subset or protocol."""
         if self.source is None:
             return "unknown data"
         if self.benchmark != "superglue":
@@ -77,22 +77,33 @@ class Result:
                 return self.source
             return f"lama {self.params.get('lama.subset', '(subset unknown)')}"
         protocol = self.params.get("superglue.protocol", "(protocol unknown)")
-        # The other protocols are the same to made examples.
+        # For generated examples the other protocols are the same.
         if self.source == "geonames" and protocol != "multi-split":
             return self.source
         return f"{self.source} {protocol}"
 
+    def score(self, split: str) -> Score | None:
+        """Return the number that the method is judged by; None if the run has none."""
+        scores = scores_of(self.metrics, self.benchmark, self.task, self.method, origin=self.run_id)
+        key = (self.method, split, HEADLINE.get(self.benchmark))
+        return next((s for s in scores if (s.method, s.split, s.metric) == key), None)
+
+    def count(self, key: str) -> int | None:
+        """Return a metric that counts something; None if the run has none."""
+        value = self.metrics.get(key)
+        return None if value is None else int(value)
+
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which results to take; what is empty or None leaves all.
+class ResultFilter:
+    """Selects results; a field that is empty or None selects all.
 
     Attributes:
         models: names of models.
-        tasks: of SuperGLUE, or `lama`, or `stability`.
+        tasks: SuperGLUE tasks, or `lama`, or `stability`.
         methods: their names.
-        since: the first day.
-        until: the last day.
+        since: first day.
+        until: last day.
         tags: of the run, each with its value.
     """
 
@@ -101,10 +112,10 @@ class Wanted:
     methods: tuple[str, ...] = ()
     since: date | None = None
     until: date | None = None
-    tags: Mapping[str, str] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def admits(self, result: Result) -> bool:
-        """Tell whether a result is wanted."""
+        """Return whether a result is selected."""
         day = result.ended.date()
         return (
             (not self.models or result.model in self.models)
@@ -112,12 +123,12 @@ class Wanted:
             and (not self.methods or result.method in self.methods)
             and (self.since is None or day >= self.since)
             and (self.until is None or day <= self.until)
-            and all(result.tags.get(key) == value for key, value in (self.tags or {}).items())
+            and all(result.tags.get(key) == value for key, value in self.tags.items())
         )
 
 
 def read_results() -> list[Result]:
-    """Return what each finished evaluation gave, the newest first.
+    """Return all finished evaluations, the newest first.
 
     Raises:
         TrackingError: the tracking server or store cannot be used.
@@ -125,22 +136,22 @@ def read_results() -> list[Result]:
     if not history_exists():
         return []
     with _reading() as mlflow:
-        made = _makers(mlflow)
-        results = [_result(run, made) for run in _stage_runs(mlflow, "evaluate")]
+        producers = _producers(mlflow)
+        results = [_result(run, producers) for run in _stage_runs(mlflow, "evaluate")]
     return sorted(results, key=lambda result: result.ended, reverse=True)
 
 
 def newest(results: Iterable[Result]) -> list[Result]:
-    """Keep, of results that come newest first, one for each model, data, task and method."""
-    kept: dict[tuple[str, ...], Result] = {}
+    """Return the first result of each model, data, task and method, of results newest first."""
+    first: dict[tuple[str, ...], Result] = {}
     for result in results:
         key = (result.model, result.data, result.benchmark, result.task, result.method)
-        kept.setdefault(key, result)
-    return list(kept.values())
+        first.setdefault(key, result)
+    return list(first.values())
 
 
 def seconds_of_execution(run_key: str) -> float | None:
-    """Return the seconds of the newest run of an execution that ended; None if none is known.
+    """Return the seconds of the newest finished run of an execution; None if unknown.
 
     Args:
         run_key: identity of the execution (`pipeline.workflow.lock`).
@@ -174,12 +185,12 @@ def _reading() -> Iterator[ModuleType]:
 
 
 def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
-    """Return the finished runs of a stage, without those of its units, the newest first."""
-    found = mlflow.get_experiment_by_name(EXPERIMENTS[stage])
-    if found is None:
+    """Return the finished runs of a stage, without their child runs, the newest first."""
+    experiment = mlflow.get_experiment_by_name(EXPERIMENTS[stage])
+    if experiment is None:
         return []
     runs = mlflow.search_runs(
-        [found.experiment_id],
+        [experiment.experiment_id],
         filter_string=f"tags.stage = '{stage}' AND attributes.status = 'FINISHED'",
         order_by=["attributes.end_time DESC"],
         output_format="list",
@@ -187,29 +198,30 @@ def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
-def _makers(mlflow: ModuleType) -> dict[tuple[str, str], Any]:
-    """Return path and hash of what splits and training wrote -> the newest run that wrote it."""
-    made: dict[tuple[str, str], Any] = {}
+def _producers(mlflow: ModuleType) -> dict[tuple[str, str], Any]:
+    """Return path and hash of an output of splits or training -> the newest run that wrote it."""
+    producers: dict[tuple[str, str], Any] = {}
     for stage in ("splits", "train"):
         for run in _stage_runs(mlflow, stage):
             for tag, value in run.data.tags.items():
                 if tag.startswith(WROTE):
-                    made.setdefault((tag.removeprefix(WROTE), value), run)
-    return made
+                    producers.setdefault((tag.removeprefix(WROTE), value), run)
+    return producers
 
 
-def _result(run: Any, made: Mapping[tuple[str, str], Any]) -> Result:
+def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     tags: dict[str, str] = run.data.tags
     params: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    for own in (*(made.get((tag.removeprefix(READ), tags[tag])) for tag in tags), run):
-        if own is not None:
-            params |= own.data.params
-            spent = _seconds(own)
-            if spent is not None:
-                seconds[own.data.tags["stage"]] = spent
+    inputs = [producers.get((tag.removeprefix(READ), tags[tag])) for tag in tags]
+    for part in filter(None, (*inputs, run)):
+        params |= part.data.params
+        spent = _seconds(part)
+        if spent is not None:
+            seconds[part.data.tags["stage"]] = spent
     benchmark = tags.get("benchmark", "")
     section = "superglue" if benchmark == "superglue" else "lama"
+    source = params.get(f"{section}.source")
     return Result(
         run_id=run.info.run_id,
         ended=datetime.fromtimestamp(
@@ -219,7 +231,7 @@ def _result(run: Any, made: Mapping[tuple[str, str], Any]) -> Result:
         benchmark=benchmark,
         task=tags.get("task", ""),
         method=tags.get("method", ""),
-        source=params.get(f"{section}.source"),
+        source=None if source is None else source_name(source),
         params=params,
         contents=_contents(tags) or {"run": run.info.run_id},
         metrics=run.data.metrics,
@@ -237,6 +249,6 @@ def _seconds(run: Any) -> float | None:
 
 def _contents(tags: Mapping[str, str]) -> dict[str, str]:
     """Return the hashes of the folders that the run's command names as splits and model."""
-    named = dict(pairwise(tags.get("dvc.command", "").split()))
-    found = {part: tags.get(f"{READ}{named.get(f'--{part}')}") for part in ("splits", "model")}
-    return {part: value for part, value in found.items() if value is not None}
+    options = dict(pairwise(tags.get("dvc.command", "").split()))
+    hashes = {part: tags.get(f"{READ}{options.get(f'--{part}')}") for part in ("splits", "model")}
+    return {part: value for part, value in hashes.items() if value is not None}

@@ -5,7 +5,6 @@ checkout, so that `dvc exp` in a temporary folder logs there too.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
+from filelock import FileLock
 
 from pipeline.errors import TrackingError
 from pipeline.workflow.project import project_root
@@ -114,8 +114,7 @@ def local_store(root: Path) -> Path:
         return store
     work = root / ".work"
     work.mkdir(exist_ok=True)
-    with (work / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(work / "mlflow.lock"):
         if not store.exists():
             from mlflow.store.db import utils
 

@@ -70,7 +70,7 @@ class Template:
 
     @property
     def space_before_mask(self) -> bool:
-        """Whether a space stands right before the mask: the answer is then a new word."""
+        """Whether the text before the mask ends with a space: the answer is then a new word."""
         if Mask() not in self.parts:
             return False
         before = self.parts[self.parts.index(Mask()) - 1] if self.parts[0] != Mask() else None
@@ -115,7 +115,7 @@ def parse_template(
         parts.append(Text(text))
     count = parts.count(Mask())
     if count not in masks:
-        wanted = "write {mask} once, where the answer stands" if 1 in masks else "take it out"
+        wanted = "write {mask} once, for the answer" if 1 in masks else "remove {mask}"
         raise TemplateError(f"template {source!r}: {count} masks; {wanted}")
     return Template(source, tuple(parts))
 
@@ -125,7 +125,7 @@ def _slot(match: re.Match[str], source: str, fields: Collection[str]) -> Part:
     if name is None:
         count = int(match["count"] or 1)
         if count == 0:
-            raise TemplateError(f"template {source!r}: {match[0]} stands for no prompt token")
+            raise TemplateError(f"template {source!r}: {match[0]} has no prompt tokens; write [P]")
         return PromptTokens(count)
     if name == "mask" and not match["shorten"]:
         return Mask()

@@ -10,21 +10,24 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.results import LamaResults, Row, StabilityResults, TaskResults
-from pipeline.report.tables import CONTROLS
+from pipeline.report.scores import CONTROLS, HEADLINE, LABELS, MethodResult, Row, join
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """How a method is drawn: a color that the color-blind tell apart, and a shape for print."""
+    """How a method is drawn: its color is distinct to color-blind readers, its shape in print."""
 
     color: str
     shape: str
     size: int = 46
+    edge: str | None = "white"
+    edge_width: float = 0.6
 
 
-# Colors of Okabe and Ito, but for the grey.
+# Colors of Okabe and Ito, except for the gray.
 _MARKS = {
+    "majority": _Mark("#0f172a", "|", 120, None, 1.3),
+    "naive_bayes": _Mark("#0f172a", "x", 30, None, 1.3),
     "manual": _Mark("#64748b", "o"),
     "fine-tuning": _Mark("#56b4e9", "^"),
     "classifier": _Mark("#e69f00", "P"),
@@ -33,10 +36,9 @@ _MARKS = {
     "prompt-tuning": _Mark("#cc79a7", "v"),
     "discrete": _Mark("#009e73", "*", 110),
 }
-_CONTROLS = {"majority": "|", "naive_bayes": "x"}
-# It has iterations in place of epochs, ten times as many.
+# It has iterations instead of epochs, ten times as many.
 _SEARCHED = "discrete"
-# From so many panels on they are small.
+# With this many panels they are small.
 _MANY = 13
 
 _STYLE: dict[Any, Any] = {
@@ -53,142 +55,138 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def relations_figure(results: LamaResults) -> str:
+def relations_figure(results: Sequence[MethodResult]) -> str:
     """Draw P@1 of each relation: a mark for each method and control, a line between methods."""
-    methods = list(results.methods)
-    rows = sorted(results.relations, key=lambda row: max(row[method] for method in methods))
-    places = list(range(len(rows)))
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 1.6 + 0.34 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        _ranges(axes, [[row[method] for method in methods] for row in rows], places)
-        for control in _CONTROLS:
-            _control(axes, [row[control] for row in rows], places, control)
-        for method in methods:
-            _scatter(axes, [row[method] for row in rows], places, method)
-        labels = [textwrap.shorten(row["label"], 34, placeholder=" …") for row in rows]
-        names = [
-            f"{row['relation']} {label}  (n={row['facts']})"
-            for row, label in zip(rows, labels, strict=True)
-        ]
-        _percent_axis(axes, "test P@1, %", places, names)
-        figure.legend(loc="outside upper left", ncols=4, frameon=False, handletextpad=0.2)
-        return _svg(figure)
-
-
-def stability_figure(results: StabilityResults) -> str:
-    """Draw P@1 under each template: a strip for each relation and method, the best on the right."""
-    relations = list(dict.fromkeys(row["relation"] for row in results.templates))
-    strips = [(relation, method) for relation in relations for method in results.methods][::-1]
-    scores = [
-        [row[m] for row in results.templates if row["relation"] == r and m in row]
-        for r, m in strips
+    methods = [result.method for result in results]
+    rows = join({result.method: result.relations for result in results}, "relation")
+    rows.sort(key=lambda row: max(row[method] for method in methods))
+    marks = [*CONTROLS, *methods]
+    strips = [
+        _Strip(
+            f"{row['relation']} {textwrap.shorten(row['label'], 34, placeholder=' …')}"
+            f"  (n={row['facts']})",
+            {mark: [row[mark]] for mark in marks},
+            place,
+        )
+        for place, row in enumerate(rows)
     ]
-    # A gap stands between relations.
-    places = [i + 0.6 * (i // len(results.methods)) for i in range(len(strips))]
+    return _strips_figure(strips, "test P@1, %", inches=0.34, legend=4)
+
+
+def trainings_figure(results: Sequence[MethodResult]) -> str:
+    """Draw the test score of each training: a strip for each task and method."""
+    benchmark = results[0].benchmark
+    tasks = list(dict.fromkeys(row["task"] for result in results for row in result.trainings))
+    strips: list[_Strip] = []
+    for task, result in [(task, result) for task in tasks for result in results][::-1]:
+        scores = [row["test_score"] for row in result.trainings if row["task"] == task]
+        if scores:
+            name = f"{task} {result.method}"
+            place = len(strips) + 0.6 * tasks[::-1].index(task)  # a gap between tasks
+            majority = [_majority(result, task)]
+            strips.append(_Strip(name, {"majority": majority, result.method: scores}, place))
+    label = f"test {LABELS[HEADLINE[benchmark]]}, %, a mark for each training"
+    return _strips_figure(strips, label, inches=0.3, legend=1)
+
+
+def _majority(result: MethodResult, task: str) -> float:
+    """Return the control of a SuperGLUE task, or of a relation."""
+    rows = {row["relation"]: row for row in result.relations}
+    share: float = rows[task]["majority"] if task in rows else result.metrics["test/majority"]
+    return share
+
+
+def stability_figure(results: Sequence[MethodResult]) -> str:
+    """Draw P@1 under each template: a strip for each relation and method."""
+    relations = list(dict.fromkeys(row["relation"] for r in results for row in r.templates))
+    strips: list[_Strip] = []
+    for relation, result in [(name, r) for name in relations for r in results][::-1]:
+        scores = [row["p_at_1"] for row in result.templates if row["relation"] == relation]
+        place = len(strips) + 0.6 * (len(strips) // len(results))  # a gap between relations
+        strips.append(_Strip(f"{relation} {result.method}", {result.method: scores}, place))
+    return _strips_figure(strips, "test P@1, %, a mark for each template", inches=0.3)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """A line of marks.
+
+    Attributes:
+        name: written on its left.
+        shares: control or method -> the numbers.
+        place: its height.
+    """
+
+    name: str
+    shares: dict[str, list[float]]
+    place: float
+
+
+def _strips_figure(strips: Sequence[_Strip], label: str, *, inches: float, legend: int = 0) -> str:
+    """Draw strips from the bottom to the top.
+
+    Args:
+        strips: the first is the lowest.
+        label: of the axis.
+        inches: height of a strip.
+        legend: number of its columns; with one it names only the control; 0: no legend.
+    """
+    places = [strip.place for strip in strips]
+    height = 0.9 + {0: 0, 1: 0.3}.get(legend, 0.7) + inches * (places[-1] + 1)
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 0.9 + 0.3 * (places[-1] + 1)), layout="constrained")
+        figure = Figure(figsize=(7.5, height), layout="constrained")
         axes = figure.subplots()
-        _ranges(axes, scores, places)
-        for place, own, (_, method) in zip(places, scores, strips, strict=True):
-            _scatter(axes, own, [place] * len(own), method)
-        names = [f"{relation} {method}" for relation, method in strips]
-        _percent_axis(axes, "test P@1, %, a mark for each template", places, names)
+        marks = dict.fromkeys(mark for strip in strips for mark in strip.shares)
+        for strip in strips:
+            shares = [s for mark, of in strip.shares.items() if mark not in CONTROLS for s in of]
+            ends = [100 * min(shares), 100 * max(shares)]
+            axes.plot(ends, [strip.place] * 2, color="#cbd5e1", lw=3, zorder=1)
+        for mark in sorted(marks, key=lambda mark: mark not in CONTROLS):  # controls first
+            points = [(s, x.place) for x in strips for s in x.shares.get(mark, [])]
+            _scatter(axes, points, mark)
+        axes.set_yticks(places, [strip.name for strip in strips], parse_math=False)
+        axes.set_xlim(-1, 101)
+        axes.set_ylim(places[0] - 0.6, places[-1] + 0.6)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", color="#e2e8f0")
+        axes.set_axisbelow(True)
+        if legend:
+            handles, labels = axes.get_legend_handles_labels()
+            shown = len(handles) if legend > 1 else 1
+            figure.legend(
+                handles[:shown], labels[:shown], loc="outside upper left", ncols=legend,
+                frameon=False, handletextpad=0.2 if legend > 1 else None,
+            )  # fmt: skip
         return _svg(figure)
 
 
-def _ranges(axes: Axes, scores: Sequence[Sequence[float]], places: Sequence[float]) -> None:
-    for place, own in zip(places, scores, strict=True):
-        ends = [100 * min(own), 100 * max(own)]
-        axes.plot(ends, [place, place], color="#cbd5e1", lw=3, zorder=1)
-
-
-def _control(axes: Axes, shares: Sequence[float], places: Sequence[float], control: str) -> None:
-    shape = _CONTROLS[control]
+def _scatter(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:
+    """Draw the marks of a method or control at (share, height)."""
+    mark = _MARKS[name]
     axes.scatter(
-        [100 * share for share in shares],
-        places,
-        marker=shape,
-        s=120 if shape == "|" else 30,
-        color="#0f172a",
-        lw=1.3,
-        zorder=2,
-        label=CONTROLS[control],
-    )
-
-
-def _scatter(axes: Axes, scores: Sequence[float], places: Sequence[float], method: str) -> None:
-    mark = _MARKS[method]
-    axes.scatter(
-        [100 * score for score in scores],
-        places,
+        [100 * share for share, _ in points],
+        [place for _, place in points],
+        zorder=2 if name in CONTROLS else 3,
+        label=CONTROLS.get(name, name),
         s=mark.size,
-        zorder=3,
-        label=method,
         color=mark.color,
         marker=mark.shape,
-        edgecolor="white",
-        lw=0.6,
+        edgecolor=mark.edge,
+        lw=mark.edge_width,
     )
 
 
-def _percent_axis(axes: Axes, label: str, places: Sequence[float], names: Sequence[str]) -> None:
-    axes.set_yticks(places, names, parse_math=False)
-    axes.set_xlim(-1, 101)
-    axes.set_ylim(places[0] - 0.6, places[-1] + 0.6)
-    axes.set_xlabel(label)
-    axes.grid(axis="x", color="#e2e8f0")
-    axes.set_axisbelow(True)
-
-
-def curves_figure(results: LamaResults) -> str:
-    """Draw dev P@1 by epoch, a panel for each relation, a line for each method."""
-    names = [row["relation"] for row in results.relations]
-    return _panels(results.curves, "relation", names, list(results.methods), "dev_p_at_1", "P@1")
-
-
-def tasks_figure(results: Sequence[TaskResults]) -> str:
-    """Draw the test score of each training: a strip for each task and method."""
-    strips = [(result, method) for result in results for method in result.methods][::-1]
-    scores = [[row["test_score"] for row in own.trainings[method]] for own, method in strips]
-    tasks = [result.task for result in results][::-1]
-    places = [i + 0.6 * tasks.index(result.task) for i, (result, _) in enumerate(strips)]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 1.2 + 0.3 * (places[-1] + 1)), layout="constrained")
-        axes = figure.subplots()
-        _ranges(axes, scores, places)
-        majority = [result.methods[method]["test/majority"] for result, method in strips]
-        _control(axes, majority, places, "majority")
-        for place, own, (_, method) in zip(places, scores, strips, strict=True):
-            _scatter(axes, own, [place] * len(own), method)
-        names = [f"{result.task} {method}" for result, method in strips]
-        _percent_axis(axes, "test score, %, a mark for each training", places, names)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles[:1], labels[:1], loc="outside upper left", frameon=False)
-        return _svg(figure)
-
-
-def task_curves_figure(results: Sequence[TaskResults]) -> str:
-    """Draw the dev score by epoch, a panel for each task, a line for each training."""
-    curves = [point for result in results for point in result.curves]
-    methods = list(dict.fromkeys(method for result in results for method in result.methods))
-    names = [result.task for result in results]
-    return _panels(curves, "task", names, methods, "dev_score", "score")
-
-
-def _panels(
-    curves: Sequence[Row],
-    unit: str,
-    names: Sequence[str],
-    methods: Sequence[str],
-    value: str,
-    label: str,
-) -> str:
+def curves_figure(results: Sequence[MethodResult]) -> str:
+    """Draw the dev score by epoch: a panel for each task or relation, a line for each training."""
+    points = [{**point, "method": r.method} for r in results for point in r.curves]
+    names = list(dict.fromkeys(point["task"] for point in points))
+    methods = list(dict.fromkeys(result.method for result in results))
+    label = LABELS[HEADLINE[results[0].benchmark]]
     many = len(names) >= _MANY
     columns = min(6 if many else 4, len(names))
     lines = -(-len(names) // columns)
     wide, high = (1.5, 1.2) if many else (2, 1.9)
-    last = {method: _last_epoch(curves, method) for method in methods}
+    last = {method: _last_epoch(points, method) for method in methods}
     trained = [last[method] for method in methods if method != _SEARCHED]
     epochs = max(trained, default=0) or max(last.values())
     with mpl.rc_context({**_STYLE, "font.size": 8 if many else 10}):
@@ -202,11 +200,13 @@ def _panels(
             panel.set_title(name, loc="left", color="#334155", size=8 if many else 10)
             panel.grid(color="#e2e8f0")
             for method in methods:
-                points = [p for p in curves if p[unit] == name and p["method"] == method]
-                trainings = dict.fromkeys(point.get("training") for point in points)
-                for n, training in enumerate(trainings):
-                    own = [point for point in points if point.get("training") == training]
-                    _curve(panel, own, value, method, last[method], epochs, labeled=n == 0)
+                curves: dict[Any, list[Row]] = {}
+                for point in points:
+                    if (point["task"], point["method"]) == (name, method):
+                        curves.setdefault(point["training"], []).append(point)
+                legend = _curve_label(method, last[method], epochs)
+                for number, curve in enumerate(curves.values()):
+                    _draw_curve(panel, curve, epochs, legend if number == 0 else None)
         panels[0].set_ylim(0, 100)
         panels[0].xaxis.get_major_locator().set_params(integer=True)
         figure.supxlabel("epoch", size=10, color="#334155")
@@ -218,30 +218,24 @@ def _panels(
         return _svg(figure)
 
 
-def _last_epoch(curves: Sequence[Row], method: str) -> int:
-    return max((point["epoch"] for point in curves if point["method"] == method), default=0)
+def _last_epoch(points: Sequence[Row], method: str) -> int:
+    return max((point["epoch"] for point in points if point["method"] == method), default=0)
 
 
-def _curve(
-    panel: Axes,
-    points: Sequence[Row],
-    value: str,
-    method: str,
-    last: int,
-    epochs: int,
-    *,
-    labeled: bool,
-) -> None:
-    """Draw one curve; a search is laid over all epochs, since its iterations are far more."""
+def _curve_label(method: str, last: int, epochs: int) -> str:
+    searched = method == _SEARCHED and last not in (0, epochs)
+    return f"{method} (iterations 0 to {last})" if searched else method
+
+
+def _draw_curve(panel: Axes, points: Sequence[Row], epochs: int, label: str | None) -> None:
+    """Draw one curve; a search is stretched over all epochs, since its iterations are far more."""
+    method, last = points[0]["method"], points[-1]["epoch"]
     mark = _MARKS[method]
-    values = [100 * point[value] for point in points]
+    values = [100 * point["dev_score"] for point in points]
     if len(points) == 1:  # nothing was trained: the same at every epoch
-        label = method if labeled else None
         panel.plot([0, epochs], values * 2, color=mark.color, ls="--", label=label)
         return
-    searched = method == _SEARCHED and last != epochs
-    label = f"{method} (iterations 0 to {last})" if searched else method
-    scale = epochs / last if searched else 1
+    scale = epochs / last if method == _SEARCHED else 1
     panel.plot(
         [scale * point["epoch"] for point in points],
         values,
@@ -249,7 +243,7 @@ def _curve(
         marker=mark.shape,
         ms=mark.size**0.5 / 2,
         markevery=max(1, len(points) // 6),
-        label=label if labeled else None,
+        label=label,
     )
 
 

@@ -1,199 +1,152 @@
 """The report as Markdown, and as one self-contained HTML page."""
 
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
-from pipeline.files import write_text
-from pipeline.report.beside import Ours, beside_paper, paper_differences
+from pipeline.config.schema import Params
+from pipeline.files import read_json, write_text
+from pipeline.report import tables
 from pipeline.report.figures import (
     curves_figure,
     relations_figure,
     stability_figure,
-    task_curves_figure,
-    tasks_figure,
+    trainings_figure,
 )
-from pipeline.report.paper_tasks import beside_paper_tasks, scores_by_method
-from pipeline.report.results import LamaResults, Row, StabilityResults, TaskResults
-from pipeline.report.stability import stability_parts
-from pipeline.report.tables import (
-    data_name,
-    lama_answers,
-    lama_counts,
-    lama_methods,
-    lama_relations,
-    lama_title,
-    markdown_table,
-    task_methods,
-    task_settings_tried,
-    task_trainings,
-    work_table,
+from pipeline.report.scores import (
+    MethodResult,
+    ResultFolders,
+    Row,
+    count_epochs,
+    read_answers,
+    read_result,
 )
-
-_STYLE = """
-body { font: 16px/1.55 system-ui, sans-serif; color: #1e293b; max-width: 60rem;
-       margin: 2rem auto; padding: 0 1rem; }
-h1, h2, h3 { line-height: 1.2; color: #0f172a; } h2 { margin-top: 2.5rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 0.92rem; }
-th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid #e2e8f0; }
-th { border-bottom: 2px solid #94a3b8; vertical-align: bottom; }
-td:first-child { white-space: nowrap; }
-td { font-variant-numeric: tabular-nums; } svg { max-width: 100%; height: auto; }
-code { background: #f1f5f9; padding: 0 0.25rem; border-radius: 3px; }
-@media (max-width: 45rem) { p:has(> svg) { overflow-x: auto; } svg { max-width: none; } }
-@media print { body { margin: 0; max-width: none; } h2 { break-after: avoid; } }
-"""
+from pipeline.workflow.lock import file_hash
 
 
-def write_report(
-    folder: Path,
-    *,
-    title: str,
-    model: str,
-    lama: LamaResults | None,
-    stability: StabilityResults | None,
-    lama_source: str,
-    lama_subset: str,
-    tasks: Sequence[TaskResults],
-    tasks_source: str,
-    tasks_protocol: str,
-    work: Mapping[str, Row],
-    origins: Mapping[str, str],
-) -> None:
-    """Write `report.md`, `index.html`, `summary.md` and `figures/*.svg`.
+@dataclass(frozen=True)
+class ReportData:
+    """All that a report shows.
 
-    Args:
-        folder: an existing folder.
-        title: of the report.
-        model: name of the language model.
-        lama: None where knowledge probing was not run.
-        stability: None where it was not run.
-        lama_source: where the facts of both are from.
-        lama_subset: which of them, where the source is LAMA itself.
-        tasks: one for each SuperGLUE task that was run.
-        tasks_source: where their examples are from.
-        tasks_protocol: what they were split by.
-        work: as in `work_table`.
+    Attributes:
+        params: of the project.
+        lama: results of knowledge probing, one for each method.
+        stability: results over templates, one for each method.
+        tasks: results on SuperGLUE, by task, then method.
+        splits: metrics file of LAMA's splits.
+        answers: as `read_answers` returns them.
+        budgets: name of a result -> `count_epochs` of its curves.
         origins: path of each metrics file that was read -> DVC's hash of it.
     """
-    figures: dict[str, str] = {}
-    summary: list[str] = []
-    parts = [f"# {title}\n\nLanguage model: `{model}`. All scores in percent.\n"]
-    if lama is not None:
-        figures["lama_relations"] = relations_figure(lama)
-        figures["lama_curves"] = curves_figure(lama)
-        heading = f"## {lama_title(lama_source, lama_subset, len(lama.relations))}\n"
-        summary += [heading, lama_methods(lama)]
-        parts += [heading, *_lama(lama)]
-        if lama_source == "lama":
-            parts += _paper(lama, lama_subset, model)
-        if lama.answers:
-            parts += ["### Some answers\n", lama_answers(lama)]
-    if stability is not None:
-        figures["lama_stability"] = stability_figure(stability)
-        parts += [
-            f"## Stability over templates: {data_name(lama_source, lama_subset)}\n",
-            *stability_parts(lama_source, stability),
-            "![P@1 by template](figures/lama_stability.svg)\n",
-        ]
-    if tasks:
-        figures["superglue"] = tasks_figure(tasks)
-        figures["superglue_curves"] = task_curves_figure(tasks)
-        heading = f"## Language understanding: `{tasks_source}`\n"
-        summary += [heading, task_methods(tasks)]
-        parts += [heading]
-        if tasks_source == "geonames":
-            parts += ["Made examples in the official schema; they are not SuperGLUE.\n"]
-        parts += [
-            "The score of a task is the mean of its metrics; of several trainings, the mean and "
-            "the standard deviation (n - 1) stand here. The majority class answers with the most "
-            "frequent label of train.\n",
-            task_methods(tasks),
-            "![test score by training](figures/superglue.svg)\n",
-        ]
-        if tasks_source == "superglue":
-            scores = scores_by_method(tasks)
-            parts += ["### Beside the paper\n", beside_paper_tasks(tasks_protocol, model, scores)]
-        for title, table in (
-            ("Settings that were tried", task_settings_tried(tasks)),
-            ("By training", task_trainings(tasks)),
-        ):
-            parts += [f"### {title}\n", table] if table else []
-        parts += ["![dev score by epoch](figures/superglue_curves.svg)\n"]
-    if work:
-        parts += _cost(work)
-    if origins:
-        parts += _origins(origins)
-    if not figures:
-        parts += ["No benchmark was run: `params.yaml` lists no methods, relations or tasks.\n"]
+
+    params: Params
+    lama: Sequence[MethodResult] = ()
+    stability: Sequence[MethodResult] = ()
+    tasks: Sequence[MethodResult] = ()
+    splits: Row = field(default_factory=dict)
+    answers: Sequence[Row] = ()
+    budgets: Mapping[str, Row] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_report(params: Params, folders: ResultFolders) -> ReportData:
+    """Read the files of the methods and tasks that `params.yaml` lists.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    lama, glue = params.lama, params.superglue
+    probed = lama.methods if lama.relations else []
+    steady = lama.stability.methods if lama.stability.relations else []
+    probing = [read_result(folders, "lama", method) for method in probed]
+    stability = [read_result(folders, "stability", method, curves=False) for method in steady]
+    tasks = [
+        read_result(folders, "superglue", method, task)
+        for task in glue.tasks
+        for method in glue.methods
+    ]
+    names = [result.name for result in (*probing, *stability, *tasks)]
+    files = [folders.metrics / f"{name}.json" for name in names]
+    return ReportData(
+        params,
+        probing,
+        stability,
+        tasks,
+        splits=read_json(folders.metrics / "splits" / "lama.json") if probing else {},
+        answers=read_answers(folders.evaluation, probed, params.report.facts_shown),
+        budgets={name: count_epochs(folders.curves / f"{name}.csv") for name in names},
+        origins={file.as_posix(): file_hash(file.read_bytes()) for file in files},
+    )
+
+
+def write_report(folder: Path, data: ReportData) -> None:
+    """Write `report.md`, `index.html`, `summary.md` and `figures/*.svg` into an existing folder."""
+    figures = _figures(data)
+    text = render(
+        "report.md.j2",
+        data=data,
+        figures=figures,
+        relations={result.method: result.relations for result in data.lama},
+        lama_rows=[tables.LamaRow(data.params.model.name, data.params.model.name, data.lama)],
+    )
     for name, figure in figures.items():
         write_text(folder / "figures" / f"{name}.svg", figure)
-    write_text(folder / "summary.md", "\n".join(summary))
-    write_text(folder / "report.md", "\n".join(parts))
-    write_text(folder / "index.html", _html(title, "\n".join(parts), figures))
+    write_text(folder / "summary.md", render("summary.md.j2", data=data))
+    write_text(folder / "report.md", text)
+    html = render("index.html.j2", title=data.params.report.title, body=_body(text, figures))
+    write_text(folder / "index.html", html)
 
 
-def _lama(results: LamaResults) -> list[str]:
-    first = next(iter(results.methods.values()))
-    return [
-        "P@1 is the share of facts whose object is the first answer, over the allowed "
-        "vocabulary; the mean is over relations, unweighted. Two controls use no language model: "
-        "the majority class answers every fact of a relation with the most frequent object of its "
-        "train split, naive Bayes guesses the object from the words of the subject.\n",
-        lama_methods(results),
-        f"{lama_counts(first, results.splits)}\n",
-        "![P@1 by relation](figures/lama_relations.svg)\n",
-        lama_relations(list(results.methods), results.relations),
-        "![dev P@1 by epoch](figures/lama_curves.svg)\n",
-    ]
+def render(template: str, folder: Path = Path(__file__).parent, **values: object) -> str:
+    """Return a template with values; the functions of `pipeline.report.tables` are `tables`.
+
+    Parts of Markdown are separated by one empty line, however many the template has.
+
+    Args:
+        template: name of the file; values are escaped in one that ends with `.html.j2`.
+        folder: of the template.
+        values: its variables.
+
+    Raises:
+        jinja2.UndefinedError: the template has a variable without a value.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template(template).render(tables=tables, **values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n" if ".md" in template else text
 
 
-def _cost(work: Mapping[str, Row]) -> list[str]:
-    return [
-        "## What it cost\n",
-        "All trainings that were run, those of settings that dev did not choose among them, and "
-        "the epochs that they took together until they stopped. How many minutes that was hangs "
-        "on the machine, so that the history has it: `ptune results --cost`.\n",
-        work_table(work),
-    ]
+def _figures(data: ReportData) -> dict[str, str]:
+    figures = {}
+    if data.lama:
+        figures["lama_relations"] = relations_figure(data.lama)
+        if tables.trainings_table(data.lama):
+            figures["lama_trainings"] = trainings_figure(data.lama)
+        figures["lama_curves"] = curves_figure(data.lama)
+    if data.stability:
+        figures["lama_stability"] = stability_figure(data.stability)
+    if data.tasks:
+        figures["superglue"] = trainings_figure(data.tasks)
+        figures["superglue_curves"] = curves_figure(data.tasks)
+    return figures
 
 
-def _origins(origins: Mapping[str, str]) -> list[str]:
-    first = next(iter(origins))
-    rows = [[f"`{path}`", f"`{digest}`"] for path, digest in origins.items()]
-    return [
-        "## Where the numbers are from\n",
-        f"`ptune lineage {first}` names the runs, parameters, code and data that a file was made "
-        "from, back to the raw data; with the same content here and there, it is the same.\n",
-        markdown_table(["metrics file", "MD5 of its content"], rows),
-    ]
-
-
-def _paper(results: LamaResults, subset: str, model: str) -> list[str]:
-    means = {method: metrics["test/p_at_1"] for method, metrics in results.methods.items()}
-    facts = next(iter(results.methods.values()))["test/facts"]
-    ours = [Ours(model, model, len(results.relations), facts, means)]
-    return [
-        "### Beside the paper\n",
-        beside_paper(subset, ours),
-        paper_differences(subset, ours),
-    ]
-
-
-def _html(title: str, markdown: str, figures: dict[str, str]) -> str:
+def _body(markdown: str, figures: Mapping[str, str]) -> str:
+    """Return the Markdown as HTML, with the figures in place of links to them."""
     body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     for name, figure in figures.items():
         start = body.index(f'<img src="figures/{name}.svg"')
         end = body.index("/>", start) + 2
         body = body[:start] + figure[figure.index("<svg") :] + body[end:]
     body = body.replace("<table>", '<div class="scroll"><table>')
-    body = body.replace("</table>", "</table></div>")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}</body>\n</html>\n"
-    )
+    return body.replace("</table>", "</table></div>")

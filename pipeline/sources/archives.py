@@ -1,4 +1,4 @@
-"""Unpack chosen files of an archive that nobody vouches for: those files, inside, or nothing."""
+"""Safely extract selected files of an untrusted archive."""
 
 import gzip
 import io
@@ -17,12 +17,12 @@ from typing import IO
 
 from pipeline.errors import ChecksumError
 
-# Far above any archive of the pipeline, far below what fills a disk.
+# Far above any archive of the pipeline, and far too small to fill a disk.
 MAX_MEMBERS = 200_000
 MAX_BYTES = 8 << 30
 
-# What reading a damaged archive may raise. RuntimeError and NotImplementedError: encryption, and
-# compressions that Python does not know. The last three: a name that is both file and folder.
+# Exceptions when reading a damaged archive. RuntimeError and NotImplementedError: encryption, and
+# unknown compressions. The last three: a name that is both file and folder.
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -47,53 +47,55 @@ def extract_members(
     max_members: int = MAX_MEMBERS,
     max_bytes: int = MAX_BYTES,
 ) -> list[str]:
-    """Unpack the chosen regular files of a .zip or .tar.gz file.
+    """Extract selected regular files of a .zip or .tar.gz file.
 
-    All of them are unpacked before the first one appears in `target`.
+    All of them are extracted before the first one appears in `target`.
 
     Args:
-        archive: the file; which kind it is, its first bytes tell.
+        archive: the file; its first bytes identify the format.
         target: an existing folder.
-        select: name of a member -> path in `target` with slashes, or None to leave it out. It is
-            not asked about folders.
-        max_members: bound of the archive's members, chosen or not.
-        max_bytes: bound of the unpacked bytes; in a .tar.gz of all, in a .zip of the chosen.
+        select: name of a member -> path in `target` with slashes, or None to skip it. It is not
+            called for folders.
+        max_members: maximum number of members, selected or not.
+        max_bytes: maximum of extracted bytes: of all members in a .tar.gz, of selected in a .zip.
 
     Returns:
         The paths in `target`, in the archive's order.
 
     Raises:
-        ChecksumError: the archive is damaged or too large, or a chosen member is no regular file,
-            has a name that leads outside, or the same path as another.
+        ChecksumError: the archive is damaged or too large, or a selected member is not a regular
+            file, has a name that leads outside, or the same path as another.
     """
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as folder:
         paths: list[PurePosixPath] = []
-        taken: set[str] = set()
+        used: set[str] = set()
         size = 0
         try:
             for count, member in enumerate(_members(archive, max_bytes), 1):
                 if count > max_members:
                     raise ChecksumError(f"{archive}: more than {max_members} members; not unpacked")
-                chosen = None if member.is_folder else select(member.name)
-                if chosen is None:
+                selected = None if member.is_folder else select(member.name)
+                if selected is None:
                     continue
                 if not member.is_file:
-                    raise ChecksumError(f"{archive}: {member.name!r} is a link or device, no file")
-                for name in (member.name, chosen):
+                    raise ChecksumError(
+                        f"{archive}: {member.name!r} is a link or device, not a file"
+                    )
+                for name in (member.name, selected):
                     if not _leads_inside(name):
                         raise ChecksumError(f"{archive}: {name!r} leads outside the folder")
-                path = PurePosixPath(chosen)
-                # Some file systems do not tell upper from lower case.
-                if str(path).casefold() in taken:
-                    raise ChecksumError(f"{archive}: {path} stands there twice")
-                taken.add(str(path).casefold())
+                path = PurePosixPath(selected)
+                # Some file systems ignore case.
+                if str(path).casefold() in used:
+                    raise ChecksumError(f"{archive}: contains {path} twice")
+                used.add(str(path).casefold())
                 size += member.size
                 if size > max_bytes:
                     raise ChecksumError(_too_large(archive, max_bytes))
                 _unpack(archive, member, Path(folder, path))
                 paths.append(path)
         except _DAMAGE as error:
-            raise ChecksumError(f"{archive}: cut or altered ({error})") from error
+            raise ChecksumError(f"{archive}: truncated or altered ({error})") from error
         for path in paths:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, path).replace(target / path)
@@ -122,12 +124,12 @@ def _members(archive: Path, max_bytes: int) -> Iterator[_Member]:
 def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as packed:
         for info in packed.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the packer names none
+            file_type = stat.S_IFMT(info.external_attr >> 16)  # 0 if not recorded
             yield _Member(
                 name=info.filename,
                 size=info.file_size,
                 is_folder=info.is_dir(),
-                is_file=kind in (0, stat.S_IFREG),
+                is_file=file_type in (0, stat.S_IFREG),
                 open=lambda info=info: packed.open(info),  # type: ignore[misc]
             )
 
@@ -135,7 +137,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 def _tar_members(archive: Path, max_bytes: int) -> Iterator[_Member]:
     with gzip.open(archive) as unzipped:
         bounded = _Bounded(unzipped, max_bytes, _too_large(archive, max_bytes))
-        # As a stream: tarfile seeks otherwise, and gzip goes back by unpacking anew.
+        # As a stream: tarfile would seek, and gzip seeks backward by decompressing again.
         with tarfile.open(fileobj=bounded, mode="r|") as packed:
             for info in packed:
                 yield _Member(
@@ -145,13 +147,13 @@ def _tar_members(archive: Path, max_bytes: int) -> Iterator[_Member]:
                     is_file=info.isreg() and not info.issparse(),
                     open=lambda info=info: packed.extractfile(info),  # type: ignore[misc]
                 )
-        # tarfile stops at its own end mark; gzip's checksum comes behind it.
+        # tarfile stops at its end mark; gzip's checksum follows it.
         while bounded.read(1 << 20):
             pass
 
 
 class _Bounded(io.RawIOBase):
-    """Reads on until more than so many bytes came: a small file may hold terabytes."""
+    """Raises after a maximum of bytes: a small archive may expand to terabytes."""
 
     def __init__(self, file: gzip.GzipFile, max_bytes: int, message: str) -> None:
         self._file = file
@@ -159,11 +161,11 @@ class _Bounded(io.RawIOBase):
         self._message = message
 
     def read(self, size: int = -1, /) -> bytes:
-        found = self._file.read(size)
-        self._left -= len(found)
+        data = self._file.read(size)
+        self._left -= len(data)
         if self._left < 0:
             raise ChecksumError(self._message)
-        return found
+        return data
 
 
 def _too_large(archive: Path, max_bytes: int) -> str:
@@ -173,11 +175,11 @@ def _too_large(archive: Path, max_bytes: int) -> str:
 def _unpack(archive: Path, member: _Member, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = member.open()
-    assert packed is not None  # only of links and devices
+    assert packed is not None  # None only for links and devices
     with packed, path.open("xb") as file:
         shutil.copyfileobj(packed, file, 1 << 20)
     if path.stat().st_size != member.size:
-        raise ChecksumError(f"{archive}: {member.name} is cut")
+        raise ChecksumError(f"{archive}: {member.name} is truncated")
 
 
 def _leads_inside(name: str) -> bool:

@@ -7,28 +7,18 @@ from collections.abc import Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
-from pipeline.tasks.base import (
-    BOOLEAN,
-    Example,
-    InputField,
-    InputSchema,
-    Record,
-    Task,
-    label,
-    labeled,
-    number,
-    text,
-)
+from pipeline.tasks import base
+from pipeline.tasks.base import Record
 
 if TYPE_CHECKING:
     from pipeline.data.geonames.places import Places, Town
 
 
-def _examples(record: Record) -> Iterator[Example]:
-    yield Example(
-        str(number(record, "idx")),
-        {"passage": text(record, "passage"), "question": text(record, "question")},
-        label(record, BOOLEAN),
+def _examples(record: Record) -> Iterator[base.Example]:
+    yield base.Example(
+        str(base.number(record, "idx")),
+        {"passage": base.text(record, "passage"), "question": base.text(record, "question")},
+        base.label(record, base.BOOLEAN),
     )
 
 
@@ -81,7 +71,7 @@ def _questions(one: Town, other: Town) -> list[tuple[str, str]]:
     return pairs
 
 
-TASK = Task(
+TASK = base.Task(
     name="boolq",
     fields=("passage", "question"),
     labels=("true", "false"),
@@ -100,13 +90,13 @@ TASK = Task(
         "prompt-tuning": "[P*20] {passage:shorten} {question} {mask}",
         "classifier": "{passage:shorten} {question}",
     },
-    schema=InputSchema(
+    schema=base.InputSchema(
         description="Is the answer to a question about a passage yes?",
         fields=(
-            InputField("passage", "The passage.", "Oslo is the capital of Norway."),
-            InputField("question", "A question about it.", "is oslo in norway"),
+            base.InputField("passage", "The passage.", "Oslo is the capital of Norway."),
+            base.InputField("question", "A question about it.", "is oslo in norway"),
         ),
-        record=labeled(True),
+        record=base.labeled(True),
     ),
     verbalizers={
         "yes-no": {"true": "yes", "false": "no"},

@@ -7,14 +7,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
-from pipeline.tasks.base import (
-    ENTAILMENT_FIELDS,
-    ENTAILMENT_PATTERNS,
-    Record,
-    Task,
-    entailment_examples,
-    entailment_schema,
-)
+from pipeline.tasks import base
+from pipeline.tasks.base import Record
 
 if TYPE_CHECKING:
     from pipeline.data.geonames.places import Places, Town
@@ -115,15 +109,15 @@ def _larger(town: Town, other: Town) -> str:
     return f"{town.name} has more inhabitants than {other.name}"
 
 
-TASK = Task(
+TASK = base.Task(
     name="cb",
-    fields=ENTAILMENT_FIELDS,
+    fields=base.ENTAILMENT_FIELDS,
     labels=_LABELS,
     metrics=("accuracy", "f1"),
-    examples=entailment_examples(_LABELS),
+    examples=base.entailment_examples(_LABELS),
     group=lambda record: record["premise"],
     patterns={
-        **ENTAILMENT_PATTERNS,
+        **base.ENTAILMENT_PATTERNS,
         "pet-4": (
             "{premise:shorten} question: {hypothesis} true, false or neither? answer: {mask}"
         ),
@@ -136,7 +130,7 @@ TASK = Task(
         "table-7-7": "{premise:shorten} Question: {statement}? [P*4] Answer: {mask}.",
         "table-7-8": "{premise:shorten} Question: {statement}? [P*8] Answer: {mask}.",
     },
-    schema=entailment_schema("neutral"),
+    schema=base.entailment_schema("neutral"),
     verbalizers={
         "yes-no-maybe": {"entailment": "yes", "contradiction": "no", "neutral": "maybe"},
         "Yes-No-Maybe": {"entailment": "Yes", "contradiction": "No", "neutral": "Maybe"},

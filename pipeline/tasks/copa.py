@@ -8,17 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError
-from pipeline.tasks.base import (
-    Example,
-    InputField,
-    InputSchema,
-    Record,
-    Task,
-    label,
-    labeled,
-    number,
-    text,
-)
+from pipeline.tasks import base
+from pipeline.tasks.base import Record
 
 if TYPE_CHECKING:
     from pipeline.data.geonames.places import Places
@@ -28,20 +19,20 @@ if TYPE_CHECKING:
 _JOINERS = {"cause": "because", "effect": "so"}
 
 
-def _examples(record: Record) -> Iterator[Example]:
-    question = text(record, "question")
+def _examples(record: Record) -> Iterator[base.Example]:
+    question = base.text(record, "question")
     if question not in _JOINERS:
         raise DataError(f"question {question!r} is not one of {', '.join(_JOINERS)}")
-    choices = tuple(_clause(text(record, key)) for key in ("choice1", "choice2"))
-    yield Example(
-        str(number(record, "idx")),
+    choices = tuple(_clause(base.text(record, key)) for key in ("choice1", "choice2"))
+    yield base.Example(
+        str(base.number(record, "idx")),
         {
-            "premise": text(record, "premise").rstrip(" ."),
+            "premise": base.text(record, "premise").rstrip(" ."),
             "joiner": _JOINERS[question],
             "choice1": choices[0],
             "choice2": choices[1],
         },
-        label(record, {0: "0", 1: "1"}),
+        base.label(record, {0: "0", 1: "1"}),
         choices,
     )
 
@@ -95,7 +86,7 @@ def _from_geonames(places: Places, rng: random.Random) -> Iterator[Record]:
             }
 
 
-TASK = Task(
+TASK = base.Task(
     name="copa",
     fields=("premise", "joiner", "choice1", "choice2"),
     labels=("0", "1"),
@@ -112,15 +103,17 @@ TASK = Task(
         "prompt-tuning": "[P*20] {premise} {joiner} {mask}.",
         "classifier": "{premise} {joiner} {mask}.",
     },
-    schema=InputSchema(
+    schema=base.InputSchema(
         description="Which of two sentences is the cause, or the effect, of the premise?",
         fields=(
-            InputField("premise", "What happened.", "The lamp went out."),
-            InputField("choice1", "The first sentence.", "It was dark."),
-            InputField("choice2", "The second sentence.", "It was warm."),
-            InputField("question", "Which one to choose: the `cause` or the `effect`.", "effect"),
+            base.InputField("premise", "What happened.", "The lamp went out."),
+            base.InputField("choice1", "The first sentence.", "It was dark."),
+            base.InputField("choice2", "The second sentence.", "It was warm."),
+            base.InputField(
+                "question", "Which one to choose: the `cause` or the `effect`.", "effect"
+            ),
         ),
-        record=labeled(0),
+        record=base.labeled(0),
         label_names={"0": "choice1", "1": "choice2"},
     ),
     from_geonames=_from_geonames,

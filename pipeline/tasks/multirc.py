@@ -7,36 +7,26 @@ from collections.abc import Iterator
 from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
-from pipeline.tasks.base import (
-    Example,
-    InputField,
-    InputSchema,
-    Record,
-    Task,
-    items,
-    label,
-    number,
-    section,
-    text,
-)
+from pipeline.tasks import base
+from pipeline.tasks.base import Record
 
 if TYPE_CHECKING:
     from pipeline.data.geonames.places import Places, Town
 
 
-def _examples(record: Record) -> Iterator[Example]:
-    passage = section(record, "passage")
-    for question in items(passage, "questions"):
-        place = f"{number(record, 'idx')}/{number(question, 'idx')}"
-        for answer in items(question, "answers"):
-            yield Example(
-                f"{place}/{number(answer, 'idx')}",
+def _examples(record: Record) -> Iterator[base.Example]:
+    passage = base.section(record, "passage")
+    for question in base.items(passage, "questions"):
+        place = f"{base.number(record, 'idx')}/{base.number(question, 'idx')}"
+        for answer in base.items(question, "answers"):
+            yield base.Example(
+                f"{place}/{base.number(answer, 'idx')}",
                 {
-                    "passage": text(passage, "text"),
-                    "question": text(question, "question"),
-                    "answer": text(answer, "text"),
+                    "passage": base.text(passage, "text"),
+                    "question": base.text(question, "question"),
+                    "answer": base.text(answer, "text"),
                 },
-                label(answer, {1: "1", 0: "0"}),
+                base.label(answer, {1: "1", 0: "0"}),
                 question=place,
             )
 
@@ -48,10 +38,13 @@ def _record(fields: Record) -> Record:
 
 
 def _replace_labels(record: Record) -> Record:
-    passage = section(record, "passage")
+    passage = base.section(record, "passage")
     questions = [
-        {**question, "answers": [{**answer, "label": 1} for answer in items(question, "answers")]}
-        for question in items(passage, "questions")
+        {
+            **question,
+            "answers": [{**answer, "label": 1} for answer in base.items(question, "answers")],
+        }
+        for question in base.items(passage, "questions")
     ]
     return {**record, "passage": {**passage, "questions": questions}}
 
@@ -130,7 +123,7 @@ def _some(answers: list[list[str]], rng: random.Random) -> tuple[list[str], list
     return rng.sample(answers[0], right), rng.sample(others, wrong)
 
 
-TASK = Task(
+TASK = base.Task(
     name="multirc",
     fields=("passage", "question", "answer"),
     labels=("1", "0"),
@@ -154,12 +147,12 @@ TASK = Task(
         "prompt-tuning": "[P*20] {passage:shorten} {question} {answer} {mask}",
         "classifier": "{passage:shorten} {question} {answer}",
     },
-    schema=InputSchema(
+    schema=base.InputSchema(
         description="Is an answer to a question about a passage right?",
         fields=(
-            InputField("passage", "The passage.", "Lyon is a city in France."),
-            InputField("question", "A question about it.", "Where is Lyon?"),
-            InputField("answer", "A candidate answer.", "In France"),
+            base.InputField("passage", "The passage.", "Lyon is a city in France."),
+            base.InputField("question", "A question about it.", "Where is Lyon?"),
+            base.InputField("answer", "A candidate answer.", "In France"),
         ),
         record=_record,
         nested_key="passage",

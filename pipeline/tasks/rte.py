@@ -6,14 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.tasks.base import (
-    ENTAILMENT_FIELDS,
-    ENTAILMENT_PATTERNS,
-    Record,
-    Task,
-    entailment_examples,
-    entailment_schema,
-)
+from pipeline.tasks import base
+from pipeline.tasks.base import Record
 
 if TYPE_CHECKING:
     from pipeline.data.geonames.places import Country, Places, Town
@@ -79,18 +73,18 @@ def _claims(town: Town, other: Country) -> tuple[list[str], list[str]]:
     return true, false
 
 
-TASK = Task(
+TASK = base.Task(
     name="rte",
-    fields=ENTAILMENT_FIELDS,
+    fields=base.ENTAILMENT_FIELDS,
     labels=_LABELS,
     metrics=("accuracy",),
-    examples=entailment_examples(_LABELS),
+    examples=base.entailment_examples(_LABELS),
     group=lambda record: record["premise"],
     patterns={
-        **ENTAILMENT_PATTERNS,
+        **base.ENTAILMENT_PATTERNS,
         "pet-4": "{premise:shorten} question: {hypothesis} True or False? answer: {mask}",
     },
-    schema=entailment_schema("entailment"),
+    schema=base.entailment_schema("entailment"),
     verbalizers={
         "yes-no": {"entailment": "yes", "not_entailment": "no"},
         "Yes-No": {"entailment": "Yes", "not_entailment": "No"},

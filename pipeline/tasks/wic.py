@@ -9,36 +9,27 @@ from itertools import count, permutations, product
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError
-from pipeline.tasks.base import (
-    BOOLEAN,
-    Example,
-    InputField,
-    InputSchema,
-    Record,
-    Task,
-    label,
-    number,
-    text,
-)
+from pipeline.tasks import base
+from pipeline.tasks.base import Record
 
 if TYPE_CHECKING:
     from pipeline.data.geonames.places import City, Places
 
 
-def _examples(record: Record) -> Iterator[Example]:
+def _examples(record: Record) -> Iterator[base.Example]:
     for which in ("1", "2"):
         _check_span(record, which)
-    yield Example(
-        str(number(record, "idx")),
-        {key: text(record, key) for key in ("word", "sentence1", "sentence2")},
-        label(record, BOOLEAN),
+    yield base.Example(
+        str(base.number(record, "idx")),
+        {key: base.text(record, key) for key in ("word", "sentence1", "sentence2")},
+        base.label(record, base.BOOLEAN),
     )
 
 
 def _check_span(record: Record, which: str) -> None:
     """Check that the word's position lies within its sentence."""
-    start, end = number(record, f"start{which}"), number(record, f"end{which}")
-    length = len(text(record, f"sentence{which}"))
+    start, end = base.number(record, f"start{which}"), base.number(record, f"end{which}")
+    length = len(base.text(record, f"sentence{which}"))
     if not 0 <= start < end <= length:
         raise DataError(
             f"start{which} and end{which} are {start} and {end}, outside sentence{which} of "
@@ -48,7 +39,7 @@ def _check_span(record: Record, which: str) -> None:
 
 def _record(fields: Record) -> Record:
     # No template uses the word's position, and the word may be inflected in the sentence.
-    ends = {f"end{which}": len(text(fields, f"sentence{which}")) for which in ("1", "2")}
+    ends = {f"end{which}": len(base.text(fields, f"sentence{which}")) for which in ("1", "2")}
     return {**fields, **ends, "start1": 0, "start2": 0, "label": True}
 
 
@@ -172,7 +163,7 @@ def _sentence(name: str, hint: _Hint, rng: random.Random) -> tuple[str, int]:
     return f"{before}{name}{after}", len(before)
 
 
-TASK = Task(
+TASK = base.Task(
     name="wic",
     fields=("word", "sentence1", "sentence2"),
     labels=("true", "false"),
@@ -193,12 +184,12 @@ TASK = Task(
         "prompt-tuning": "[P*20] {word} {sentence1} {sentence2} {mask}",
         "classifier": "{word} {sentence1} {sentence2}",
     },
-    schema=InputSchema(
+    schema=base.InputSchema(
         description="Does a word have the same meaning in two sentences?",
         fields=(
-            InputField("word", "The word.", "place"),
-            InputField("sentence1", "The first sentence with it.", "Oslo is a place."),
-            InputField("sentence2", "The second sentence with it.", "They place it there."),
+            base.InputField("word", "The word.", "place"),
+            base.InputField("sentence1", "The first sentence with it.", "Oslo is a place."),
+            base.InputField("sentence2", "The second sentence with it.", "They place it there."),
         ),
         record=_record,
     ),

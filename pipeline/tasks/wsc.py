@@ -15,19 +15,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError
-from pipeline.tasks.base import (
-    BOOLEAN,
-    Example,
-    InputField,
-    InputSchema,
-    Record,
-    Task,
-    label,
-    labeled,
-    number,
-    section,
-    text,
-)
+from pipeline.tasks import base
+from pipeline.tasks.base import Record
 
 if TYPE_CHECKING:
     from pipeline.data.geonames.places import Places, Town
@@ -48,12 +37,12 @@ _NO_NAMES = _BEGIN | {
 _WORD = re.compile(r"^\W*(.*?)\W*$")
 
 
-def _examples(record: Record) -> Iterator[Example]:
-    words = text(record, "text").split()
-    target = section(record, "target")
-    span, pronoun = text(target, "span1_text"), text(target, "span2_text")
-    at = number(target, "span2_index")
-    for key, index in (("span1_index", number(target, "span1_index")), ("span2_index", at)):
+def _examples(record: Record) -> Iterator[base.Example]:
+    words = base.text(record, "text").split()
+    target = base.section(record, "target")
+    span, pronoun = base.text(target, "span1_text"), base.text(target, "span2_text")
+    at = base.number(target, "span2_index")
+    for key, index in (("span1_index", base.number(target, "span1_index")), ("span2_index", at)):
         if not 0 <= index < len(words):
             raise DataError(f"{key} is {index}, outside the text of {len(words)} words")
     if not span.strip():
@@ -62,10 +51,10 @@ def _examples(record: Record) -> Iterator[Example]:
     length = len(pronoun.split())
     at = _check_index(words, pronoun, at)
     marked = [*words[:at], f"*{' '.join(words[at : at + length])}*", *words[at + length :]]
-    yield Example(
-        str(number(record, "idx")),
+    yield base.Example(
+        str(base.number(record, "idx")),
         {"text": " ".join(marked), "pronoun": pronoun, "span": span},
-        label(record, BOOLEAN),
+        base.label(record, base.BOOLEAN),
         (span, *_competitors(words, span, pronoun)),
     )
 
@@ -122,7 +111,7 @@ def _bare(word: str) -> str:
 
 
 def _record(fields: Record) -> Record:
-    words, pronoun = text(fields, "text").split(), text(fields, "span2_text")
+    words, pronoun = base.text(fields, "text").split(), base.text(fields, "span2_text")
     target = {
         "span1_text": fields["span1_text"],
         "span1_index": 0,  # no template uses it
@@ -141,7 +130,7 @@ def _pronoun_index(words: Sequence[str], pronoun: str, fields: Record) -> int:
     occurrences = _occurrences(words, pronoun)
     shown = ", ".join(map(str, occurrences))
     if "span2_index" in fields:
-        index = number(fields, "span2_index")
+        index = base.number(fields, "span2_index")
         if index not in occurrences:
             raise DataError(
                 f"span2_index is {index}, but {pronoun!r} is at {shown or 'no position'} of the "
@@ -204,7 +193,7 @@ def _sentence(first: Town, second: Town, meant: Town, rng: random.Random) -> str
     )
 
 
-TASK = Task(
+TASK = base.Task(
     name="wsc",
     fields=("text", "pronoun", "span"),
     labels=("true", "false"),
@@ -229,13 +218,13 @@ TASK = Task(
         "prompt-tuning": "[P*20] {text:shorten} '*{pronoun}*' {mask}.",
         "classifier": "{text:shorten} {pronoun} {mask}",
     },
-    schema=InputSchema(
+    schema=base.InputSchema(
         description="Does a pronoun refer to a given noun phrase of the text?",
         fields=(
-            InputField("text", "The text.", "Ann told Eve that she had won."),
-            InputField("span1_text", "The noun phrase.", "Ann"),
-            InputField("span2_text", "The pronoun.", "she"),
-            InputField(
+            base.InputField("text", "The text.", "Ann told Eve that she had won."),
+            base.InputField("span1_text", "The noun phrase.", "Ann"),
+            base.InputField("span2_text", "The pronoun.", "she"),
+            base.InputField(
                 "span2_index",
                 "Index of the pronoun among the words of the text, from 0; required if it occurs "
                 "more than once.",
@@ -245,7 +234,7 @@ TASK = Task(
         ),
         record=_record,
         nested_key="target",
-        replace_labels=labeled(True),
+        replace_labels=base.labeled(True),
     ),
     from_geonames=_from_geonames,
 )

@@ -1,4 +1,4 @@
-"""Stages as child processes: each by a plain dvc of its own, told of line by line."""
+"""Stages as child processes, each run by a separate `dvc`, with their output line by line."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.workflow.schedule import Task, TaskStatus
+from pipeline.workflow.scheduler import Task, TaskStatus
 
-# Where a stage finds the process that must live on for it to be wanted; see stages/runtime.py.
+# The process that a stage must not outlive; see stages/runtime.py.
 PARENT_PID_ENV = "PTUNE_REPRO"
 
-_TAIL_LINES = 20
-# What dvc prints at the end of each run, for who runs one.
+_LAST_LINES = 20
+# Hints that dvc prints at the end of each run.
 _HINTS = (
     "To track the changes with git", "git add", "To enable auto staging", "dvc config core.auto",
     "Use `dvc push`", "Updating lock file", "Generating lock file",
@@ -23,63 +23,63 @@ _HINTS = (
 
 
 class StageProcesses:
-    """Runs stages, from several threads at once, until it is told to stop.
+    """Runs stages, from several threads at once, until it is stopped.
 
     Attributes:
-        tails: stage -> the last lines that it printed.
+        last_lines: stage -> the last lines of its output.
     """
 
     def __init__(
-        self, say: Callable[[str, str], None], *, threads: int | None, folder: Path
+        self, echo: Callable[[str, str], None], *, threads: int | None, folder: Path
     ) -> None:
-        """Take how and where to run.
+        """Initialize without any process.
 
         Args:
-            say: called with stage and line for each line that is printed.
-            threads: of the CPU for each stage, where neither `runtime.threads` nor OMP_NUM_THREADS
-                says it; None leaves it to torch.
-            folder: of the project.
+            echo: called with stage and line for each line of output.
+            threads: CPU threads of each stage, unless `runtime.threads` or OMP_NUM_THREADS is set;
+                None leaves the number to torch.
+            folder: root of the project.
         """
-        self.tails: dict[str, deque[str]] = {}
-        self._say = say
+        self.last_lines: dict[str, deque[str]] = {}
+        self._echo = echo
         self._threads = threads
         self._folder = folder
         self._children: set[subprocess.Popen[str]] = set()
         self._stopping = False
-        # A signal handler may stop while the same thread is at it already.
+        # A signal handler may call stop() while the same thread holds the lock.
         self._lock = threading.RLock()
 
     def run(self, task: Task, gpu: str | None) -> TaskStatus:
-        """Run a stage as `dvc repro --single-item` does, and return how it ended.
+        """Run a stage with `dvc repro --single-item`.
 
         Args:
-            task: named as the stage.
-            gpu: the only one that the stage sees; None, or an empty text, hides none.
+            task: has the name of the stage.
+            gpu: the only GPU that the stage sees; None or an empty string hides none.
         """
         child = self._start(task.name, gpu)
         if child is None:
             return TaskStatus.STOPPED
-        ended = TaskStatus.UNCHANGED
+        status = TaskStatus.UNCHANGED
         assert child.stdout is not None
         with child:
-            # It ends when the last process that prints to it is gone: the stage, not only dvc.
+            # It closes when the last process that prints to it exits: the stage, not only dvc.
             for line in child.stdout:
                 text = line.rstrip()
                 if text.startswith(f"Running stage '{task.name}'"):
-                    ended = TaskStatus.RAN
+                    status = TaskStatus.RAN
                 elif text.startswith(f"Stage '{task.name}' is cached"):
-                    ended = TaskStatus.CACHED
-                self._tell(task.name, text)
+                    status = TaskStatus.CACHED
+                self._print(task.name, text)
         with self._lock:
             self._children.discard(child)
             if child.returncode == 0:
-                return ended
+                return status
             return TaskStatus.STOPPED if self._stopping else TaskStatus.FAILED
 
     def stop(self) -> None:
-        """End all that runs and start nothing more.
+        """Stop all running stages and start no more.
 
-        Only dvc is told: its stage sees that it is gone and ends in order, with its MLflow run.
+        Only dvc gets the signal: its stage notices that dvc is gone and ends its MLflow run.
         """
         with self._lock:
             self._stopping = True
@@ -99,11 +99,11 @@ class StageProcesses:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # A terminal's Ctrl-C is for this process, which ends its children in order.
+                # A terminal's Ctrl-C must reach only this process, which stops the others.
                 start_new_session=True,
             )
             self._children.add(child)
-            self.tails[name] = deque(maxlen=_TAIL_LINES)
+            self.last_lines[name] = deque(maxlen=_LAST_LINES)
             return child
 
     def _environment(self, gpu: str | None) -> dict[str, str]:
@@ -120,7 +120,7 @@ class StageProcesses:
             environment.setdefault("OMP_NUM_THREADS", str(self._threads))
         return environment
 
-    def _tell(self, name: str, text: str) -> None:
+    def _print(self, name: str, text: str) -> None:
         if text and not text.strip().startswith(_HINTS):
-            self.tails[name].append(text)
-            self._say(name, text)
+            self.last_lines[name].append(text)
+            self._echo(name, text)

@@ -1,4 +1,4 @@
-"""What stages that run side by side share: GPUs and the threads of the CPU."""
+"""GPUs and CPU threads for stages that run side by side."""
 
 import os
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def gpu_slots(device: str, named: Sequence[str] = ()) -> list[str]:
-    """Return the GPUs that stages can have, each for one stage at a time.
+    """The GPUs available to stages, each for one stage at a time.
 
     Args:
-        device: as in `runtime.device`.
-        named: by the user; without any, those that torch sees, which minds CUDA_VISIBLE_DEVICES.
+        device: `runtime.device`.
+        named: chosen by the user; without any, those that torch sees, given CUDA_VISIBLE_DEVICES.
 
     Returns:
-        What CUDA_VISIBLE_DEVICES takes; an empty text stands for a GPU that needs no naming, as
-        `runtime.device` names it.
+        Values for CUDA_VISIBLE_DEVICES; an empty string is the GPU that `runtime.device` names.
 
     Raises:
-        ParamsError: GPUs are named and `runtime.device` says otherwise, or torch cannot use one.
+        ParamsError: GPUs are named but `runtime.device` names another device, or torch cannot use
+            one of them.
     """
     if device in ("auto", "cuda"):
         if not named:
@@ -36,30 +36,30 @@ def gpu_slots(device: str, named: Sequence[str] = ()) -> list[str]:
 
 
 def threads_each(jobs: int) -> int:
-    """Return each stage's share of the cores, at least one.
+    """Number of CPU threads of each stage, at least one.
 
-    It hangs on the number of jobs alone, not on what else runs at the moment: the number of threads
-    can change the last bits of a sum, and so what training ends with.
+    It depends only on the number of jobs, not on the load: the number of threads can change the
+    last bits of a sum, and so the result of training.
     """
     return max(1, _cores() // jobs)
 
 
 def _check_named(named: Sequence[str]) -> None:
-    """Check that torch can use each GPU, where a stage would take the CPU without a word."""
+    """Check that torch can use each GPU; otherwise a stage would silently use the CPU."""
     count = _count_gpus()
     for gpu in named:
         usable = int(gpu) < count if gpu.isdecimal() else count > 0 and _count_gpus(gpu) > 0
         if usable:
             continue
         if count:
-            seen = f"sees {', '.join(map(str, range(count)))} here; name some of these"
+            seen = f"sees {', '.join(map(str, range(count)))} here; choose from these"
         else:
-            seen = "sees no GPU here; see what `ptune doctor` says of it"
+            seen = "sees no GPU here; see `ptune doctor`"
         raise ParamsError(f"--gpus {gpu}: torch {seen}, or leave --gpus out")
 
 
 def _count_gpus(visible: str | None = None) -> int:
-    """Return how many GPUs torch sees where this is CUDA_VISIBLE_DEVICES; None: of all."""
+    """Number of GPUs that torch sees with this CUDA_VISIBLE_DEVICES; None: of all."""
     import torch
 
     before = os.environ.pop(_VISIBLE, None)
@@ -83,7 +83,7 @@ def _seen_gpus() -> list[str]:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use, which may be fewer than there are."""
+    """Number of cores that this process may use, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,15 +1,15 @@
-"""Where a stage keeps its progress: `.work/<run key>/`, outside its outputs, locked while it lives.
+"""Progress of stages: `.work/<run key>/`, outside their outputs, locked while a stage runs.
 
-The run key is the content of all that the stage depends on, so a folder that is found there was
-left by the same work, killed. It stays until DVC has recorded the stage: dvc may be killed between
-the stage's end and its own.
+The run key is the hash of everything that the stage depends on, so an existing folder was left by
+the same work after a kill. It is kept until DVC has recorded the stage, as dvc may be killed after
+the stage has ended.
 
-A unit of work within a stage (one setting, one split, one seed) has a key of its own, of what that
-unit depends on, and stays in `.work/units/<unit key>/`: a longer list of seeds trains the new ones.
+A unit of work within a stage (a bank of prompts, or one tuned model) has a separate key, the hash
+of what that unit depends on, and is kept in `.work/units/<unit key>/`: adding a seed trains only
+the new one.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from pipeline.files import write_text
 
@@ -31,20 +32,25 @@ class WorkFolder:
     """The progress of one stage execution."""
 
     def __init__(self, folder: Path, *, forced: bool = False) -> None:
-        """Take an existing folder; `forced`, if DVC has this work on record and runs it anew."""
+        """Initialize with an existing folder.
+
+        Args:
+            folder: of the progress.
+            forced: whether DVC has recorded this work and the user runs it again, from the start.
+        """
         self.folder = folder
         self._forced = forced
-        self._begun: set[str] = set()
+        self._started: set[str] = set()
 
     @contextmanager
     def unit(self, name: str, key: str | None, on_wait: Callable[[], None]) -> Iterator[Path]:
-        """Lock and yield the folder of a unit's progress, which may hold some already.
+        """Lock and yield the folder of a unit, which may contain progress.
 
         Args:
-            name: tells the unit apart within the stage.
-            key: 64 hexadecimal digits, of all that decides the unit's result; None keeps the unit
-                with the stage.
-            on_wait: called once if another process works on the same key; this one then waits.
+            name: unique within the stage.
+            key: 64 hexadecimal digits, the hash of everything that determines the unit's result;
+                None keeps the unit in the stage's folder.
+            on_wait: called once if another process holds the lock, before waiting for it.
         """
         if key is None:
             folder = self.path("units", name)
@@ -54,25 +60,25 @@ class WorkFolder:
         folder = self.folder.parent / _UNITS / key
         folder.parent.mkdir(exist_ok=True)
         with locked(folder, on_wait):
-            if self._forced and key not in self._begun:
+            if self._forced and key not in self._started:
                 shutil.rmtree(folder, ignore_errors=True)
-            self._begun.add(key)
+            self._started.add(key)
             folder.mkdir(exist_ok=True)
             os.utime(folder)
             yield folder
 
     def path(self, *parts: str) -> Path:
-        """Return a path in the folder; the folders on the way to it are made."""
+        """A path in the folder; its parents are created."""
         path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def note(self, name: str, value: str) -> None:
-        """Keep a short text for the next attempt."""
+        """Save a short text for the next attempt."""
         write_text(self.path(f"{name}.txt"), value)
 
     def noted(self, name: str) -> str | None:
-        """Return what an earlier attempt, or this one, noted under a name."""
+        """The text that this or an earlier attempt saved under a name; None if there is none."""
         path = self.path(f"{name}.txt")
         return path.read_text(encoding="utf-8") if path.exists() else None
 
@@ -88,11 +94,11 @@ def work_folder(
     """Lock and yield the work folder of a run key.
 
     Args:
-        root: of the main checkout, so that all checkouts of `dvc exp` share the progress.
-        run_key: None for a stage that DVC does not run: it gets a folder that is not kept.
-        recorded: which of some run keys DVC has recorded as done. Work that is found under a
-            recorded key is not gone on with: whoever runs the stage again wants it run.
-        on_wait: called once if another process works on the same key; this one then waits.
+        root: root of the main checkout, so that all checkouts of `dvc exp` share the progress.
+        run_key: None for a stage that DVC does not run: its folder is temporary.
+        recorded: returns which of some run keys DVC has recorded. Recorded work is never resumed:
+            rerunning a recorded stage starts from the beginning.
+        on_wait: called once if another process holds the lock, before waiting for it.
     """
     if run_key is None:
         with tempfile.TemporaryDirectory(prefix="p-tuning-") as temporary:
@@ -109,7 +115,7 @@ def work_folder(
 
 
 def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) -> None:
-    """Delete the progress of all work that DVC has recorded as done and nobody is at."""
+    """Delete the progress of all work that DVC has recorded, unless a process uses it."""
     folders = {path.name: path for path in (root / ".work").glob("*") if _is_work(path)}
     for key in sorted(recorded(folders)) if folders else []:
         try:
@@ -120,7 +126,7 @@ def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) 
 
 
 def clear_units(root: Path) -> None:
-    """Delete the units that no stage has asked for in a month and nobody is at."""
+    """Delete the units that no stage has used for a month."""
     oldest = time.time() - _UNIT_DAYS * 24 * 3600
     for folder in sorted((root / ".work" / _UNITS).glob("*")):
         if _is_work(folder) and folder.stat().st_mtime < oldest:
@@ -134,46 +140,26 @@ def _is_work(path: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """Hold the lock of a folder, which is a file beside it.
+    """Hold the lock of a folder, which is a file next to it.
 
     Args:
-        folder: need not be there.
-        on_wait: called once if another process holds it; this one then waits.
+        folder: need not exist.
+        on_wait: called once if another process holds the lock, before waiting for it.
 
     Raises:
-        BlockingIOError: another process holds it, and there is nobody to tell of the wait.
+        BlockingIOError: another process holds the lock, and `on_wait` is None.
     """
-    path = folder.with_name(f"{folder.name}.lock")
-    file = _open_locked(path, on_wait)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        if on_wait is None:
+            raise BlockingIOError(f"{folder} is locked by another process") from error
+        on_wait()
+        lock.acquire()
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
-
-
-def _open_locked(path: Path, on_wait: Callable[[], None] | None) -> TextIO:
-    told = False
-    while True:
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is None:
-                file.close()
-                raise
-            if not told:
-                on_wait()
-            told = True
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if _is_at(file, path):
-            return file
-        file.close()
-
-
-def _is_at(file: TextIO, path: Path) -> bool:
-    """Whether the open file is still the one of this name: who held it may have deleted it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+        # While it is held: a process that waits for the deleted file starts over with a new one.
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

@@ -58,6 +58,7 @@ _PARAMS: dict[str, Any] = {
             "discrete": "{subject} [P*5] {mask} .",
         },
         "training": {
+            "defaults": {},
             "manual": _nothing_tuned(),
             "fine-tuning": {"tune": ["model"], **_TUNED, "model": _model()},
             "manual-fine-tuning": {"tune": ["model"], **_TUNED, "model": _model()},
@@ -112,6 +113,7 @@ _PARAMS: dict[str, Any] = {
             }
         },
         "training": {
+            "defaults": {},
             "manual": _nothing_tuned(),
             "p-tuning": {
                 "tune": ["prompt", "model"],

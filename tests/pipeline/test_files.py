@@ -244,7 +244,7 @@ def test_numbers_in_a_table_lose_no_digit(tmp_path):
 
 @pytest.mark.parametrize("read", [read_csv, read_json, read_jsonl])
 def test_a_file_that_is_not_there_is_named_with_the_next_step(tmp_path, read):
-    with pytest.raises(DataError, match="no such file; `dvc repro` makes it") as caught:
+    with pytest.raises(DataError, match="no such file; `dvc repro` creates it") as caught:
         read(tmp_path / "absent")
     assert str(tmp_path / "absent") in str(caught.value)
 

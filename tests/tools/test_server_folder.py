@@ -1,6 +1,6 @@
-"""A server's folder, and what is said where no server can be run.
+"""A server's folder, and messages where no server can run.
 
-Servers that run: tests/test_server.py.
+Running servers: tests/test_server.py.
 """
 
 import os
@@ -95,7 +95,7 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
 def test_where_no_server_is_it_is_said(tmp_path: Path, command: str) -> None:
     done = CliRunner().invoke(app, [command, "--data", str(tmp_path)])
     assert done.exit_code == 1
-    assert "no server was set up" in done.output
+    assert "no server in" in done.output
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +116,7 @@ def test_a_folder_that_postgresqls_user_cannot_get_to_is_named(
 ) -> None:
     monkeypatch.setattr(postgres, "_account", lambda: postgres.pwd.getpwuid(0))
     tmp_path.chmod(0o700)
-    with pytest.raises(ServerError, match=f"{tmp_path} lets nobody pass; choose another --data"):
+    with pytest.raises(ServerError, match=f"{tmp_path} denies it; choose another --data"):
         Postgres(folder).start()
 
 

@@ -1,11 +1,9 @@
-"""What MLflow is asked for a member's account; accounts that are real: tests/test_server.py."""
+"""Requests to MLflow for a member's account; real accounts: tests/test_server.py."""
 
-import urllib.error
 from collections.abc import Mapping
-from email.message import Message
-from typing import Any
 
 import pytest
+import requests
 
 from tools.server.__main__ import _add_member
 from tools.server.folder import Folder, from_lines
@@ -15,19 +13,20 @@ from tools.server.history import History
 @pytest.fixture
 def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Name -> password, as MLflow has them."""
-    kept: dict[str, str] = {}
+    passwords: dict[str, str] = {}
 
-    def answer(_: History, method: str, what: str, values: Mapping[str, str] | None = None) -> Any:
+    def answer(_: History, method: str, path: str, values: Mapping[str, str] | None = None) -> None:
         if method == "GET":
-            if what.removeprefix("users/get?username=") not in kept:
-                raise urllib.error.HTTPError(what, 404, "no such user", Message(), None)
-            return {}
+            if path.removeprefix("users/get?username=") not in passwords:
+                response = requests.Response()
+                response.status_code = 404
+                raise requests.HTTPError("no such user", response=response)
+            return
         assert values is not None
-        kept[values["username"]] = values["password"]
-        return {}
+        passwords[values["username"]] = values["password"]
 
-    monkeypatch.setattr(History, "_ask", answer)
-    return kept
+    monkeypatch.setattr(History, "_request", answer)
+    return passwords
 
 
 def told(folder: Folder) -> str:

@@ -1,4 +1,4 @@
-"""Start, stop and look at a shared history on this machine.
+"""Start, stop and inspect a shared history on this machine.
 
     python -m tools.server up --data /srv/p-tuning --member ada
 
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 Data = Annotated[
     Path,
-    typer.Option("--data", envvar="PTUNE_SERVER_DATA", help="Folder that everything is kept in."),
+    typer.Option("--data", envvar="PTUNE_SERVER_DATA", help="The server's data folder."),
 ]
 
 
@@ -45,24 +45,24 @@ class Service(StrEnum):
     MLFLOW = "mlflow"
 
 
-Named = Annotated[list[Service] | None, typer.Argument(help="Which; none stands for all.")]
+Named = Annotated[list[Service] | None, typer.Argument(help="The programs; all by default.")]
 
 
 @app.command()
 def up(
     data: Data,
     member: Annotated[
-        list[str] | None, typer.Option("--member", help="Make an account; may be repeated.")
+        list[str] | None, typer.Option("--member", help="Create an account; may be repeated.")
     ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of MLflow, as the folder is made; 0: any.")
+        int, typer.Option(min=0, max=65535, help="MLflow's, for a new folder; 0: any.")
     ] = 5000,
     objects_port: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="Of the object store, as the folder is made; 0: any."),
+        typer.Option(min=0, max=65535, help="The object store's, for a new folder; 0: any."),
     ] = 8333,
 ) -> None:
-    """Set up what is not there, start what does not run.
+    """Create what is missing, and start what is not running.
 
     Example: python -m tools.server up --data /srv/p-tuning --member ada
     """
@@ -78,29 +78,29 @@ def up(
             _start(services)
             for name in member or []:
                 _add_member(folder, name)
-        _tell_services(services)
+        _print_services(services)
 
 
 @app.command()
 def down(data: Data, services: Named = None) -> None:
-    """End the programs; what they keep stays."""
+    """Stop the programs; their data is kept."""
     with report_errors():
         folder = _existing(data)
         every = _services(folder)
         with folder.lock():
-            # MLflow first, as it needs the others to end its requests.
+            # MLflow first: it needs the others to finish its requests.
             for name in (Service.MLFLOW, Service.OBJECTS, Service.POSTGRES):
                 if services is None or name in services:
                     stopped = every[name].stop()
-                    typer.echo(f"{name}  {'stopped' if stopped else 'did not run'}")
+                    typer.echo(f"{name}  {'stopped' if stopped else 'was not running'}")
 
 
 @app.command()
 def status(data: Data) -> None:
-    """Tell what runs, and where; exit with 1 where something does not."""
+    """Show each program's state and address; exit with 1 if one is not running."""
     with report_errors():
         services = _services(_existing(data))
-        _tell_services(services)
+        _print_services(services)
         if not all(service.is_running() for service in services.values()):
             raise typer.Exit(1)
 
@@ -116,40 +116,43 @@ def _services(folder: Folder) -> dict[Service, Postgres | Objects | History]:
 def _existing(data: Path) -> Folder:
     folder = Folder(data)
     if not folder.exists:
-        raise ServerError(f"no server was set up in {data}; `up` does it")
+        raise ServerError(f"no server in {data}; run `up` first")
     return folder
 
 
 def _start(services: dict[Service, Postgres | Objects | History]) -> None:
-    """Start the database and the object store, side by side, then MLflow, which needs both."""
+    """Start the database and the object store in parallel, then MLflow, which needs both."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda name: services[name].start(), (Service.POSTGRES, Service.OBJECTS)))
     services[Service.MLFLOW].start()
 
 
-def _tell_services(services: dict[Service, Postgres | Objects | History]) -> None:
+def _print_services(services: dict[Service, Postgres | Objects | History]) -> None:
     for name, service in services.items():
-        typer.echo(f"{name:9} {'runs' if service.is_running() else 'stopped':8} {service.address}")
+        typer.echo(
+            f"{name:9} {'running' if service.is_running() else 'stopped':8} {service.address}"
+        )
 
 
 def _check_name(name: str) -> None:
     if name == ADMIN or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise ServerError(
-            f"--member {name}: small letters, digits, '.', '_' and '-' make a name, and {ADMIN} is "
-            "the server's own"
+            f"--member {name}: use lowercase letters, digits, '.', '_' and '-'; {ADMIN} is reserved"
         )
 
 
 def _add_member(folder: Folder, name: str) -> None:
-    """Make an account, and tell once what its owner needs to know.
+    """Create an account, and print its environment the first time.
 
-    Who was told may have changed the password in MLflow since.
+    A member with a file may have changed the password in MLflow, which is then kept.
     """
     file = folder.member_file(name)
-    known = file.exists()
-    password = from_lines(file.read_text())["MLFLOW_TRACKING_PASSWORD"] if known else new_password()
+    exists = file.exists()
+    password = (
+        from_lines(file.read_text())["MLFLOW_TRACKING_PASSWORD"] if exists else new_password()
+    )
     history, objects = History(folder), Objects(folder)
-    history.add_member(name, password, renew=not known)
+    history.add_member(name, password, renew=not exists)
     environment = {
         "MLFLOW_TRACKING_URI": history.address,
         "MLFLOW_TRACKING_USERNAME": name,
@@ -158,11 +161,11 @@ def _add_member(folder: Folder, name: str) -> None:
         "AWS_SECRET_ACCESS_KEY": folder.secrets.objects_team.secret,
     }
     write_private(file, as_lines(environment))
-    if known:
-        typer.echo(f"{name}: the environment is in {file}, with the first password")
+    if exists:
+        typer.echo(f"{name}: the environment is in {file}, with the initial password")
         return
     typer.echo(
-        f"The environment of {name}, shown this once; it is kept in {file}:\n\n"
+        f"The environment of {name}, printed only once and stored in {file}:\n\n"
         f"{as_lines(environment)}\n"
         "DVC's remote, once in the project:\n\n"
         f"dvc remote add --default team s3://{DVC_BUCKET}\n"

@@ -1,4 +1,4 @@
-"""Programs in the background: started, watched and ended by a file that names the process."""
+"""Programs in the background, identified by a file with their process id."""
 
 import contextlib
 import subprocess
@@ -12,7 +12,7 @@ import psutil
 from pipeline.files import write_text
 from tools.server.folder import ServerError
 
-# What a program has for an orderly end. None of the three loses what it has confirmed to a kill.
+# The time for an orderly shutdown. None of the programs loses committed data when it is killed.
 _GRACE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.2
 _LINES_SHOWN = 15
@@ -23,8 +23,8 @@ class Daemon:
     """A program in the background.
 
     Attributes:
-        name: of the program, for messages.
-        folder: its own; it is the current one of the program, with its log and process id.
+        name: The program's, for messages.
+        folder: The program's current folder, with its log and process id.
     """
 
     name: str
@@ -32,36 +32,36 @@ class Daemon:
 
     @property
     def log(self) -> Path:
-        """What it has printed."""
+        """The file with its output."""
         return self.folder / "log.txt"
 
     def process(self) -> psutil.Process | None:
-        """Return its process; None where it does not run."""
+        """Return its process; None if it is not running."""
         try:
             number, _, created = self._pid_file.read_text().partition(" ")
             process = psutil.Process(int(number))
-            # A process id is given out again after a while.
+            # Process ids are reused.
             same = f"{process.create_time():.2f}" == created
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except (FileNotFoundError, psutil.NoSuchProcess):
             return None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it; it outlives this process."""
+        """Start it; it continues after this process ends."""
         with self.log.open("ab") as log:
-            started = subprocess.Popen(
+            program = subprocess.Popen(
                 command, cwd=self.folder, env=environment, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        created = psutil.Process(started.pid).create_time()
-        started.returncode = 0  # nobody waits for it, and Python need not warn of that
-        write_text(self._pid_file, f"{started.pid} {created:.2f}")
+        created = psutil.Process(program.pid).create_time()
+        program.returncode = 0  # this process does not wait for it, and Python need not warn
+        write_text(self._pid_file, f"{program.pid} {created:.2f}")
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until it answers.
+        """Wait until it is ready.
 
         Raises:
-            ServerError: it ended, or does not answer in time.
+            ServerError: It ended, or was not ready in time.
         """
         until = time.monotonic() + seconds
         while not ready():
@@ -71,13 +71,12 @@ class Daemon:
                 )
             if time.monotonic() > until:
                 raise ServerError(
-                    f"{self.name} has not answered for {seconds:.0f} seconds; {self.log} may tell "
-                    "why"
+                    f"{self.name} has not responded for {seconds:.0f} seconds; see {self.log}"
                 )
             time.sleep(_PAUSE_SECONDS)
 
     def stop(self) -> bool:
-        """End it and all that it has started; return whether it ran."""
+        """Stop it with its child processes; return whether it was running."""
         process = self.process()
         if process is None:
             return False

@@ -1,7 +1,6 @@
-"""The folder that a server keeps everything in: ports, secrets, members, each program's own."""
+"""The folder of a server: ports, secrets, members, and a folder for each program."""
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -10,23 +9,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import TypeAdapter
 
 from pipeline.errors import PipelineError
 from pipeline.files import write_json
 
 HOST = "127.0.0.1"
-# What to do where something of the Python packages is missing.
+# How to install missing Python packages.
 INSTALL = "run `make server`"
 
 
 class ServerError(PipelineError):
-    """Something about the server that whoever runs it can mend."""
+    """An error of the server that its user can fix."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where each program listens; members use the first two."""
+    """The ports of the programs; members use the first two."""
 
     mlflow: int
     objects: int
@@ -42,28 +42,28 @@ class Ports:
 
 @dataclass(frozen=True)
 class KeyPair:
-    """What an S3 client identifies itself with."""
+    """The credentials of an S3 client."""
 
     access: str
     secret: str
 
     @classmethod
     def make(cls) -> "KeyPair":
-        """Return a new one."""
+        """Return new random credentials."""
         return cls(secrets.token_hex(10), secrets.token_hex(20))
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """What no one but the server's programs may read.
+    """Secrets of the server's programs.
 
     Attributes:
-        admin: password of MLflow's user `admin`.
-        session: what MLflow signs the forms of its pages with.
-        postgres: password of the database's only user.
-        objects_admin: makes buckets.
-        objects_mlflow: for MLflow's bucket alone.
-        objects_team: for the bucket of DVC's remote alone.
+        admin: The password of MLflow's user `admin`.
+        session: The key that signs forms of MLflow's pages.
+        postgres: The password of the database's user.
+        objects_admin: Creates buckets.
+        objects_mlflow: For MLflow's bucket only.
+        objects_team: For the bucket of DVC's remote only.
     """
 
     admin: str
@@ -75,7 +75,7 @@ class Secrets:
 
     @classmethod
     def make(cls) -> "Secrets":
-        """Return new ones."""
+        """Return new random secrets."""
         pairs = (KeyPair.make(), KeyPair.make(), KeyPair.make())
         return cls(new_password(), new_password(), new_password(), *pairs)
 
@@ -84,38 +84,37 @@ class Folder:
     """The server's folder."""
 
     def __init__(self, root: Path) -> None:
-        """Take its path; `prepare` makes it."""
+        """Initialize with its path; `prepare` creates it."""
         self.root = root.resolve()
         self._ports = self.root / "ports.json"
         self._secrets = self.root / "secrets.json"
 
     @property
     def exists(self) -> bool:
-        """Whether a server has been set up in it."""
+        """Whether it contains a server."""
         return self._ports.exists()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, so that two who start or stop its programs wait for each other."""
+        """Hold the folder's lock, so that its programs are started and stopped by one process."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.root / "lock"):
             yield
 
     def place(self, name: str) -> Path:
-        """Return the folder of a program, made if absent."""
+        """Return the folder of a program, created if absent."""
         path = self.root / name
         path.mkdir(exist_ok=True)
         return path
 
     def prepare(self, *, port: int, objects_port: int) -> None:
-        """Make the folder; choose ports, make secrets. What is there stays.
+        """Create the folder, with ports and secrets; existing ones are kept.
 
         Args:
-            port: of MLflow; 0 takes a free one.
-            objects_port: of the object store, likewise.
+            port: MLflow's; 0 chooses a free one.
+            objects_port: The object store's; 0 chooses a free one.
         """
-        # PostgreSQL may run as another user, who has to get to its own folder in this one.
+        # PostgreSQL may run as another user, who needs access to its folder in this one.
         self.root.chmod(0o711)
         if not self._secrets.exists():
             write_private(self._secrets, json.dumps(asdict(Secrets.make()), indent=2))
@@ -124,26 +123,26 @@ class Folder:
 
     @property
     def ports(self) -> Ports:
-        """Where its programs listen."""
+        """The ports of its programs."""
         return TypeAdapter(Ports).validate_json(self._ports.read_text())
 
     @property
     def secrets(self) -> Secrets:
-        """What its programs identify themselves with."""
+        """The secrets of its programs."""
         return TypeAdapter(Secrets).validate_json(self._secrets.read_text())
 
     def member_file(self, name: str) -> Path:
-        """Return where the environment of a member is kept."""
+        """Return the path of a member's environment file."""
         return self.place("members") / f"{name}.env"
 
 
 def new_password() -> str:
-    """Return a random one of 32 characters that a shell takes as they are."""
+    """Return a random password of 32 characters that need no quotes in a shell."""
     return secrets.token_urlsafe(24)
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read, never readable in between."""
+    """Write a file that only its owner can read at any time."""
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -152,42 +151,42 @@ def write_private(path: Path, text: str) -> None:
 
 
 def as_lines(environment: Mapping[str, str]) -> str:
-    """Return variables as lines that a shell reads; the values need no quotes."""
+    """Return variables as lines for a shell; the values need no quotes."""
     return "".join(f"{key}={value}\n" for key, value in environment.items())
 
 
 def from_lines(text: str) -> dict[str, str]:
-    """Return the variables of such lines."""
+    """Return the variables in the lines of `as_lines`."""
     pairs = (line.partition("=") for line in text.splitlines())
     return {key: value for key, _, value in pairs}
 
 
 def _choose_ports(port: int, objects_port: int) -> Ports:
-    """Return the ports that were asked for, and free ones for the rest.
+    """Return the requested ports, and free ones for the rest.
 
     Raises:
-        ServerError: one that was asked for is in use, or for both.
+        ServerError: A requested port is in use, or both are equal.
     """
-    wanted = {"mlflow": port, "objects": objects_port}
-    with contextlib.ExitStack() as bound:  # all at once, so that none is found twice
-        found: dict[str, int] = {}
+    requested = {"mlflow": port, "objects": objects_port}
+    with contextlib.ExitStack() as sockets:  # all open at once, so that each port is chosen once
+        ports: dict[str, int] = {}
         for field in fields(Ports):
-            taken = bound.enter_context(socket.socket())
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            number = wanted.get(field.name, 0)
+            server = sockets.enter_context(socket.socket())
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            number = requested.get(field.name, 0)
             try:
-                taken.bind((HOST, number))
+                server.bind((HOST, number))
             except OSError as error:
                 raise ServerError(
                     f"port {number} of {HOST} cannot be used ({error.strerror}); choose another "
-                    "with --port or --objects-port, 0 takes a free one"
+                    "with --port or --objects-port, 0 chooses a free one"
                 ) from error
-            picked = int(taken.getsockname()[1])
-            # As this address may be used again at once, Linux lets two sockets have it.
-            if picked in found.values():
+            chosen = int(server.getsockname()[1])
+            # SO_REUSEADDR allows two sockets with the same port.
+            if chosen in ports.values():
                 raise ServerError(
-                    f"port {picked} of {HOST} would be that of two programs; choose another with "
-                    "--port or --objects-port, 0 takes a free one"
+                    f"port {chosen} of {HOST} is requested for two programs; choose another with "
+                    "--port or --objects-port, 0 chooses a free one"
                 )
-            found[field.name] = picked
-    return Ports(**found)
+            ports[field.name] = chosen
+    return Ports(**ports)

@@ -1,17 +1,14 @@
 """MLflow's server, with accounts: history in PostgreSQL, artifacts in the object store."""
 
-import base64
 import contextlib
 import importlib.util
-import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+
+import requests
 
 from tools.server.daemons import Daemon
 from tools.server.folder import HOST, INSTALL, Folder, ServerError, write_private
@@ -20,15 +17,15 @@ from tools.server.postgres import Postgres
 
 ADMIN = "admin"
 _START_SECONDS = 120
-_ANSWER_SECONDS = 30
+_TIMEOUT_SECONDS = 30
 
-# Whoever has an account logs into what others have made. Deleting is for who made it.
+# Members may log to experiments that others created. Only the creator may delete.
 _CONFIGURATION = """[mlflow]
 default_permission = EDIT
 database_uri = {accounts}
 admin_username = {admin}
-# Checking a password takes a fifth of a second of a core, on purpose. A worker asks again after
-# so many seconds: so long may a password that was changed, or an account deleted, still be good.
+# Checking a password takes 0.2 seconds of a core, on purpose, so workers cache the result for this
+# long. A changed password or a deleted account may still work until then.
 auth_cache_ttl_seconds = 60
 """
 
@@ -39,39 +36,39 @@ class History:
     name = "mlflow"
 
     def __init__(self, folder: Folder) -> None:
-        """Take the server's folder."""
+        """Initialize with the server's folder."""
         self._folder = folder
         self._postgres = Postgres(folder)
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that it listens on."""
         return f"http://{HOST}:{self._folder.ports.mlflow}"
 
     @property
     def daemon(self) -> Daemon:
-        """Its process."""
+        """The process."""
         return Daemon("MLflow", self._folder.place("mlflow"))
 
     def check(self) -> None:
-        """Check that it can be run here.
+        """Check that it is installed.
 
         Raises:
-            ServerError: a library is not installed.
+            ServerError: A library is missing.
         """
         for library in ("boto3", "flask_wtf", "psycopg2"):
             if importlib.util.find_spec(library) is None:
-                raise ServerError(f"the library {library} is not here; {INSTALL}")
+                raise ServerError(f"the library {library} is missing; {INSTALL}")
 
     def is_running(self) -> bool:
-        """Tell whether it runs."""
+        """Whether it is running."""
         return self.daemon.process() is not None
 
     def start(self) -> None:
-        """Bring its databases to the schema of this MLflow, then start it.
+        """Migrate the databases to the schema of this MLflow, then start it.
 
         Raises:
-            ServerError: the databases cannot be used, or it does not start.
+            ServerError: The databases cannot be used, or it does not start.
         """
         daemon = self.daemon
         if not self.is_running():
@@ -80,33 +77,35 @@ class History:
             write_private(configuration, _CONFIGURATION.format(accounts=accounts, admin=ADMIN))
             self._upgrade()
             daemon.start(self._command(), self._environment())
-        daemon.wait_until(self._answers, _START_SECONDS)
+        daemon.wait_until(self._responds, _START_SECONDS)
 
     def stop(self) -> bool:
-        """End it; return whether it ran."""
+        """Stop it; return whether it was running."""
         return self.daemon.stop()
 
     def add_member(self, name: str, password: str, *, renew: bool) -> None:
-        """Make an account.
+        """Create an account if there is none.
 
         Args:
-            name: of the member.
-            password: the first one.
-            renew: whether an account that is there gets this password, too.
+            name: The member's.
+            password: The initial password.
+            renew: Whether to set this password for an existing account.
 
         Raises:
-            ServerError: MLflow refuses.
+            ServerError: MLflow rejects the request.
         """
         account = {"username": name, "password": password}
         try:
-            self._ask("GET", f"users/get?username={name}")
-        except urllib.error.HTTPError as error:
-            if error.code != 404:
-                raise ServerError(f"MLflow does not look up {name}: {_said(error)}") from error
-            self._told("POST", "users/create", account)
+            self._request("GET", f"users/get?username={name}")
+        except requests.HTTPError as error:
+            if error.response is None or error.response.status_code != 404:
+                raise ServerError(
+                    f"MLflow rejects the lookup of {name}: {_message(error)}"
+                ) from error
+            self._post("POST", "users/create", account)
         else:
             if renew:
-                self._told("PATCH", "users/update-password", account)
+                self._post("PATCH", "users/update-password", account)
 
     def _command(self) -> list[str]:
         return [
@@ -118,15 +117,15 @@ class History:
 
     def _environment(self) -> dict[str, str]:
         secrets = self._folder.secrets
-        # What the caller has set to be a member or a client must not reach the server.
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "AWS_"))}
+        # The caller's settings as a client of MLflow or S3 must not reach the server.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "AWS_"))}
         return {
-            **kept,
+            **inherited,
             "MLFLOW_AUTH_CONFIG_PATH": str(self._folder.place("mlflow") / "accounts.ini"),
             "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.admin,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.session,
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            # Jobs are for what this project does not use, and take half a gigabyte.
+            # Jobs are for features that this project does not use, and take 0.5 GB.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_S3_ENDPOINT_URL": Objects(self._folder).address,
             "AWS_ACCESS_KEY_ID": secrets.objects_mlflow.access,
@@ -135,10 +134,7 @@ class History:
         }
 
     def _upgrade(self) -> None:
-        """Make the tables, or bring them to this version.
-
-        Workers that start together would each do so, and break them for good.
-        """
+        """Create or migrate the tables; concurrent migrations by workers would break them."""
         python = (sys.executable, "-m")
         commands = [
             (*python, "mlflow", "db", "upgrade", self._postgres.uri("mlflow")),
@@ -155,42 +151,38 @@ class History:
             command, env=self._environment(), capture_output=True, text=True, check=False
         )
         if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:]
-            raise ServerError(f"{' '.join(command[1:6])} failed: {' '.join(last)}")
+            last_line = done.stderr.strip().splitlines()[-1:]
+            raise ServerError(f"{' '.join(command[1:6])} failed: {' '.join(last_line)}")
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         with contextlib.suppress(OSError):
-            self._ask("GET", f"users/get?username={ADMIN}")
+            self._request("GET", f"users/get?username={ADMIN}")
             return True
         return False
 
-    def _told(self, method: str, what: str, values: Mapping[str, str]) -> None:
+    def _post(self, method: str, path: str, values: Mapping[str, str]) -> None:
         try:
-            self._ask(method, what, values)
-        except urllib.error.HTTPError as error:
-            raise ServerError(f"MLflow refuses {what}: {_said(error)}") from error
+            self._request(method, path, values)
+        except requests.HTTPError as error:
+            raise ServerError(f"MLflow rejects {path}: {_message(error)}") from error
 
-    def _ask(self, method: str, what: str, values: Mapping[str, str] | None = None) -> Any:
-        """Ask MLflow something as its admin.
+    def _request(self, method: str, path: str, values: Mapping[str, str] | None = None) -> None:
+        """Send a request to MLflow as its admin.
 
         Raises:
-            OSError: it does not answer, or with an error.
+            OSError: It does not respond, or responds with an error.
         """
-        login = f"{ADMIN}:{self._folder.secrets.admin}"
-        request = urllib.request.Request(
-            f"{self.address}/api/2.0/mlflow/{what}",
-            None if values is None else json.dumps(values).encode(),
-            {
-                "Authorization": f"Basic {base64.b64encode(login.encode()).decode()}",
-                "Content-Type": "application/json",
-            },
-            method=method,
-        )
-        # Never by a proxy that the environment names.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
-            return json.load(answer)
+        with requests.Session() as session:
+            session.trust_env = False  # ignore the environment's proxies
+            session.request(
+                method,
+                f"{self.address}/api/2.0/mlflow/{path}",
+                json=values,
+                auth=(ADMIN, self._folder.secrets.admin),
+                timeout=_TIMEOUT_SECONDS,
+            ).raise_for_status()
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    return error.read().decode(errors="replace")[:300] or str(error)
+def _message(error: requests.HTTPError) -> str:
+    text = "" if error.response is None else error.response.text
+    return text[:300] or str(error)

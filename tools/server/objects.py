@@ -11,14 +11,14 @@ from tools.server.folder import HOST, INSTALL, Folder, KeyPair, ServerError, wri
 
 MLFLOW_BUCKET = "mlflow"
 DVC_BUCKET = "dvc"
-# S3 signs requests for a region; the store has none and takes any.
+# S3 clients sign requests for a region; the store accepts any.
 REGION = "us-east-1"
 
 _START_SECONDS = 60
-# Files of this size hold the objects; it makes a new one for a bucket when those are full.
+# Objects are stored in volumes of this size; a bucket gets a new one when its volumes are full.
 _VOLUME_MB = 1024
 _VOLUMES = 10_000
-# With less free it takes no more objects, so it does not start at twice that.
+# With less free space it rejects objects; starting takes twice as much.
 _FREE_MB = 256
 
 
@@ -28,36 +28,36 @@ class Objects:
     name = "objects"
 
     def __init__(self, folder: Folder) -> None:
-        """Take the server's folder."""
+        """Initialize with the server's folder."""
         self._folder = folder
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that it listens on."""
         return f"http://{HOST}:{self._folder.ports.objects}"
 
     @property
     def daemon(self) -> Daemon:
-        """Its process."""
+        """The process."""
         return Daemon("the object store", self._folder.place("objects"))
 
     def check(self) -> None:
-        """Check that it can be run here.
+        """Check that it is installed.
 
         Raises:
-            ServerError: it is not installed.
+            ServerError: It is missing.
         """
         _program()
 
     def is_running(self) -> bool:
-        """Tell whether it runs."""
+        """Whether it is running."""
         return self.daemon.process() is not None
 
     def start(self) -> None:
-        """Start it; make the buckets.
+        """Start it and create the buckets.
 
         Raises:
-            ServerError: the disk is nearly full, or it does not start.
+            ServerError: The disk is nearly full, or it does not start.
         """
         daemon = self.daemon
         if not self.is_running():
@@ -67,10 +67,10 @@ class Objects:
         daemon.wait_until(self._has_buckets, _START_SECONDS)
 
     def stop(self) -> bool:
-        """End it; return whether it ran."""
+        """Stop it; return whether it was running."""
         stopped = self.daemon.stop()
         ports = self._folder.ports
-        # SeaweedFS leaves these behind where its end takes too long; their place is not to choose.
+        # SeaweedFS leaves these files if it is killed; their path cannot be configured.
         for part, port in (
             ("master", ports.master_grpc),
             ("volume", ports.volume_grpc),
@@ -90,10 +90,10 @@ class Objects:
             f"-master.port.grpc={ports.master_grpc}", "-master.telemetry=false",
             f"-master.volumeSizeLimitMB={_VOLUME_MB}", f"-volume.port={ports.volume}",
             f"-volume.port.grpc={ports.volume_grpc}", "-volume.preStopSeconds=0",
-            # Left to itself it counts with what is free now, and on a small disk, where one bucket
-            # has taken all volumes, refuses the other's objects.
+            # The default depends on the free space: on a small disk, one bucket could take all
+            # volumes, and the other's objects would be rejected.
             f"-volume.max={_VOLUMES}", f"-volume.minFreeSpace={_FREE_MB}MiB",
-            # The filer's pages would give every file to whoever asks, without a key.
+            # The filer's web pages would serve every file without a key.
             "-filer", "-filer.disableHttp", f"-filer.port={ports.filer}",
             f"-filer.port.grpc={ports.filer_grpc}", "-filer.localSocket=filer.sock",
             "-s3", f"-s3.port={ports.objects}", f"-s3.port.grpc={ports.objects_grpc}",
@@ -102,7 +102,7 @@ class Objects:
         ]  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
-        # One file at a time for each bucket, not seven: no more than a team's uploads need.
+        # Add one volume at a time to a bucket, not seven: enough for a team's uploads.
         growth = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
         return {**os.environ, **growth, "TMPDIR": str(self.daemon.folder)}
 
@@ -112,11 +112,11 @@ class Objects:
         if free < 2 * _FREE_MB:
             raise ServerError(
                 f"the disk of {folder} has {free} MB free, the object store needs {2 * _FREE_MB}; "
-                "make room or choose another --data"
+                "free some space or choose another --data"
             )
 
     def _identities(self) -> str:
-        """Return who may do what: each bucket has a key of its own."""
+        """Return the access rules as JSON: each bucket has a separate key."""
         secrets = self._folder.secrets
 
         def identity(name: str, keys: KeyPair, *actions: str) -> dict[str, object]:
@@ -137,7 +137,7 @@ class Objects:
         )
 
     def _has_buckets(self) -> bool:
-        """Make the buckets that are not there; tell whether all are."""
+        """Create missing buckets; return whether all exist."""
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
@@ -149,8 +149,8 @@ class Objects:
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5),
         )  # fmt: skip
         try:
-            there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-            for bucket in {MLFLOW_BUCKET, DVC_BUCKET} - there:
+            existing = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+            for bucket in {MLFLOW_BUCKET, DVC_BUCKET} - existing:
                 client.create_bucket(Bucket=bucket)
         except (BotoCoreError, ClientError):
             return False
@@ -161,10 +161,10 @@ def _program() -> str:
     """Return the path of SeaweedFS's program.
 
     Raises:
-        ServerError: it is not installed.
+        ServerError: It is not installed.
     """
-    beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
-        raise ServerError(f"weed, the program of SeaweedFS, is not here; {INSTALL}")
-    return found
+    installed = Path(sys.executable).with_name("weed")
+    program = str(installed) if installed.exists() else shutil.which("weed")
+    if program is None:
+        raise ServerError(f"weed, the program of SeaweedFS, is missing; {INSTALL}")
+    return program

@@ -1,4 +1,4 @@
-"""PostgreSQL: a cluster of its own, beside any that the system has."""
+"""PostgreSQL: a separate cluster, independent of the system's."""
 
 import os
 import pwd
@@ -13,7 +13,7 @@ USER = "ptune"
 DATABASES = ("mlflow", "accounts")
 
 _INSTALL = "install it (Debian: apt-get install postgresql)"
-# The account that PostgreSQL's packages make.
+# The account that PostgreSQL's packages create.
 _ACCOUNT = "postgres"
 
 
@@ -23,7 +23,7 @@ class Postgres:
     name = "postgres"
 
     def __init__(self, folder: Folder) -> None:
-        """Take the server's folder."""
+        """Initialize with the server's folder."""
         self._folder = folder
         self._place = folder.root / "postgres"
         self._cluster = self._place / "cluster"
@@ -31,33 +31,33 @@ class Postgres:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address that it listens on."""
         return f"{HOST}:{self._folder.ports.postgres}"
 
     def check(self) -> None:
-        """Check that it can be run here.
+        """Check that it is installed.
 
         Raises:
-            ServerError: a program is not installed, or there is no account to run it as.
+            ServerError: A program is missing, or there is no account to run it as.
         """
         for program in ("initdb", "pg_ctl", "psql"):
             _program(program)
         _account()
 
     def is_running(self) -> bool:
-        """Tell whether it runs."""
+        """Whether it is running."""
         if not (self._cluster / "PG_VERSION").exists():
             return False
         return self._run("pg_ctl", "status", "-D", str(self._cluster)).returncode == 0
 
     def start(self) -> None:
-        """Make the cluster and its databases if there are none; start it.
+        """Create the cluster and its databases if they do not exist, and start it.
 
         Raises:
-            ServerError: it cannot be made or does not start.
+            ServerError: It cannot be created or does not start.
         """
         if not (self._cluster / "PG_VERSION").exists():
-            self._make_cluster()
+            self._create_cluster()
         if not self.is_running():
             port = self._folder.ports.postgres
             options = f"-p {port} -c listen_addresses={HOST} -c unix_socket_directories="
@@ -70,22 +70,22 @@ class Postgres:
                 self.query("postgres", f"CREATE DATABASE {database}")
 
     def stop(self) -> bool:
-        """End it; return whether it ran."""
+        """Stop it; return whether it was running."""
         if not self.is_running():
             return False
         self._checked("pg_ctl", "stop", "--wait", "-m", "fast", "-D", str(self._cluster))
         return True
 
     def uri(self, database: str) -> str:
-        """Return the address of a database for SQLAlchemy; the password is in a file it names."""
-        # MLflow is tested with psycopg2; without a name, SQLAlchemy takes another driver.
+        """Return SQLAlchemy's address of a database; it names a file with the password."""
+        # MLflow is tested with psycopg2, which is not SQLAlchemy's default driver.
         return f"postgresql+psycopg2://{USER}@{self.address}/{database}?passfile={self._pass_file}"
 
     def query(self, database: str, sql: str) -> str:
-        """Return what a statement prints, a row a line, columns separated by `|`.
+        """Return a statement's result, one row a line, with columns separated by `|`.
 
         Raises:
-            ServerError: it fails.
+            ServerError: It fails.
         """
         done = subprocess.run(
             [
@@ -101,26 +101,26 @@ class Postgres:
             raise ServerError(f"PostgreSQL at {self.address}: {done.stderr.strip()}")
         return done.stdout.strip()
 
-    def _make_cluster(self) -> None:
+    def _create_cluster(self) -> None:
         password = self._folder.secrets.postgres
         write_private(self._pass_file, f"{HOST}:*:*:{USER}:{password}\n")
-        # What a killed attempt left behind; a whole cluster has its version in it.
+        # Remove the rest of a killed attempt; a complete cluster has a file with its version.
         shutil.rmtree(self._place, ignore_errors=True)
         self._place.mkdir(mode=0o700)
-        first = self._place / "first-password"
-        write_private(first, password)
-        self._give_away()
+        password_file = self._place / "first-password"
+        write_private(password_file, password)
+        self._change_owner()
         self._checked(
-            "initdb", "-D", str(self._cluster), f"--username={USER}", f"--pwfile={first}",
+            "initdb", "-D", str(self._cluster), f"--username={USER}", f"--pwfile={password_file}",
             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8",
         )  # fmt: skip
-        first.unlink()
+        password_file.unlink()
 
-    def _give_away(self) -> None:
-        """Give its folder to the account that it runs as.
+    def _change_owner(self) -> None:
+        """Make the account that it runs as the owner of its folder.
 
         Raises:
-            ServerError: that account cannot get there.
+            ServerError: That account has no access to it.
         """
         account = _account()
         if account is None:
@@ -130,22 +130,22 @@ class Postgres:
         closed = [path for path in self._place.parents if not path.stat().st_mode & 0o001]
         if closed:
             raise ServerError(
-                f"PostgreSQL runs as user {_ACCOUNT}, who cannot get to {self._place}: {closed[0]} "
-                "lets nobody pass; choose another --data, or run this as an ordinary user"
+                f"PostgreSQL runs as user {_ACCOUNT}, who cannot access {self._place}: {closed[0]} "
+                "denies it; choose another --data, or run this as an ordinary user"
             )
 
     def _checked(self, program: str, *arguments: str) -> None:
         done = self._run(program, *arguments)
         if done.returncode:
             log = self._place / "log.txt"
-            hint = f"; {log} may tell why" if log.exists() else ""
+            hint = f"; see {log}" if log.exists() else ""
             raise ServerError(f"{program} failed: {done.stderr.strip()}{hint}")
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         account = _account()
         return subprocess.run(
             [_program(program), *arguments],
-            cwd="/",  # the current folder may be closed to that account
+            cwd="/",  # that account may not have access to the current folder
             user=None if account is None else account.pw_uid,
             group=None if account is None else account.pw_gid,
             extra_groups=None if account is None else [],
@@ -154,10 +154,10 @@ class Postgres:
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Return the account that PostgreSQL is run as, as it refuses to run as root; None for our own.
+    """Return the account that root runs PostgreSQL as; None for the current one.
 
     Raises:
-        ServerError: there is none.
+        ServerError: There is no such account.
     """
     if os.geteuid() != 0:
         return None
@@ -171,15 +171,15 @@ def _account() -> pwd.struct_passwd | None:
 
 
 def _program(name: str) -> str:
-    """Return the path of one of PostgreSQL's programs, of the newest version that is there.
+    """Return the path of one of PostgreSQL's programs, of the newest installed version.
 
     Raises:
-        ServerError: it is not installed.
+        ServerError: It is not installed.
     """
-    # Debian keeps most of them off the PATH, in a folder for each version.
-    kept = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
-    newest = sorted(kept, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])
-    found = str(newest[-1]) if newest else shutil.which(name)
-    if found is None:
-        raise ServerError(f"{name} of PostgreSQL is not here; {_INSTALL}")
-    return found
+    # Debian has most of them outside the PATH, in a folder for each version.
+    paths = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
+    versions = sorted(paths, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])
+    program = str(versions[-1]) if versions else shutil.which(name)
+    if program is None:
+        raise ServerError(f"PostgreSQL's {name} is missing; {_INSTALL}")
+    return program

@@ -121,7 +121,7 @@ def test_filters(options: list[str], scores: list[float]) -> None:
     assert scores_of(*options) == scores
 
 
-def test_methods_stand_beside_each_other_under_model_and_data() -> None:
+def test_methods_are_columns_under_model_and_data() -> None:
     shown = invoke().stdout
     (start,) = (n for n, line in enumerate(shown.splitlines()) if "on geonames" in line)
     table = [" ".join(line.split()) for line in shown.splitlines()[start : start + 6]]
@@ -139,7 +139,7 @@ def test_methods_stand_beside_each_other_under_model_and_data() -> None:
 def test_cost_is_the_minutes_of_the_training_and_the_evaluation_behind_a_score() -> None:
     shown = " ".join(invoke("--cost", "--task", "lama", "--model", MODEL).stdout.split())
     assert "lama 416 11.5" in shown
-    assert f"on {hardware_name(None)}. - Not known of 1 of 2." in shown
+    assert f"on {hardware_name(None)}. - Unknown for 1 of 2." in shown
     assert "50.5" not in shown
     rows = {row["method"]: row for row in rows_of("--task", "lama", "--model", MODEL)}
     tuned, manual = rows["p-tuning"], rows["manual"]
@@ -170,7 +170,7 @@ def by_title(shown: str) -> dict[str, str]:
     return {title: " ".join(text.split()) for title, text in parts.items()}
 
 
-def test_the_paper_s_row_stands_under_its_model_and_not_under_other_data() -> None:
+def test_the_paper_s_row_is_below_its_model_and_not_below_other_data() -> None:
     parts = by_title(invoke("--against", "paper").stdout)
     bert = parts[f"bert-base-cased on lama 34k, {TODAY}"]
     assert "the paper: BERT-base 109M 34,039 31.1 48.3 34.1 (LPAQA)" in bert
@@ -214,7 +214,7 @@ def test_json_has_shares_and_what_the_paper_says() -> None:
     assert "paper" not in json.loads(invoke("--json").stdout)
 
 
-def test_csv_says_whose_a_row_is_and_leaves_doubts_to_the_other_stream() -> None:
+def test_csv_names_the_origin_of_a_row_and_writes_doubts_to_stderr() -> None:
     result = invoke("--csv", "--against", "paper", "--model", "bert-base-cased")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["of"] for row in rows].count("ours") == 1
@@ -225,23 +225,23 @@ def test_csv_says_whose_a_row_is_and_leaves_doubts_to_the_other_stream() -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--csv", "--json"], "--csv, --json, --markdown: give one of them"),
+        (["--csv", "--json"], "--csv, --json, --markdown: give only one of them"),
         (["--tag", "quick"], "--tag quick: write KEY=VALUE"),
-        (["--cost", "--all"], "--cost: goes neither with --all"),
-        (["--cost", "--against", "paper"], "nor with --against"),
+        (["--cost", "--all"], "--cost cannot be combined with --all"),
+        (["--cost", "--against", "paper"], "or --against"),
     ],
 )
-def test_what_is_wrong_ends_in_its_message(options: list[str], said: str) -> None:
+def test_wrong_options_end_in_their_message(options: list[str], message: str) -> None:
     result = invoke(*options)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
-    assert said in result.stderr
+    assert message in result.stderr
     assert result.stdout == ""
 
 
-def test_where_nothing_fits_it_says_what_there_is() -> None:
+def test_where_nothing_matches_it_lists_what_there_is() -> None:
     result = invoke("--task", "boolq")
     assert result.exit_code == 0
     assert "None of 6 evaluations" in result.stderr
@@ -249,7 +249,7 @@ def test_where_nothing_fits_it_says_what_there_is() -> None:
     assert result.stdout == ""
 
 
-def test_an_empty_history_is_said_and_not_made(
+def test_an_empty_history_is_reported_and_not_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -124,7 +124,7 @@ def test_a_bad_lama_template_is_named(tmp_path, template, said):
         ("manual", "{premise} {question} {mask}", "unknown field {question}"),
         ("manual", "{premise} {hypothesis} [P] {mask}", "tune of this method does not name prompt"),
         ("p-tuning", "{premise} {hypothesis} {mask}", "no [P] in the template"),
-        ("p-tuning", "{premise} [P*0] {mask}", "[P*0] stands for no prompt token"),
+        ("p-tuning", "{premise} [P*0] {mask}", "[P*0] has no prompt tokens"),
     ],
 )
 def test_a_bad_task_template_is_named(tmp_path, method, template, said):

@@ -137,7 +137,8 @@ def kept(root: Path) -> list[Path]:
     return [path for path in (root / ".work" / "unsent").glob("*") if path.is_dir()]
 
 
-def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
+@pytest.mark.slow
+def test_a_server_that_dies_during_a_stage_costs_neither_results_nor_history(
     way: Way, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     expected = picture(a_stage())
@@ -151,14 +152,14 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
     started = time.monotonic()
     run_id = a_stage(in_the_middle=way.cut)
     assert time.monotonic() - started < 60
-    told = capfd.readouterr().err
-    assert told.count("warning: MLflow cannot be reached") == 1
-    assert told.count(SEND) == 1
+    warnings = capfd.readouterr().err
+    assert warnings.count("warning: MLflow cannot be reached") == 1
+    assert warnings.count(SEND) == 1
     (folder,) = kept(tmp_path)
     assert folder.name == run_id
     written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     assert b"secret" not in written
-    assert "secret" not in told
+    assert "secret" not in warnings
 
     away = send()
     assert away.exit_code == 1
@@ -168,7 +169,7 @@ def test_a_server_that_dies_in_the_middle_costs_neither_results_nor_history(
         raise AssertionError("a stage begins while the server is away")
 
     ended = int(time.time() * 1000)
-    way.mend()
+    way.restore()
     sent = send()
     assert sent.exit_code == 0, sent.output
     assert f"train/lama/p-tuning {run_id[:10]}: " in sent.stdout
@@ -278,7 +279,7 @@ def leave_kept(monkeypatch: pytest.MonkeyPatch) -> str:
     return run.run_id
 
 
-def test_who_goes_on_in_a_run_sends_first_what_was_kept_of_it(
+def test_a_resumed_run_first_sends_its_kept_events(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = leave_kept(monkeypatch)
@@ -290,7 +291,7 @@ def test_who_goes_on_in_a_run_sends_first_what_was_kept_of_it(
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
-def test_who_goes_on_in_a_run_knows_what_was_kept_of_its_attempts(
+def test_a_resumed_run_counts_the_attempts_in_its_kept_events(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with suppress(KeyboardInterrupt), open_run() as run:
@@ -341,8 +342,8 @@ def test_what_cannot_be_sent_stops_no_stage_that_starts(
         troubled.setattr(EventLog, "forward", gone)
         with open_run():
             pass
-    told = capsys.readouterr().err
-    assert "train/lama/p-tuning: 2 log events are still kept (the server is gone)" in told
+    warnings = capsys.readouterr().err
+    assert "train/lama/p-tuning: 2 log events are still kept (the server is gone)" in warnings
     (own_folder / ".work/unsent" / run_id / "entries.jsonl").write_text("{\n{\n")
     with open_run():
         pass

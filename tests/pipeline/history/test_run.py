@@ -168,7 +168,7 @@ def history_of(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("leave", [leave_failed, leave_killed, leave_running])
-def test_an_unfinished_run_is_gone_on_with(
+def test_an_unfinished_run_is_resumed(
     own_folder: Path, capfd: pytest.CaptureFixture[str], leave: Callable[[], str]
 ) -> None:
     earlier = leave()
@@ -222,7 +222,7 @@ def delete() -> str:
     return run_id
 
 
-def test_a_finished_run_that_dvc_has_not_recorded_is_gone_on_with(own_folder: Path) -> None:
+def test_a_finished_run_that_dvc_has_not_recorded_is_resumed(own_folder: Path) -> None:
     earlier = finish()
     with open_run(resumes=earlier) as run:
         assert run.run_id == earlier
@@ -379,7 +379,7 @@ def test_three_first_users_at_once_make_one_good_store(
     assert not list((tmp_path / ".work").glob("*.partial"))
 
 
-def test_a_child_stands_below_its_stage_and_goes_on_with_it(own_folder: Path) -> None:
+def test_a_child_run_belongs_to_its_stage_and_resumes_with_it(own_folder: Path) -> None:
     about = {"tags": {"task": "rte"}, "params": {"seed": 2, "model": {"learning_rate": 1e-5}}}
     with (
         contextlib.suppress(KeyboardInterrupt),

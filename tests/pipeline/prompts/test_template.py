@@ -103,7 +103,7 @@ def test_templates_parsed_by_hand(source, parts):
         ("{subject.__class__} {mask}", "'{' at character 1"),
         ("{0} {mask}", "'{' at character 1"),
         ("{} {mask}", "'{' at character 1"),
-        ("a [P*0] {mask}", "[P*0] stands for no prompt token"),
+        ("a [P*0] {mask}", "[P*0] has no prompt tokens"),
         ("a [P*] {mask}", "'[P' at character 3"),
         ("a [P*x] {mask}", "'[P' at character 3"),
         ("a [P*3 {mask}", "'[P' at character 3"),

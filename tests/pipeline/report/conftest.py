@@ -1,23 +1,18 @@
-"""The files that evaluation leaves, with numbers made up for the purpose."""
+"""The files that evaluation writes, with made-up numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.config.schema import load_params
 from pipeline.files import write_csv, write_json, write_jsonl
-from pipeline.report.page import write_report
-from pipeline.report.results import (
-    LamaResults,
-    Row,
-    StabilityResults,
-    TaskResults,
-    read_lama_results,
-    read_stability_results,
-    read_task_results,
-)
+from pipeline.report.page import ReportData, write_report
+from pipeline.report.scores import MethodResult, ResultFolders, read_answers, read_result
+from tests.project import ROOT, edit_params
 
 METHODS = ("manual", "p-tuning")
 TABLE_1 = (
@@ -37,11 +32,12 @@ SPLITS = {
     "test/outside_vocabulary": 9,
 }
 RELATIONS = ("P17", "P30", "P1376")
+SPLITS_PLAIN = {"relations": 3}
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files of an evaluation lie; what a report is made from."""
+    """The files of an evaluation, in a folder."""
 
     root: Path
 
@@ -57,9 +53,17 @@ class Files:
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 
+    @property
+    def folders(self) -> ResultFolders:
+        return ResultFolders(self.metrics, self.curves, self.evaluation)
+
     def add_lama(
-        self, methods: Sequence[str] = METHODS, relations: Sequence[str] = RELATIONS
+        self,
+        methods: Sequence[str] = METHODS,
+        relations: Sequence[str] = RELATIONS,
+        seeds: Sequence[int] = (34,),
     ) -> None:
+        """With several seeds, a second setting was tried that dev did not choose."""
         for number, method in enumerate(methods):
             folder = self.evaluation / "lama" / method
             scores = [
@@ -77,17 +81,24 @@ class Files:
                 for i, name in enumerate(relations)
             ]
             epochs = 1 if method == "manual" else 4
+            tried = (1, 2) if len(seeds) > 1 and method != "manual" else (1,)
             curve = [
                 {
                     "relation": name,
+                    "setting": setting,
+                    "split": 1,
+                    "seed": seed,
                     "epoch": epoch,
                     "train_loss": None if epoch == 0 else 1 / epoch,
                     "dev_loss": 2 / (epoch + 1),
                     "dev_p_at_1": (i + epoch) / 50,
                 }
                 for i, name in enumerate(relations)
+                for setting in tried
+                for seed in seeds
                 for epoch in range(epochs)
             ]
+            trials, settings = _trials(relations, seeds, number), _settings(relations, tried, seeds)
             answers = [
                 {
                     "relation": name,
@@ -102,6 +113,8 @@ class Files:
             ]
             write_csv(folder / "relations.csv", list(scores[0]), scores)
             write_csv(folder / "controls.csv", list(controls[0]), controls)
+            write_csv(folder / "trials.csv", list(trials[0]), trials)
+            write_csv(folder / "settings.csv", list(settings[0]), settings)
             write_csv(self.curves / "lama" / f"{method}.csv", list(curve[0]), curve)
             write_jsonl(folder / "predictions" / "predictions.jsonl", answers)
             metrics = {
@@ -111,7 +124,11 @@ class Files:
                 "test/naive_bayes": 0.1654,
                 "test/facts": 1234,
                 "test/left_out": 56,
+                "test/trainings": len(seeds),
+                "test/settings": 1,
             }
+            if len(seeds) > 1:
+                metrics |= {"test/p_at_1_std": 0.0123, "dev/p_at_1_std": 0.0234}
             write_json(self.metrics / "lama" / f"{method}.json", metrics)
         write_json(self.metrics / "splits" / "lama.json", SPLITS | {"relations": len(relations)})
 
@@ -143,7 +160,7 @@ class Files:
     def add_task(self, task: str, methods: Sequence[str] = METHODS) -> None:
         for number, method in enumerate(methods):
             seeds = [1] if method == "manual" else [1, 2]
-            # A setting that dev did not choose has curves too; no report shows them.
+            # A setting that dev did not choose has curves too, which no report shows.
             curve = [
                 {
                     "setting": setting,
@@ -159,37 +176,13 @@ class Files:
                 for epoch in range(1 if method == "manual" else 3)
             ]
             folder = Path("superglue", task)
-            units = [
-                {
-                    "training": f"setting-1/split-1/seed-{seed}",
-                    "setting": 1,
-                    "split": 1,
-                    "seed": seed,
-                    "best_epoch": 2,
-                    "dev_score": 0.6 + seed / 50,
-                    "test_score": 0.5 + number / 7 + seed / 100,
-                    "test_accuracy": 0.5 + number / 7 + seed / 100,
-                }
-                for seed in seeds
-            ]
-            settings = [
-                {
-                    "setting": setting,
-                    "tried": f"model.learning_rate={setting}e-05",
-                    "template": "{premise} [P] {mask}",
-                    "trainings": len(seeds),
-                    "dev_score": 0.61 - setting / 10,
-                    "dev_score_std": None if len(seeds) == 1 else 0.01,
-                    "chosen": setting == 1,
-                    "test_score": 0.53 if setting == 1 else None,
-                    "test_score_std": None,
-                }
-                for setting in ((1,) if method == "manual" else (1, 2))
-            ]
-            write_csv(self.evaluation / folder / method / "trials.csv", list(units[0]), units)
-            write_csv(
-                self.evaluation / folder / method / "settings.csv", list(settings[0]), settings
-            )
+            # SuperGLUE's files have no column `task`: it is in their path.
+            trials = [_without_task(row) for row in _trials([task], seeds, number)]
+            tried = (1,) if method == "manual" else (1, 2)
+            settings = [_without_task(row) for row in _settings([task], tried, seeds)]
+            where = self.evaluation / folder / method
+            write_csv(where / "trials.csv", list(trials[0]), trials)
+            write_csv(where / "settings.csv", list(settings[0]), settings)
             write_csv(self.curves / folder / f"{method}.csv", list(curve[0]), curve)
             metrics = {
                 "test/score": 0.51 + number / 7,
@@ -205,26 +198,60 @@ class Files:
                 metrics |= {f"test/{key}_std": 0.0071 for key in ("score", "accuracy")}
             write_json(self.metrics / folder / f"{method}.json", metrics)
 
-    def lama(self, methods: Sequence[str] = METHODS, answers: int = 4) -> LamaResults:
-        return read_lama_results(
-            methods,
-            metrics=self.metrics,
-            curves=self.curves,
-            evaluation=self.evaluation,
-            answers=answers,
-        )
+    def lama(self, methods: Sequence[str] = METHODS) -> list[MethodResult]:
+        return [read_result(self.folders, "lama", method) for method in methods]
 
-    def stability(self, methods: Sequence[str] = METHODS) -> StabilityResults:
-        return read_stability_results(methods, metrics=self.metrics, evaluation=self.evaluation)
+    def answers(self, count: int, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
+        return read_answers(self.evaluation, methods, count)
 
-    def task(self, task: str, methods: Sequence[str] = METHODS) -> TaskResults:
-        return read_task_results(
-            task,
-            methods,
-            metrics=self.metrics,
-            curves=self.curves,
-            evaluation=self.evaluation,
-        )
+    def stability(self, methods: Sequence[str] = METHODS) -> list[MethodResult]:
+        return [read_result(self.folders, "stability", method, curves=False) for method in methods]
+
+    def task(self, task: str, methods: Sequence[str] = METHODS) -> list[MethodResult]:
+        return [read_result(self.folders, "superglue", method, task) for method in methods]
+
+
+def _trials(tasks: Sequence[str], seeds: Sequence[int], number: int) -> list[dict[str, Any]]:
+    """Method `number` scores 0.5 + number / 7 + seed / 100 on test, 0.6 + seed / 50 on dev."""
+    return [
+        {
+            "task": task,
+            "training": f"{task}/setting-1/split-1/seed-{seed}",
+            "setting": 1,
+            "split": 1,
+            "seed": seed,
+            "best_epoch": 2,
+            "dev_score": 0.6 + seed / 50,
+            "test_score": 0.5 + number / 7 + seed / 100,
+        }
+        for task in tasks
+        for seed in seeds
+    ]
+
+
+def _settings(
+    tasks: Sequence[str], tried: Sequence[int], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "task": task,
+            "setting": setting,
+            "tried": f"model.learning_rate={setting}e-05",
+            "template": "{premise} [P] {mask}",
+            "trainings": len(seeds),
+            "dev_score": 0.61 - setting / 10,
+            "dev_score_std": None if len(seeds) == 1 else 0.01,
+            "chosen": setting == 1,
+            "test_score": 0.53 if setting == 1 else None,
+            "test_score_std": None,
+        }
+        for task in tasks
+        for setting in tried
+    ]
+
+
+def _without_task(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "task"}
 
 
 @pytest.fixture
@@ -232,42 +259,25 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path / "results")
 
 
-def write(
-    folder: Path,
-    lama: LamaResults | None,
-    tasks: Sequence[TaskResults] = (),
-    title: str = "Title",
-    *,
-    stability: StabilityResults | None = None,
-    source: str = "geonames",
-    subset: str = "34k",
-    model: str = "tiny",
-    work: Mapping[str, Row] | None = None,
-    origins: Mapping[str, str] | None = None,
-    tasks_source: str = "geonames",
-    tasks_protocol: str = "few-shot-32",
-) -> Path:
+def make_data(root: Path, edits: Mapping[str, Any] | None = None, **parts: Any) -> ReportData:
+    """Return the data of a report; `edits` are of params.yaml, a copy of it is put in `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    edit_params(root, **{"report__title": "Title", "model__name": "tiny", **(edits or {})})
+    return ReportData(load_params(root / "params.yaml"), **{"splits": SPLITS_PLAIN, **parts})
+
+
+def write(root: Path, edits: Mapping[str, Any] | None = None, **parts: Any) -> Path:
     """Write a report of some results and return its folder."""
-    write_report(
-        folder,
-        title=title,
-        model=model,
-        lama=lama,
-        stability=stability,
-        lama_source=source,
-        lama_subset=subset,
-        tasks=tasks,
-        tasks_source=tasks_source,
-        tasks_protocol=tasks_protocol,
-        work=work or {},
-        origins=origins or {},
-    )
+    folder = root / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(folder, make_data(root, edits, **parts))
     return folder
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Callable[..., Path]:
-    return partial(write, tmp_path / "report")
+    return partial(write, tmp_path / "written")
 
 
 @pytest.fixture(scope="session")
@@ -283,9 +293,13 @@ def full_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="session")
 def full(full_files: Files) -> Path:
     """The folder of the report of both benchmarks; no test changes it."""
-    return write(
-        full_files.root / "report",
-        full_files.lama(),
-        [full_files.task("rte")],
-        stability=full_files.stability(),
-    )
+    return write(full_files.root, **everything(full_files))
+
+
+def everything(files: Files) -> dict[str, Any]:
+    return {
+        "lama": files.lama(),
+        "stability": files.stability(),
+        "tasks": files.task("rte"),
+        "answers": files.answers(4),
+    }

@@ -1,4 +1,4 @@
-"""Figures are read back from their SVG: where the marks stand, and what is written."""
+"""Figures are read back from their SVG: the places of the marks, and the texts."""
 
 import re
 from typing import get_args
@@ -11,31 +11,45 @@ from pipeline.report.figures import (
     curves_figure,
     relations_figure,
     stability_figure,
-    task_curves_figure,
-    tasks_figure,
+    trainings_figure,
 )
-from pipeline.report.results import LamaResults, StabilityResults, TaskResults
+from pipeline.report.scores import MethodResult
 
 SVG = "{http://www.w3.org/2000/svg}"
 FORTY_ONE = [f"P{number}" for number in range(41)]
 
 
-def _results(scores, curves=()) -> LamaResults:
+def _results(scores, curves=(), label="of") -> list[MethodResult]:
     """Make results from method -> relation -> P@1, and (method, epoch, P@1) of relation P1."""
-    relations = {
-        name: {"relation": name, "label": "of", "facts": 10, "left_out": 0, "majority": 0.5,
-               "naive_bayes": 0.25}
-        for by_relation in scores.values()
-        for name in by_relation
-    }  # fmt: skip
-    for method, by_relation in scores.items():
-        for name, score in by_relation.items():
-            relations[name][method] = score
-    points = [
-        {"method": method, "relation": "P1", "epoch": epoch, "dev_p_at_1": score}
-        for method, epoch, score in curves
+    return [
+        MethodResult(
+            "lama",
+            "",
+            method,
+            {},
+            relations=[
+                {"relation": name, "label": label, "facts": 10, "left_out": 0, "majority": 0.5,
+                 "naive_bayes": 0.25, "p_at_1": score}
+                for name, score in by_relation.items()
+            ],
+            curves=[
+                {"task": "P1", "training": (), "epoch": epoch, "dev_score": score}
+                for of, epoch, score in curves
+                if of == method
+            ],
+        )
+        for method, by_relation in scores.items()
+    ]  # fmt: skip
+
+
+def _task(task, method, scores, curve=()) -> MethodResult:
+    trainings = [{"task": task, "test_score": score} for score in scores]
+    curves = [
+        {"task": task, "training": "a", "epoch": epoch, "dev_score": score}
+        for epoch, score in enumerate(curve)
     ]
-    return LamaResults({method: {} for method in scores}, list(relations.values()), points, [], {})
+    metrics = {"test/majority": 0.5}
+    return MethodResult("superglue", task, method, metrics, trainings=trainings, curves=curves)
 
 
 def _groups(svg: str, name: str) -> list[ElementTree.Element]:
@@ -50,7 +64,7 @@ def _scatters(svg: str) -> list[ElementTree.Element]:
 
 
 def _marks(svg: str) -> list[list[tuple[float, float]]]:
-    """Return the places of the marks, a list for the control and for each method."""
+    """Return the places of the marks, a list for each control and method."""
     return [
         [(float(use.get("x")), float(use.get("y"))) for use in group.iter(f"{SVG}use")]
         for group in _scatters(svg)
@@ -74,7 +88,7 @@ def _lines(svg: str, color: str) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in corner.findall(path.get("d"))] for path in paths]
 
 
-def test_marks_stand_where_the_numbers_are():
+def test_marks_are_where_the_numbers_are():
     scores = {
         "manual": {"P1": 0.0, "P2": 0.25, "P3": 1.0},
         "p-tuning": {"P1": 0.5, "P2": 0.75, "P3": 0.125},
@@ -82,7 +96,7 @@ def test_marks_stand_where_the_numbers_are():
     control, bayes, *methods = _marks(relations_figure(_results(scores)))
     (left, _), (_, _), (right, _) = sorted(methods[0])
     assert left < right
-    # Relations stand by their best score, the best on top.
+    # Relations are sorted by their best score, the best on top.
     order = ["P1", "P2", "P3"]
     for marks, by_relation in zip(methods, scores.values(), strict=True):
         shares = [(x - left) / (right - left) for x, _ in marks]
@@ -121,26 +135,9 @@ def test_a_curve_runs_through_its_numbers():
 
 
 def test_each_task_has_a_panel_with_its_own_curves():
-    tasks = [
-        TaskResults(
-            task,
-            {"manual": {}},
-            trainings={},
-            settings={},
-            curves=[
-                {
-                    "task": task,
-                    "method": "manual",
-                    "training": "a",
-                    "epoch": epoch,
-                    "dev_score": accuracy,
-                }
-                for epoch, accuracy in enumerate(accuracies)
-            ],
-        )
-        for task, accuracies in (("rte", [0.0, 1.0]), ("cb", [1.0, 0.0]))
-    ]
-    svg = task_curves_figure(tasks)
+    svg = curves_figure(
+        [_task("rte", "manual", [], [0.0, 1.0]), _task("cb", "manual", [], [1.0, 0.0])]
+    )
     assert len(_groups(svg, "axes")) == 2
     rising, falling = _lines(svg, "#64748b")
     assert rising[0][1] > rising[1][1]
@@ -148,33 +145,41 @@ def test_each_task_has_a_panel_with_its_own_curves():
     assert {"rte", "cb", "dev score, %"} <= set(_written(svg))
 
 
-def test_each_training_of_a_task_is_a_mark_of_its_own():
-    tasks = [
-        TaskResults(
-            task,
-            methods={method: {"test/majority": 0.5} for method in scores},
-            trainings={
-                method: [{"test_score": score} for score in own] for method, own in scores.items()
-            },
-            settings={},
-            curves=[],
-        )
-        for task, scores in (
-            ("rte", {"manual": [0.0], "p-tuning": [0.25, 1.0]}),
-            ("cb", {"manual": [0.75]}),
-        )
-    ]
-    svg = tasks_figure(tasks)
-    majority, cb, tuned, manual = _marks(svg)
-    left, right = manual[0][0], tuned[1][0]
-    shares = [[(x - left) / (right - left) for x, _ in own] for own in (majority, cb, tuned)]
+def test_each_training_has_a_mark():
+    svg = trainings_figure(
+        [
+            _task("rte", "manual", [0.0]),
+            _task("rte", "p-tuning", [0.25, 1.0]),
+            _task("cb", "manual", [0.75]),
+        ]
+    )
+    # The strips from the bottom to the top.
+    majority, (cb, manual), tuned = _marks(svg)
+    left, right = manual[0], tuned[1][0]
+    shares = [[(x - left) / (right - left) for x, _ in marks] for marks in (majority, [cb], tuned)]
     assert shares[0] == pytest.approx([0.5] * 3, abs=1e-4)
     assert shares[1] == pytest.approx([0.75], abs=1e-4)
     assert shares[2] == pytest.approx([0.25, 1.0], abs=1e-4)
     assert tuned[0][1] == tuned[1][1]
+    assert [y for _, y in majority] == [cb[1], tuned[0][1], manual[1]]
     # From top to bottom as in the tables.
-    assert manual[0][1] < tuned[0][1] < cb[0][1]
+    assert manual[1] < tuned[0][1] < cb[1]
     assert {"rte manual", "rte p-tuning", "cb manual", "majority class"} <= set(_written(svg))
+
+
+def test_relations_with_several_seeds_have_strips_with_their_own_majority(files):
+    files.add_lama(relations=["P17", "P30"], seeds=(1, 2))
+    results = files.lama()
+    svg = trainings_figure(results)
+    names = [text for text in _written(svg) if text.startswith("P")]
+    assert names[:4] == ["P30 p-tuning", "P30 manual", "P17 p-tuning", "P17 manual"]
+    majority, manual, _ = _marks(svg)
+    assert len(majority) == len(manual) == 4
+    (low, _), (high, _) = majority[1], majority[3]
+    scale = (manual[1][0] - manual[0][0]) / 0.01
+    assert [row["majority"] for row in results[0].relations] == [0.0, 1 / 29]
+    assert (low - high) / scale == pytest.approx(1 / 29, abs=1e-3)
+    assert "test P@1, %, a mark for each training" in _written(svg)
 
 
 @pytest.mark.parametrize("count", [1, 5, 13])
@@ -186,7 +191,7 @@ def test_every_relation_has_its_panel(count):
 
 
 @pytest.mark.parametrize("methods", [["p-tuning"], get_args(LamaMethod), get_args(SuperGlueMethod)])
-def test_every_method_can_be_drawn_in_a_color_of_its_own(methods):
+def test_every_method_has_its_color_and_shape(methods):
     svg = relations_figure(_results({method: {"P1": 0.5, "P2": 0.25} for method in methods}))
     groups = _scatters(svg)
     marks = [next(group.iter(f"{SVG}use")) for group in groups]
@@ -203,8 +208,9 @@ def test_every_method_can_be_drawn_in_a_color_of_its_own(methods):
 
 
 def test_a_long_label_is_cut_so_that_the_marks_have_room():
-    results = _results({"manual": {"P131": 0.5}})
-    results.relations[0]["label"] = "located in the administrative territorial entity"
+    results = _results(
+        {"manual": {"P131": 0.5}}, label="located in the administrative territorial entity"
+    )
     assert "P131 located in the administrative …  (n=10)" in _written(relations_figure(results))
 
 
@@ -215,11 +221,11 @@ def test_the_figure_of_41_relations_names_each():
 
 
 def _curves_of(names) -> str:
-    results = _results({"manual": dict.fromkeys(names, 0.5)})
-    points = [
-        {"method": "manual", "relation": name, "epoch": 0, "dev_p_at_1": 0.5} for name in names
-    ]
-    return curves_figure(LamaResults(results.methods, results.relations, points, [], {}))
+    (result,) = _results({"manual": dict.fromkeys(names, 0.5)})
+    result.curves.extend(
+        {"task": name, "training": (), "epoch": 0, "dev_score": 0.5} for name in names
+    )
+    return curves_figure([result])
 
 
 def test_the_figure_of_relations_grows_with_them():
@@ -268,21 +274,32 @@ def test_a_published_prompt_that_was_chosen_is_a_level_line():
     assert line[0][1] == line[1][1]
 
 
-def test_the_templates_of_a_relation_stand_in_a_strip_for_each_method():
-    templates = [
-        {"relation": relation, "number": number, "template": "", "facts": 9,
-         "manual": number / 4, "p-tuning": 0.5}
-        for relation in ("P1", "P2")
-        for number in (1, 2, 4)
-    ]  # fmt: skip
-    svg = stability_figure(StabilityResults({"manual": {}, "p-tuning": {}}, templates))
+def test_the_templates_of_a_relation_are_a_strip_for_each_method():
+    svg = stability_figure(
+        [
+            MethodResult(
+                "stability",
+                "",
+                method,
+                {},
+                templates=[
+                    {"relation": relation, "p_at_1": number / 4 if method == "manual" else 0.5}
+                    for relation in ("P1", "P2")
+                    for number in (1, 2, 4)
+                ],
+            )
+            for method in ("manual", "p-tuning")
+        ]
+    )
     names = [text for text in _written(svg) if text.startswith("P")]
     # From the bottom: the first relation is on top, its first method above the second.
     assert names == ["P2 p-tuning", "P2 manual", "P1 p-tuning", "P1 manual"]
-    strips = _marks(svg)
+    tuned, manual = _marks(svg)
+    # From the top: both methods under P1, then under P2; the strips are drawn from the bottom.
+    strips = [manual[3:], tuned[3:], manual[:3], tuned[:3]]
     heights = [{y for _, y in strip} for strip in strips]
-    assert [len(own) for own in heights] == [1] * 4
-    assert sorted(map(min, heights), reverse=True) == list(map(min, heights))
-    (a, b, c), level = (x for x, _ in strips[1]), {x for x, _ in strips[0]}
+    assert all(len(height) == 1 for height in heights)
+    assert sorted(map(min, heights)) == list(map(min, heights))
+    a, b, c = (x for x, _ in manual[:3])
     assert (c - b) / (b - a) == pytest.approx(2, abs=1e-3)
-    assert level == {b}
+    assert {x for x, _ in tuned} == {b}

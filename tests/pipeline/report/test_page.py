@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import write_csv, write_jsonl
+from tests.pipeline.report.conftest import SPLITS
 
 PROJECT = Path(__file__).parents[3]
 FORTY_ONE = [f"P{number}" for number in range(41)]
@@ -35,7 +36,7 @@ class Page(HTMLParser):
         elements: (name, attributes) of all of them.
         tables: the texts of the cells, by table and row.
         headings: the texts of the headings.
-        defined: id -> the elements that have it, each with all that is within.
+        title: of the page.
     """
 
     def __init__(self, text: str) -> None:
@@ -44,6 +45,7 @@ class Page(HTMLParser):
         self.tables: list[list[list[str]]] = []
         self.headings: list[str] = []
         self.texts: list[str] = []
+        self.title = ""
         self._open: list[str] | None = None
         self.feed(text)
 
@@ -53,7 +55,7 @@ class Page(HTMLParser):
             self.tables.append([])
         elif tag == "tr":
             self.tables[-1].append([])
-        elif tag in ("th", "td", "h1", "h2", "h3"):
+        elif tag in ("th", "td", "h1", "h2", "h3", "title"):
             self._open = []
 
     def handle_endtag(self, tag: str) -> None:
@@ -61,6 +63,8 @@ class Page(HTMLParser):
             self.tables[-1][-1].append("".join(self._open))
         elif tag in ("h1", "h2", "h3") and self._open is not None:
             self.headings.append("".join(self._open))
+        elif tag == "title" and self._open is not None:
+            self.title = "".join(self._open)
         else:
             return
         self._open = None
@@ -87,50 +91,52 @@ def _page(folder: Path) -> Page:
     return Page((folder / "index.html").read_text(encoding="utf-8"))
 
 
-def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
-    found = _markdown_tables((full / "report.md").read_text())
-    methods, relations, answers, *_, tasks, settings, trainings = found
+def test_the_tables_are_in_the_order_of_the_headings(full):
+    text = (full / "report.md").read_text()
+    first = [table[0][:2] for table in _markdown_tables(text)]
+    assert first == [
+        ["method", "test P@1"],
+        ["relation", "facts"],
+        ["relation", "subject"],
+        ["method", "relations"],
+        ["relation", "number"],
+        ["task", "method"],
+        ["task", "method"],
+        ["task", "method"],
+    ]
+    assert re.findall("^#+ (.*)$", text, re.MULTILINE) == [
+        "Title",
+        "Knowledge probing: `geonames`, 3 relations",
+        "Some answers",
+        "Stability over templates: `geonames`",
+        "Language understanding: `geonames`",
+        "Settings that were tried",
+        "By training",
+    ]
+    assert "\n\n\n" not in text
 
-    for row, method in zip(methods[1:], ("manual", "p-tuning"), strict=False):
-        metrics = json.loads((full_files.metrics / "lama" / f"{method}.json").read_text())
-        assert row == [method, f"{100 * metrics['test/p_at_1']:.1f}",
-                       f"{100 * metrics['dev/p_at_1']:.1f}", "1234"]  # fmt: skip
-        with (full_files.evaluation / "lama" / method / "relations.csv").open() as file:
-            scores = {line["relation"]: line for line in csv.DictReader(file)}
-        with (full_files.evaluation / "lama" / method / "controls.csv").open() as file:
-            controls = {line["relation"]: line for line in csv.DictReader(file)}
-        assert len(relations) - 1 == len(scores)
-        for line in (dict(zip(relations[0], cells, strict=True)) for cells in relations[1:]):
-            name, _, label = line["relation"].partition(" ")
-            score, control = scores[name], controls[name]
-            assert label == control["label"]
-            assert line[method] == f"{100 * float(score['p_at_1']):.1f}"
-            assert line["facts"] == score["facts"]
-            assert line["left out"] == control["left_out"]
-            assert line["majority class"] == f"{100 * float(control['majority']):.1f}"
-            assert line["naive Bayes"] == f"{100 * float(control['naive_bayes']):.1f}"
-        metrics = json.loads((full_files.metrics / "superglue/rte" / f"{method}.json").read_text())
-        spread = "" if method == "manual" else " ± 0.7"
-        assert ["rte", method, f"{100 * metrics['test/score']:.1f}{spread}",
-                f"{100 * metrics['dev/score']:.1f}",
-                f"accuracy {100 * metrics['test/accuracy']:.1f}{spread}",
-                str(metrics["test/trainings"]), "277"] in tasks  # fmt: skip
-    assert methods[3:] == [
-        ["majority class", "9.9", "", "1234"],
-        ["naive Bayes", "16.5", "", "1234"],
-    ]
-    assert tasks[3] == ["rte", "majority class", "50.5", "", "accuracy 50.5", "", "277"]
-    template = r"{premise} \[P\] {mask}"
-    first, second = (f"model.learning\\_rate={number}e-05" for number in (1, 2))
-    assert settings[1:] == [
-        ["rte", "p-tuning", "1", first, template, "2", "51.0 ± 1.0", "53.0", "yes"],
-        ["rte", "p-tuning", "2", second, template, "2", "41.0 ± 1.0", "", ""],
-    ]
-    assert [row[1:] for row in trainings[1:]] == [
-        ["p-tuning", "1", "1", "1", "2", "62.0", "65.3"],
-        ["p-tuning", "1", "1", "2", "2", "64.0", "66.3"],
-    ]
+
+def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
+    methods, relations, answers, *_ = _markdown_tables((full / "report.md").read_text())
+    metrics = json.loads((full_files.metrics / "lama/manual.json").read_text())
+    share = f"{100 * metrics['test/p_at_1']:.1f}"
+    assert methods[1][:2] == ["manual", share]
+    assert [row[0] for row in methods[3:]] == ["majority class", "naive Bayes"]
+    with (full_files.evaluation / "lama" / "p-tuning" / "relations.csv").open() as file:
+        scores = [f"{100 * float(line['p_at_1']):.1f}" for line in csv.DictReader(file)]
+    assert [row[-1] for row in relations[1:]] == scores
     assert len(answers) == 5
+
+
+def test_seeds_and_settings_of_lama_have_tables_and_a_figure(files, report):
+    files.add_lama(seeds=(1, 2))
+    folder = report(lama=files.lama())
+    page = _page(folder)
+    assert page.headings[2:] == ["Settings that were tried", "By training"]
+    assert page.tables[0][2] == ["p-tuning", "26.6 ± 1.2", "56.7 ± 2.3", "2", "1234"]
+    assert "mean ± standard deviation (n - 1)" in "".join(page.texts)
+    names = {path.stem for path in folder.glob("figures/*")}
+    assert names == {"lama_relations", "lama_trainings", "lama_curves"}
 
 
 def test_the_page_has_the_same_tables_as_the_markdown(full):
@@ -159,7 +165,7 @@ def test_the_page_loads_nothing(full):
 
 
 @pytest.mark.parametrize("file", ["index.html", "figures/lama_relations.svg"])
-def test_no_address_stands_in_the_page_but_the_names_of_xml(full, file):
+def test_the_page_has_no_address_but_the_names_of_xml(full, file):
     text = (full / file).read_text()
     names = re.compile(r"""xmlns(:\w+)?="[^"]*"|<!DOCTYPE svg[^>]*>""")
     assert re.findall(r"""https?://[^\s"'<]*""", names.sub("", text)) == []
@@ -193,9 +199,8 @@ def test_shapes_that_figures_share_by_name_are_the_same(full):
 _WRITE = """
 import sys
 from pathlib import Path
-from tests.pipeline.report.conftest import Files, write
-files = Files(Path(sys.argv[1]))
-write(Path(sys.argv[2]), files.lama(), [files.task("rte")], stability=files.stability())
+from tests.pipeline.report.conftest import Files, everything, write
+write(Path(sys.argv[2]), **everything(Files(Path(sys.argv[1]))))
 """
 
 
@@ -210,7 +215,7 @@ def test_the_same_results_give_the_same_bytes_in_another_process(full_files, ful
             for path in folder.rglob("*.*")
         }
 
-    assert digests(tmp_path / "again") == digests(full)
+    assert digests(tmp_path / "again" / "report") == digests(full)
     assert len(digests(full)) == 8
 
 
@@ -218,8 +223,8 @@ def test_the_same_results_give_the_same_bytes_in_another_process(full_files, ful
 def test_one_method_by_itself_can_be_reported(files, report, method):
     files.add_lama([method])
     files.add_task("rte", [method])
-    folder = report(files.lama([method]), [files.task("rte", [method])])
-    methods, relations, _, tasks, *_ = _page(folder).tables
+    folder = report(lama=files.lama([method]), tasks=files.task("rte", [method]))
+    methods, relations, tasks, *_ = _page(folder).tables
     assert [row[0] for row in methods[1:]] == [method, "majority class", "naive Bayes"]
     assert relations[0][-1] == method
     assert [row[1] for row in tasks[1:]] == [method, "majority class"]
@@ -228,7 +233,7 @@ def test_one_method_by_itself_can_be_reported(files, report, method):
 def test_without_lama_there_is_nothing_about_it(files, report):
     files.add_task("rte")
     files.add_task("cb")
-    folder = report(None, [files.task("rte"), files.task("cb")])
+    folder = report(tasks=[*files.task("rte"), *files.task("cb")])
     page = _page(folder)
     assert page.headings == [
         "Title",
@@ -243,7 +248,7 @@ def test_without_lama_there_is_nothing_about_it(files, report):
 
 def test_without_superglue_there_is_nothing_about_it(files, report):
     files.add_lama()
-    folder = report(files.lama())
+    folder = report(lama=files.lama(), answers=files.answers(4))
     page = _page(folder)
     assert page.headings == ["Title", "Knowledge probing: geonames, 3 relations", "Some answers"]
     assert "superglue" not in (folder / "summary.md").read_text()
@@ -251,53 +256,54 @@ def test_without_superglue_there_is_nothing_about_it(files, report):
 
 def test_stability_alone_can_be_reported(files, report):
     files.add_stability()
-    folder = report(None, stability=files.stability())
+    folder = report(stability=files.stability())
     page = _page(folder)
     assert page.headings == ["Title", "Stability over templates: geonames"]
     assert len(page.tables) == 2
     assert [path.name for path in folder.glob("figures/*")] == ["lama_stability.svg"]
 
 
-def test_facts_of_lama_stand_beside_the_paper_and_others_do_not(files, report):
+def test_facts_of_lama_are_compared_with_the_paper_and_others_are_not(files, report):
     files.add_lama(relations=["P17"])
-    lama = files.lama(answers=0)
-    beside = "### Beside the paper"
-    assert beside not in (report(lama) / "report.md").read_text()
-    text = (report(lama, source="lama", subset="29k") / "report.md").read_text()
+    lama = files.lama()
+    heading = "### Comparison with the paper"
+    assert heading not in (report(lama=lama) / "report.md").read_text()
+    official = {"lama__source": "lama", "lama__subset": "29k"}
+    text = (report(official, lama=lama) / "report.md").read_text()
     assert "## Knowledge probing: `lama` 29k, 1 of 41 relations" in text
-    assert "| ours: tiny | 1 of 41 | 1234 | 12.3 |" in text.split(beside)[1]
+    assert "| ours: tiny | 1 of 41 | 1234 | 12.3 |" in text.split(heading)[1]
     assert "MegatronLM 11B" in text
-    text = (report(lama, source="lama", subset="34k") / "report.md").read_text()
+    text = (report({**official, "lama__subset": "34k"}, lama=lama) / "report.md").read_text()
     assert "E-BERT" in text
     assert "MegatronLM" not in text
 
 
 def test_left_out_and_removed_facts_are_counted_in_the_report(files, report):
     files.add_lama()
-    text = (report(files.lama(), source="lama") / "report.md").read_text()
+    text = (report(lama=files.lama(), splits=SPLITS) / "report.md").read_text()
     assert "Of 1290 test facts, 56 were left out" in text
     assert "101 train and 32 dev" in text
 
 
 def test_without_any_benchmark_the_report_says_so(report):
-    folder = report(None)
+    folder = report()
     assert "No benchmark was run" in (folder / "report.md").read_text()
     assert _page(folder).tables == []
-    assert (folder / "summary.md").read_text() == ""
+    assert (folder / "summary.md").read_text().strip() == ""
 
 
 def test_answers_may_be_left_out(files, report):
     files.add_lama()
-    assert "Some answers" not in _page(report(files.lama(answers=0))).headings
+    assert "Some answers" not in _page(report(lama=files.lama())).headings
 
 
-def test_made_examples_are_called_so(full):
+def test_generated_examples_are_called_so(full):
     assert "they are not SuperGLUE" in (full / "report.md").read_text()
 
 
 def test_41_relations_fit(files, report):
     files.add_lama(relations=FORTY_ONE)
-    folder = report(files.lama(answers=50))
+    folder = report(lama=files.lama(), answers=files.answers(50))
     _, relations, answers = _page(folder).tables
     assert [row[0].split()[0] for row in relations[1:]] == FORTY_ONE
     assert len(answers) == 51
@@ -326,8 +332,13 @@ def test_names_are_shown_as_they_are(files, report):
     ]
     write_csv(folder / "controls.csv", list(controls[0]), controls)
     files.add_stability(["manual"], {"P17": AWKWARD})
-    lama = files.lama(["manual"], answers=99)
-    page = _page(report(lama, stability=files.stability(["manual"])))
+    page = _page(
+        report(
+            lama=files.lama(["manual"]),
+            answers=files.answers(99, ["manual"]),
+            stability=files.stability(["manual"]),
+        )
+    )
     _, labels, answers, _, templates = page.tables
     assert [row[0].split(" ", 1)[1] for row in labels[1:]] == AWKWARD
     assert [row[1:] for row in answers[1:]] == [[name, "France", name] for name in AWKWARD]
@@ -336,9 +347,10 @@ def test_names_are_shown_as_they_are(files, report):
 
 
 @pytest.mark.parametrize("title", ["R&D: a < b", "<b>Lyon</b>", "<script>alert(1)</script>"])
-def test_the_title_is_shown_as_it_is_written(report, title):
-    page = _page(report(None, title=title))
-    assert page.headings[0] == title
+def test_the_title_is_shown_as_it_is_written(files, report, title):
+    files.add_task("rte")
+    page = _page(report({"report__title": title}, tasks=files.task("rte")))
+    assert page.headings[0] == page.title == title
     assert "script" not in {tag for tag, _ in page.elements}
 
 
@@ -348,7 +360,7 @@ def test_the_numbers_are_traced_to_the_files_that_they_are_from(files, report):
         "metrics/superglue/rte/p-tuning.json": "1" * 32,
     }
     files.add_lama()
-    folder = report(files.lama(answers=1), origins=origins)
+    folder = report(lama=files.lama(), origins=origins)
     text = (folder / "report.md").read_text()
     for path, digest in origins.items():
         assert f"| `{path}` | `{digest}` |" in text
@@ -357,27 +369,29 @@ def test_the_numbers_are_traced_to_the_files_that_they_are_from(files, report):
     assert "Where the numbers" not in (folder / "summary.md").read_text()
 
 
-def test_what_was_trained_is_counted(files, report):
+def test_trainings_and_epochs_are_listed(files, report):
     files.add_lama()
     work = {
         "lama/p-tuning": {"trainings": 4, "epochs": 93},
         "superglue/rte/p-tuning": {"trainings": 16, "epochs": 48},
     }
-    text = (report(files.lama(answers=1), work=work) / "report.md").read_text()
+    text = (report(lama=files.lama(), budgets=work) / "report.md").read_text()
     assert "| lama | p-tuning | 4 | 93 |\n| superglue/rte | p-tuning | 16 | 48 |" in text
     assert "`ptune results --cost`" in text
 
 
-def test_superglue_stands_beside_the_paper_and_made_examples_do_not(files, report):
+def test_superglue_is_compared_with_the_paper_and_generated_examples_are_not(files, report):
     files.add_task("rte")
-    tasks = [files.task("rte")]
-    text = (report(None, tasks) / "report.md").read_text()
-    assert "Beside the paper" not in text
-    text = (report(None, tasks, tasks_source="superglue") / "report.md").read_text()
-    assert "### Beside the paper" in text
+    tasks = files.task("rte")
+    few = {"superglue__protocol": "few-shot-32"}
+    text = (report(few, tasks=tasks) / "report.md").read_text()
+    assert "Comparison with the paper" not in text
+    text = (
+        report({"superglue__source": "superglue", **few}, tasks=tasks) / "report.md"
+    ).read_text()
+    assert "### Comparison with the paper" in text
     assert "| ALBERT-xxlarge-v2 | p-tuning (P-tuning) | 63.3 ± 3.6 |" in text
     assert "| ours: tiny | p-tuning |" in text
-    text = (
-        report(None, tasks, tasks_source="superglue", tasks_protocol="full-paper") / "report.md"
-    ).read_text()
+    full = {"superglue__source": "superglue", "superglue__protocol": "full-paper"}
+    text = (report(full, tasks=tasks) / "report.md").read_text()
     assert "| BERT-base 109M | classifier (CLS-FT) | 68.4 |" in text

@@ -6,52 +6,57 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline.report.results import LamaResults, TaskResults
+from pipeline.report.scores import MethodResult, Score
 from pipeline.report.tables import (
+    LamaRow,
+    Table,
+    answers_table,
     escaped,
-    lama_answers,
     lama_counts,
-    lama_methods,
-    lama_relations,
+    lama_paper,
     lama_title,
+    markdown,
     markdown_table,
-    task_methods,
+    methods_table,
+    pivot,
+    relations_table,
+    settings_table,
+    stability_tables,
+    tasks_paper,
+    training_summary,
+    trainings_table,
 )
-from tests.pipeline.report.conftest import SPLITS
+from tests.pipeline.report.conftest import SPLITS, TABLE_1
 
-RESULTS = LamaResults(
-    methods={
-        "manual": {
-            "test/p_at_1": 0.2929,
-            "dev/p_at_1": 0.26357,
-            "test/facts": 509,
-            "test/majority": 0.1,
-            "test/naive_bayes": 0.25,
-        },
-        "p-tuning": {
-            "test/p_at_1": 1.0,
-            "dev/p_at_1": 0.0,
-            "test/facts": 508,
-            "test/majority": 0.1,
-            "test/naive_bayes": 0.25,
-        },
-    },
-    relations=[
-        {"relation": "P17", "label": "country", "facts": 198, "left_out": 2, "majority": 1 / 9,
-         "naive_bayes": 1 / 8,
-         "manual": 0.5, "p-tuning": 2 / 3},
-        {"relation": "P30", "label": "continent", "facts": 75, "left_out": 0, "majority": 0.0,
-         "naive_bayes": 1.0,
-         "manual": 0.00049, "p-tuning": 0.9995},
-    ],
-    curves=[],
-    answers=[
-        {"relation": "P17", "subject": "Lyon", "object": "France", "manual": "Italy",
-         "p-tuning": "France"},
-        {"relation": "P17", "subject": "Oslo", "object": "Norway", "p-tuning": "Norwa"},
-    ],
-    splits={},
-)  # fmt: skip
+
+def lama(method, metrics, **more):
+    values = {"test/majority": 0.1, "test/naive_bayes": 0.25, "test/facts": 509, **metrics}
+    return MethodResult("lama", "", method, values, **more)
+
+
+MANUAL = lama("manual", {"test/p_at_1": 0.2929, "dev/p_at_1": 0.26357})
+TUNED = lama("p-tuning", {"test/p_at_1": 1.0, "dev/p_at_1": 0.0, "test/facts": 508})
+RELATIONS = [
+    {"relation": "P17", "label": "country", "facts": 198, "left_out": 2, "majority": 1 / 9,
+     "naive_bayes": 1 / 8, "p_at_1": 0.5},
+    {"relation": "P30", "label": "continent", "facts": 75, "left_out": 0, "majority": 0.0,
+     "naive_bayes": 1.0, "p_at_1": 0.00049},
+]  # fmt: skip
+
+
+def glue(task, method, score, metrics, trainings=1, **more):
+    values = {
+        "test/score": score, "dev/score": 0.25,
+        **{f"test/{metric}": value for metric, value in metrics.items()},
+        "test/majority": 0.5,
+        **{f"test/majority_{metric}": 0.5 for metric in metrics},
+        "test/examples": 277, "test/trainings": trainings, **more,
+    }  # fmt: skip
+    return MethodResult("superglue", task, method, values)
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
 
 
 def test_a_table_worked_out_by_hand():
@@ -60,8 +65,27 @@ def test_a_table_worked_out_by_hand():
     )
 
 
-def test_methods_stand_above_both_controls():
-    assert lama_methods(RESULTS).splitlines() == [
+def test_a_pivot_joins_the_numbers_of_a_cell():
+    scores = [
+        Score("lama", "", method, "test", "p_at_1", mean, origin=origin)
+        for method, mean, origin in (("a", 0.1, "x"), ("b", 0.2, "x"), ("b", 0.3, "y"),
+                                     ("a", 0.4, "x"))
+    ]  # fmt: skip
+    assert pivot(scores, lambda s: s.origin, lambda s: s.method) == {
+        "x": {"a": "10.0, 40.0", "b": "20.0"},
+        "y": {"b": "30.0"},
+    }
+
+
+def test_titles_cells_and_notes_are_escaped():
+    table = Table("a_b", ["x", "y"], [["1|2", "3"]], [["p", "4"]], ["*note*"])
+    assert markdown([table]) == (
+        "### a\\_b\n\n| x | y |\n| --- | ---: |\n| 1\\|2 | 3 |\n| paper: p | 4 |\n\n- \\*note\\*\n"
+    )
+
+
+def test_methods_are_followed_by_both_controls():
+    assert methods_table([MANUAL, TUNED]).splitlines() == [
         "| method | test P@1 | dev P@1 | test facts |",
         "| --- | ---: | ---: | ---: |",
         "| manual | 29.3 | 26.4 | 509 |",
@@ -71,18 +95,75 @@ def test_methods_stand_above_both_controls():
     ]
 
 
-def test_relations_have_a_row_each_and_methods_a_column():
-    assert lama_relations(["manual", "p-tuning"], RESULTS.relations).splitlines() == [
-        "| relation | facts | left out | majority class | naive Bayes | manual | p-tuning |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| P17 country | 198 | 2 | 11.1 | 12.5 | 50.0 | 66.7 |",
-        "| P30 continent | 75 | 0 | 0.0 | 100.0 | 0.0 | 100.0 |",
+def test_several_seeds_of_lama_are_shown_as_those_of_tasks():
+    several = {"test/p_at_1_std": 0.0123, "dev/p_at_1_std": 0.1, "test/trainings": 3}
+    tuned = lama("p-tuning", {"test/p_at_1": 0.5, "dev/p_at_1": 0.25, **several})
+    assert methods_table([MANUAL, tuned]).splitlines()[::3] == [
+        "| method | test P@1 | dev P@1 | trainings | test facts |",
+        "| p-tuning | 50.0 ± 1.2 | 25.0 ± 10.0 | 3 | 509 |",
     ]
 
 
-def test_a_method_that_was_not_asked_a_relation_has_an_empty_cell():
-    table = lama_relations(["discrete", "manual"], RESULTS.relations[:1])
-    assert table.splitlines()[2] == "| P17 country | 198 | 2 | 11.1 | 12.5 |  | 50.0 |"
+def test_tasks_follow_each_other_each_with_its_control():
+    results = [
+        glue("rte", "manual", 0.675, {"accuracy": 0.675}),
+        glue("cb", "manual", 0.1, {"f1": 0.05, "accuracy": 0.15}, 3, **{"test/score_std": 0.0123}),
+    ]
+    assert methods_table(results).splitlines() == [
+        "| task | method | test score | dev score | metrics | trainings | test examples |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: |",
+        "| rte | manual | 67.5 | 25.0 | accuracy 67.5 | 1 | 277 |",
+        "| rte | majority class | 50.0 |  | accuracy 50.0 |  | 277 |",
+        "| cb | manual | 10.0 ± 1.2 | 25.0 | accuracy 15.0, macro F1 5.0 | 3 | 277 |",
+        "| cb | majority class | 50.0 |  | accuracy 50.0, macro F1 50.0 |  | 277 |",
+    ]
+
+
+def test_a_method_without_a_relation_has_an_empty_cell():
+    table = relations_table({"manual": RELATIONS, "discrete": RELATIONS[1:]})
+    assert table.splitlines() == [
+        "| relation | facts | left out | majority class | naive Bayes | manual | discrete |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| P17 country | 198 | 2 | 11.1 | 12.5 | 50.0 |  |",
+        "| P30 continent | 75 | 0 | 0.0 | 100.0 | 0.0 | 0.0 |",
+    ]
+
+
+def test_correct_answers_are_bold_and_missing_ones_empty():
+    answers = [
+        {"relation": "P17", "subject": "Lyon", "object": "France", "a": "Italy", "b": "France"},
+        {"relation": "P17", "subject": "Oslo", "object": "Norway", "b": "Norwa"},
+    ]
+    assert answers_table(["a", "b"], answers).splitlines()[2:] == [
+        "| P17 | Lyon | France | Italy | **France** |",
+        "| P17 | Oslo | Norway |  | Norwa |",
+    ]
+
+
+def test_settings_and_trainings_are_those_of_tasks_that_have_several(files):
+    files.add_lama(relations=["P17", "P30"], seeds=(1, 2))
+    files.add_task("rte")
+    first, second = (f"model.learning\\_rate={number}e-05" for number in (1, 2))
+    template = r"{premise} \[P\] {mask}"
+    rows = cells(settings_table(files.task("rte")))
+    assert rows[0][:2] == ["task", "method"]
+    assert rows[2:] == [
+        ["rte", "p-tuning", "1", first, template, "2", "51.0 ± 1.0", "53.0", "yes"],
+        ["rte", "p-tuning", "2", second, template, "2", "41.0 ± 1.0", "", ""],
+    ]
+    rows = cells(settings_table(files.lama()))
+    assert rows[0][0] == "relation"
+    assert rows[0][-3:] == ["dev P@1", "test P@1", "chosen"]
+    assert [row[:3] for row in rows[2:]] == [
+        [relation, "p-tuning", setting] for relation in ("P17", "P30") for setting in "12"
+    ]
+    assert [row[1:] for row in cells(trainings_table(files.task("rte")))[2:]] == [
+        ["p-tuning", "1", "1", "1", "2", "62.0", "65.3"],
+        ["p-tuning", "1", "1", "2", "2", "64.0", "66.3"],
+    ]
+    assert len(cells(trainings_table(files.lama()))) == 2 + 2 * 2 * 2
+    files.add_lama()
+    assert settings_table(files.lama()) == trainings_table(files.lama()) == ""
 
 
 @pytest.mark.parametrize(
@@ -94,24 +175,36 @@ def test_a_method_that_was_not_asked_a_relation_has_an_empty_cell():
         ("lama", "29k", 41, "Knowledge probing: `lama` 29k, 41 relations"),
     ],
 )
-def test_a_title_says_what_was_asked_and_whether_that_is_all(source, subset, relations, title):
+def test_a_title_says_whether_relations_are_missing(source, subset, relations, title):
     assert lama_title(source, subset, relations) == title
 
 
-def test_left_out_facts_are_counted_in_a_sentence():
+def test_left_out_facts_are_counted_and_those_that_lama_loses_before_training():
     metrics = {"test/facts": 509, "test/left_out": 12}
-    assert lama_counts(metrics, {"relations": 4, "test/facts": 521}) == (
-        "Of 521 test facts, 12 were left out: their object is not one token of this model."
-    )
-
-
-def test_what_lama_loses_before_training_is_counted_too():
-    metrics = {"test/facts": 509, "test/left_out": 12}
-    assert lama_counts(metrics, SPLITS).endswith(
-        "Removed before: 101 train and 32 dev facts whose subject and object stand in a later "
+    text = "Of 521 test facts, 12 were left out: their object is not one token of this model."
+    assert lama_counts(metrics, {"relations": 4, "test/facts": 521}) == text
+    assert lama_counts(metrics, SPLITS) == text + (
+        " Removed before: 101 train and 32 dev facts whose subject and object are in a later "
         "split too, and those whose object is outside the allowed vocabulary (7 train, 8 dev, 9 "
         "test)."
     )
+
+
+@pytest.mark.parametrize(
+    ("training", "text"),
+    [
+        ({"tune": []}, "none"),
+        ({"search": {"prompts": "gradient", "iterations": 60}}, "search, 60 iterations"),
+        ({"search": {"prompts": "lpaqa_mine", "iterations": 60}}, r"best of lpaqa\_mine"),
+        *(
+            ({"tune": ["prompt"], "epochs": 4, key: 8, "prompt": {"learning_rate": 0.001}},
+             "prompt at 0.001, at most 4 epochs, batch 8")
+            for key in ("batch", "batch_size")
+        ),
+    ],
+)  # fmt: skip
+def test_a_training_is_summed_up_in_words(training, text):
+    assert training_summary(training) == text
 
 
 MARKUP = st.text(st.sampled_from("\\|*_`~$[](){}<>&;!#a \n"))
@@ -123,50 +216,111 @@ MARKUP = st.text(st.sampled_from("\\|*_`~$[](){}<>&;!#a \n"))
 def test_any_text_is_shown_as_it_is_in_one_cell(texts):
     table = markdown_table(["x"] * len(texts), [[escaped(text) for text in texts]])
     html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(table)
-    cells = [unescape(cell) for cell in re.findall("<td.*?>(.*?)</td>", html)]
-    # Markdown has no NUL of its own.
-    assert cells == [" ".join(text.replace("\0", "\ufffd").split()) for text in texts]
+    shown = [unescape(cell) for cell in re.findall("<td.*?>(.*?)</td>", html)]
+    # Markdown replaces NUL.
+    assert shown == [" ".join(text.replace("\0", "\ufffd").split()) for text in texts]
 
 
 def test_a_dollar_opens_no_formula():
     assert escaped("$a$") == r"\$a\$"
 
 
-def test_right_answers_are_bold_and_missing_ones_empty():
-    assert lama_answers(RESULTS).splitlines()[2:] == [
-        "| P17 | Lyon | France | Italy | **France** |",
-        "| P17 | Oslo | Norway |  | Norwa |",
+def test_our_rows_are_above_the_paper_s_of_the_same_subset():
+    values = {"test/facts": 10188}
+    ours = LamaRow(
+        "small|er",
+        "smaller",
+        [
+            lama("manual", {"test/p_at_1": 0.1234, **values}, relations=RELATIONS),
+            lama("prompt-tuning", {"test/p_at_1": 0.5, "test/p_at_1_std": 0.01}),
+        ],
+    )
+    table, differences = lama_paper("34k", [ours]).split("\n\n")
+    assert table.splitlines() == [
+        "| model | relations | facts | manual | p-tuning | prompt-tuning | discrete |",
+        "| --- | --- | --- | ---: | ---: | ---: | --- |",
+        "| ours: small\\|er | 2 of 41 | 10188 | 12.3 |  | 50.0 ± 1.0 |  |",
+        "| BERT-base 109M | 41 | 34,039 | 31.1 | 48.3 |  | 34.1 (LPAQA), 43.3 (AutoPrompt) |",
+        "| BERT-large 335M | 41 | 34,039 | 32.3 | 50.6 |  | 39.4 (LPAQA) |",
+        "| E-BERT | 41 | 34,039 | 36.2 |  |  |  |",
     ]
+    assert "- smaller is not a model of the paper" in differences
+    assert "Fewer relations" in differences
 
 
-def test_tasks_follow_each_other_each_with_its_control():
-    tasks = [
-        TaskResults(
-            task,
-            {
-                "manual": {
-                    "test/score": score,
-                    "dev/score": 0.25,
-                    **{f"test/{metric}": value for metric, value in metrics.items()},
-                    "test/majority": 0.5,
-                    **{f"test/majority_{metric}": 0.5 for metric in metrics},
-                    "test/examples": 277,
-                    "test/trainings": trainings,
-                    **spread,
-                }
-            },
-            trainings={},
-            settings={},
-            curves=[],
-        )
-        for task, score, metrics, trainings, spread in (
-            ("rte", 0.675, {"accuracy": 0.675}, 1, {}),
-            ("cb", 0.1, {"accuracy": 0.15, "f1": 0.05}, 3, {"test/score_std": 0.0123}),
-        )
+def test_our_tasks_are_above_the_paper_s_with_the_differences():
+    results = [
+        glue("cb", "p-tuning", 0.561, {}, 3, **{"test/score_std": 0.053}),
+        glue("cb", "manual", 0.427, {}),
+        glue("rte", "p-tuning", 0.49, {}),
     ]
-    assert task_methods(tasks).splitlines()[2:] == [
-        "| rte | manual | 67.5 | 25.0 | accuracy 67.5 | 1 | 277 |",
-        "| rte | majority class | 50.0 |  | accuracy 50.0 |  | 277 |",
-        "| cb | manual | 10.0 ± 1.2 | 25.0 | accuracy 15.0, macro F1 5.0 | 3 | 277 |",
-        "| cb | majority class | 50.0 |  | accuracy 50.0, macro F1 50.0 |  | 277 |",
+    text = tasks_paper("few-shot-32", "smol_lm", results)
+    assert text.startswith("The paper's rows: Table 5, few-shot.\n")
+    rows = cells(text)
+    assert ["model", "method", "cb", "rte"] in rows
+    assert ["ours: smol\\_lm", "p-tuning", "56.1 ± 5.3", "49.0"] in rows
+    assert ["ours: smol\\_lm", "manual", "42.7", ""] in rows
+    # (88.39 + 84.24) / 2
+    assert ["ALBERT-xxlarge-v2", "p-tuning (P-tuning)", "86.3", "63.3 ± 3.6"] in rows
+    assert "not a model of this table: compare methods" in text
+    assert "64 labeled examples" in text
+
+
+def test_the_spread_over_templates_worked_out_by_hand(files):
+    files.add_stability(templates={"P17": ["a {mask}", "b {mask}"], "P19": ["c", "d", "e"]})
+    path = files.evaluation / "stability/p-tuning/templates.csv"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *reversed(lines)]) + "\n")
+    tables = stability_tables("geonames", files.stability(["p-tuning", "manual"]))
+    # manual: 0.1, 0.2 and 0.1, 0.2, 0.3: means 0.15, 0.2; deviations sqrt(0.005), 0.1.
+    # p-tuning: the same times 10 / 9.
+    assert tables.methods.splitlines() == [
+        "| method | relations | templates | mean | worst | best | std |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| p-tuning | 2 | 5 | 19.4 | 11.1 | 27.8 | 9.48 |",
+        "| manual | 2 | 5 | 17.5 | 10.0 | 25.0 | 8.54 |",
     ]
+    # The manual method's text is the readable one, in any order of the methods.
+    assert tables.templates.splitlines()[:4] == [
+        "| relation | number | template | facts | p-tuning | manual |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+        "| P17 | 1 | a {mask} | 930 | 11.1 | 10.0 |",
+        "| P17 | 2 | b {mask} | 930 | 22.2 | 20.0 |",
+    ]
+    assert tables.paper == ""
+
+
+def test_a_template_that_a_method_lacks_has_an_empty_cell(files):
+    files.add_stability()
+    manual, tuned = files.stability()
+    del tuned.templates[0]
+    assert stability_tables("geonames", [manual, tuned]).templates.splitlines()[2].endswith("|  |")
+
+
+def test_table_1_is_shown_with_the_same_templates_of_lama(files):
+    files.add_stability()
+    tables = stability_tables("lama", files.stability())
+    assert tables.methods.splitlines()[4:] == [
+        "| manual (paper) | 1 | 4 | 33.4 | 19.8 | 51.1 | 13.00 |",
+        "| p-tuning (paper) | 1 | 4 | 58.0 | 57.8 | 58.1 | 0.17 |",
+    ]
+    assert tables.templates.splitlines()[5] == (
+        "| P17 | 4 | {subject} is located in which country? In {mask}. | 930 | 40.0 | 44.4 | 51.1 "
+        "| 58.1 |"
+    )
+    assert "Table 1 (verified)" in tables.paper
+
+
+@pytest.mark.parametrize(
+    ("source", "templates"),
+    [
+        ("geonames", {"P17": TABLE_1}),
+        ("lama", {"P17": TABLE_1[:2]}),
+        ("lama", {"P19": TABLE_1}),
+        ("lama", {"P17": TABLE_1, "P19": TABLE_1}),
+    ],
+)
+def test_table_1_is_shown_with_nothing_else(files, source, templates):
+    files.add_stability(templates=templates)
+    tables = stability_tables(source, files.stability())
+    assert "paper" not in tables.methods + tables.templates + tables.paper

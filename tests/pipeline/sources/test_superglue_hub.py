@@ -15,7 +15,7 @@ from pipeline.errors import ChecksumError, DownloadError
 from pipeline.sources import superglue
 from pipeline.sources.http import RetryPolicy
 from pipeline.sources.superglue import REPOSITORY, SUPERGLUE, fetch_official
-from pipeline.tasks import get_task, task_names
+from pipeline.tasks import get_task
 from tests.hub import Hub, asking_here
 from tests.server import Server
 
@@ -145,7 +145,7 @@ def _fetch(task: str, target: Path) -> None:
     fetch_official(task, target, cache=target.parent / "cache", instead="Or else.")
 
 
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", SUPERGLUE)
 def test_rows_of_the_hub_become_official_lines(server, target, tmp_path, task):
     rows, lines = WORKED[task]
     table = _table(task, rows, tmp_path)
@@ -279,7 +279,7 @@ def _as_the_hub_has_it(task: str, record: Row) -> Iterator[Row]:
     not (REAL_MIRROR / "superglue").is_dir(), reason="no mirror at ../shared/mirror"
 )
 @pytest.mark.parametrize("altered", [False, True])
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", SUPERGLUE)
 def test_the_real_examples_by_way_of_the_hub_are_the_official_bytes(
     server, target, tmp_path, task, altered
 ):

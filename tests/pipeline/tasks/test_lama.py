@@ -292,7 +292,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(layout):
         ("[P*3] {subject}", "0 masks"),
         ("{before}{mask}{after}{mask}", "2 masks"),
         ("{object} {mask}", "unknown field {object}; this task has {subject}, {before}, {after}"),
-        ("[P*0] {subject} {mask}", "[P*0] stands for no prompt token"),
+        ("[P*0] {subject} {mask}", "[P*0] has no prompt tokens"),
         ("{subject} {mask", "opens or closes nothing"),
     ],
 )

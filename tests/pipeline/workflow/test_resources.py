@@ -50,7 +50,7 @@ def test_a_named_gpu_that_is_not_there_is_told_with_those_that_are(
     monkeypatch: pytest.MonkeyPatch, gpu: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", count_two)
-    with pytest.raises(ParamsError, match=f"--gpus {gpu}: torch sees 0, 1 here; name some"):
+    with pytest.raises(ParamsError, match=f"--gpus {gpu}: torch sees 0, 1 here; choose from"):
         gpu_slots("auto", ["0", gpu])
 
 

@@ -1,0 +1,158 @@
+"""Show the report, keep results as records, and write the pages made from them."""
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pipeline.cli.console import report_errors
+from pipeline.errors import DataError
+from pipeline.files import read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from pipeline.workflow.lock import Execution
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+BEGIN = "<!-- results: written by `make readme` -->"
+END = "<!-- end of results -->"
+_RESULTS = Path("docs/results")
+
+BenchmarkName = Annotated[
+    Literal["lama", "superglue"], typer.Argument(help="lama (with stability) or superglue.")
+]
+ReportFolder = Annotated[Path, typer.Option(help="Folder of the report.")]
+
+
+@app.command(epilog="Examples:\n  ptune report show")
+def show(report: ReportFolder = Path("report")) -> None:
+    """Print the result tables, and where to look next."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    with report_errors():
+        summary = _summary(report)
+        console = Console()
+        console.print(Markdown(summary))
+        console.print(
+            f"\nReport: {report}/index.html   History: make ui   Compare: dvc metrics diff, "
+            "dvc plots show\nChange something: edit params.yaml, then dvc repro",
+            highlight=False,
+        )
+
+
+@app.command(epilog="Examples:\n  ptune report readme")
+def readme(
+    report: ReportFolder = Path("report"),
+    file: Annotated[Path, typer.Option(help="File with the two marks.")] = Path("README.md"),
+    figures: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("docs/figures"),
+) -> None:
+    """Write the tables of the last run into README.md, and its figures into docs/figures."""
+    from pipeline.history.context import processor_name
+    from pipeline.results.page import insert_between
+
+    with report_errors():
+        note = (
+            "From `make repro` as cloned (`params.yaml`, seed included), "
+            f"{os.cpu_count()} cores of {processor_name()}, {datetime.date.today().isoformat()}. "
+            "Test sets are small: a few points may be chance.\n"
+        )
+        text = file.read_text(encoding="utf-8")
+        write_text(file, insert_between(text, BEGIN, END, f"{note}\n{_summary(report)}"))
+        for figure in sorted(report.glob("figures/*.svg")):
+            write_text(figures / figure.name, figure.read_text(encoding="utf-8"))
+
+
+def _summary(report: Path) -> str:
+    summary = report / "summary.md"
+    if not summary.is_file():
+        raise DataError(f"{summary}: no such file; run `dvc repro` first")
+    return summary.read_text(encoding="utf-8")
+
+
+@app.command(epilog="Examples:\n  ptune report collect lama --name four-relations")
+def collect(
+    benchmark: BenchmarkName,
+    name: Annotated[str, typer.Option(help="Name of the record: letters, digits, '.', '-', '_'.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of records.", show_default="docs/results/BENCHMARK"),
+    ] = None,
+    note: Annotated[str, typer.Option(help="A remark that is shown with the results.")] = "",
+    params_file: Annotated[Path, typer.Option("--params", help="Parameters of the run.")] = Path(
+        "params.yaml"
+    ),
+) -> None:
+    """Keep the results of the project in the current folder as one JSON file.
+
+    Run it after `dvc repro`, on the machine that ran it, which the record names.
+    A record with the same name is replaced.
+    """
+    from pipeline.config.schema import load_params
+    from pipeline.results.records import RecordInfo
+    from pipeline.results.records import collect as collect_record
+    from pipeline.workflow.lock import read_lock
+
+    with report_errors():
+        if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+            raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
+        params = load_params(params_file)
+        today = datetime.date.today().isoformat()
+        info = RecordInfo(name, note, today, hardware(params.runtime.device))
+        seconds_of = partial(stage_seconds, read_lock(Path("dvc.lock")))
+        record = collect_record(benchmark, params, Path(), info, seconds_of=seconds_of)
+        write_json((out or _RESULTS / benchmark) / f"{name}.json", record)
+
+
+@app.command(epilog="Examples:\n  ptune report page lama")
+def page(
+    benchmark: BenchmarkName,
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Folder of records.", show_default="docs/results/BENCHMARK"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Markdown file to write.", show_default="docs/results/BENCHMARK.md"),
+    ] = None,
+) -> None:
+    """Write a benchmark's page of results from all records of a folder."""
+    from pipeline.results.page import results_page
+
+    with report_errors():
+        folder = records or _RESULTS / benchmark
+        contents = [read_json(path) for path in sorted(folder.glob("*.json"))]
+        if not contents:
+            raise DataError(f"{folder}: no records; `ptune report collect` writes them")
+        write_text(out or _RESULTS / f"{benchmark}.md", results_page(benchmark, contents))
+
+
+def stage_seconds(
+    lock: Mapping[str, "Execution"], stage: str, benchmark: str, method: str, task: str = ""
+) -> float | None:
+    """Return the seconds of the execution of a stage in dvc.lock; None if no run records them."""
+    from pipeline.history.results import seconds_of_execution
+
+    execution = lock.get(f"{stage}-{benchmark}@{f'{task}-' if task else ''}{method}")
+    if execution is None or execution.run_key is None:
+        return None
+    return seconds_of_execution(execution.run_key)
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return the processor, its cores, and the name of the GPU that `runtime.device` selects."""
+    import torch
+
+    from pipeline.history.context import processor_name
+
+    gpu = device != "cpu" and torch.cuda.is_available()
+    return {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(device if ":" in device else None) if gpu else None,
+    }

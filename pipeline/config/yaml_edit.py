@@ -1,0 +1,154 @@
+"""Edit values of a YAML document and keep its comments, order, quotes and line ends."""
+
+import io
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.tokens import CommentToken
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as `null`; ruamel.yaml writes nothing."""
+
+    def represent_none(self, data: None) -> Any:  # noqa: ARG002
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+
+
+def parse(text: str) -> Any:
+    """The document, with its comments.
+
+    Raises:
+        YAMLError: it is not YAML.
+    """
+    return _yaml().load(text)
+
+
+def write(document: Any) -> str:
+    """The text of a document; lines of unchanged values are as they were."""
+    stream = io.StringIO()
+    _yaml().dump(document, stream)
+    return stream.getvalue()
+
+
+def one_line(value: Any) -> str:
+    """A value in one line, in flow style."""
+    return write({"k": _flow(value)}).removeprefix("k: ").removesuffix("\n")
+
+
+def assign(mapping: CommentedMap, path: tuple[str, ...], value: Any) -> None:
+    """Set the value at a path; missing mappings on the way are added.
+
+    A mapping or list is changed in place, so that comments on what stays are kept.
+    """
+    first, *rest = path
+    section = mapping.get(first)
+    if not rest:
+        _set(mapping, first, value)
+    elif isinstance(section, CommentedMap) and section:
+        assign(section, tuple(rest), value)
+    else:
+        for name in reversed(rest):
+            value = {name: value}
+        _set(mapping, first, value)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are equal; 1, 1.0 and true are different."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return _scalar_type(one) is _scalar_type(other) and bool(one == other)
+
+
+def _scalar_type(value: Any) -> type:
+    # ruamel.yaml has its own subclasses, and its own boolean.
+    return next((t for t in (bool, int, float, str) if isinstance(value, t)), type(value))
+
+
+def _set(mapping: CommentedMap, key: str, value: Any) -> None:
+    old = mapping.get(key)
+    if key in mapping and same(old, value):
+        return
+    if isinstance(old, CommentedMap) and old and isinstance(value, dict) and value:
+        for name in [name for name in old if name not in value]:
+            _delete(old, name)
+        for name, item in value.items():
+            _set(old, name, item)
+    elif isinstance(old, CommentedSeq) and old.fa.flow_style() and isinstance(value, list):
+        old[:] = [_flow(item) for item in value]
+    else:
+        # A new key comes last, before the lines that follow the mapping.
+        last = key if key in mapping else next(reversed(mapping), None)
+        tail = _take_tail(mapping, last) if last is not None else ""
+        mapping[key] = _flow(value)
+        _give_tail(mapping, key, tail)
+
+
+def _delete(mapping: CommentedMap, key: str) -> None:
+    keys = list(mapping)
+    place = keys.index(key)
+    tail = _take_tail(mapping, key)
+    del mapping[key]
+    if place:
+        _give_tail(mapping, keys[place - 1], tail)
+
+
+def _flow(value: Any) -> Any:
+    """A copy in flow style, without comments."""
+    copy: Any = value
+    if isinstance(value, dict):
+        copy = CommentedMap((key, _flow(item)) for key, item in value.items())
+    elif isinstance(value, list):
+        copy = CommentedSeq(map(_flow, value))
+    if copy is not value:
+        copy.fa.set_flow_style()
+    return copy
+
+
+def _holder(container: Any, key: Any) -> tuple[Any, Any]:
+    """The container and key of the last value within an entry: ruamel keeps its comment there."""
+    value = container[key]
+    while isinstance(value, CommentedMap | CommentedSeq) and value and not value.fa.flow_style():
+        container = value
+        key = next(reversed(value)) if isinstance(value, CommentedMap) else len(value) - 1
+        value = container[key]
+    return container, key
+
+
+def _take_tail(container: Any, key: Any) -> str:
+    """Remove the lines of comments and the empty lines after an entry, and return them."""
+    container, key = _holder(container, key)
+    slots = container.ca.items.get(key)
+    index = 2 if isinstance(container, CommentedMap) else 0
+    token = slots[index] if slots else None
+    if token is None:
+        return ""
+    first, newline, rest = token.value.partition("\n")
+    token.value = first + newline
+    return str(rest)
+
+
+def _give_tail(container: Any, key: Any, tail: str) -> None:
+    if not tail:
+        return
+    container, key = _holder(container, key)
+    index = 2 if isinstance(container, CommentedMap) else 0
+    slots = container.ca.items.setdefault(key, [None, None, None, None][: index + 2])
+    if slots[index] is None:
+        slots[index] = CommentToken("\n", CommentMark(0), None)
+    slots[index].value += tail
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    return yaml

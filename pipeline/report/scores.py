@@ -1,0 +1,327 @@
+"""The long table of scores: a row for each number of any table, and the files it is read from."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_csv, read_json, read_jsonl
+
+Row = dict[str, Any]
+
+# Benchmark -> the metric that a method is judged by, and its name in tables.
+HEADLINE = {"lama": "p_at_1", "stability": "p_at_1", "superglue": "score"}
+LABELS = {
+    "p_at_1": "P@1", "score": "score", "accuracy": "accuracy", "f1": "macro F1", "f1a": "F1a",
+    "em": "EM",
+}  # fmt: skip
+# Key in a metrics file and in a relation's row -> method of the same table.
+CONTROLS = {"majority": "majority class", "naive_bayes": "naive Bayes"}
+COUNTS = {"lama": "facts", "superglue": "examples"}
+
+# Columns of a file of learning curves that identify a training.
+_TRAINING = ("relation", "setting", "split", "seed")
+# Columns of text in the tables of an evaluation; the others hold numbers.
+_TEXTS = ("relation", "label", "template", "task", "training", "tried")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of any table.
+
+    Attributes:
+        benchmark: `lama`, `stability` or `superglue`.
+        task: SuperGLUE task; empty for the mean over relations.
+        method: name of a method or control.
+        split: `dev` or `test`.
+        metric: key of `LABELS`.
+        mean: share of 1; None if the source says that it ran out of memory.
+        std: sample standard deviation over trainings, if there are several.
+        n: number of examples.
+        trainings: number of trainings.
+        origin: model or run, where a table has several.
+        note: shown in parentheses after the number.
+    """
+
+    benchmark: str
+    task: str
+    method: str
+    split: str
+    metric: str
+    mean: float | None
+    std: float | None = None
+    n: int | None = None
+    trainings: int | None = None
+    origin: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        """Return the number in percent, with its deviation and note."""
+        number = "out of memory" if self.mean is None else percent(self.mean, self.std)
+        return f"{number} ({self.note})" if self.note else number
+
+
+def percent(share: float | None, std: float | None = None) -> str:
+    """Return a share in percent, with its standard deviation if there is one; None gives ''."""
+    if share is None:
+        return ""
+    return f"{100 * share:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def scores_of(
+    values: Mapping[str, Any], benchmark: str, task: str, method: str, *, origin: str = ""
+) -> list[Score]:
+    """Return the scores of a metrics file, or of a run in MLflow, and of its controls.
+
+    Args:
+        values: `split/metric` -> number.
+        benchmark: `lama`, `stability` or `superglue`.
+        task: SuperGLUE task, or empty.
+        method: name of the method.
+        origin: of the scores.
+    """
+    n = _whole(values.get(f"test/{COUNTS.get(benchmark)}"))
+    trainings = _whole(values.get("test/trainings"))
+    scores = []
+    for key, value in values.items():
+        split, _, metric = key.partition("/")
+        control = next((name for name in CONTROLS if metric.startswith(name)), None)
+        if metric in LABELS:
+            std = values.get(f"{key}_std")
+            scores.append(
+                Score(benchmark, task, method, split, metric, value, std, n, trainings, origin)
+            )
+        elif control is not None:
+            metric = metric.removeprefix(control).removeprefix("_") or HEADLINE[benchmark]
+            if metric in LABELS:
+                method_name = CONTROLS[control]
+                scores.append(
+                    Score(benchmark, task, method_name, split, metric, value, n=n, origin=origin)
+                )
+    return scores
+
+
+def source_name(source: str) -> str:
+    """Return a data source as it is called today; records and runs have its earlier name."""
+    return "geonames" if source == "gazetteer" else source
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """All that evaluation wrote about one method, from files or from a record.
+
+    Attributes:
+        benchmark: `lama`, `stability` or `superglue`.
+        task: SuperGLUE task, or empty.
+        method: name of the method.
+        metrics: the metrics file.
+        relations: for LAMA, one row each: `relation`, `label`, `facts`, `left_out`, `majority`,
+            `naive_bayes`, `p_at_1`.
+        templates: for stability, one row each: `relation`, `number`, `template`, `facts`, `p_at_1`.
+        trainings: one row for each evaluated training: `task`, `setting`, `split`, `seed`,
+            `best_epoch`, `dev_score`, `test_score`.
+        settings: one row for each setting that was tried, with `task` and `chosen`.
+        curves: points of the evaluated trainings: `task`, `training`, `epoch`, `dev_score`.
+    """
+
+    benchmark: str
+    task: str
+    method: str
+    metrics: Row
+    relations: list[Row] = field(default_factory=list)
+    templates: list[Row] = field(default_factory=list)
+    trainings: list[Row] = field(default_factory=list)
+    settings: list[Row] = field(default_factory=list)
+    curves: list[Row] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of its files: `lama/p-tuning`, `superglue/rte/p-tuning`."""
+        return "/".join(filter(None, (self.benchmark, self.task, self.method)))
+
+    @property
+    def scores(self) -> list[Score]:
+        """Its rows of the table of scores, with the controls."""
+        return scores_of(self.metrics, self.benchmark, self.task, self.method)
+
+    def score(self, split: str = "test") -> Score:
+        """Return the number that the method is judged by."""
+        metric = HEADLINE[self.benchmark]
+        return next(
+            score
+            for score in self.scores
+            if (score.method, score.split, score.metric) == (self.method, split, metric)
+        )
+
+    def as_record(self) -> Row:
+        """Return what a record keeps of it."""
+        values = asdict(self)
+        return {
+            key: values[key]
+            for key in ("metrics", "relations", "templates", "trainings", "settings")
+            if values[key]
+        }
+
+
+def from_record(benchmark: str, task: str, method: str, record: Row) -> MethodResult:
+    """Return what a record kept; older records name no task in the rows of trainings."""
+    rows = {key: record.get(key, []) for key in ("relations", "templates")}
+    for key in ("trainings", "settings"):
+        rows[key] = [{"task": task, **row} for row in record.get(key, [])]
+    return MethodResult(benchmark, task, method, record["metrics"], **rows)
+
+
+@dataclass(frozen=True)
+class ResultFolders:
+    """The folders that training and evaluation write to."""
+
+    metrics: Path
+    curves: Path
+    evaluation: Path
+
+
+def read_result(
+    folders: ResultFolders, benchmark: str, method: str, task: str = "", *, curves: bool = True
+) -> MethodResult:
+    """Return what the files of one method hold.
+
+    Args:
+        folders: where the files are.
+        benchmark: `lama`, `stability` or `superglue`.
+        method: name of the method.
+        task: SuperGLUE task, or empty.
+        curves: whether the learning curves are read too.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    name = "/".join(filter(None, (benchmark, task, method)))
+    folder = folders.evaluation / name
+    trainings = _read(_trials_file(folder), task, optional=benchmark != "superglue")
+    relations: list[Row] = []
+    if benchmark == "lama":
+        rows = zip(_read(folder / "controls.csv"), _read(folder / "relations.csv"), strict=True)
+        relations = [control | score for control, score in rows]
+    return MethodResult(
+        benchmark,
+        task,
+        method,
+        metrics=read_json(folders.metrics / f"{name}.json"),
+        relations=relations,
+        templates=_read(folder / "templates.csv") if benchmark == "stability" else [],
+        trainings=trainings,
+        settings=_read(folder / "settings.csv", task, optional=benchmark != "superglue"),
+        curves=_curves(folders.curves / f"{name}.csv", task, trainings) if curves else [],
+    )
+
+
+def _trials_file(folder: Path) -> Path:
+    """Return the file of trials; before all benchmarks had one, SuperGLUE's had another name.
+
+    LAMA and stability had neither it nor settings.csv. To drop support for that, read
+    `trials.csv` only, and remove `optional`.
+    """
+    path = folder / "trials.csv"
+    return path if path.exists() else folder / "units.csv"
+
+
+def _read(path: Path, task: str = "", *, optional: bool = False) -> list[Row]:
+    """Return the rows of a table with numbers as numbers and empty cells as None.
+
+    Args:
+        path: of the table.
+        task: SuperGLUE task, for a table without a column `task`.
+        optional: whether the file may be missing.
+    """
+    if optional and not path.exists():
+        return []
+    rows: list[Row] = [
+        {key: value if key in _TEXTS else _value(value) for key, value in row.items()}
+        for row in read_csv(path)
+    ]
+    return [{"task": task, **row} for row in rows] if task else rows
+
+
+def _value(text: str) -> Any:
+    constants = {"": None, "True": True, "False": False}
+    if text in constants:
+        return constants[text]
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _curves(path: Path, task: str, trainings: Sequence[Row]) -> list[Row]:
+    """Return the points of the trainings that were evaluated; of all if none are recorded."""
+    evaluated = {tuple(row[key] for key in ("task", *_TRAINING[1:])) for row in trainings}
+    points = []
+    for row in read_csv(path):
+        training = tuple(int(row[key]) for key in _TRAINING[1:] if key in row)
+        name = row.get("relation", task)
+        if not evaluated or (name, *training) in evaluated:
+            value = float(row.get("dev_score") or row["dev_p_at_1"])
+            point = {"task": name, "training": training, "epoch": int(row["epoch"])}
+            points.append({**point, "dev_score": value})
+    return points
+
+
+def read_answers(evaluation: Path, methods: Sequence[str], count: int) -> list[Row]:
+    """Return some facts of LAMA's test set with the answer of each method.
+
+    Args:
+        evaluation: folder of `lama/<method>/predictions`; not read if `count` is 0.
+        methods: names of the methods.
+        count: number of facts, spread over the relations.
+
+    Returns:
+        Rows `relation`, `subject`, `object`, and the answer under each method's name.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    facts: dict[tuple[str, str, str], Row] = {}
+    for method in methods if count else ():
+        path = evaluation / "lama" / method / "predictions" / "predictions.jsonl"
+        for record in read_jsonl(path):
+            fact = {key: record[key] for key in ("relation", "subject", "object")}
+            facts.setdefault(tuple(fact.values()), fact).setdefault(method, record["answer"])
+    by_relation: dict[str, list[Row]] = {}
+    for fact in facts.values():
+        by_relation.setdefault(fact["relation"], []).append(fact)
+    turns = [fact for rank in range(count) for of in by_relation.values() for fact in of[rank:][:1]]
+    return sorted(turns[:count], key=lambda fact: list(by_relation).index(fact["relation"]))
+
+
+def count_epochs(path: Path) -> Row:
+    """Count the trainings of a file of learning curves, and the epochs that they took together.
+
+    An iteration of a search for discrete prompts counts as an epoch.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    last: dict[tuple[str, ...], int] = {}
+    for row in read_csv(path):
+        training = tuple(row[key] for key in _TRAINING if key in row)
+        last[training] = max(last.get(training, 0), int(row["epoch"]))
+    return {"trainings": len(last), "epochs": sum(last.values())}
+
+
+def join(columns: Mapping[str, Iterable[Row]], *keys: str) -> list[Row]:
+    """Join rows of several methods: P@1 is stored under each method's name.
+
+    Args:
+        columns: method -> rows with `p_at_1`.
+        keys: what identifies a row.
+
+    Returns:
+        One row for each value of the keys, the rest from the first method that has it.
+    """
+    joined: dict[tuple[Any, ...], Row] = {}
+    for method, rows in columns.items():
+        for row in rows:
+            shared = {name: value for name, value in row.items() if name != "p_at_1"}
+            joined.setdefault(tuple(row[key] for key in keys), shared)[method] = row["p_at_1"]
+    return list(joined.values())

@@ -1,0 +1,1 @@
+"""Results of several runs: records that the project keeps, their pages, and comparisons."""

@@ -1,0 +1,363 @@
+"""The pages of results in docs/results, Markdown, from records."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import get_args
+
+from pipeline.config.schema import (
+    LamaMethod,
+    SuperGlueMethod,
+    SuperGlueParams,
+)
+from pipeline.data.geonames.facts import GEONAMES_RELATIONS
+from pipeline.data.lama import TEST_FACTS
+from pipeline.errors import DataError
+from pipeline.report.page import render
+from pipeline.report.published import SUBSETS, lama_published, paper_name
+from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_of
+from pipeline.report.tables import (
+    LamaRow,
+    bullets,
+    escaped,
+    lama_counts,
+    markdown_table,
+    metric_parts,
+    training_summary,
+)
+from pipeline.results.records import Benchmark, Record
+from pipeline.tasks import get_task, task_names
+
+_RELATIONS = {"lama": tuple(TEST_FACTS), "geonames": tuple(GEONAMES_RELATIONS)}
+_METHODS: tuple[str, ...] = get_args(LamaMethod)
+_PROTOCOLS: tuple[str, ...] = get_args(SuperGlueParams.model_fields["protocol"].annotation)
+
+
+def results_page(benchmark: Benchmark, contents: Sequence[Row]) -> str:
+    """Return the page of a benchmark.
+
+    Args:
+        benchmark: `lama` or `superglue`.
+        contents: records as `collect` makes them, in the order of the page.
+    """
+    records = [Record(benchmark, content) for content in contents]
+    values = _lama(records) if benchmark == "lama" else _superglue(records)
+    return render(f"{benchmark}.md.j2", Path(__file__).parent, records=records, **values)
+
+
+def insert_between(text: str, begin: str, end: str, content: str) -> str:
+    """Return a text with the content between two marks replaced.
+
+    Raises:
+        DataError: the marks are not there, once each and in order.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise DataError(f"the file needs the lines {begin!r} and {end!r} once each, in order")
+    return f"{text.partition(begin)[0]}{begin}\n{content.strip()}\n{end}{text.partition(end)[2]}"
+
+
+def _lama(records: Sequence[Record]) -> dict[str, object]:
+    probing = [record for record in records if record.results]
+    return {
+        "runs": markdown_table(
+            ["run", "model", "facts of", "relations", "seed", "machine", "date", "commit", "note"],
+            [
+                [r.name, escaped(r.model), r.data, r.relations, _listed(r.seeds), *r.provenance()]
+                for r in records
+            ],
+        ),
+        "scores": _lama_scores(probing) if probing else "",
+        "settings": _lama_settings(records),
+        "groups": list(_same_facts(probing)),
+        "compare": _compare,
+        "columns": _columns,
+        "paper": {
+            subset: [
+                LamaRow(f"{r.model} ({r.content['name']})", r.model, r.results)
+                for r in probing
+                if (r.source, r.params["subset"]) == ("lama", subset)
+            ]
+            for subset in SUBSETS
+        },
+        "gaps": _lama_gaps(records),
+    }
+
+
+def _lama_scores(records: Sequence[Record]) -> str:
+    columns = ["run", "method", "relations", "test facts", "left out", "test P@1", "dev P@1"]
+    several = any(result.score().std is not None for r in records for result in r.results)
+    columns += [*(["trainings"] if several else []), "training, min", "evaluation, min"]
+    rows = []
+    for record in records:
+        first = record.results[0].metrics
+        counts = [len(record.results[0].relations), first["test/facts"], first["test/left_out"]]
+        for result in record.results:
+            counts[1:] = [result.metrics[f"test/{key}"] for key in ("facts", "left_out")]
+            scores = [str(result.score(split)) for split in ("test", "dev")]
+            scores += [str(result.metrics.get("test/trainings", ""))] if several else []
+            minutes = record.minutes(result)
+            rows.append([record.name, result.method, *map(str, counts), *scores, *minutes])
+        counts[1:] = [first["test/facts"], first["test/left_out"]]
+        for control, name in CONTROLS.items():
+            score = percent(first[f"test/{control}"])
+            row = [record.name, name, *map(str, counts), score]
+            rows.append(row + [""] * (len(columns) - len(row)))
+    sentences = [
+        f"{r.name}: {lama_counts(r.results[0].metrics, r.content['splits'])}" for r in records
+    ]
+    return f"{markdown_table(columns, rows)}\n{bullets(sentences)}"
+
+
+def _lama_settings(records: Sequence[Record]) -> str:
+    rows = [
+        [r.name, method, escaped(r.params["prompts"][method]), training_summary(training)]
+        for r in records
+        for method, training in r.params["training"].items()
+    ]
+    return markdown_table(["run", "method", "prompt", "training"], rows)
+
+
+Group = Sequence[tuple[Record, MethodResult]]
+
+
+def _same_facts(records: Iterable[Record]) -> Iterator[tuple[str, Group]]:
+    """Yield title and results of the runs of one model on the same facts."""
+
+    def key(record: Record) -> tuple[str, str, int, int]:
+        cap = record.params["splits"]["test_facts"] or 0
+        # With a cap the seed decides which facts are used.
+        return record.model, record.data, cap, record.seed if cap else 0
+
+    for (model, data, cap, seed), group in groupby(sorted(records, key=key), key):
+        limit = f", at most {cap} test facts a relation (seed {seed})" if cap else ""
+        results = [(record, result) for record in group for result in record.results]
+        yield f"{escaped(model)}, {data}{limit}", results
+
+
+def _columns(group: Group) -> dict[str, list[Row]]:
+    """Return column -> rows of relations; a method of several runs is named with its run."""
+    names = [result.method for _, result in group]
+    return {
+        f"{r.method}, {record.name}" if names.count(r.method) > 1 else r.method: r.relations
+        for record, r in group
+    }
+
+
+def _compare(group: Group) -> str:
+    """Return the means over the relations that all trained methods share; '' if none is trained."""
+    by_relation = [{row["relation"]: row for row in result.relations} for _, result in group]
+    trained = [
+        rows
+        for rows, (_, result) in zip(by_relation, group, strict=True)
+        if result.method != "manual"
+    ]
+    if not trained:
+        return ""
+    shared = [relation for relation in trained[0] if all(relation in rows for rows in trained)]
+    if not shared:
+        return "No relation was run with all trained methods.\n"
+
+    def cells(method: str, run: str, rows: Mapping[str, Row], key: str) -> list[str]:
+        used = [rows[relation] for relation in shared]
+        facts = sum(row["facts"] for row in used)
+        mean = percent(fmean(row[key] for row in used))
+        return [method, run, str(len(used)), str(facts), mean]
+
+    table = [
+        cells(result.method, record.name, rows, "p_at_1")
+        for rows, (record, result) in zip(by_relation, group, strict=True)
+        if all(relation in rows for relation in shared)
+    ]
+    first = by_relation.index(trained[0])
+    run = group[first][0].name
+    table += [cells(name, run, trained[0], control) for control, name in CONTROLS.items()]
+    columns = ["method", "run", "relations", "test facts", "test P@1"]
+    return f"On {', '.join(shared)}.\n\n{markdown_table(columns, table)}"
+
+
+def _lama_gaps(records: Sequence[Record]) -> list[str]:
+    """Return sentences on the methods, relations, models and seeds that no record covers."""
+    probing = [record for record in records if record.results]
+    lama = [record for record in probing if record.source == "lama"]
+    lines = [
+        _missing("Methods", _METHODS, {r.method for record in probing for r in record.results}),
+        *_missing_relations(probing),
+        *_caps(records),
+        _missing("Subsets of LAMA", SUBSETS, {record.params["subset"] for record in lama}),
+    ]
+    for subset in SUBSETS:
+        models = {paper_name(r.model) for r in lama if r.params["subset"] == subset}
+        published = dict.fromkeys(row.model for row in lama_published(subset))
+        lines.append(_missing(f"Models of the paper's Table 3 on {subset}", published, models))
+    steady = {result.method for record in records for result in record.stability}
+    gpus = [(r.content["hardware"]["gpu"], r.name) for r in records]
+    used = [f"{escaped(gpu)} in {name}" for gpu, name in gpus if gpu]
+    return [
+        *lines,
+        _missing("Methods in stability over templates", _METHODS, steady),
+        f"A GPU was used: {', '.join(used)}." if used else "No GPU was used in any run.",
+        *_single_seeds(records),
+    ]
+
+
+def _missing(what: str, everything: Iterable[str], done: Collection[str | None]) -> str:
+    return f"{what} not run: {_listed(name for name in everything if name not in done)}."
+
+
+def _missing_relations(records: Sequence[Record]) -> list[str]:
+    """Return, by model and source, the relations without a run; equal methods share a line."""
+    done: dict[tuple[str, str, str], dict[str, set[str]]] = {}
+    for record in records:
+        methods = done.setdefault((record.model, record.source, record.data), {})
+        for result in record.results:
+            methods.setdefault(result.method, set()).update(r["relation"] for r in result.relations)
+    lines = []
+    for (model, source, data), methods in done.items():
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for method, names in methods.items():
+            missing = tuple(name for name in _RELATIONS[source] if name not in names)
+            alike.setdefault(missing, []).append(method)
+        lines += [
+            f"Relations of {data} not run with {escaped(model)}, {', '.join(names)}: "
+            f"{len(missing)} of {len(_RELATIONS[source])} ({', '.join(missing)})."
+            for missing, names in alike.items()
+            if missing
+        ]
+    return lines
+
+
+def _caps(records: Iterable[Record]) -> Iterator[str]:
+    for record in records:
+        sizes = {key.removesuffix("_facts"): n for key, n in record.params["splits"].items()}
+        capped = [f"{size} {split}" for split, size in sizes.items() if size is not None]
+        if capped:
+            yield f"Facts in {record.name}: at most {', '.join(capped)} of a relation."
+
+
+def _single_seeds(records: Iterable[Record]) -> list[str]:
+    """Return sentences on the trained methods that have one seed."""
+    seeds: dict[tuple[str, str, str], set[int]] = {}
+    for record in records:
+        for result in (*record.results, *record.stability):
+            if result.method != "manual":
+                key = (record.model, record.data, result.method)
+                seeds.setdefault(key, set()).update(record.seeds)
+    alike: dict[tuple[str, str, int], list[str]] = {}
+    for (model, data, method), values in seeds.items():
+        if len(values) == 1:
+            alike.setdefault((model, data, min(values)), []).append(method)
+    return [
+        f"Only one seed ({seed}), so the spread over seeds is unknown, with {escaped(model)} on "
+        f"{data}: {', '.join(methods)}."
+        for (model, data, seed), methods in alike.items()
+    ]
+
+
+def _superglue(records: Sequence[Record]) -> dict[str, object]:
+    rows = [
+        [
+            r.name,
+            escaped(r.model),
+            f"`{r.source}`, `{r.params['protocol']}`",
+            _listed(r.params["tasks"]),
+            _listed(r.seeds),
+            *r.provenance(),
+        ]
+        for r in records
+    ]
+    columns = ["run", "model", "data", "tasks", "seeds", "machine", "date", "commit", "note"]
+    return {
+        "runs": markdown_table(columns, rows),
+        "chance": _chance,
+        "settings": _task_settings,
+        "majority": _majority,
+        "gaps": _superglue_gaps(records),
+    }
+
+
+def _chance(record: Record) -> str:
+    """Return which methods' accuracy is within chance, task by task, as a list; '' if unknown.
+
+    Guessing is the majority class or an even choice among the labels, whichever is right more
+    often; the margin is 1.96 standard errors of a share of one half over the test examples.
+    """
+    lines = []
+    for task, of in record.content["tasks"].items():
+        count, share = of["counts"]["test/examples"], of["majority"].get("accuracy")
+        results = [result for result in record.results if result.task == task]
+        if share is None or not results:
+            continue
+        guess = max(share, 1 / len(get_task(task).labels))
+        margin = 1.96 * (0.25 / count) ** 0.5
+        within = [r.method for r in results if r.metrics["test/accuracy"] <= guess + margin]
+        lines.append(
+            f"{task}: {_listed(within)} (accuracy of at most {percent(guess)} by guessing, plus "
+            f"{percent(margin)} for {count} examples)"
+        )
+    return bullets(lines)
+
+
+def _task_settings(record: Record) -> str:
+    glue = record.params
+    rows = []
+    for result in record.results:
+        overrides = glue["overrides"][result.task].get(result.method, {})
+        templates = dict.fromkeys(escaped(setting["template"]) for setting in result.settings)
+        rows.append(
+            [
+                result.task,
+                result.method,
+                "; ".join(templates),
+                str(glue["prompts"][result.task]["max_length"]),
+                training_summary(glue["training"][result.method]),
+                _listed(escaped(f"{k}: {v}") for k, v in overrides.items() if k != "template"),
+                *record.minutes(result),
+            ]
+        )
+    columns = ["task", "method", "template", "max. length", "training", "overrides"]
+    return markdown_table([*columns, "training, min", "evaluation, min"], rows)
+
+
+def _majority(record: Record) -> str:
+    rows = []
+    for task, of in record.content["tasks"].items():
+        counts, values = of["counts"], of["majority"]
+        scores = scores_of({f"test/{k}": v for k, v in values.items()}, "superglue", task, "")
+        sizes = [counts.get(f"1/{split}/examples", "") for split in ("train", "dev")]
+        rows.append(
+            [
+                task,
+                *map(str, [*sizes, counts["test/examples"]]),
+                escaped(values["label"]),
+                percent(values["score"]),
+                metric_parts(scores),
+            ]
+        )
+    columns = ["task", "train", "dev", "test", "majority class", "score", "metrics"]
+    return markdown_table(columns, rows)
+
+
+def _superglue_gaps(records: Sequence[Record]) -> list[str]:
+    """Return sentences on what the records do not cover."""
+    official = [record for record in records if record.source == "superglue"]
+    tasks = {task for record in official for task in record.params["tasks"]}
+    methods = {method for record in official for method in record.params["methods"]}
+    protocols = {record.params["protocol"] for record in official}
+    models = sorted({escaped(record.model) for record in records})
+    hardware = [record.content["hardware"] for record in records]
+    lines = [
+        _missing("Tasks", task_names(), tasks),
+        _missing("Methods", get_args(SuperGlueMethod), methods),
+        _missing("Protocols", _PROTOCOLS, protocols),
+        f"Models run: {_listed(models)}. The paper's Tables 4 and 5 are about BERT, GPT-2 and "
+        "ALBERT-xxlarge: none of them was run unless it is named here.",
+        f"GPUs used: {_listed(sorted({escaped(h['gpu']) for h in hardware if h['gpu']}))}.",
+    ]
+    if all(len(result.settings) == 1 for record in official for result in record.results):
+        lines.append("No setting was searched: one learning rate, batch and template a method.")
+    return lines
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values)) or "none"

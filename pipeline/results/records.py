@@ -1,0 +1,263 @@
+"""Records: the results of one run as JSON, kept with the project."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.config.schema import Params
+from pipeline.data.lama import ALL
+from pipeline.data.superglue import read_examples
+from pipeline.errors import DataError
+from pipeline.evaluation.controls import majority
+from pipeline.evaluation.metrics import task_metrics, task_score
+from pipeline.files import read_json
+from pipeline.report.scores import (
+    MethodResult,
+    ResultFolders,
+    Row,
+    from_record,
+    read_result,
+    source_name,
+)
+from pipeline.report.tables import data_name, escaped, relation_count
+from pipeline.tasks import get_task, task_names
+from pipeline.workflow.git import git_text
+
+Benchmark = Literal["lama", "superglue"]
+# Stage, benchmark, method, and task if any -> seconds that it took; None if unknown.
+SecondsOf = Callable[..., float | None]
+
+# What decides a result; a change elsewhere leaves the tree clean.
+_SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
+
+
+@dataclass(frozen=True)
+class RecordInfo:
+    """The head of a record.
+
+    Attributes:
+        name: of the record.
+        note: a remark; may be empty.
+        date: when it was collected, as YYYY-MM-DD.
+        hardware: `processor`, `cores` and `gpu` (None if none was used).
+    """
+
+    name: str
+    note: str
+    date: str
+    hardware: Row
+
+    def head(self, root: Path) -> Row:
+        """Return the first keys of the record, with the state of git in the project's root."""
+        commit = git_text("rev-parse", "HEAD", root=root)
+        changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
+        git = {
+            "commit": commit and commit.strip(),
+            "dirty": None if changed is None else bool(changed),
+        }
+        return {
+            "name": self.name,
+            "note": self.note,
+            "date": self.date,
+            "git": git,
+            "hardware": self.hardware,
+        }
+
+
+def collect(
+    benchmark: Benchmark, params: Params, root: Path, info: RecordInfo, *, seconds_of: SecondsOf
+) -> Row:
+    """Return a record of what `params.yaml` lists of a benchmark, ready to be written as JSON.
+
+    A SuperGLUE task that has splits but was run with no method is recorded with its counts and
+    majority class.
+
+    Args:
+        benchmark: `lama`, with stability over templates, or `superglue`.
+        params: of the project, unchanged since its last `dvc repro`.
+        root: of the project.
+        info: head of the record.
+        seconds_of: seconds that a stage took.
+
+    Raises:
+        DataError: nothing is listed, a file is missing, or the files are about other relations.
+    """
+    folders = ResultFolders(root / "metrics", root / "curves", root / "evaluation")
+
+    def record(of: str, method: str, task: str = "") -> Row:
+        result = read_result(folders, of, method, task, curves=False).as_record()
+        which = (of, method, task) if task else (of, method)
+        seconds = {stage: seconds_of(stage, *which) for stage in ("train", "evaluate")}
+        return {"metrics": result.pop("metrics"), "seconds": seconds, **result}
+
+    gather = _lama if benchmark == "lama" else _superglue
+    return {**info.head(root), **gather(params, root, record)}
+
+
+def _lama(params: Params, root: Path, record: Callable[..., Row]) -> Row:
+    lama = params.lama
+    methods = lama.methods if lama.relations else []
+    if not methods and not lama.stability.methods:
+        raise DataError("params.yaml lists no method of knowledge probing; nothing to collect")
+    results = {method: record("lama", method) for method in methods}
+    for method, result in results.items():
+        names = [row["relation"] for row in result["relations"]]
+        if lama.relations != ALL and set(lama.relations) != set(names):
+            raise DataError(
+                f"evaluation/lama/{method} is about {', '.join(names)}, which is not "
+                "lama.relations of params.yaml; run `dvc repro` first"
+            )
+    return {
+        "params": _params(params, "lama", [*methods, *lama.stability.methods], None),
+        "splits": read_json(root / "metrics" / "splits" / "lama.json"),
+        "methods": results,
+        "stability": {method: record("stability", method) for method in lama.stability.methods},
+    }
+
+
+def _superglue(params: Params, root: Path, record: Callable[..., Row]) -> Row:
+    glue = params.superglue
+    if not glue.tasks or not glue.methods:
+        raise DataError("params.yaml lists no task or no method of SuperGLUE; nothing to collect")
+    splits = root / "data" / "splits" / "superglue"
+    folders = {task: splits / task for task in task_names() if (splits / task).is_dir()}
+    missing = [task for task in glue.tasks if task not in folders]
+    if missing:
+        raise DataError(f"{splits / missing[0]}: no such folder; run `dvc repro` first")
+    return {
+        "params": _params(params, "superglue", glue.methods, glue.tasks),
+        "tasks": {
+            task: {
+                "counts": read_json(folder / "counts.json"),
+                "majority": _majority(task, folder),
+                "methods": {
+                    method: record("superglue", method, task)
+                    for method in (glue.methods if task in glue.tasks else [])
+                },
+            }
+            for task, folder in folders.items()
+        },
+    }
+
+
+def _majority(name: str, folder: Path) -> Row:
+    """Return the metrics of the most frequent label of the first split's train set, on test."""
+    task = get_task(name)
+    train = read_examples(folder / "1" / "train.jsonl", task.examples)
+    test = read_examples(folder / "test.jsonl", task.examples)
+    label = majority([example.label for example in train])
+    metrics = task_metrics(task, test, [label] * len(test))
+    return {"label": label, "score": task_score(metrics), **metrics}
+
+
+def _params(
+    params: Params, benchmark: Benchmark, methods: Iterable[str], tasks: Iterable[str] | None
+) -> Row:
+    """Return what decided the results; a model in a folder is recorded by the folder's name."""
+    model = params.model.model_dump(mode="json")
+    if Path(model["name"]).expanduser().is_dir():
+        model["name"] = Path(model["name"]).name
+    section: dict[str, Any] = getattr(params, benchmark).model_dump(mode="json")
+    by_task = ("prompts", "overrides") if tasks is not None else ()
+    for key in ("prompts", "training", "grid", "overrides"):
+        names = dict.fromkeys((tasks or ()) if key in by_task else methods)
+        if key in section and (tasks is not None or key != "overrides"):
+            section[key] = {name: section[key][name] for name in names if name in section[key]}
+    return {"seed": params.seed, "model": model, benchmark: section}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record, as the pages read it.
+
+    Attributes:
+        benchmark: `lama` or `superglue`.
+        content: as `collect` returned it.
+    """
+
+    benchmark: Benchmark
+    content: Row
+
+    @property
+    def name(self) -> str:
+        """Its name, as Markdown."""
+        return f"`{self.content['name']}`"
+
+    @property
+    def params(self) -> Row:
+        """The benchmark's section of `params.yaml`."""
+        section: Row = self.content["params"][self.benchmark]
+        return section
+
+    @property
+    def seed(self) -> int:
+        """The seed of `params.yaml`."""
+        return int(self.content["params"]["seed"])
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the trainings; older records of LAMA have one."""
+        return list(self.params.get("seeds") or [self.seed])
+
+    @property
+    def model(self) -> str:
+        """Name of the language model."""
+        return str(self.content["params"]["model"]["name"])
+
+    @property
+    def source(self) -> str:
+        """Source of the data."""
+        return source_name(self.params["source"])
+
+    @property
+    def data(self) -> str:
+        """Name of LAMA's facts, as Markdown."""
+        return data_name(self.source, self.params["subset"])
+
+    @property
+    def results(self) -> list[MethodResult]:
+        """The results on the benchmark, by task."""
+        if self.benchmark == "lama":
+            return self._results("lama", "", self.content["methods"])
+        return [
+            result
+            for task, of in self.content["tasks"].items()
+            for result in self._results("superglue", task, of["methods"])
+        ]
+
+    @property
+    def stability(self) -> list[MethodResult]:
+        """The results of stability over templates."""
+        return self._results("stability", "", self.content.get("stability", {}))
+
+    @staticmethod
+    def _results(benchmark: str, task: str, methods: Mapping[str, Row]) -> list[MethodResult]:
+        return [from_record(benchmark, task, method, of) for method, of in methods.items()]
+
+    @property
+    def relations(self) -> str:
+        """Number of relations that were evaluated, in words."""
+        if not self.content["methods"]:
+            return "stability only"
+        return relation_count(self.source, len(self.results[0].relations))
+
+    def minutes(self, result: MethodResult) -> list[str]:
+        """Return the minutes of training and evaluation, as cells."""
+        if result.benchmark == "superglue":
+            methods = self.content["tasks"][result.task]["methods"]
+        else:
+            methods = self.content["methods" if result.benchmark == "lama" else "stability"]
+        seconds = methods[result.method]["seconds"]
+        times = [seconds["train"], seconds["evaluate"]]
+        return ["unknown" if time is None else f"{time / 60:.1f}" for time in times]
+
+    def provenance(self) -> list[str]:
+        """Return the cells machine, date, commit, and note."""
+        hardware, git = self.content["hardware"], self.content["git"]
+        processor = f"{hardware['cores']} cores of {hardware['processor']}"
+        commit = "unknown"
+        if git["commit"] is not None:
+            commit = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+        machine = escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}")
+        return [machine, self.content["date"], commit, escaped(self.content["note"])]

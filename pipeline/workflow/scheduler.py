@@ -1,0 +1,157 @@
+"""Run the stages that may have changed side by side, each after those that it depends on."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+
+from pipeline.workflow.project import StageNode
+
+_USES_GPU = ("train", "evaluate")
+
+
+class TaskStatus(StrEnum):
+    """Result of a task."""
+
+    RAN = "ran"
+    CACHED = "cached"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    NOT_RUN = "not run"
+
+    @property
+    def ok(self) -> bool:
+        """Whether tasks that depend on this one can run."""
+        return self in (TaskStatus.RAN, TaskStatus.CACHED, TaskStatus.UNCHANGED)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A node of the graph.
+
+    Attributes:
+        name: unique.
+        after: the tasks that must be ok before it starts.
+        gpu: whether it needs a GPU for itself, if there are any.
+    """
+
+    name: str
+    after: frozenset[str] = frozenset()
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of a task.
+
+    Attributes:
+        status: how it ended.
+        seconds: its duration.
+        blocked_by: if it was not run: the tasks before it that are not ok.
+    """
+
+    status: TaskStatus
+    seconds: float = 0.0
+    blocked_by: tuple[str, ...] = ()
+
+
+Run = Callable[[Task, str | None], TaskStatus]
+
+
+def plan_tasks(nodes: Sequence[StageNode], first: str) -> list[Task]:
+    """A task for each stage that may have to run, in an order that can be run.
+
+    An unchanged stage that depends on no changed one needs no task.
+
+    Args:
+        nodes: each after those that it depends on.
+        first: name of the stage that all others wait for.
+    """
+    planned: set[str] = set()
+    tasks = []
+    for node in sorted(nodes, key=lambda node: node.name != first):
+        after = node.after & planned
+        if node.changed or after:
+            # Also a stage that does not read the first one's output waits for it.
+            gpu = node.name.partition("-")[0] in _USES_GPU
+            tasks.append(Task(node.name, after | ({first} & planned), gpu))
+            planned.add(node.name)
+    return tasks
+
+
+def run_tasks(
+    tasks: Sequence[Task], run: Run, *, jobs: int, gpus: Sequence[str] = ()
+) -> dict[str, Result]:
+    """Run tasks side by side; a failed task blocks only those that depend on it.
+
+    Args:
+        tasks: each after those that it depends on. With one job they run in this order.
+        run: runs a task, on the GPU that it has for itself, and returns its status. It is called
+            in threads.
+        jobs: maximum number of tasks at a time.
+        gpus: without any, no task waits for one.
+
+    Returns:
+        Task -> result, in the order of `tasks`.
+
+    Raises:
+        ValueError: a task precedes one that it depends on.
+    """
+    queue = _Queue(tasks, gpus)
+    running: dict[Future[Result], tuple[Task, str | None]] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            while len(running) < jobs and (start := queue.pop()) is not None:
+                running[pool.submit(_timed, run, *start)] = start
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                queue.finish(*running.pop(future), future.result())
+    return {task.name: queue.results[task.name] for task in tasks}
+
+
+def _timed(run: Run, task: Task, gpu: str | None) -> Result:
+    started = monotonic()
+    status = run(task, gpu)
+    return Result(status, monotonic() - started)
+
+
+class _Queue:
+    """The waiting tasks, the results, and the free GPUs."""
+
+    def __init__(self, tasks: Sequence[Task], gpus: Sequence[str]) -> None:
+        seen: set[str] = set()
+        for task in tasks:
+            if not task.after <= seen:
+                raise ValueError(f"{task.name} precedes {sorted(task.after - seen)}")
+            seen.add(task.name)
+        self.results: dict[str, Result] = {}
+        self._waiting = list(tasks)
+        self._has_gpus = bool(gpus)
+        self._free_gpus = list(gpus)
+
+    def pop(self) -> tuple[Task, str | None] | None:
+        """The first task that can start, with its GPU; None if all must wait.
+
+        A task after one that is not ok gets the result "not run".
+        """
+        for task in list(self._waiting):
+            if not task.after <= self.results.keys():
+                continue
+            blocked_by = tuple(sorted(n for n in task.after if not self.results[n].status.ok))
+            needs_gpu = task.gpu and self._has_gpus
+            if not blocked_by and needs_gpu and not self._free_gpus:
+                continue
+            self._waiting.remove(task)
+            if not blocked_by:
+                return task, self._free_gpus.pop(0) if needs_gpu else None
+            self.results[task.name] = Result(TaskStatus.NOT_RUN, blocked_by=blocked_by)
+        return None
+
+    def finish(self, task: Task, gpu: str | None, result: Result) -> None:
+        """Record a task's result and free its GPU."""
+        self.results[task.name] = result
+        if gpu is not None:
+            self._free_gpus.append(gpu)

@@ -1,0 +1,131 @@
+"""Published numbers, checked against each other where the paper gives a second number."""
+
+import statistics
+from typing import get_args
+
+import pytest
+
+from pipeline.config.schema import LamaMethod, SuperGlueMethod
+from pipeline.report.published import (
+    PROTOCOLS,
+    SUBSETS,
+    for_model,
+    lama_differences,
+    lama_published,
+    paper_name,
+    table_1_metrics,
+    task_differences,
+    tasks_published,
+)
+from pipeline.tasks import task_names
+
+
+def column(method):
+    rows = lama_published("29k")
+    return {row.model: row.score.mean for row in rows if row.score.method == method}
+
+
+def test_the_gains_of_p_tuning_are_those_that_the_paper_prints():
+    manual, tuned = column("manual"), column("p-tuning")
+    assert list(manual) == list(tuned)
+    gains = [round(100 * (tuned[model] - manual[model]), 1) for model in manual]
+    assert gains == [20.6, 21.1, 30.9, 31.4, 26.2, 31.6, 41.1]
+
+
+def test_the_spread_of_table_1_is_that_of_its_four_rows():
+    spread = table_1_metrics()
+    # (31.3 + 19.8 + 31.4 + 51.1) / 4; squared deviations 4.41, 184.96, 4.00, 313.29.
+    assert spread["manual"] == pytest.approx(
+        {
+            "test/p_at_1": 0.334,
+            "test/p_at_1_worst": 0.198,
+            "test/p_at_1_best": 0.511,
+            "test/p_at_1_std": (506.66 / 3) ** 0.5 / 100,
+        }
+    )
+    assert spread["p-tuning"]["test/p_at_1_std"] == pytest.approx(0.0017, abs=1e-4)
+
+
+# Averages as printed, in the order of the tables.
+@pytest.mark.parametrize(
+    ("protocol", "averages", "tolerance"),
+    [
+        ("full-paper", [66.2, 67.1, 68.4, 63.0, 70.2, 70.4, 72.5, 73.1, 74.6, 63.1, 74.9, 75.6],
+         0.0601),
+        ("multi-split", [58.56, 70.74, 71.81], 0.0051),
+    ],
+)  # fmt: skip
+def test_the_mean_over_tasks_is_the_average_that_the_paper_prints(protocol, averages, tolerance):
+    rows = {}
+    for row in tasks_published(protocol):
+        rows.setdefault((row.model, row.score.method), {})[row.score.task] = row.score.mean
+    assert len(rows) == len(averages)
+    for scores, average in zip(rows.values(), averages, strict=True):
+        assert set(scores) <= set(task_names())
+        assert 100 * statistics.mean(scores.values()) == pytest.approx(average, abs=tolerance)
+
+
+def test_methods_are_those_of_the_pipeline():
+    lama = {row.score.method for subset in SUBSETS for row in lama_published(subset)}
+    assert lama <= set(get_args(LamaMethod))
+    glue = {row.score.method for protocol in PROTOCOLS for row in tasks_published(protocol)}
+    assert glue <= set(get_args(SuperGlueMethod))
+
+
+def test_a_deviation_is_that_of_the_score():
+    stds = {(r.score.method, r.score.task): r.score.std for r in tasks_published("multi-split")}
+    assert stds["manual-fine-tuning", "rte"] == pytest.approx(0.0130)
+    assert stds["manual-fine-tuning", "cb"] is None  # the mean of two metrics
+    assert {row.score.std for row in tasks_published("full-paper")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [
+        ("bert-base-cased", "BERT-base"),
+        ("google-bert/bert-large-cased", "BERT-large"),
+        ("openai-community/gpt2-xl@main", "GPT2-xl"),
+        ("bert-base-uncased", None),
+        ("smollm2-135m-instruct", None),
+    ],
+)
+def test_a_model_of_the_hub_is_known_by_the_paper_s_name(name, paper):
+    assert paper_name(name) == paper
+    rows = lama_published("29k")
+    same = {row.model for row in for_model(rows, name)}
+    assert same == ({paper} if paper else {row.model for row in rows})
+
+
+@pytest.mark.parametrize(
+    ("subset", "model", "method", "cells"),
+    [
+        ("34k", "BERT-base", "manual", ["31.1"]),
+        ("34k", "BERT-base", "discrete", ["34.1 (LPAQA)", "43.3 (AutoPrompt)"]),
+        ("34k", "BERT-base", "fine-tuning", []),
+        ("29k", "BERT-base", "fine-tuning", ["51.6 (recalled)"]),
+        ("29k", "MegatronLM", "manual-fine-tuning", ["out of memory (recalled)"]),
+        ("29k", "RoBERTa-base", "discrete", ["40.0 (AutoPrompt)"]),
+    ],
+)
+def test_a_number_has_a_note_unless_it_was_read_in_the_table(subset, model, method, cells):
+    rows = lama_published(subset)
+    assert [str(r.score) for r in rows if (r.model, r.score.method) == (model, method)] == cells
+
+
+def test_differences_are_those_that_apply():
+    other = lama_differences("29k", ["small"], fewer=True)
+    assert "small is not a model of the paper: compare methods, not numbers." in other
+    assert any(line.startswith("Fewer relations") for line in other)
+    assert "`fine-tuning`: FT (v1, Table 2, recalled)" in "".join(other)
+    same = "".join(lama_differences("34k", ["roberta-base"], fewer=False))
+    assert "roberta-base is the paper's RoBERTa-base." in same
+    assert "Fewer relations" not in same
+    assert "recalled" not in same
+    assert "64 labeled examples" in "".join(task_differences("few-shot-32", "small"))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_model_of_the_paper_is_called_so(protocol):
+    row = tasks_published(protocol)[0]
+    assert task_differences(protocol, row.hub)[0] == f"{row.hub} is the paper's {row.model}."
+    assert "not a model of this table" in task_differences(protocol, "small")[0]

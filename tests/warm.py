@@ -1,0 +1,253 @@
+"""Programs of a project in forks of one process that has the large libraries loaded.
+
+To import torch, transformers, and MLflow takes a stage seconds of CPU, far longer than a tiny model
+takes to train. A program that is run here is the one that a user runs, with its folder, arguments,
+environment, output, and exit code; it only starts as a fork, in place of a new interpreter. Tests
+that end processes, or count on what belongs to a new one, start them by `subprocess`.
+
+All processes of a test run share the one that forks. It ends when the last of them has ended. It is
+called `dvc`: a stage looks for the dvc that started it among the processes above its own.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this file is run by its path
+from tests.quick import PARSED_YAML, open_stores_quickly, remember_yaml
+
+del sys.path[0]
+
+_PROGRAMS = ("dvc", "ptune", "python")
+# Nothing of `pipeline`: each project has its copy. Families are what tiny models are of.
+_LIBRARIES = (
+    "torch", "torch._dynamo", "transformers", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama", "accelerate", "safetensors.torch",
+    "sklearn.metrics", "sklearn.naive_bayes", "sklearn.feature_extraction.text",
+    "mlflow", "mlflow.data", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.artifact.local_artifact_repo",
+    "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "dvc.cli", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.stage.cache",
+    "dvc.stage.run", "dvc.commands.repro", "dvc.parsing", "dvc.schema", "typer", "rich.table",
+    "pydantic", "ruamel.yaml", "psutil", "tqdm",
+)  # fmt: skip
+# The folder of the process that forks, in the environment of all that it starts.
+_FOLDER = "PTUNE_TESTS_WARM"
+
+
+def can_run(command: Sequence[str]) -> bool:
+    """Whether a command is a program of this environment that needs no interpreter for itself."""
+    program, *arguments = command
+    return program in _PROGRAMS and (program != "python" or arguments[:1] == ["-m"])
+
+
+def run_warm(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], stdout: int, stderr: int
+) -> int:
+    """Run a program in a folder, write to these file descriptors, and return its exit code."""
+    warm = os.environ.get(_FOLDER) or _start()
+    request = {
+        "command": list(command),
+        "folder": str(folder.resolve()),
+        "environment": {**environment, _FOLDER: warm},
+    }
+    with _connect(Path(warm)) as connection:
+        text = json.dumps(request).encode()
+        socket.send_fds(connection, [len(text).to_bytes(8, "big")], [stdout, stderr])
+        connection.sendall(text)
+        answer = connection.recv(64)
+    if not answer:
+        raise RuntimeError(f"the process that forks programs ended; {list(command)} was not run")
+    return int(answer)
+
+
+@cache
+def _start() -> str:
+    """Start the process that forks, if this test run has none yet, and keep it alive."""
+    # Short, as the path of a socket has at most about 100 characters.
+    test_run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    folder = Path(tempfile.gettempdir()) / f"ptune-{test_run[:16]}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "server").exists():
+            keep = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+            command = [sys.executable, __file__, "dvc", str(folder)]
+            server = subprocess.Popen(
+                command, cwd=folder, env=keep, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            )
+            _KEPT.append(server)
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+        _KEPT.append(_connect(folder))
+        _KEPT[-1].sendall(bytes(8))
+    return str(folder)
+
+
+# The process, where this one has started it, and a connection that keeps it alive.
+_KEPT: list[Any] = []
+
+
+def _connect(folder: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(folder / "server"))
+    return connection
+
+
+def _serve(folder: Path) -> dict[str, Any]:
+    """Fork for each request, and answer it with the exit code; return only in the forks.
+
+    Returns:
+        What is to be run.
+    """
+    if parsed := os.environ.get(PARSED_YAML):
+        remember_yaml(Path(parsed))
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    open_stores_quickly()
+    gc.collect()
+    gc.freeze()  # or each fork's collections copy all of the memory
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "server"))
+    listener.listen()
+    woken, wake = socket.socketpair()
+    for end in (woken, wake):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    running: dict[int, socket.socket] = {}
+    users: set[socket.socket] = set()
+    os.write(1, b"ready\n")
+    while True:
+        ready, _, _ = select.select([listener, woken, *users], [], [])
+        if woken in ready:
+            woken.recv(4096)
+            for child in list(running):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    with running.pop(child) as waiting, contextlib.suppress(OSError):
+                        waiting.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        for user in users.intersection(ready):
+            user.close()
+            users.remove(user)
+            if not users:
+                shutil.rmtree(folder)
+                os._exit(0)
+        if listener not in ready:
+            continue
+        connection, _ = listener.accept()
+        header, streams, _, _ = socket.recv_fds(connection, 8, 2)
+        if not any(header):
+            users.add(connection)
+            continue
+        with connection.makefile("rb") as incoming:
+            request: dict[str, Any] = json.loads(incoming.read(int.from_bytes(header, "big")))
+        child = os.fork()
+        if not child:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (listener, woken, wake, connection, *running.values(), *users):
+                end.close()
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            for number, stream in enumerate((nothing, *streams)):
+                os.dup2(stream, number)
+                os.close(stream)
+            return request
+        for stream in streams:
+            os.close(stream)
+        running[child] = connection
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Run a program in this process, as an interpreter of its own would."""
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    program, *arguments = request["command"]
+    _fork_what_it_starts()
+    if program == "python":
+        _, module, *sys.argv[1:] = arguments
+        sys.path[0] = request["folder"]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return
+    script = shutil.which(program)
+    assert script is not None
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).parent)
+    runpy.run_path(script, run_name="__main__")
+
+
+def _fork_what_it_starts() -> None:
+    """Have dvc's stages, and the dvc of `ptune reproduce`, forked too."""
+    from dvc.stage import run as dvc_run
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    run_stage, run_program = dvc_run._run, subprocess.run
+
+    def forked(command: Sequence[str], cwd: Any, env: Mapping[str, str]) -> int:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return run_warm(command, Path(cwd), env, 1, 2)
+
+    def stage(executable: str, cmd: str, **more: Any) -> None:
+        words = shlex.split(cmd)
+        if not can_run(words):
+            run_stage(executable, cmd, **more)
+        elif code := forked(words, more["cwd"], more["env"]):
+            raise StageCmdFailedError(cmd, code)
+
+    def program(command: Any, **more: Any) -> Any:
+        if command[:3] != [sys.executable, "-m", "dvc"]:
+            return run_program(command, **more)
+        code = forked(["python", *command[1:]], more["cwd"], more["env"])
+        return subprocess.CompletedProcess(command, code)
+
+    dvc_run._run = stage
+    subprocess.run = program
+
+
+def _end(code: object) -> NoReturn:
+    """End a fork as an interpreter ends, but leave the libraries, which may take seconds."""
+    if isinstance(code, str):
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0))  # type: ignore[call-overload]
+
+
+if __name__ == "__main__":
+    to_run = _serve(Path(sys.argv[2]))
+    try:
+        _become(to_run)
+    except SystemExit as stopped:
+        _end(stopped.code)
+    except BaseException:
+        traceback.print_exc()
+        _end(1)
+    _end(0)
