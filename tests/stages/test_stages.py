@@ -244,7 +244,7 @@ def assert_all_is_declared(ready: Ready) -> None:
         undeclared = {
             path
             for path in ran.read
-            if not path.startswith("runtime.")
+            if path.split(".")[0] != "runtime"
             and not any(path == d or path.startswith(f"{d}.") for d in ran.declared)
         }
         assert not undeclared, f"{name} reads {undeclared}; declare it under params"
@@ -767,7 +767,7 @@ def test_stability_needs_two_templates_that_the_model_can_be_asked(
         lama__stability__templates=one,
     )  # fmt: skip
     assert result.exit_code == 1
-    assert "P17: 1 of 1 templates can be asked of this model; stability needs two" in result.output
+    assert "P17: 1 of 1 templates can be used with this model; stability needs two" in result.output
     assert not out.exists()
 
 
