@@ -165,7 +165,7 @@ def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> Non
         )
         for number in range(WRITERS)
     ]  # fmt: skip
-    assert [writer.communicate(timeout=120)[0] for writer in writers] == [""] * WRITERS
+    assert [writer.communicate(timeout=600)[0] for writer in writers] == [""] * WRITERS
     logged = server.rows(
         "SELECT name, status, count(*), count(DISTINCT step), sum(metrics.value) FROM runs "
         "JOIN metrics USING (run_uuid) WHERE key = 'loss' AND name LIKE 'promote/writer-%' "

@@ -117,23 +117,22 @@ def _check_tune(method: str, tune: Sequence[str], allowed: Mapping[str, list[lis
 def _check_superglue_training(method: str, settings: MethodParams) -> None:
     _check_tune(method, settings.tune, _SUPERGLUE_TUNES)
     if settings.search is not None:
-        raise ParamsError("search: not used; it belongs to lama.training.discrete alone")
+        raise ParamsError("section 'search' is only used by lama.training.discrete")
 
 
 def _check_search(method: str, search: SearchParams | None, source: str) -> None:
     if search is not None and search.prompts != GRADIENT:
         _check_collection(search.prompts, source)
     if (method == "discrete") != (search is not None):
-        state = "missing" if search is None else "not used"
-        raise ParamsError(f"{state}: this section belongs to the method discrete, and to it alone")
+        state = "required" if search is None else "only used"
+        raise ParamsError(f"section 'search' is {state} by the method discrete")
 
 
 def _check_collection(name: str, source: str) -> None:
     known = [*PAPER_PROMPTS, *(PROMPT_COLLECTIONS if source == "lama" else ())]
     if name not in known:
         raise ParamsError(
-            f"'{name}' is no collection of templates that {source} has; choose from "
-            + ", ".join(known)
+            f"unknown collection of templates '{name}'; {source} has {', '.join(known)}"
         )
 
 
@@ -143,7 +142,11 @@ def _check_lama_configs(lama: LamaParams, relation: str | None, method: LamaMeth
     for config in lama_configs(lama, relation or "", method, manual, masked=True):
         search = config.training.search
         if search is not None and "search.prompts" in config.tried and search.prompts != GRADIENT:
-            _check_collection(search.prompts, lama.source)
+            place = f"overrides.{relation}" if relation else "grid"
+            try:
+                _check_collection(search.prompts, lama.source)
+            except ParamsError as error:
+                raise ParamsError(f"lama.{place}.{method}.search.prompts: {error}") from error
 
 
 def _check_stability(relation: str, lama: LamaParams) -> None:

@@ -7,17 +7,24 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark
 from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarfloat import ScalarFloat
 from ruamel.yaml.tokens import CommentToken
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as `null`; ruamel.yaml writes nothing."""
+    """Writes null as `null`, and every digit of a float; ruamel.yaml omits both."""
 
     def represent_none(self, data: None) -> Any:  # noqa: ARG002
         return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
+    def represent_scalar_float(self, data: Any) -> Any:
+        node = super().represent_scalar_float(data)
+        exact = float(node.value.replace("_", "")) == float(data)
+        return node if exact else self.represent_float(float(data))
+
 
 _Representer.add_representer(type(None), _Representer.represent_none)
+_Representer.add_representer(ScalarFloat, _Representer.represent_scalar_float)
 
 
 def parse(text: str) -> Any:

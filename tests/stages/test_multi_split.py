@@ -18,6 +18,8 @@ from pipeline.seeding import make_random
 from stages import evaluate, splits, train
 from tests.project import ROOT, edit_params
 
+pytestmark = pytest.mark.slow
+
 PLACES = ("Paris", "Lyon", "Oslo", "Japan", "Norway", "France")
 WORDS = {"entailment": "yes", "not_entailment": "no"}
 COUNT, SEED, EPOCHS, BATCH, DECAY = 3, 7, 3, 4, 0.1

@@ -30,6 +30,8 @@ from pipeline.sources.lama import LAMA
 from pipeline.tasks.lama import FIELDS
 from tests.project import LAMA_FACTS, ROOT, edit_params, make_project
 
+pytestmark = pytest.mark.slow
+
 MIRROR = ROOT.parent / "shared" / "mirror" / "lama"
 METHODS = [
     "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete",

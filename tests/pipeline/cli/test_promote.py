@@ -299,7 +299,7 @@ def test_it_answers_without_the_repository(project: Path, tmp_path_factory: Any)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "PYTHON"))}
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, str(folder), json.dumps(SETTINGS)],
-        cwd=away, env=environment, capture_output=True, text=True, check=False, timeout=120,
+        cwd=away, env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

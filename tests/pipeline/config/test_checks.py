@@ -202,14 +202,18 @@ SEARCH = {"prompts": "gradient", "iterations": 1, "candidates": 1, "batch_size":
 
 
 @pytest.mark.parametrize("method", ["manual", "p-tuning", "fine-tuning"])
-def test_a_search_belongs_to_discrete_alone(tmp_path, method):
+def test_only_discrete_uses_a_search(tmp_path, method):
     (line,) = _mistakes(tmp_path, {f"lama.training.{method}.search": SEARCH})
-    assert line.startswith(f"params.yaml: lama.training.{method}.search: not used: ")
+    assert line.startswith(
+        f"params.yaml: lama.training.{method}.search: section 'search' is only used "
+    )
 
 
 def test_discrete_needs_its_search(tmp_path):
     (line,) = _mistakes(tmp_path, {"lama.training.discrete.search": REMOVED})
-    assert line.startswith("params.yaml: lama.training.discrete.search: missing: ")
+    assert line.startswith(
+        "params.yaml: lama.training.discrete.search: section 'search' is required "
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,7 +329,7 @@ def test_of_all_relations_stability_takes_a_known_one_too(tmp_path):
     _check(tmp_path, changes)
 
 
-def test_every_mistake_is_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     lines = _mistakes(
         tmp_path,
         {
@@ -365,5 +369,5 @@ def test_grids_and_overrides_of_lama_are_checked(tmp_path):
     assert [line.split(": ")[1] for line in lines] == [
         "lama.overrides",
         "lama.grid.p-tuning.template",
-        "'x' is no collection of templates that geonames has; choose from table-1",
+        "lama.overrides.P47.discrete.search.prompts",
     ]

@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             if how == "stalled":
                 self.wfile.flush()
                 self.server.stalled.set()
-                self.server.released.wait(60)
+                self.server.released.wait(600)
 
     def _send(self, content: bytes, kind: str = "application/zip", length: int = 0) -> None:
         self.send_response(200)
@@ -339,7 +339,7 @@ def _start(source: PackageSource, *arguments: object) -> subprocess.Popen[bytes]
 def test_a_kill_while_a_file_is_unpacked_leaves_no_target(source, cache, mirror, tmp_path):
     target = tmp_path / "out"
     with _start(source, target, cache, mirror, "dies") as child:
-        assert child.wait(60) == 9
+        assert child.wait(600) == 9
     assert not target.exists()
     with atomic_dir(target) as folder:
         source.fetch(folder, cache=cache, mirror=mirror)
@@ -353,7 +353,7 @@ def test_a_kill_while_the_wheel_comes_leaves_no_target_and_the_next_run_fetches_
     target = tmp_path / "out"
     index.file = "stalled"
     with _start(source, target, cache, "", "") as child:
-        came = index.stalled.wait(60)
+        came = index.stalled.wait(600)
         os.killpg(child.pid, signal.SIGKILL)
     assert came
     assert not target.exists()

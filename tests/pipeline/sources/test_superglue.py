@@ -19,7 +19,7 @@ from pipeline.sources.superglue import SUPERGLUE, URLS, SuperGlueSource, supergl
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=1)
+HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=600)
 
 Files = dict[str, bytes]
 
