@@ -8,7 +8,7 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class LamaSource:
                 _check_lama(target, self.test_facts)
             return
         fetched = {
-            part: download_to_cache(url, cache / "lama", retry=self.retry)
+            part: download_to_cache(url, cache / "lama" / part, retry=self.retry)
             for part, url in self.urls.items()
         }
         try:
@@ -156,8 +156,7 @@ def _assemble(fetched: Mapping[str, Path], target: Path, relations: Collection[s
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
         unpacked = Path(folder)
         for part, paths in _used_files(relations).items():
-            (unpacked / part).mkdir()
-            _unpack(part, fetched[part], unpacked / part, paths)
+            extract_members(fetched[part], unpacked / part, paths, incomplete=part in _INCOMPLETE)
         _write_relations(unpacked / "lama" / _RELATIONS, target, relations)
         shutil.copyfile(fetched["vocabulary"], target / "common_vocab_cased.txt")
         shutil.copyfile(unpacked / "p-tuning" / _SHARED, target / "29k-vocab.json")
@@ -170,13 +169,6 @@ def _assemble(fetched: Mapping[str, Path], target: Path, relations: Collection[s
             write_jsonl(target / "prompts" / f"{name}.jsonl", prompts)
 
 
-def _unpack(part: str, archive: Path, folder: Path, paths: set[str]) -> None:
-    unpacked = extract_members(archive, folder, _by_ending(paths))
-    missing = sorted(paths - set(unpacked))
-    if not unpacked or (missing and part not in _INCOMPLETE):
-        raise ChecksumError(f"{archive}: no {missing[0]} in this archive of {part}")
-
-
 def _used_files(relations: Iterable[str]) -> dict[str, set[str]]:
     """Part -> paths used from its archive, without the folders around them."""
     used = {"lama": {_RELATIONS}, "p-tuning": {_SHARED}}
@@ -187,17 +179,6 @@ def _used_files(relations: Iterable[str]) -> dict[str, set[str]]:
         for part, path in PROMPT_FILES.values():
             used.setdefault(part, set()).add(path.format(relation=relation))
     return used
-
-
-def _by_ending(paths: set[str]) -> Callable[[str], str | None]:
-    """Function that returns which of the paths a member's name ends with, if any."""
-
-    def choose(name: str) -> str | None:
-        parts = name.split("/")
-        endings = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next((ending for ending in endings if ending in paths), None)
-
-    return choose
 
 
 def _write_relations(path: Path, target: Path, relations: Collection[str]) -> None:

@@ -163,14 +163,14 @@ class SuperGlueSource:
             check_sha256(target / name, digest, what, "Copy it there again")
 
     def _unpack(self, archive: Path, target: Path) -> None:
-        members = {f"{self.task}/{name}": name for name in self.digests["superglue"]}
-        unpacked = extract_members(archive, target, members.get)
-        for member, name in members.items():
-            if name not in unpacked:
-                raise ChecksumError(f"{archive}: no {member} in it")
-            what = f"{archive}: another {member} than expected"
-            digest = self.digests["superglue"][name]
-            check_sha256(target / name, digest, what, "It may be a new version")
+        digests = self.digests["superglue"]
+        with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
+            extract_members(archive, Path(folder), [f"{self.task}/{name}" for name in digests])
+            for name, digest in digests.items():
+                unpacked = Path(folder, self.task, name)
+                what = f"{archive}: another {self.task}/{name} than expected"
+                check_sha256(unpacked, digest, what, "It may be a new version")
+                unpacked.replace(target / name)
 
 
 def _listed(names: Mapping[str, object]) -> str:
