@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,17 @@ from benchmarks.machine import (
 )
 from benchmarks.released_style import Relation, Switches, train_one_by_one
 from benchmarks.shapes import SHAPES, random_model
-from pipeline.evaluation.metrics import accuracy
+from pipeline.config.schema import MethodParams, PromptParams
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import choose_device, choose_precision, load_model
-from pipeline.training.loop import Trained, train
-from pipeline.training.optimizers import OptimizerConfig
+from pipeline.training.loop import TrainingResult, train
 
 RESULTS = Path(__file__).parent / "results"
 
 # The released LAMA code's own.
-OPTIMIZER = OptimizerConfig(
+OPTIMIZER = PromptParams(
+    encoder="lstm",
+    dropout=0.0,
     optimizer="adam",
     learning_rate=1e-5,
     weight_decay=5e-4,
@@ -83,28 +84,21 @@ class Work:
         model: the language model, frozen.
         relations: all of them.
         one_by_one: how many of them the plain loop takes.
-        batch: examples of each relation in a step.
-        epochs: of each relation.
-        seed: of all that is random.
+        config: of the method, for each relation.
     """
 
     model: PromptedModel
     relations: Sequence[Relation]
     one_by_one: int
-    batch: int
-    epochs: int
-    seed: int
+    config: MethodParams
 
-    def plain(self, switches: Switches) -> dict[str, Trained]:
+    def plain(self, switches: Switches) -> dict[str, TrainingResult]:
         """Train the first relations one by one."""
         return train_one_by_one(
             self.model,
             self.relations[: self.one_by_one],
-            optimizer=OPTIMIZER,
-            epochs=self.epochs,
-            batch=self.batch,
-            seed=self.seed,
-            switches=switches,
+            self.config,
+            switches,
         )
 
     def bank(
@@ -112,29 +106,23 @@ class Work:
     ) -> Any:
         """Train all relations together, or as few as the plain loop takes."""
         chosen = self.relations[: self.one_by_one] if few else self.relations
-        return train(
+        config = self.config
+        if epochs is not None:
+            config = config.model_copy(update={"epochs": epochs})
+        results = train(
             self.model,
-            [relation.problem for relation in chosen],
-            score=accuracy,
-            loss_over_vocabulary=True,
-            epochs=self.epochs if epochs is None else epochs,
-            batch=self.batch,
-            gradient_accumulation_steps=1,
-            patience=self.epochs + 1,
-            encoder="lstm",
-            dropout=0.0,
-            prompt_optimizer=OPTIMIZER,
-            model_optimizer=None,
-            best_checkpoint_path=Path(),
+            [relation.job for relation in chosen],
+            config,
             max_rows_per_forward=max_rows_per_forward,
-            seed=self.seed,
+            best_checkpoint_path=Path(),
             checkpoint=None,
-            on_epoch=lambda _: None,
+            on_epoch=lambda *_: None,
         )
+        return {r.job.name: result for r, result in zip(chosen, results, strict=True)}
 
     def facts(self, relations: int) -> int:
         """Return the training facts that so many relations go through, in all epochs."""
-        return sum(len(r.train_subjects) for r in self.relations[:relations]) * self.epochs
+        return sum(len(r.train_subjects) for r in self.relations[:relations]) * self.config.epochs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,17 +135,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = _model(options, device)
     started = time.perf_counter()
     words = allowed_words(model, options.words)
-    relations = make_relations(
-        model,
-        relations=options.relations,
-        facts=options.facts,
-        dev=options.dev,
-        words=words,
-        seed=options.seed,
+    # No relation stops early.
+    config = MethodParams(
+        tune=["prompt"],
+        epochs=options.epochs,
+        batch_size=options.batch,
+        patience=options.epochs + 1,
+        prompt=OPTIMIZER,
     )
+    sizes = (options.relations, options.facts, options.dev)
+    relations = make_relations(model, config, sizes, words, seed=options.seed)
     prepared = time.perf_counter() - started
     one_by_one = min(options.plain_relations, options.relations)
-    work = Work(model, relations, one_by_one, options.batch, options.epochs, options.seed)
+    work = Work(model, relations, one_by_one, config)
     rows = options.max_rows_per_forward or [_DEFAULT_ROWS[device.type]]
     _say(f"{options.name}, {hardware_name(device)}: {len(words)} allowed words")
     equality = None
@@ -185,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "allowed_words": len(words),
             "repeats": options.repeats,
             "seed": options.seed,
-            "optimizer": asdict(OPTIMIZER),
+            "optimizer": OPTIMIZER.model_dump(),
         },
         "prepare_seconds": prepared,
         "equality": equality,
@@ -198,7 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _say(f"written: {path}")
 
 
-def compare(work: Work, plain: dict[str, Trained], bank: dict[str, Trained]) -> dict[str, float]:
+def compare(
+    work: Work, plain: dict[str, TrainingResult], bank: dict[str, TrainingResult]
+) -> dict[str, float]:
     """Return by how much the results of the plain loop and of the bank differ (`differences`).
 
     Raises:
@@ -214,7 +206,9 @@ def compare(work: Work, plain: dict[str, Trained], bank: dict[str, Trained]) -> 
 
 
 def differences(
-    ours: dict[str, Trained], theirs: dict[str, Trained], start: dict[str, Trained]
+    ours: dict[str, TrainingResult],
+    theirs: dict[str, TrainingResult],
+    start: dict[str, TrainingResult],
 ) -> dict[str, float]:
     """Return the largest differences over the relations of `ours`.
 
@@ -255,7 +249,7 @@ def differences(
 
 def measure(
     work: Work, rows: Sequence[int], repeats: int
-) -> tuple[dict[str, Any], dict[str, Trained], dict[str, Trained]]:
+) -> tuple[dict[str, Any], dict[str, TrainingResult], dict[str, TrainingResult]]:
     """Time every step of the ladder and the bank, in turns.
 
     Args:
@@ -272,14 +266,14 @@ def measure(
     }
     runs |= {_bank(size): lambda size=size: work.bank(size) for size in rows}
     flops = _flops_per_fact(work, rows)
-    peaks = [peak_flops(device, work.model.words.dtype)]
+    peaks = [peak_flops(device, work.model.input_embeddings.dtype)]
     times: dict[str, list[Timed]] = {name: [] for name in runs}
     for turn in range(repeats):
         gc.collect()
         for name, run in runs.items():
             _say(f"turn {turn + 1} of {repeats}: {name}")
             times[name].append(timed(run, device))
-    peaks.append(peak_flops(device, work.model.words.dtype))
+    peaks.append(peak_flops(device, work.model.input_embeddings.dtype))
     described = {
         name: _describe_run(
             taken,
@@ -293,7 +287,7 @@ def measure(
     best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
     bank = {"max_rows_per_forward": best, **sweep[best]}
     figures = {
-        "dtype": str(work.model.words.dtype).removeprefix("torch."),
+        "dtype": str(work.model.input_embeddings.dtype).removeprefix("torch."),
         "matmul_peak_flops_per_second": max(peaks),
         "plain": described[PLAIN],
         "bank": bank,
@@ -431,7 +425,7 @@ def _describe_model(options: argparse.Namespace, model: PromptedModel) -> dict[s
         "type": network.config.model_type,
         "masked": model.masked,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "vocabulary": len(model.words),
+        "vocabulary": len(model.input_embeddings),
     }
 
 

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
+from pipeline.config.schema import MethodParams
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Batch, build_row, collate
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import Template
 from pipeline.seeding import make_random
-from pipeline.training.bank import make_encoder
-from pipeline.training.loop import EpochRecord, Trained, TrainingJob
-from pipeline.training.optimizers import OptimizerConfig, ScheduledOptimizer
+from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
+from pipeline.training.optimizers import ScheduledOptimizer
+from pipeline.training.prompt_encoders import make_encoder
 
 _NO_LABEL = -100
 
@@ -39,13 +40,13 @@ class Relation:
         template: with prompt tokens.
         train_subjects: of the facts to learn from.
         dev_subjects: of the others.
-        problem: the same facts as the bank takes them, in the same order.
+        job: the same facts as the bank takes them, in the same order.
     """
 
     template: Template
     train_subjects: list[str]
     dev_subjects: list[str]
-    problem: TrainingJob
+    job: TrainingJob
 
 
 @dataclass(frozen=True)
@@ -77,32 +78,24 @@ class _Answered:
 def train_one_by_one(
     model: PromptedModel,
     relations: Sequence[Relation],
-    *,
-    optimizer: OptimizerConfig,
-    epochs: int,
-    batch: int,
-    seed: int,
+    config: MethodParams,
     switches: Switches,
-) -> dict[str, Trained]:
+) -> dict[str, TrainingResult]:
     """Train the prompt of each relation, one relation after the other.
 
     Args:
         model: the language model; stays frozen.
         relations: with different names.
-        optimizer: for each relation's LSTM encoder.
-        epochs: all of them are run.
-        batch: examples of a step, and of a pass over dev.
-        seed: with the relation's name, of all that is random.
+        config: of a method that tunes the prompt; all its epochs are run.
         switches: see there.
 
     Returns:
-        relation name -> how it ended, as `pipeline.training.loop.train` tells it.
+        relation name -> how it ended, as `pipeline.training.loop.train` returns it.
     """
     model.network.requires_grad_(False)
     trained = {}
     for relation in relations:
-        run = _Run(model, relation, batch=batch, seed=seed, switches=switches)
-        trained[relation.problem.name] = run.train(optimizer, epochs)
+        trained[relation.job.name] = _Run(model, relation, config, switches).train()
     return trained
 
 
@@ -113,42 +106,43 @@ class _Run:
         self,
         model: PromptedModel,
         relation: Relation,
-        *,
-        batch: int,
-        seed: int,
+        config: MethodParams,
         switches: Switches,
     ) -> None:
+        assert config.prompt is not None
         self._model = model
         self._relation = relation
-        self._batch = batch
-        self._seed = seed
+        self._config = config
+        self._prompt = config.prompt
+        self._batch = config.batch_size
+        self._seed = relation.job.seed
         self._switches = switches
-        self._allowed = relation.problem.train.word_ids.to(model.device)
+        self._allowed = relation.job.train.word_ids.to(model.device)
         self._allowed_set = set(self._allowed.tolist())
         self._encoder = make_encoder(
-            "lstm",
+            config.prompt,
             relation.template.prompt_tokens,
-            model.words,
-            dropout=0.0,
-            seed=seed,
-            name=relation.problem.name,
+            model.input_embeddings,
+            seed=self._seed,
+            name=relation.job.name,
         ).to(model.device)
 
-    def train(self, settings: OptimizerConfig, epochs: int) -> Trained:
+    def train(self) -> TrainingResult:
         """Score dev, then train and score dev in turns."""
-        questions = self._relation.problem.train
+        epochs = self._config.epochs
+        questions = self._relation.job.train
         count = len(questions.rows)
         optimizer = ScheduledOptimizer(
             self._encoder.parameters(),
-            settings,
+            self._prompt,
             epochs=epochs,
             steps_per_epoch=-(-count // self._batch),
         )
-        trained = Trained()
+        trained = TrainingResult()
         self._keep_if_best(trained, self._score_dev(0, None))
         for epoch in range(1, epochs + 1):
             order = list(range(count))
-            name = self._relation.problem.name
+            name = self._relation.job.name
             make_random(self._seed, "order of examples", name, str(epoch)).shuffle(order)
             total = 0.0
             for start in range(0, count, self._batch):
@@ -162,7 +156,7 @@ class _Run:
 
     @torch.no_grad()
     def _score_dev(self, epoch: int, train_loss: float | None) -> EpochRecord:
-        questions = self._relation.problem.dev
+        questions = self._relation.job.dev
         count = len(questions.rows)
         hits, loss = 0, 0.0
         for start in range(0, count, self._batch):
@@ -171,11 +165,10 @@ class _Run:
             hits += answered.hits
             targets = questions.targets[chosen].to(self._model.device)
             loss -= float(answered.allowed_log_probs.gather(1, targets.unsqueeze(1)).sum())
-        name = self._relation.problem.name
-        return EpochRecord(name, epoch, train_loss, loss / count, hits / count)
+        return EpochRecord(epoch, train_loss, loss / count, hits / count)
 
     @torch.no_grad()
-    def _keep_if_best(self, trained: Trained, record: EpochRecord) -> None:
+    def _keep_if_best(self, trained: TrainingResult, record: EpochRecord) -> None:
         trained.history.append(record)
         if record.epoch == 0 or record.dev_score >= trained.best_score:
             trained.vectors = self._encode().float().cpu().clone()

@@ -163,25 +163,22 @@ def _numbers(path: str, file: Path) -> Iterator[tuple[str, str, float, int]]:
                 yield "", key, float(value), 0
         case ("curves", *_):
             for row in read_csv(file):
-                yield from _epoch(row)
+                yield from _epoch(row, file.parent.name)
         case (*_, "relations.csv"):
             for row in read_csv(file):
                 yield "", f"test/p_at_1/{row['relation']}", float(row["p_at_1"]), 0
 
 
-def _epoch(row: Mapping[str, str]) -> Iterator[tuple[str, str, float, int]]:
-    """Yield the numbers of one row of a curve, for a child run per training.
+def _epoch(row: Mapping[str, str], task: str) -> Iterator[tuple[str, str, float, int]]:
+    """Yield the numbers of one row of a curve.
 
-    Relations may have trained together, which is not on record: their numbers are the stage's.
+    A file of LAMA does not tell which relations trained together; it is taken for one bank a seed.
     """
-    training = (
-        f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
-        if "setting" in row
-        else ""
-    )
-    relation = row.get("relation")
-    suffix = "".join(f"/{part}" for part in (relation, training) if part) if relation else ""
+    numbers = f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
+    child, suffix = f"{task}/{numbers}", ""
+    if "relation" in row:
+        child, suffix = f"bank-1/seed-{row['seed']}", f"/{row['relation']}/{numbers}"
     for column in ("train_loss", "dev_loss", "dev_p_at_1", "dev_score"):
         if row.get(column):
             key = column.replace("_", "/", 1) + suffix
-            yield "" if relation else training, key, float(row[column]), int(row["epoch"])
+            yield child, key, float(row[column]), int(row["epoch"])

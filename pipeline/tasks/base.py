@@ -110,6 +110,7 @@ class Task:
         verbalizers: name -> label -> word; empty if each example has its own candidate answers.
         from_geonames: generates records from GeoNames for the source `geonames`; None if the task
             has no generated records.
+        vocabulary: the words that may be answered, if these are not labels (relations of LAMA).
     """
 
     name: str
@@ -122,11 +123,12 @@ class Task:
     schema: InputSchema
     verbalizers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     from_geonames: Callable[[Places, random.Random], Iterator[Record]] | None = None
+    vocabulary: tuple[str, ...] | None = None
 
     @property
     def has_choices(self) -> bool:
         """Whether each example has its own candidate answers."""
-        return not self.verbalizers
+        return not self.verbalizers and self.vocabulary is None
 
 
 def task_template(task: Task, pattern: str, *, classifier: bool) -> Template:
