@@ -1,6 +1,7 @@
 """Download one file over HTTP, complete or not at all, resuming after an interruption."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import re
@@ -282,24 +283,23 @@ def _innermost(error: BaseException) -> str:
         error = inner
 
 
-def url_probes(urls: Iterable[str], seconds: float) -> dict[str, Callable[[], None]]:
-    """Host -> function that requests the first of its URLs; for `probe_hosts`."""
-    probes: dict[str, Callable[[], None]] = {}
-    for url in urls:
-        probes.setdefault(urlsplit(url).netloc, lambda url=url: _probe(url, seconds))  # type: ignore[misc]
-    return probes
-
-
-def probe_hosts(probes: Mapping[str, Callable[[], None]], seconds: float) -> str:
+def probe_hosts(
+    urls: Iterable[str], seconds: float, others: Mapping[str, Callable[[], None]] | None = None
+) -> str:
     """Ask several hosts side by side and return that all of them answer.
 
     Args:
-        probes: host -> function that asks it, and raises a DownloadError.
-        seconds: timeout of each.
+        urls: the first of each host is requested.
+        seconds: timeout of each host.
+        others: host -> function that asks it, and raises a DownloadError.
 
     Raises:
         DownloadError: with the hosts that do not answer.
     """
+    probes: dict[str, Callable[[], None]] = {}
+    for url in urls:
+        probes.setdefault(urlsplit(url).netloc, functools.partial(_probe, url, seconds))
+    probes |= others or {}
     failures: dict[str, str] = dict.fromkeys(probes, f"no answer within {seconds:g} seconds")
 
     def run(host: str, probe: Callable[[], None]) -> None:
