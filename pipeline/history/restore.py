@@ -158,12 +158,15 @@ def _numbers(path: str) -> Iterator[tuple[str, str, float, int]]:
 def _epoch(row: Mapping[str, str], task: str) -> Iterator[tuple[str, str, float, int]]:
     """Yield the numbers of one row of a curve.
 
-    A file of LAMA does not tell which relations trained together; it is taken for one bank a seed.
+    Which relations trained together is not on record: one bank for each seed is assumed.
     """
-    numbers = f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
-    child, suffix = f"{task}/{numbers}", ""
-    if "relation" in row:
-        child, suffix = f"bank-1/seed-{row['seed']}", f"/{row['relation']}/{numbers}"
+    if "setting" not in row:  # a curve of an earlier version, with one training a relation
+        child, suffix = "", f"/{row['relation']}"
+    else:
+        numbers = f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
+        child, suffix = f"{task}/{numbers}", ""
+        if "relation" in row:
+            child, suffix = f"bank-1/seed-{row['seed']}", f"/{row['relation']}/{numbers}"
     for column in ("train_loss", "dev_loss", "dev_p_at_1", "dev_score"):
         if row.get(column):
             key = column.replace("_", "/", 1) + suffix

@@ -25,14 +25,14 @@ from pipeline.history.restore import _numbers
             "curves/lama/x.csv",
             "relation,setting,split,seed,epoch,train_loss,dev_loss\nP17,2,1,34,3,1.5,2.5\n",
             [
-                ("", "train/loss/P17/setting-2/split-1/seed-34", 1.5, 3),
-                ("", "dev/loss/P17/setting-2/split-1/seed-34", 2.5, 3),
+                ("bank-1/seed-34", "train/loss/P17/setting-2/split-1/seed-34", 1.5, 3),
+                ("bank-1/seed-34", "dev/loss/P17/setting-2/split-1/seed-34", 2.5, 3),
             ],
         ),
         (
             "curves/superglue/rte/x.csv",
             "setting,split,seed,epoch,train_loss,dev_score\n1,1,34,2,,0.75\n",
-            [("setting-1/split-1/seed-34", "dev/score", 0.75, 2)],
+            [("rte/setting-1/split-1/seed-34", "dev/score", 0.75, 2)],
         ),
         ("models/x.csv", "relation,p_at_1\nP17,0.25\n", []),
     ],
