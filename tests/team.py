@@ -111,6 +111,18 @@ def undisturbed_history(project: Path) -> list[Logged]:
         return history(lambda sql: store.execute(sql).fetchall())
 
 
+def trainings(runs: list[Logged]) -> list[Logged]:
+    """Return the stage's runs, each with the content of its child runs under their names."""
+    stages = {run.run_id: run for run in runs if run.tags.get("dvc.stage") == STAGE}
+    for child in runs:
+        parent = stages.get(child.tags.pop("mlflow.parentRunId", ""))
+        if parent is not None:
+            parent.params |= {f"{child.name}/{key}": child.params[key] for key in child.params}
+            parent.tags |= {f"{child.name}/{key}": child.tags[key] for key in child.tags}
+            parent.points += [(f"{child.name}/{key}", *rest) for key, *rest in child.points]
+    return list(stages.values())
+
+
 def download_digests(run_id: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return path -> SHA-256 of a run's artifacts, downloaded by a member; see `digests`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -196,9 +208,9 @@ def differences(
     undisturbed: Path, server: Server, environment: Mapping[str, str]
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the name of each check, and the differences that it has found."""
-    (expected,) = [r for r in undisturbed_history(undisturbed) if r.tags["dvc.stage"] == STAGE]
+    (expected,) = trainings(undisturbed_history(undisturbed))
     every = history(server.rows)
-    trained = [r for r in every if r.tags["dvc.stage"] == STAGE]
+    trained = trainings(every)
     yield "the training has one run", [] if len(trained) == 1 else [str(len(trained))]
     logged = trained[-1]
     yield "no run is left running", [r.name for r in every if r.status != "FINISHED"]
