@@ -91,7 +91,6 @@ def write_report(folder: Path, data: ReportData) -> None:
         data=data,
         figures=figures,
         relations={result.method: result.relations for result in data.lama},
-        lama_rows=[tables.LamaRow(data.params.model.name, data.params.model.name, data.lama)],
     )
     for name, figure in figures.items():
         write_text(folder / "figures" / f"{name}.svg", figure)

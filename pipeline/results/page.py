@@ -18,10 +18,10 @@ from pipeline.report.page import render
 from pipeline.report.published import SUBSETS, lama_published, paper_name
 from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_of
 from pipeline.report.tables import (
-    LamaRow,
     bullets,
     escaped,
     lama_counts,
+    lama_paper,
     markdown_table,
     metric_parts,
     training_summary,
@@ -59,63 +59,80 @@ def insert_between(text: str, begin: str, end: str, content: str) -> str:
 
 def _lama(records: Sequence[Record]) -> dict[str, object]:
     probing = [record for record in records if record.results]
+    paper = {
+        subset: [r for r in probing if (r.source, r.params["subset"]) == ("lama", subset)]
+        for subset in SUBSETS
+    }
     return {
         "runs": markdown_table(
-            ["run", "model", "facts of", "relations", "seed", "machine", "date", "commit", "note"],
-            [
-                [r.name, escaped(r.model), r.data, r.relations, _listed(r.seeds), *r.provenance()]
-                for r in records
-            ],
+            {
+                "run": r.name,
+                "model": escaped(r.model),
+                "facts of": r.data,
+                "relations": r.relations,
+                "seed": _listed(r.seeds),
+                **r.provenance(),
+            }
+            for r in records
         ),
         "scores": _lama_scores(probing) if probing else "",
-        "settings": _lama_settings(records),
+        "settings": markdown_table(
+            {
+                "run": r.name,
+                "method": method,
+                "prompt": escaped(r.params["prompts"][method]),
+                "training": training_summary(training),
+            }
+            for r in records
+            for method, training in r.params["training"].items()
+        ),
         "groups": list(_same_facts(probing)),
         "compare": _compare,
         "columns": _columns,
         "paper": {
-            subset: [
-                LamaRow(f"{r.model} ({r.content['name']})", r.model, r.results)
-                for r in probing
-                if (r.source, r.params["subset"]) == ("lama", subset)
-            ]
-            for subset in SUBSETS
+            subset: lama_paper(
+                subset,
+                {f"{r.model} ({r.content['name']})": r.results for r in of},
+                [r.model for r in of],
+            )
+            for subset, of in paper.items()
+            if of
         },
         "gaps": _lama_gaps(records),
     }
 
 
 def _lama_scores(records: Sequence[Record]) -> str:
-    columns = ["run", "method", "relations", "test facts", "left out", "test P@1", "dev P@1"]
     several = any(result.score().std is not None for r in records for result in r.results)
-    columns += [*(["trainings"] if several else []), "training, min", "evaluation, min"]
     rows = []
     for record in records:
-        first = record.results[0].metrics
-        counts = [len(record.results[0].relations), first["test/facts"], first["test/left_out"]]
+        head = {"run": record.name, "method": "", "relations": len(record.results[0].relations)}
         for result in record.results:
-            counts[1:] = [result.metrics[f"test/{key}"] for key in ("facts", "left_out")]
-            scores = [str(result.score(split)) for split in ("test", "dev")]
-            scores += [str(result.metrics.get("test/trainings", ""))] if several else []
-            minutes = record.minutes(result)
-            rows.append([record.name, result.method, *map(str, counts), *scores, *minutes])
-        counts[1:] = [first["test/facts"], first["test/left_out"]]
+            trainings = {"trainings": result.metrics.get("test/trainings")} if several else {}
+            rows.append(
+                {
+                    **head,
+                    "method": result.method,
+                    **_facts(result),
+                    "test P@1": result.score(),
+                    "dev P@1": result.score("dev"),
+                    **trainings,
+                    **record.minutes(result),
+                }
+            )
+        first = record.results[0]
         for control, name in CONTROLS.items():
-            score = percent(first[f"test/{control}"])
-            row = [record.name, name, *map(str, counts), score]
-            rows.append(row + [""] * (len(columns) - len(row)))
+            score = percent(first.metrics[f"test/{control}"])
+            rows.append({**head, "method": name, **_facts(first), "test P@1": score})
     sentences = [
         f"{r.name}: {lama_counts(r.results[0].metrics, r.content['splits'])}" for r in records
     ]
-    return f"{markdown_table(columns, rows)}\n{bullets(sentences)}"
+    return f"{markdown_table(rows)}\n{bullets(sentences)}"
 
 
-def _lama_settings(records: Sequence[Record]) -> str:
-    rows = [
-        [r.name, method, escaped(r.params["prompts"][method]), training_summary(training)]
-        for r in records
-        for method, training in r.params["training"].items()
-    ]
-    return markdown_table(["run", "method", "prompt", "training"], rows)
+def _facts(result: MethodResult) -> dict[str, object]:
+    counts = {"test facts": "test/facts", "left out": "test/left_out"}
+    return {name: result.metrics[key] for name, key in counts.items()}
 
 
 Group = Sequence[tuple[Record, MethodResult]]
@@ -158,22 +175,24 @@ def _compare(group: Group) -> str:
     if not shared:
         return "No relation was run with all trained methods.\n"
 
-    def cells(method: str, run: str, rows: Mapping[str, Row], key: str) -> list[str]:
+    def cells(method: str, run: str, rows: Mapping[str, Row], key: str) -> Row:
         used = [rows[relation] for relation in shared]
-        facts = sum(row["facts"] for row in used)
-        mean = percent(fmean(row[key] for row in used))
-        return [method, run, str(len(used)), str(facts), mean]
+        return {
+            "method": method,
+            "run": run,
+            "relations": len(used),
+            "test facts": sum(row["facts"] for row in used),
+            "test P@1": percent(fmean(row[key] for row in used)),
+        }
 
     table = [
         cells(result.method, record.name, rows, "p_at_1")
         for rows, (record, result) in zip(by_relation, group, strict=True)
         if all(relation in rows for relation in shared)
     ]
-    first = by_relation.index(trained[0])
-    run = group[first][0].name
+    run = group[by_relation.index(trained[0])][0].name
     table += [cells(name, run, trained[0], control) for control, name in CONTROLS.items()]
-    columns = ["method", "run", "relations", "test facts", "test P@1"]
-    return f"On {', '.join(shared)}.\n\n{markdown_table(columns, table)}"
+    return f"On {', '.join(shared)}.\n\n{markdown_table(table)}"
 
 
 def _lama_gaps(records: Sequence[Record]) -> list[str]:
@@ -255,20 +274,18 @@ def _single_seeds(records: Iterable[Record]) -> list[str]:
 
 
 def _superglue(records: Sequence[Record]) -> dict[str, object]:
-    rows = [
-        [
-            r.name,
-            escaped(r.model),
-            f"`{r.source}`, `{r.params['protocol']}`",
-            _listed(r.params["tasks"]),
-            _listed(r.seeds),
-            *r.provenance(),
-        ]
-        for r in records
-    ]
-    columns = ["run", "model", "data", "tasks", "seeds", "machine", "date", "commit", "note"]
     return {
-        "runs": markdown_table(columns, rows),
+        "runs": markdown_table(
+            {
+                "run": r.name,
+                "model": escaped(r.model),
+                "data": f"`{r.source}`, `{r.params['protocol']}`",
+                "tasks": _listed(r.params["tasks"]),
+                "seeds": _listed(r.seeds),
+                **r.provenance(),
+            }
+            for r in records
+        ),
         "chance": _chance,
         "settings": _task_settings,
         "majority": _majority,
@@ -304,19 +321,19 @@ def _task_settings(record: Record) -> str:
     for result in record.results:
         overrides = glue["overrides"][result.task].get(result.method, {})
         templates = dict.fromkeys(escaped(setting["template"]) for setting in result.settings)
+        others = (escaped(f"{k}: {v}") for k, v in overrides.items() if k != "template")
         rows.append(
-            [
-                result.task,
-                result.method,
-                "; ".join(templates),
-                str(glue["prompts"][result.task]["max_length"]),
-                training_summary(glue["training"][result.method]),
-                _listed(escaped(f"{k}: {v}") for k, v in overrides.items() if k != "template"),
-                *record.minutes(result),
-            ]
+            {
+                "task": result.task,
+                "method": result.method,
+                "template": "; ".join(templates),
+                "max. length": glue["prompts"][result.task]["max_length"],
+                "training": training_summary(glue["training"][result.method]),
+                "overrides": _listed(others),
+                **record.minutes(result),
+            }
         )
-    columns = ["task", "method", "template", "max. length", "training", "overrides"]
-    return markdown_table([*columns, "training, min", "evaluation, min"], rows)
+    return markdown_table(rows)
 
 
 def _majority(record: Record) -> str:
@@ -324,18 +341,17 @@ def _majority(record: Record) -> str:
     for task, of in record.content["tasks"].items():
         counts, values = of["counts"], of["majority"]
         scores = scores_of({f"test/{k}": v for k, v in values.items()}, "superglue", task, "")
-        sizes = [counts.get(f"1/{split}/examples", "") for split in ("train", "dev")]
         rows.append(
-            [
-                task,
-                *map(str, [*sizes, counts["test/examples"]]),
-                escaped(values["label"]),
-                percent(values["score"]),
-                metric_parts(scores),
-            ]
+            {
+                "task": task,
+                **{split: counts.get(f"1/{split}/examples") for split in ("train", "dev")},
+                "test": counts["test/examples"],
+                "majority class": escaped(values["label"]),
+                "score": percent(values["score"]),
+                "metrics": metric_parts(scores),
+            }
         )
-    columns = ["task", "train", "dev", "test", "majority class", "score", "metrics"]
-    return markdown_table(columns, rows)
+    return markdown_table(rows)
 
 
 def _superglue_gaps(records: Sequence[Record]) -> list[str]:

@@ -242,22 +242,28 @@ class Record:
             return "stability only"
         return relation_count(self.source, len(self.results[0].relations))
 
-    def minutes(self, result: MethodResult) -> list[str]:
+    def minutes(self, result: MethodResult) -> dict[str, str]:
         """Return the minutes of training and evaluation, as cells."""
         if result.benchmark == "superglue":
             methods = self.content["tasks"][result.task]["methods"]
         else:
             methods = self.content["methods" if result.benchmark == "lama" else "stability"]
         seconds = methods[result.method]["seconds"]
-        times = [seconds["train"], seconds["evaluate"]]
-        return ["unknown" if time is None else f"{time / 60:.1f}" for time in times]
+        return {
+            f"{name}, min": "unknown" if seconds[key] is None else f"{seconds[key] / 60:.1f}"
+            for name, key in (("training", "train"), ("evaluation", "evaluate"))
+        }
 
-    def provenance(self) -> list[str]:
+    def provenance(self) -> dict[str, str]:
         """Return the cells machine, date, commit, and note."""
         hardware, git = self.content["hardware"], self.content["git"]
         processor = f"{hardware['cores']} cores of {hardware['processor']}"
         commit = "unknown"
         if git["commit"] is not None:
             commit = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
-        machine = escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}")
-        return [machine, self.content["date"], commit, escaped(self.content["note"])]
+        return {
+            "machine": escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}"),
+            "date": self.content["date"],
+            "commit": commit,
+            "note": escaped(self.content["note"]),
+        }

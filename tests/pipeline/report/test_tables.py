@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline.report.scores import MethodResult, Score
+from pipeline.report.scores import MethodResult
 from pipeline.report.tables import (
     LamaRow,
     Table,
@@ -66,21 +66,14 @@ def test_a_table_worked_out_by_hand():
 
 
 def test_a_pivot_joins_the_numbers_of_a_cell():
-    scores = [
-        Score("lama", "", method, "test", "p_at_1", mean, origin=origin)
-        for method, mean, origin in (("a", 0.1, "x"), ("b", 0.2, "x"), ("b", 0.3, "y"),
-                                     ("a", 0.4, "x"))
-    ]  # fmt: skip
-    assert pivot(scores, lambda s: s.origin, lambda s: s.method) == {
-        "x": {"a": "10.0, 40.0", "b": "20.0"},
-        "y": {"b": "30.0"},
-    }
+    cells = [("x", "a", 1), ("x", "b", 2), ("y", "b", "3"), ("x", "a", 4)]
+    assert pivot(cells) == {"x": {"a": "1, 4", "b": "2"}, "y": {"b": "3"}}
 
 
 def test_titles_cells_and_notes_are_escaped():
-    table = Table("a_b", ["x", "y"], [["1|2", "3"]], [["p", "4"]], ["*note*"])
+    table = Table("a_b", ["x", "y"], [["1|2", "3"]], ["*note*"])
     assert markdown([table]) == (
-        "### a\\_b\n\n| x | y |\n| --- | ---: |\n| 1\\|2 | 3 |\n| paper: p | 4 |\n\n- \\*note\\*\n"
+        "### a\\_b\n\n| x | y |\n| --- | ---: |\n| 1\\|2 | 3 |\n\n- \\*note\\*\n"
     )
 
 
