@@ -102,6 +102,8 @@ def table_1_metrics() -> dict[str, dict[str, float]]:
         ("manual", "p-tuning"), zip(*TABLE_1.values(), strict=True), strict=True
     ):
         metrics[method] = {
+            "test/relations": 1,
+            "test/templates": len(column),
             "test/p_at_1": statistics.mean(column) / 100,
             "test/p_at_1_worst": min(column) / 100,
             "test/p_at_1_best": max(column) / 100,

@@ -28,7 +28,6 @@ from pipeline.report.scores import (
     Row,
     Score,
     join,
-    percent,
 )
 
 _SPLITS = ("train", "dev", "test")
@@ -179,83 +178,14 @@ def lama_counts(metrics: Row, splits: Row) -> str:
     )
 
 
-def relations_table(columns: Mapping[str, Sequence[Row]]) -> str:
-    """Return the controls and P@1 of each relation; empty where a method was not evaluated.
-
-    Args:
-        columns: name of the column -> `MethodResult.relations`.
-    """
-    return markdown_table(
-        {
-            "relation": escaped(f"{row['relation']} {row['label']}"),
-            "facts": row["facts"],
-            "left out": row["left_out"],
-            **{name: percent(row[control]) for control, name in CONTROLS.items()},
-            **{name: percent(row.get(name)) for name in columns},
-        }
-        for row in join(columns, "relation")
-    )
-
-
-def answers_table(methods: Sequence[str], answers: Sequence[Row]) -> str:
-    """Return facts with the answer of each method; correct answers are bold."""
-
-    def cell(row: Row, method: str) -> str:
-        answer = escaped(row.get(method, ""))
-        return f"**{answer}**" if row.get(method) == row["object"] else answer
-
-    return markdown_table(
-        {
-            **{key: escaped(row[key]) for key in ("relation", "subject", "object")},
-            **{method: cell(row, method) for method in methods},
-        }
-        for row in answers
-    )
-
-
-def settings_table(results: Sequence[MethodResult]) -> str:
-    """Return each setting of the tasks and methods that tried several; empty if none did."""
-    task, label = _names(results)
-    return markdown_table(
-        {
-            task: row["task"],
-            "method": result.method,
-            "setting": row["setting"],
-            "tried": escaped(row["tried"]),
-            "template": escaped(row["template"]),
-            "trainings": row["trainings"],
-            f"dev {label}": percent(row["dev_score"], row["dev_score_std"]),
-            f"test {label}": percent(row["test_score"], row["test_score_std"]),
-            "chosen": "yes" if row["chosen"] else "",
-        }
-        for result, row in _repeated(results, "settings")
-    )
-
-
-def trainings_table(results: Sequence[MethodResult]) -> str:
-    """Return each training of the tasks and methods that have several; empty if none has."""
-    task, label = _names(results)
-    return markdown_table(
-        {
-            task: row["task"],
-            "method": result.method,
-            **{key: row[key] for key in ("setting", "split", "seed")},
-            "best epoch": row["best_epoch"],
-            f"dev {label}": percent(row["dev_score"]),
-            f"test {label}": percent(row["test_score"]),
-        }
-        for result, row in _repeated(results, "trainings")
-    )
-
-
-def _names(results: Sequence[MethodResult]) -> tuple[str, str]:
+def headings(results: Sequence[MethodResult]) -> tuple[str, str]:
     """Return the heading of a benchmark's tasks, and of its score."""
     benchmark = results[0].benchmark if results else "superglue"
     task = "task" if benchmark == "superglue" else "relation"
     return task, LABELS[HEADLINE[benchmark]]
 
 
-def _repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodResult, Row]]:
+def repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodResult, Row]]:
     """Return the rows of those tasks that have several of them with one method."""
     repeated = []
     for result in results:
@@ -263,18 +193,6 @@ def _repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodRe
         tasks = [row["task"] for row in rows]
         repeated += [(result, row) for row in rows if tasks.count(row["task"]) > 1]
     return repeated
-
-
-def budget_table(budgets: Mapping[str, Row]) -> str:
-    """Return how much was trained.
-
-    Args:
-        budgets: name of a metrics file, without its ending -> `count_epochs` of its curves.
-    """
-    return markdown_table(
-        {"benchmark": name.rpartition("/")[0], "method": name.rpartition("/")[2], **budget}
-        for name, budget in budgets.items()
-    )
 
 
 def training_summary(training: Row) -> str:
@@ -301,28 +219,19 @@ def lama_paper(
         ours: name of a row -> results of its methods.
         models: names of our language models.
     """
-    paper = pivot((r.score.origin, r.score.method, r.score) for r in lama_published(subset))
-    own = pivot((name, r.method, r.score()) for name, results in ours.items() for r in results)
-    used = {method for cells in (*own.values(), *paper.values()) for method in cells}
+    cells: list[tuple[tuple[str, ...], str, Score]] = []
+    for name, results in ours.items():
+        number = f"{len(results[0].relations)} of {RELATIONS}"
+        row = (f"ours: {escaped(name)}", number, str(results[0].metrics["test/facts"]))
+        cells += [(row, result.method, result.score()) for result in results]
+    same = (str(RELATIONS), published_facts(subset))
+    cells += [((r.score.origin, *same), r.score.method, r.score) for r in lama_published(subset)]
+    used = {method for _, method, _ in cells}
     methods = [method for method in get_args(LamaMethod) if method in used]
-    relations = {name: len(results[0].relations) for name, results in ours.items()}
-    rows = [
-        {
-            "model": f"ours: {escaped(name)}",
-            "relations": f"{relations[name]} of {RELATIONS}",
-            "facts": ours[name][0].metrics["test/facts"],
-            **{method: cells.get(method) for method in methods},
-        }
-        for name, cells in own.items()
-    ]
-    same = {"relations": RELATIONS, "facts": published_facts(subset)}
-    rows += [
-        {"model": model, **same, **{method: cells.get(method) for method in methods}}
-        for model, cells in paper.items()
-    ]
-    fewer = any(number != RELATIONS for number in relations.values())
+    fewer = any(len(results[0].relations) != RELATIONS for results in ours.values())
     differences = lama_differences(subset, models, fewer=fewer, named=escaped)
-    return f"{markdown_table(rows)}\n{bullets(differences)}"
+    table = _pivot_table(("model", "relations", "facts"), cells, methods)
+    return f"{table}\n{bullets(differences)}"
 
 
 def tasks_paper(protocol: str, model: str, results: Sequence[MethodResult]) -> str:
@@ -333,75 +242,50 @@ def tasks_paper(protocol: str, model: str, results: Sequence[MethodResult]) -> s
         model: name of the language model.
         results: of our methods.
     """
-    tasks = list(dict.fromkeys(result.task for result in results))
     cells = [((f"ours: {escaped(model)}", r.method), r.task, r.score()) for r in results]
     for row in for_model(tasks_published(protocol), model):
         method = f"{row.score.method} ({row.called})"
         cells.append(((row.score.origin, method), row.score.task, row.score))
-    table = markdown_table(
-        {"model": origin, "method": method, **{task: scores.get(task) for task in tasks}}
-        for (origin, method), scores in pivot(cells).items()
-    )
+    tasks = dict.fromkeys(result.task for result in results)
+    table = _pivot_table(("model", "method"), cells, tasks)
     differences = bullets(task_differences(protocol, model, named=escaped))
     return f"The paper's rows: {published_table(protocol)}.\n\n{table}\n{differences}"
 
 
-@dataclass(frozen=True)
-class StabilityTables:
-    """The tables of stability over templates, as Markdown.
-
-    Attributes:
-        methods: spread over templates of each method: mean, worst, best, standard deviation.
-        templates: P@1 under each template, one column for each method.
-        paper: remark on the paper's rows; empty if the paper has none on these templates.
-    """
-
-    methods: str
-    templates: str
-    paper: str
+def _pivot_table(
+    head: Sequence[str], cells: Iterable[tuple[Any, str, object]], columns: Iterable[str]
+) -> str:
+    """Return the pivot of cells as Markdown; `head` names the parts of a row."""
+    return markdown_table(
+        {**dict(zip(head, row, strict=True)), **{name: of.get(name) for name in columns}}
+        for row, of in pivot(cells).items()
+    )
 
 
-def stability_tables(source: str, results: Sequence[MethodResult]) -> StabilityTables:
-    """Return the tables of stability, with the paper's Table 1 if it is about the same templates.
+def stability_rows(
+    source: str, results: Sequence[MethodResult]
+) -> tuple[dict[str, Row], list[Row], list[str], str]:
+    """Return what is shown of stability over templates.
 
     Args:
         source: of the facts.
         results: of the methods.
+
+    Returns:
+        Method -> metrics; a row for each template, with P@1 under each method's name; the names;
+        a remark. The paper's Table 1 is among them if it is about the same templates.
     """
     # The text of a template is that of the manual method, the template itself, where it was run.
     order = sorted(results, key=lambda result: result.method != "manual")
-    templates = join({r.method: r.templates for r in order}, "relation", "number")
-    pairs = {(row["relation"], _lama_form(row)) for row in templates}
-    same = source == "lama" and pairs == {("P17", template) for template in TABLE_1}
-    count = {"test/relations": 1, "test/templates": len(TABLE_1)}
-    paper = {f"{m} (paper)": {**count, **of} for m, of in table_1_metrics().items() if same}
-    spreads = {result.method: result.metrics for result in results} | paper
-    methods = [result.method for result in results]
-    rows = [
-        {
-            "relation": row["relation"],
-            "number": row["number"],
-            "template": escaped(row["template"]),
-            "facts": row["facts"],
-            **{method: percent(row.get(method)) for method in methods},
-            **(dict(zip(paper, TABLE_1[_lama_form(row)], strict=True)) if same else {}),
-        }
-        for row in templates
-    ]
-    return StabilityTables(
-        markdown_table({"method": name, **_spread(of)} for name, of in spreads.items()),
-        markdown_table(rows),
-        TABLE_1_SOURCE if same else "",
-    )
-
-
-def _spread(metrics: Row) -> Row:
-    return {
-        **{key: metrics[f"test/{key}"] for key in ("relations", "templates")},
-        "mean": percent(metrics["test/p_at_1"]),
-        **{key: percent(metrics[f"test/p_at_1_{key}"]) for key in ("worst", "best")},
-        "std": f"{100 * metrics['test/p_at_1_std']:.2f}",
-    }
+    rows = join({r.method: r.templates for r in order}, "relation", "number")
+    metrics = {result.method: result.metrics for result in results}
+    pairs = {(row["relation"], _lama_form(row)) for row in rows}
+    if source != "lama" or pairs != {("P17", template) for template in TABLE_1}:
+        return metrics, rows, list(metrics), ""
+    paper = {f"{method} (paper)": of for method, of in table_1_metrics().items()}
+    for row in rows:
+        row |= {name: p / 100 for name, p in zip(paper, TABLE_1[_lama_form(row)], strict=True)}
+    return metrics | paper, rows, [*metrics, *paper], TABLE_1_SOURCE
 
 
 def _lama_form(row: Row) -> str:

@@ -20,11 +20,8 @@ from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_
 from pipeline.report.tables import (
     bullets,
     escaped,
-    lama_counts,
-    lama_paper,
     markdown_table,
     metric_parts,
-    training_summary,
 )
 from pipeline.results.records import Benchmark, Record
 from pipeline.tasks import get_task, task_names
@@ -59,80 +56,23 @@ def insert_between(text: str, begin: str, end: str, content: str) -> str:
 
 def _lama(records: Sequence[Record]) -> dict[str, object]:
     probing = [record for record in records if record.results]
-    paper = {
+    compared = {
         subset: [r for r in probing if (r.source, r.params["subset"]) == ("lama", subset)]
         for subset in SUBSETS
     }
     return {
-        "runs": markdown_table(
-            {
-                "run": r.name,
-                "model": escaped(r.model),
-                "facts of": r.data,
-                "relations": r.relations,
-                "seed": _listed(r.seeds),
-                **r.provenance(),
-            }
-            for r in records
-        ),
-        "scores": _lama_scores(probing) if probing else "",
-        "settings": markdown_table(
-            {
-                "run": r.name,
-                "method": method,
-                "prompt": escaped(r.params["prompts"][method]),
-                "training": training_summary(training),
-            }
-            for r in records
-            for method, training in r.params["training"].items()
-        ),
+        "probing": probing,
+        "several": any(result.score().std is not None for r in probing for result in r.results),
         "groups": list(_same_facts(probing)),
         "compare": _compare,
         "columns": _columns,
         "paper": {
-            subset: lama_paper(
-                subset,
-                {f"{r.model} ({r.content['name']})": r.results for r in of},
-                [r.model for r in of],
-            )
-            for subset, of in paper.items()
-            if of
+            subset: {f"{r.model} ({r.content['name']})": r.results for r in of}
+            for subset, of in compared.items()
         },
+        "models": {subset: [r.model for r in of] for subset, of in compared.items()},
         "gaps": _lama_gaps(records),
     }
-
-
-def _lama_scores(records: Sequence[Record]) -> str:
-    several = any(result.score().std is not None for r in records for result in r.results)
-    rows = []
-    for record in records:
-        head = {"run": record.name, "method": "", "relations": len(record.results[0].relations)}
-        for result in record.results:
-            trainings = {"trainings": result.metrics.get("test/trainings")} if several else {}
-            rows.append(
-                {
-                    **head,
-                    "method": result.method,
-                    **_facts(result),
-                    "test P@1": result.score(),
-                    "dev P@1": result.score("dev"),
-                    **trainings,
-                    **record.minutes(result),
-                }
-            )
-        first = record.results[0]
-        for control, name in CONTROLS.items():
-            score = percent(first.metrics[f"test/{control}"])
-            rows.append({**head, "method": name, **_facts(first), "test P@1": score})
-    sentences = [
-        f"{r.name}: {lama_counts(r.results[0].metrics, r.content['splits'])}" for r in records
-    ]
-    return f"{markdown_table(rows)}\n{bullets(sentences)}"
-
-
-def _facts(result: MethodResult) -> dict[str, object]:
-    counts = {"test facts": "test/facts", "left out": "test/left_out"}
-    return {name: result.metrics[key] for name, key in counts.items()}
 
 
 Group = Sequence[tuple[Record, MethodResult]]
@@ -275,20 +215,8 @@ def _single_seeds(records: Iterable[Record]) -> list[str]:
 
 def _superglue(records: Sequence[Record]) -> dict[str, object]:
     return {
-        "runs": markdown_table(
-            {
-                "run": r.name,
-                "model": escaped(r.model),
-                "data": f"`{r.source}`, `{r.params['protocol']}`",
-                "tasks": _listed(r.params["tasks"]),
-                "seeds": _listed(r.seeds),
-                **r.provenance(),
-            }
-            for r in records
-        ),
         "chance": _chance,
-        "settings": _task_settings,
-        "majority": _majority,
+        "majority_metrics": _majority_metrics,
         "gaps": _superglue_gaps(records),
     }
 
@@ -315,43 +243,9 @@ def _chance(record: Record) -> str:
     return bullets(lines)
 
 
-def _task_settings(record: Record) -> str:
-    glue = record.params
-    rows = []
-    for result in record.results:
-        overrides = glue["overrides"][result.task].get(result.method, {})
-        templates = dict.fromkeys(escaped(setting["template"]) for setting in result.settings)
-        others = (escaped(f"{k}: {v}") for k, v in overrides.items() if k != "template")
-        rows.append(
-            {
-                "task": result.task,
-                "method": result.method,
-                "template": "; ".join(templates),
-                "max. length": glue["prompts"][result.task]["max_length"],
-                "training": training_summary(glue["training"][result.method]),
-                "overrides": _listed(others),
-                **record.minutes(result),
-            }
-        )
-    return markdown_table(rows)
-
-
-def _majority(record: Record) -> str:
-    rows = []
-    for task, of in record.content["tasks"].items():
-        counts, values = of["counts"], of["majority"]
-        scores = scores_of({f"test/{k}": v for k, v in values.items()}, "superglue", task, "")
-        rows.append(
-            {
-                "task": task,
-                **{split: counts.get(f"1/{split}/examples") for split in ("train", "dev")},
-                "test": counts["test/examples"],
-                "majority class": escaped(values["label"]),
-                "score": percent(values["score"]),
-                "metrics": metric_parts(scores),
-            }
-        )
-    return markdown_table(rows)
+def _majority_metrics(task: str, values: Row) -> str:
+    tested = {f"test/{name}": value for name, value in values.items()}
+    return metric_parts(scores_of(tested, "superglue", task, ""))
 
 
 def _superglue_gaps(records: Sequence[Record]) -> list[str]:

@@ -32,41 +32,8 @@ SecondsOf = Callable[..., float | None]
 _SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 
 
-@dataclass(frozen=True)
-class RecordInfo:
-    """The head of a record.
-
-    Attributes:
-        name: of the record.
-        note: a remark; may be empty.
-        date: when it was collected, as YYYY-MM-DD.
-        hardware: `processor`, `cores` and `gpu` (None if none was used).
-    """
-
-    name: str
-    note: str
-    date: str
-    hardware: Row
-
-    def head(self, root: Path) -> Row:
-        """Return the first keys of the record, with the state of git in the project's root."""
-        commit = git_text("rev-parse", "HEAD", root=root)
-        changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
-        git = {
-            "commit": commit and commit.strip(),
-            "dirty": None if changed is None else bool(changed),
-        }
-        return {
-            "name": self.name,
-            "note": self.note,
-            "date": self.date,
-            "git": git,
-            "hardware": self.hardware,
-        }
-
-
 def collect(
-    benchmark: Benchmark, params: Params, root: Path, info: RecordInfo, *, seconds_of: SecondsOf
+    benchmark: Benchmark, params: Params, root: Path, head: Row, *, seconds_of: SecondsOf
 ) -> Row:
     """Return a record of what `params.yaml` lists of a benchmark, ready to be written as JSON.
 
@@ -77,7 +44,8 @@ def collect(
         benchmark: `lama`, with stability over templates, or `superglue`.
         params: of the project, unchanged since its last `dvc repro`.
         root: of the project.
-        info: head of the record.
+        head: first keys of the record: `name`; `note`, a remark, may be empty; `date` as
+            YYYY-MM-DD; `hardware` with `processor`, `cores` and `gpu` (None if none was used).
         seconds_of: seconds that a stage took.
 
     Raises:
@@ -92,7 +60,11 @@ def collect(
         return {"metrics": result.pop("metrics"), "seconds": seconds, **result}
 
     gather = _lama if benchmark == "lama" else _superglue
-    return {**info.head(root), **gather(params, root, record)}
+    commit = git_text("rev-parse", "HEAD", root=root)
+    changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
+    dirty = None if changed is None else bool(changed)
+    git = {"commit": commit and commit.strip(), "dirty": dirty}
+    return {**head, "git": git, **gather(params, root, record)}
 
 
 def _lama(params: Params, root: Path, record: Callable[..., Row]) -> Row:
@@ -242,28 +214,22 @@ class Record:
             return "stability only"
         return relation_count(self.source, len(self.results[0].relations))
 
-    def minutes(self, result: MethodResult) -> dict[str, str]:
+    def minutes(self, result: MethodResult) -> list[str]:
         """Return the minutes of training and evaluation, as cells."""
         if result.benchmark == "superglue":
             methods = self.content["tasks"][result.task]["methods"]
         else:
             methods = self.content["methods" if result.benchmark == "lama" else "stability"]
         seconds = methods[result.method]["seconds"]
-        return {
-            f"{name}, min": "unknown" if seconds[key] is None else f"{seconds[key] / 60:.1f}"
-            for name, key in (("training", "train"), ("evaluation", "evaluate"))
-        }
+        times = [seconds["train"], seconds["evaluate"]]
+        return ["unknown" if time is None else f"{time / 60:.1f}" for time in times]
 
-    def provenance(self) -> dict[str, str]:
+    def provenance(self) -> list[str]:
         """Return the cells machine, date, commit, and note."""
         hardware, git = self.content["hardware"], self.content["git"]
         processor = f"{hardware['cores']} cores of {hardware['processor']}"
         commit = "unknown"
         if git["commit"] is not None:
             commit = f"{git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
-        return {
-            "machine": escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}"),
-            "date": self.content["date"],
-            "commit": commit,
-            "note": escaped(self.content["note"]),
-        }
+        machine = escaped(f"{processor}, {hardware['gpu'] or 'no GPU'}")
+        return [machine, self.content["date"], commit, escaped(self.content["note"])]
