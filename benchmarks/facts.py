@@ -3,12 +3,13 @@
 import random
 
 from benchmarks.released_style import Relation
-from pipeline.models.dataset import PromptDataset, build_dataset
+from pipeline.config.grid import TrialConfig
+from pipeline.config.schema import MethodParams
 from pipeline.models.language_model import PromptedModel
-from pipeline.prompts.template import Template
 from pipeline.seeding import make_random
-from pipeline.tasks.lama import apply_layout, manual_template
-from pipeline.training.loop import TrainingJob
+from pipeline.tasks import Example
+from pipeline.tasks.lama import apply_layout, lama_task, manual_template, subject_example
+from pipeline.training.jobs import Trial, TrialData, make_job
 
 # The released code's rows: nine prompt tokens around subject and mask, six for a causal model.
 _LAYOUT = "released-code"
@@ -28,34 +29,40 @@ def allowed_words(model: PromptedModel, count: int) -> list[str]:
             break
         word = text.lstrip(_SPACES)
         plain = word.isascii() and word.isalnum()
-        if plain and model.codec.word(word, space_before=True) == token:
+        if plain and model.codec.single_token_id(word, space_before=True) == token:
             words.append(word)
     return words
 
 
 def make_relations(
-    model: PromptedModel, *, relations: int, facts: int, dev: int, words: list[str], seed: int
+    model: PromptedModel,
+    config: MethodParams,
+    sizes: tuple[int, int, int],
+    words: list[str],
+    *,
+    seed: int,
 ) -> list[Relation]:
     """Make relations for a model.
 
     Args:
         model: who is asked.
-        relations: how many.
-        facts: of each, to learn from.
-        dev: further facts of each.
+        config: of the method.
+        sizes: number of relations, of facts of each to learn from, and of further ones for dev.
         words: the allowed words; subjects are made of them as well.
         seed: the same seed gives the same relations.
     """
     template = apply_layout(_LAYOUT, manual_template("[X] is [Y] ."), masked=model.masked)
+    relations, facts, dev = sizes
+    setting = TrialConfig(1, {}, template, None, None, config)
     return [
-        _relation(model, template, f"R{number + 1}", facts, dev, words, seed)
+        _relation(model, setting, f"R{number + 1}", facts, dev, words, seed)
         for number in range(relations)
     ]
 
 
 def _relation(
     model: PromptedModel,
-    template: Template,
+    setting: TrialConfig,
     name: str,
     facts: int,
     dev: int,
@@ -67,14 +74,12 @@ def _relation(
     train_subjects = [_subject(draw, words) for _ in range(facts)]
     dev_subjects = [_subject(draw, words) for _ in range(dev)]
 
-    def questions(subjects: list[str]) -> PromptDataset:
-        examples = [({"subject": subject}, draw.choice(objects)) for subject in subjects]
-        return build_dataset(model, template, examples, words)
+    def examples(subjects: list[str]) -> list[Example]:
+        return [subject_example(subject, draw.choice(objects)) for subject in subjects]
 
-    problem = TrainingJob(
-        name, template.prompt_tokens, questions(train_subjects), questions(dev_subjects)
-    )
-    return Relation(template, train_subjects, dev_subjects, problem)
+    splits = {"train": examples(train_subjects), "dev": examples(dev_subjects)}
+    trial = Trial(name, setting, 1, seed, TrialData(lama_task(name, words), splits, {}))
+    return Relation(setting.template, train_subjects, dev_subjects, make_job(model, trial))
 
 
 def _subject(draw: random.Random, words: list[str]) -> str:

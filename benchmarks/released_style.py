@@ -13,20 +13,20 @@ takes the loss over every position; here that is the switch `every_position`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
+from pipeline.config.schema import MethodParams
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Batch, build_row, collate
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import Template
 from pipeline.seeding import make_random
-from pipeline.training.bank import make_encoder
-from pipeline.training.loop import EpochRecord, Trained, TrainingJob
-from pipeline.training.optimizers import OptimizerConfig, ScheduledOptimizer
+from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
+from pipeline.training.optimizers import ScheduledOptimizer
+from pipeline.training.prompt_encoders import make_encoder
 
 _NO_LABEL = -100
 
@@ -39,13 +39,13 @@ class Relation:
         template: with prompt tokens.
         train_subjects: of the facts to learn from.
         dev_subjects: of the others.
-        problem: the same facts as the bank takes them, in the same order.
+        job: the same facts as the bank takes them, in the same order.
     """
 
     template: Template
     train_subjects: list[str]
     dev_subjects: list[str]
-    problem: TrainingJob
+    job: TrainingJob
 
 
 @dataclass(frozen=True)
@@ -65,45 +65,16 @@ class Switches:
     best_allowed: bool = False
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """What a batch gave: (rows, words) log-probabilities among the allowed words, and the rest."""
-
-    loss: Tensor
-    hits: int
-    allowed_log_probs: Tensor
-
-
 def train_one_by_one(
-    model: PromptedModel,
-    relations: Sequence[Relation],
-    *,
-    optimizer: OptimizerConfig,
-    epochs: int,
-    batch: int,
-    seed: int,
-    switches: Switches,
-) -> dict[str, Trained]:
-    """Train the prompt of each relation, one relation after the other.
-
-    Args:
-        model: the language model; stays frozen.
-        relations: with different names.
-        optimizer: for each relation's LSTM encoder.
-        epochs: all of them are run.
-        batch: examples of a step, and of a pass over dev.
-        seed: with the relation's name, of all that is random.
-        switches: see there.
+    model: PromptedModel, relations: Sequence[Relation], config: MethodParams, switches: Switches
+) -> dict[str, TrainingResult]:
+    """Train the prompt of each relation, one after the other; all epochs of `config` are run.
 
     Returns:
-        relation name -> how it ended, as `pipeline.training.loop.train` tells it.
+        Relation name -> its result, as `pipeline.training.loop.train` returns it.
     """
     model.network.requires_grad_(False)
-    trained = {}
-    for relation in relations:
-        run = _Run(model, relation, batch=batch, seed=seed, switches=switches)
-        trained[relation.problem.name] = run.train(optimizer, epochs)
-    return trained
+    return {r.job.name: _Run(model, r, config, switches).train() for r in relations}
 
 
 class _Run:
@@ -113,69 +84,69 @@ class _Run:
         self,
         model: PromptedModel,
         relation: Relation,
-        *,
-        batch: int,
-        seed: int,
+        config: MethodParams,
         switches: Switches,
     ) -> None:
+        assert config.prompt is not None
         self._model = model
         self._relation = relation
-        self._batch = batch
-        self._seed = seed
+        self._config = config
+        self._prompt = config.prompt
+        self._batch = config.batch_size
+        self._seed = relation.job.seed
         self._switches = switches
-        self._allowed = relation.problem.train.word_ids.to(model.device)
+        self._allowed = relation.job.train.word_ids.to(model.device)
         self._allowed_set = set(self._allowed.tolist())
         self._encoder = make_encoder(
-            "lstm",
+            config.prompt,
             relation.template.prompt_tokens,
-            model.words,
-            dropout=0.0,
-            seed=seed,
-            name=relation.problem.name,
+            model.input_embeddings,
+            seed=self._seed,
+            name=relation.job.name,
         ).to(model.device)
 
-    def train(self, settings: OptimizerConfig, epochs: int) -> Trained:
+    def train(self) -> TrainingResult:
         """Score dev, then train and score dev in turns."""
-        questions = self._relation.problem.train
+        epochs = self._config.epochs
+        questions = self._relation.job.train
         count = len(questions.rows)
         optimizer = ScheduledOptimizer(
             self._encoder.parameters(),
-            settings,
+            self._prompt,
             epochs=epochs,
             steps_per_epoch=-(-count // self._batch),
         )
-        trained = Trained()
+        trained = TrainingResult()
         self._keep_if_best(trained, self._score_dev(0, None))
         for epoch in range(1, epochs + 1):
             order = list(range(count))
-            name = self._relation.problem.name
+            name = self._relation.job.name
             make_random(self._seed, "order of examples", name, str(epoch)).shuffle(order)
             total = 0.0
             for start in range(0, count, self._batch):
                 chosen = order[start : start + self._batch]
-                answered = self._answer(self._relation.train_subjects, questions, chosen)
-                answered.loss.backward()
+                loss, _, _ = self._answer(self._relation.train_subjects, questions, chosen)
+                loss.backward()
                 optimizer.step()
-                total += answered.loss.item() * len(chosen)
+                total += loss.item() * len(chosen)
             self._keep_if_best(trained, self._score_dev(epoch, total / count))
         return trained
 
     @torch.no_grad()
     def _score_dev(self, epoch: int, train_loss: float | None) -> EpochRecord:
-        questions = self._relation.problem.dev
+        questions = self._relation.job.dev
         count = len(questions.rows)
         hits, loss = 0, 0.0
         for start in range(0, count, self._batch):
             chosen = list(range(start, min(start + self._batch, count)))
-            answered = self._answer(self._relation.dev_subjects, questions, chosen)
-            hits += answered.hits
+            _, right, log_probs = self._answer(self._relation.dev_subjects, questions, chosen)
+            hits += right
             targets = questions.targets[chosen].to(self._model.device)
-            loss -= float(answered.allowed_log_probs.gather(1, targets.unsqueeze(1)).sum())
-        name = self._relation.problem.name
-        return EpochRecord(name, epoch, train_loss, loss / count, hits / count)
+            loss -= float(log_probs.gather(1, targets.unsqueeze(1)).sum())
+        return EpochRecord(epoch, train_loss, loss / count, hits / count)
 
     @torch.no_grad()
-    def _keep_if_best(self, trained: Trained, record: EpochRecord) -> None:
+    def _keep_if_best(self, trained: TrainingResult, record: EpochRecord) -> None:
         trained.history.append(record)
         if record.epoch == 0 or record.dev_score >= trained.best_score:
             trained.vectors = self._encode().float().cpu().clone()
@@ -188,27 +159,37 @@ class _Run:
 
     def _answer(
         self, subjects: list[str], questions: PromptDataset, chosen: list[int]
-    ) -> _Answered:
-        """Ask some facts: from their text to loss, hits and scores."""
+    ) -> tuple[Tensor, int, Tensor]:
+        """The loss, the hits and the (rows, words) log-probabilities of some facts."""
         batch = self._rows([subjects[i] for i in chosen])
-        targets = questions.targets[chosen].to(self._model.device)
-        target_ids = self._allowed[targets]
-        embeds = self._embed(batch)
+        target_ids = self._allowed[questions.targets[chosen].to(self._model.device)]
+        at_answer = (torch.arange(len(chosen)), batch.answer_positions)
+        inputs = {"inputs_embeds": self._embed(batch), "attention_mask": batch.attention_mask}
+        if not self._model.masked:
+            inputs["use_cache"] = False
+        network = self._model.network
         if self._switches.answer_head:
-            logits = self._logits_at_answer(embeds, batch)
-            loss = cross_entropy(logits.float(), target_ids)
-            hits = self._hits(logits, target_ids)
+            head = next(part for name, part in network.named_children() if name in _HEADS)
+            logits = head(network.base_model(**inputs)[0][at_answer])
         else:
-            everywhere = self._network(embeds, batch).logits
-            logits = everywhere[torch.arange(len(chosen)), batch.answer_positions]
-            if self._switches.every_position:
-                loss = _loss_everywhere(everywhere, batch, target_ids)
-                hits = self._hits_everywhere(everywhere, batch, target_ids)
-            else:
-                loss = cross_entropy(logits.float(), target_ids)
-                hits = self._hits(logits, target_ids)
+            everywhere = network(**inputs).logits
+            logits = everywhere[at_answer]
+        if self._switches.every_position:
+            loss = _loss_everywhere(everywhere, batch, target_ids)
+            ranked = everywhere.argsort(dim=2, descending=True)[at_answer]
+        else:
+            loss = cross_entropy(logits.float(), target_ids)
+            ranked = None if self._switches.best_allowed else logits.argsort(1, descending=True)
+        if ranked is None:
+            best = self._allowed[logits[:, self._allowed].argmax(dim=1)]
+            hits = int((best == target_ids).sum())
+        else:
+            hits = sum(
+                next(word for word in row if word in self._allowed_set) == target
+                for row, target in zip(map(Tensor.tolist, ranked), target_ids, strict=True)
+            )
         log_probs = logits.detach()[:, self._allowed].float().log_softmax(dim=1)
-        return _Answered(loss, hits, log_probs)
+        return loss, hits, log_probs
 
     def _rows(self, subjects: list[str]) -> Batch:
         codec = self._model.codec
@@ -238,46 +219,6 @@ class _Run:
             for slot in range(count):
                 embeds[row, places[row, slot], :] = vectors[slot]
         return embeds
-
-    def _network(self, embeds: Tensor, batch: Batch) -> Any:
-        return self._model.network(
-            inputs_embeds=embeds, attention_mask=batch.attention_mask, **self._options
-        )
-
-    def _logits_at_answer(self, embeds: Tensor, batch: Batch) -> Tensor:
-        network = self._model.network
-        hidden = network.base_model(
-            inputs_embeds=embeds, attention_mask=batch.attention_mask, **self._options
-        )[0]
-        head = next(part for name, part in network.named_children() if name in _HEADS)
-        logits: Tensor = head(hidden[torch.arange(len(hidden)), batch.answer_positions])
-        return logits
-
-    @property
-    def _options(self) -> dict[str, bool]:
-        return {} if self._model.masked else {"use_cache": False}
-
-    def _hits(self, logits: Tensor, target_ids: Tensor) -> int:
-        """Count the rows of (rows, vocabulary) whose best allowed word is the right one."""
-        if self._switches.best_allowed:
-            best = self._allowed[logits[:, self._allowed].argmax(dim=1)]
-            return int((best == target_ids).sum())
-        ranked = logits.argsort(dim=1, descending=True)
-        return sum(
-            self._first_allowed(ranked[row]) == target for row, target in enumerate(target_ids)
-        )
-
-    def _hits_everywhere(self, logits: Tensor, batch: Batch, target_ids: Tensor) -> int:
-        """Count as `_hits` does, from (rows, length, vocabulary) sorted as a whole."""
-        ranked = logits.argsort(dim=2, descending=True)
-        answers = batch.answer_positions
-        return sum(
-            self._first_allowed(ranked[row, answers[row]]) == target
-            for row, target in enumerate(target_ids)
-        )
-
-    def _first_allowed(self, ranked: Tensor) -> int:
-        return next(word for word in ranked.tolist() if word in self._allowed_set)
 
 
 # What a model's vocabulary head is called: causal models and RoBERTa, BERT, ALBERT.

@@ -16,7 +16,7 @@ from stages.runtime import (
     RunningStage,
     TaskName,
     downloads_folder,
-    say,
+    echo,
     stage,
 )
 
@@ -51,7 +51,7 @@ def superglue(task: TaskName, out: Out, params_file: ParamsFile = Path("params.y
 
 
 def _fetch(ctx: RunningStage, source: Source, params: Params, out: Path) -> None:
-    say(f"fetching {source.name}" + (f" ({source.license})" if source.license else ""))
+    echo(f"fetching {source.name}" + (f" ({source.license})" if source.license else ""))
     mirror = None if params.data.mirror is None else Path(params.data.mirror)
     with atomic_dir(out) as folder:
         source.fetch(folder, cache=downloads_folder(), mirror=mirror)

@@ -1,54 +1,55 @@
-"""Evaluate what training left, on the test split: the only place that reads it."""
+"""Evaluate the trained prompts on the test split: the only place that reads it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, load_params
 from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
-from pipeline.evaluation.evaluate import (
-    Evaluation,
-    TaskEvaluation,
-    evaluate_relation,
-    evaluate_task,
+from pipeline.evaluation.evaluate import Evaluation, evaluate
+from pipeline.evaluation.summary import (
+    SETTING_COLUMNS,
+    Row,
+    relation_rows,
+    relation_summary,
+    setting_rows,
+    spread_over_templates,
+    task_summary,
+    template_rows,
+    trial_columns,
+    trial_rows,
 )
-from pipeline.evaluation.metrics import mean, task_score
-from pipeline.evaluation.stability import spread_over_templates
-from pipeline.evaluation.summary import setting_rows, task_summary, unit_rows
 from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_jsonl
-from pipeline.models.dataset import classifier_labels
+from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import load_model
 from pipeline.models.memory import estimate_max_rows
-from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
-from pipeline.tasks import get_task, task_template
-from pipeline.tasks.lama import POSITIONS
-from stages.loading import load_network
+from pipeline.prompts.store import load_prompts, weights_file
+from pipeline.tasks import Example, Task, get_task
+from pipeline.tasks.lama import fact_examples, lama_task
 from stages.runtime import (
     ModelFolder,
-    Out,
     ParamsFile,
     RunningStage,
     SplitsFolder,
     TaskName,
-    say,
+    echo,
     stage,
 )
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 TrainedFolder = Annotated[Path, typer.Option("--trained", help="Folder that train wrote.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for predictions and tables (CSV).")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of metrics to write.")]
-Relations = Annotated[Path, typer.Option("--relations", help="CSV file of P@1 to write.")]
-Templates = Annotated[Path, typer.Option("--templates", help="CSV file of P@1 to write.")]
-Controls = Annotated[Path, typer.Option("--controls", help="CSV file of controls to write.")]
-Units = Annotated[Path, typer.Option("--units", help="CSV file to write, one row a training.")]
-Settings = Annotated[Path, typer.Option("--settings", help="CSV file of settings to write.")]
 
-Result = TypeVar("Result", Evaluation, TaskEvaluation)
+# Task and number of the split -> the task, and the examples of train and test.
+ReadExamples = Callable[[str, int], tuple[Task, Mapping[str, Sequence[Example]]]]
 
 
 @app.command()
@@ -58,58 +59,23 @@ def lama(
     splits: SplitsFolder,
     trained: TrainedFolder,
     out: Out,
-    relations: Relations,
-    controls: Controls,
     metrics: Metrics,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Score P@1 of each relation over the allowed vocabulary."""
-    with stage("evaluate", "lama", "", method) as this:
+    with stage("evaluate", "lama", "", method) as ctx:
         params = load_params(params_file)
+        ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
-        scores = _scores(this, params, data, model, trained)
-        with atomic_dir(out) as folder:
-            write_jsonl(
-                folder / "predictions.jsonl",
-                [record for score in scores.values() for record in score.predictions],
-            )
-        write_csv(
-            relations,
-            ["relation", "facts", "p_at_1"],
-            [
-                {"relation": name, "facts": score.asked, "p_at_1": score.test_score}
-                for name, score in scores.items()
-            ],
-        )
-        write_csv(
-            controls,
-            ["relation", "label", "left_out", "majority", "naive_bayes"],
-            [
-                {
-                    "relation": name,
-                    "label": data.relations[name].label,
-                    "left_out": score.left_out,
-                    "majority": score.majority,
-                    "naive_bayes": score.naive_bayes,
-                }
-                for name, score in scores.items()
-            ],
-        )
-        own = list(scores.values())
-        values: dict[str, float] = {}
-        if own:
-            values = {
-                "test/p_at_1": mean([score.test_score for score in own]),
-                "dev/p_at_1": mean([score.dev_score for score in own]),
-                "test/majority": mean([score.majority for score in own]),
-                "test/naive_bayes": mean([score.naive_bayes for score in own]),
-            }
-        values["test/facts"] = sum(score.asked for score in own)
-        values["test/left_out"] = sum(score.left_out for score in own)
-        this.run.log_file(relations)
-        this.run.log_metrics({f"test/p_at_1/{name}": s.test_score for name, s in scores.items()})
-        _finish(this, values, metrics, out)
+        trials = _evaluate(ctx, params, model, trained, partial(_facts, data))
+        relations = relation_rows(trials.rows, trials.evaluations)
+        for row in relations:
+            row["label"] = data.relations[row["relation"]].label
+        controls = ("relation", "label", "left_out", "majority", "naive_bayes")
+        _write_table(ctx, out / "relations.csv", ("relation", "facts", "p_at_1"), relations)
+        _write_table(ctx, out / "controls.csv", controls, relations)
+        ctx.run.log_metrics({f"test/p_at_1/{row['relation']}": row["p_at_1"] for row in relations})
+        _write(ctx, trials, relation_summary(trials.rows, trials.evaluations), out, metrics)
 
 
 @app.command()
@@ -119,39 +85,21 @@ def stability(
     splits: SplitsFolder,
     trained: TrainedFolder,
     out: Out,
-    templates: Templates,
     metrics: Metrics,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Score P@1 of each relation under each of several manual templates."""
-    with stage("evaluate", "stability", "", method) as this:
+    with stage("evaluate", "stability", "", method) as ctx:
         params = load_params(params_file)
+        ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        this.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
-        scores = _scores(this, params, data, model, trained)
-        prompts = load_prompts(trained)
-        with atomic_dir(out) as folder:
-            write_jsonl(
-                folder / "predictions.jsonl",
-                [
-                    {**record, "template": name}
-                    for name, score in scores.items()
-                    for record in score.predictions
-                ],
-            )
-        rows = [
-            {
-                "relation": name.partition("/")[0],
-                "number": int(name.partition("/")[2]),
-                "template": prompts[name].template,
-                "facts": score.asked,
-                "p_at_1": score.test_score,
-            }
-            for name, score in scores.items()
-        ]
-        write_csv(templates, ["relation", "number", "template", "facts", "p_at_1"], rows)
-        this.run.log_file(templates)
-        _finish(this, spread_over_templates(rows), metrics, out)
+        trials = _evaluate(ctx, params, model, trained, partial(_facts, data))
+        rows = template_rows(trials.trained, trials.rows, trials.evaluations)
+        columns = ("relation", "number", "template", "facts", "p_at_1")
+        _write_table(ctx, out / "templates.csv", columns, rows)
+        summary = relation_summary(trials.rows, trials.evaluations)
+        counts = {key: summary[key] for key in ("test/trainings", "test/settings")}
+        _write(ctx, trials, {**spread_over_templates(rows), **counts}, out, metrics)
 
 
 @app.command()
@@ -162,148 +110,138 @@ def superglue(
     splits: SplitsFolder,
     trained: TrainedFolder,
     out: Out,
-    units: Units,
-    settings: Settings,
     metrics: Metrics,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Score one task by its metrics, for every training that was kept."""
-    with stage("evaluate", "superglue", task, method) as this:
+    """Score one task by its metrics, for every trial that was kept."""
+    with stage("evaluate", "superglue", task, method) as ctx:
         params = load_params(params_file)
-        this.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
-        trainings = read_json(trained / "units.json")
-        found = _task_scores(
-            this, params, task, method, trainings, model=model, splits=splits, trained=trained
+        ctx.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
+        trials = _evaluate(
+            ctx, params, model, trained, partial(_examples, splits), method == "classifier"
         )
-        with atomic_dir(out) as folder:
-            write_jsonl(
-                folder / "predictions.jsonl",
-                [
-                    {**record, "unit": name}
-                    for name, own in found.items()
-                    for record in own.predictions
-                ],
-            )
-        rows = unit_rows(trainings, found)
-        write_csv(units, list(rows[0]), rows)
-        tried = setting_rows(trainings, rows)
-        write_csv(settings, list(tried[0]), tried)
-        this.run.log_file(units)
-        this.run.log_file(settings)
-        _finish(this, task_summary(rows, found), metrics, out)
+        _write(ctx, trials, task_summary(trials.rows, trials.evaluations), out, metrics)
 
 
-def _scores(
-    this: RunningStage, params: Params, data: LamaSplits, model: Path, trained: Path
-) -> dict[str, Evaluation]:
-    """Evaluate each prompt, or tuned model, on the facts of its relation."""
-
-    def evaluate(network: PromptedModel, name: str, prompt: StoredPrompt, rows: int) -> Evaluation:
-        relation = name.partition("/")[0]
-        return evaluate_relation(
-            network,
-            relation,
-            prompt,
-            data.facts[relation],
-            data.vocabulary,
-            max_rows_per_forward=rows,
-        )
-
-    def told(score: Evaluation) -> str:
-        return f"test/p_at_1 {score.test_score:.4f}  ({score.asked} facts)"
-
-    return _evaluate_each(this, params, model, trained, evaluate, told, Evaluation)
+def _facts(data: LamaSplits, name: str, _: int) -> tuple[Task, Mapping[str, Sequence[Example]]]:
+    relation = name.partition("/")[0]
+    facts = {split: fact_examples(facts) for split, facts in data.facts[relation].items()}
+    return lama_task(relation, data.vocabulary), facts
 
 
-def _task_scores(
-    this: RunningStage,
-    params: Params,
-    task: TaskName,
-    method: SuperGlueMethod,
-    trainings: Mapping[str, Any],
-    *,
-    model: Path,
-    splits: Path,
-    trained: Path,
-) -> dict[str, TaskEvaluation]:
-    """Evaluate each training on the examples of its task."""
-    kind, classifier = get_task(task), method == "classifier"
-    test = read_examples(splits / "test.jsonl", kind.examples)
-    split_of = {
-        unit["name"]: str(unit["split"])
-        for setting in trainings["settings"]
-        for unit in setting["units"]
-    }
-
-    def labels(prompt: StoredPrompt) -> int | None:
-        if not classifier:
-            return None
-        return classifier_labels(kind, task_template(kind, prompt.template, classifier=True))
-
-    def evaluate(
-        network: PromptedModel, name: str, prompt: StoredPrompt, rows: int
-    ) -> TaskEvaluation:
-        train = read_examples(splits / split_of[name] / "train.jsonl", kind.examples)
-        examples = {"train": train, "test": test}
-        return evaluate_task(
-            network, kind, prompt, examples, classifier=classifier, max_rows_per_forward=rows
-        )
-
-    def told(score: TaskEvaluation) -> str:
-        return f"test/score {task_score(score.metrics):.4f}  ({score.asked} examples)"
-
-    return _evaluate_each(
-        this, params, model, trained, evaluate, told, TaskEvaluation, labels=labels
-    )
+def _examples(splits: Path, name: str, split: int) -> tuple[Task, Mapping[str, Sequence[Example]]]:
+    task = get_task(name)
+    train = read_examples(splits / str(split) / "train.jsonl", task.examples)
+    return task, {"train": train, "test": read_examples(splits / "test.jsonl", task.examples)}
 
 
-def _evaluate_each(
-    this: RunningStage,
-    params: Params,
-    model: Path,
-    trained: Path,
-    evaluate: Callable[[PromptedModel, str, StoredPrompt, int], Result],
-    told: Callable[[Result], str],
-    kind: type[Result],
-    *,
-    labels: Callable[[StoredPrompt], int | None] = lambda _: None,
-) -> dict[str, Result]:
-    """Evaluate each prompt, or tuned model; what a killed attempt has done is taken over.
+@dataclass(frozen=True)
+class _Trials:
+    """The trials of a stage.
 
-    Frozen ones share the loaded model. `evaluate` takes the model, the prompt's name, the prompt,
-    and the most rows of a pass; `told` makes a line for the terminal of what it gave; `labels`
-    says how many a classifier has.
+    Attributes:
+        trained: the content of `trials.json`.
+        evaluations: by the trials' names.
+        rows: of `trial_rows`.
     """
-    scores = {}
-    network: PromptedModel | None = None
-    tuned = False
+
+    trained: Mapping[str, Any]
+    evaluations: Mapping[str, Evaluation]
+    rows: Sequence[Row]
+
+
+def _evaluate(
+    ctx: RunningStage,
+    params: Params,
+    model: Path,
+    trained: Path,
+    read: ReadExamples,
+    classifier: bool = False,
+) -> _Trials:
+    """Evaluate each trial that was kept, or reuse what a killed attempt evaluated.
+
+    Frozen ones share the loaded model.
+    """
+    ctx.run.set_tags({"model": params.model.name})
+    load = partial(
+        load_model,
+        model,
+        device=params.runtime.device,
+        dtype=params.model.dtype,
+        threads=params.runtime.threads,
+    )
+    described = read_json(trained / "trials.json")
+    places = {
+        trial["name"]: (task, trial["split"])
+        for task, content in described["tasks"].items()
+        for setting in content["settings"]
+        for trial in setting["trials"]
+    }
+    evaluations: dict[str, Evaluation] = {}
+    frozen: PromptedModel | None = None
     for name, prompt in load_prompts(trained).items():
-        done = this.work.path("evaluated", f"{name}.json")
-        if not done.exists():
+        finished = ctx.work.path("evaluated", f"{name}.json")
+        if not finished.exists():
+            task, examples = read(*places[name])
+            form = PromptFormat.from_prompt(task, prompt, classifier=classifier)
             weights = weights_file(trained, name)
-            if network is None or tuned or weights.exists():
-                tuned = weights.exists()
-                network = load_network(
-                    this, params, model, weights=weights if tuned else None, labels=labels(prompt)
+            tuned = weights.exists() or classifier
+            if frozen is None or tuned:
+                frozen = None  # two need not fit in memory
+                network = load(
+                    weights=weights if weights.exists() else None, labels=form.classifier_outputs
                 )
+                frozen = None if tuned else network
+            else:
+                network = frozen
             rows = estimate_max_rows(
-                network, prompt.max_length or POSITIONS, wanted=params.runtime.max_rows_per_forward
+                network, form.max_positions, wanted=params.runtime.max_rows_per_forward
             )
-            score = evaluate(network, name, prompt, rows)
-            # Noted before it is told: what was told is not done again after a kill.
-            write_json(done, asdict(score))
-            say(f"{name}  {told(score)}")
+            evaluation = evaluate(
+                network, form, prompt.vectors, examples, max_rows_per_forward=rows
+            )
+            # Saved before it is reported: what was reported is not computed again after a kill.
+            write_json(finished, asdict(evaluation))
+            metric = "score" if task.vocabulary is None else "p_at_1"
+            count = f"{evaluation.num_examples} {'examples' if task.labels else 'facts'}"
+            echo(f"{name}  test/{metric} {evaluation.score:.4f}  ({count})")
         # Read back in either case, so that a restart cannot make a difference.
-        scores[name] = kind(**read_json(done))
-    return scores
+        evaluations[name] = Evaluation(**read_json(finished))
+    return _Trials(described, evaluations, trial_rows(described, evaluations))
 
 
-def _finish(this: RunningStage, values: dict[str, float], metrics: Path, out: Path) -> None:
-    """Give the same numbers to the metrics file and to MLflow."""
+def _write(
+    ctx: RunningStage, trials: _Trials, values: Mapping[str, float], out: Path, metrics: Path
+) -> None:
+    """Write predictions, the tables of trials and settings, and the metrics."""
+    with atomic_dir(out / "predictions") as folder:
+        write_jsonl(
+            folder / "predictions.jsonl",
+            [
+                {**record, "trial": name}
+                for name, evaluation in trials.evaluations.items()
+                for record in evaluation.predictions
+            ],
+        )
+    rows = trials.rows
+    scores = next(iter(trials.evaluations.values())).metrics if rows else {"p_at_1": 0.0}
+    # A stage of SuperGLUE has one task.
+    skipped = 0 if "p_at_1" in scores else 1
+    _write_table(ctx, out / "trials.csv", trial_columns(list(scores))[skipped:], rows)
+    settings = setting_rows(trials.trained, rows)
+    _write_table(ctx, out / "settings.csv", SETTING_COLUMNS[skipped:], settings)
     write_json(metrics, values)
-    this.run.log_metrics(values)
-    this.run.log_file(out / "predictions.jsonl")
-    say("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    ctx.run.log_metrics(values)
+    ctx.run.log_file(out / "predictions" / "predictions.jsonl")
+    echo("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+
+def _write_table(
+    ctx: RunningStage, path: Path, columns: Sequence[str], rows: Sequence[Row]
+) -> None:
+    """Write the named columns of rows, and log the file."""
+    write_csv(path, columns, [{column: row[column] for column in columns} for row in rows])
+    ctx.run.log_file(path)
 
 
 if __name__ == "__main__":

@@ -64,18 +64,17 @@ def stage(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         identity = running_stage()
+        info = StageInfo(kind, benchmark, task, method)
         with _work(kind, identity) as work:
             resumes = work.noted("run_id") if work is not None else None
             with (
-                stage_run(
-                    identity, StageInfo(kind, benchmark, task, method), resumes=resumes
-                ) as run,
+                stage_run(identity, info, resumes=resumes) as run,
                 _file_errors_named(),
                 _timed(run, work),
             ):
                 if work is not None:
                     work.note("run_id", run.run_id)
-                yield RunningStage(run, identity, work)
+                yield RunningStage(run, identity, work, info.tags)
     except PipelineError as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise
@@ -84,40 +83,65 @@ def stage(
 
 
 class RunningStage:
-    """A stage's run, what DVC knows of it, and where it keeps its progress."""
+    """A stage's MLflow run, its identity in DVC, and the folder of its progress."""
 
     def __init__(
-        self, run: StageRun, identity: StageIdentity | None, work: WorkFolder | None
+        self,
+        run: StageRun,
+        identity: StageIdentity | None,
+        work: WorkFolder | None,
+        tags: Mapping[str, str],
     ) -> None:
-        """Take all three."""
+        """Initialize with the run's tags."""
         self.run = run
         self._identity = identity
         self._work = work
+        self._tags = tags
+
+    @property
+    def run_id(self) -> str:
+        """The id of the MLflow run."""
+        return self.run.run_id
 
     @property
     def work(self) -> WorkFolder:
-        """The folder of a stage that can be killed and go on."""
+        """The folder of a stage that can resume after a kill."""
         assert self._work is not None, "only stages of _RESUMABLE have one"
         return self._work
 
     @contextlib.contextmanager
-    def unit(self, name: str, content: Mapping[str, Any], *, besides: Path) -> Iterator[Path]:
+    def unit_folder(
+        self, name: str, content: Mapping[str, Any], *, shared: Mapping[str, Any], excluded: Path
+    ) -> Iterator[Path]:
         """Lock and yield the folder of a unit's progress.
 
         Args:
-            name: tells the unit apart within the stage.
-            content: all that decides the unit's result, beside the stage's inputs; as JSON.
-            besides: the one input of the stage that does not count, as `content` has what the unit
-                reads of it.
+            name: unique within the stage.
+            content: all that determines the unit's result, except the stage's inputs; as JSON.
+            shared: the same, of all units.
+            excluded: the stage's input that does not count, as `content` has what the unit reads
+                of it.
         """
         key = None
         if self._identity is not None:
             inputs = dict(self._identity.inputs)
-            del inputs[besides.as_posix()]
-            text = json.dumps([inputs, content], sort_keys=True)
+            del inputs[excluded.as_posix()]
+            text = json.dumps([inputs, shared, content], sort_keys=True)
             key = hashlib.sha256(text.encode()).hexdigest()
-        with self.work.unit(name, key, lambda: say(f"{name}: another process is at it")) as folder:
+        with self.work.unit(
+            name, key, lambda: echo(f"{name}: another process is training it; waiting")
+        ) as folder:
             yield folder
+
+    def child(
+        self, name: str, params: Mapping[str, Any]
+    ) -> contextlib.AbstractContextManager[StageRun]:
+        """Open a run below the stage's, with its tags."""
+        return self.run.child(name, tags=self._tags, params=params)
+
+    def echo(self, text: str) -> None:
+        """Print a line for the user."""
+        echo(text)
 
     def log_dataset(self, name: str, path: Path, context: str) -> None:
         """Log an input of the stage as a dataset, under DVC's hash of it."""
@@ -130,8 +154,8 @@ def downloads_folder() -> Path:
     return project_root() / ".work" / "downloads"
 
 
-def say(text: str) -> None:
-    """Tell the user how far things are, if there still is one."""
+def echo(text: str) -> None:
+    """Print a line on standard error; a closed terminal is not an error."""
     with contextlib.suppress(BrokenPipeError):
         typer.echo(text, err=True)
 
@@ -153,7 +177,7 @@ def _work(kind: str, identity: StageIdentity | None) -> Iterator[WorkFolder | No
         root,
         identity.run_key if identity is not None else None,
         recorded=recorded_run_keys,
-        on_wait=lambda: say("another process is at this very stage; waiting for its end"),
+        on_wait=lambda: echo("another process is at this very stage; waiting for its end"),
     ) as work:
         yield work
 
@@ -206,7 +230,7 @@ def _end_with_dvc() -> None:
         threading.Thread(target=_watch, args=(watched,), daemon=True).start()
     elif name := os.environ.get("DVC_STAGE"):
         # Whoever adopts an orphan differs (init, a supervisor), so only an absence tells.
-        say(f"stage {name}: the {gone} that started it is gone; nothing was done")
+        echo(f"stage {name}: the {gone} that started it is gone; nothing was done")
         raise SystemExit(143)
 
 

@@ -14,7 +14,7 @@ from pipeline.data.lama import write_lama
 from pipeline.data.superglue import Record
 from pipeline.files import atomic_dir, write_json, write_jsonl
 from pipeline.tasks import Task, get_task
-from stages.runtime import Out, ParamsFile, TaskName, say, stage
+from stages.runtime import Out, ParamsFile, TaskName, echo, stage
 
 Raw = Annotated[Path, typer.Option("--raw", help="Folder of the raw data.")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of counts to write.")]
@@ -52,7 +52,7 @@ def lama(
                 for key, count in relation_counts.items()
             }
         )
-        say("  ".join(f"{key} {count}" for key, count in totals.items()))
+        echo("  ".join(f"{key} {count}" for key, count in totals.items()))
 
 
 @app.command()
@@ -74,7 +74,7 @@ def superglue(
             write_json(folder / "counts.json", counts)
         running.run.log_file(out / "counts.json")
         running.run.log_metrics(counts)
-        say("  ".join(f"{key} {count}" for key, count in counts.items()))
+        echo("  ".join(f"{key} {count}" for key, count in counts.items()))
 
 
 def _counts(records: Sequence[Record], task: Task) -> dict[str, int]:

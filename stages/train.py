@@ -1,37 +1,36 @@
-"""Train the prompts of one method, the model, or both; dev chooses the epoch."""
+"""Train the prompts of one method, the model, or both; dev selects the epoch and the setting."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipeline.config.grid import TrialConfig, lama_configs, superglue_configs
 from pipeline.config.schema import (
     LamaMethod,
-    MethodParams,
     Params,
-    SearchParams,
     StabilityParams,
     SuperGlueMethod,
     load_params,
 )
 from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
+from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
-from pipeline.evaluation.metrics import accuracy, mean, mean_and_std
-from pipeline.files import atomic_dir, link_or_copy, write_csv, write_json
+from pipeline.evaluation.metrics import mean_and_std
+from pipeline.files import atomic_dir, sha256, write_csv, write_json
 from pipeline.history.results import SECONDS_REUSED
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.memory import estimate_max_rows
-from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
+from pipeline.models.loading import is_masked, load_model
+from pipeline.prompts.store import save_prompts
 from pipeline.prompts.template import Template
-from pipeline.search.discrete import Outcome, choose_published, search_prompt, usable_templates
-from pipeline.tasks.lama import POSITIONS, apply_layout, manual_template
-from pipeline.training.loop import EpochRecord, TrainingJob
-from pipeline.training.problems import lama_problem
-from pipeline.training.selection import run_units
-from stages.loading import load_network
+from pipeline.search.discrete import choose_published, search_prompt, usable_templates
+from pipeline.tasks import get_task
+from pipeline.tasks.lama import fact_examples, lama_task, manual_template
+from pipeline.training.jobs import Search, Trial, TrialData, TrialRunner, TrialSelection
+from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
 from stages.runtime import (
     ModelFolder,
     Out,
@@ -39,17 +38,13 @@ from stages.runtime import (
     RunningStage,
     SplitsFolder,
     TaskName,
-    say,
+    echo,
     stage,
 )
-from stages.task_training import METRIC, TaskTraining, described
-from stages.training import epoch_line, epoch_metrics, train_problems
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
-_P_AT_1 = "p_at_1"
-
-Curves = Annotated[Path, typer.Option("--curves", help="CSV file to write, one row an epoch.")]
+Curves = Annotated[Path, typer.Option("--curves", help="CSV file to write, one row per epoch.")]
 
 
 @app.command()
@@ -62,17 +57,25 @@ def lama(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Train a prompt for each relation, all together, or a model for each."""
-    with stage("train", "lama", "", method) as this:
+    with stage("train", "lama", "", method) as ctx:
         params = load_params(params_file)
-        data = _read_lama(this, params, splits)
-        load = partial(
-            load_network, this, params, model, tuned="model" in params.lama.training[method].tune
+        ctx.log_dataset(f"lama/{params.lama.source}", splits, "training")
+        data, masked = read_lama(splits, ["train", "dev"]), is_masked(model)
+        trials: list[Trial] = []
+        for name, relation in data.relations.items():
+            manual = manual_template(params.lama.templates.get(name, relation.template))
+            configs = lama_configs(params.lama, name, method, manual, masked=masked)
+            trials += _trials(name, configs, {1: _facts(data, name, splits)}, params.lama.seeds)
+        paths = _Paths(model, splits, out, curves)
+        _train(
+            ctx,
+            params,
+            method,
+            trials,
+            paths,
+            select=params.lama.selection == "dev",
+            search=_WordSearch(data),
         )
-        asked = {
-            name: (name, manual_template(params.lama.templates.get(name, relation.template)))
-            for name, relation in data.relations.items()
-        }
-        _lama(this, params, method, data, asked, load(), load, out=out, curves=curves)
 
 
 @app.command()
@@ -85,20 +88,21 @@ def stability(
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Train a prompt for each of several manual templates of a relation."""
-    with stage("train", "stability", "", method) as this:
+    with stage("train", "stability", "", method) as ctx:
         params = load_params(params_file)
-        data = _read_lama(this, params, splits)
-        wanted = params.lama.stability
-        load = partial(
-            load_network, this, params, model, tuned="model" in params.lama.training[method].tune
-        )
-        network = load()
-        asked = {
-            f"{relation}/{number}": (relation, template)
-            for relation in wanted.relations
-            for number, template in enumerate(_paraphrases(network, wanted, data, relation), 1)
-        }
-        _lama(this, params, method, data, asked, network, load, out=out, curves=curves)
+        ctx.log_dataset(f"lama/{params.lama.source}", splits, "training")
+        data, masked = read_lama(splits, ["train", "dev"]), is_masked(model)
+        trials: list[Trial] = []
+        for relation in params.lama.stability.relations:
+            facts = {1: _facts(data, relation, splits)}
+            templates = _paraphrases(params.lama.stability, data, relation, masked=masked)
+            for number, manual in enumerate(templates, 1):
+                configs = lama_configs(
+                    params.lama, relation, method, manual, masked=masked, grid=False
+                )
+                trials += _trials(f"{relation}/{number}", configs, facts, params.lama.seeds)
+        paths = _Paths(model, splits, out, curves)
+        _train(ctx, params, method, trials, paths, select=True, search=_WordSearch(data))
 
 
 @app.command()
@@ -111,220 +115,195 @@ def superglue(
     curves: Curves,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Train the model, and with p-tuning a prompt too, for one task."""
-    with stage("train", "superglue", task, method) as this:
+    """Train the model, the prompt, or both, for one task."""
+    with stage("train", "superglue", task, method) as ctx:
         params = load_params(params_file)
-        this.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
-        training = TaskTraining(this, params, task, method, model, splits)
-        selection = run_units(
-            training.units,
-            training.train,
-            select=params.superglue.selection == "dev",
-            discard=training.discard,
+        ctx.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
+        numbers = sorted(int(path.name) for path in splits.iterdir() if path.is_dir())
+        if not numbers:
+            raise DataError(f"{splits}: no numbered splits; run `dvc repro` to create them")
+        configs = superglue_configs(params.superglue, task, method, masked=is_masked(model))
+        data = {number: _examples(task, splits / str(number)) for number in numbers}
+        trials = _trials(
+            task, configs, data, params.superglue.seeds, classifier=method == "classifier"
         )
-        with atomic_dir(out) as folder:
-            kept = {
-                unit: training.keep(unit, selection.trained[unit], folder)
-                for unit in selection.kept
-            }
-            selection = replace(selection, trained={**selection.trained, **kept})
-            prompts = {unit.name: training.prompt(unit, own) for unit, own in kept.items()}
-            save_prompts(folder, method, prompts)
-            write_json(folder / "units.json", described(training.settings, selection))
-        _write_curves(
-            this,
-            curves,
-            METRIC,
-            [
-                ({"setting": unit.setting, "split": unit.split, "seed": unit.seed}, own.history)
-                for unit, own in selection.trained.items()
-            ],
-        )
-        this.run.log_file(out / "prompts.json")
-        this.run.log_file(out / "units.json")
-        this.run.log_metrics(
-            {
-                "trainings": len(selection.trained),
-                SECONDS_REUSED: round(training.seconds_reused, 1),
-            }
-            | mean_and_std(f"dev/{METRIC}", [own.best_score for own in kept.values()])
-        )
+        paths = _Paths(model, splits, out, curves)
+        _train(ctx, params, method, trials, paths, select=params.superglue.selection == "dev")
 
 
-def _read_lama(this: RunningStage, params: Params, splits: Path) -> LamaSplits:
-    this.log_dataset(f"lama/{params.lama.source}", splits, "training")
-    return read_lama(splits, ["train", "dev"])
+def _facts(data: LamaSplits, relation: str, splits: Path) -> TrialData:
+    """Return the facts of a relation as the examples of a task with an open vocabulary."""
+    files = [splits / relation / f"{split}.jsonl" for split in ("train", "dev")]
+    files += [splits / name for name in ("vocabulary.txt", "prompts.json")]
+    return TrialData(
+        lama_task(relation, data.vocabulary),
+        {split: fact_examples(facts) for split, facts in data.facts[relation].items()},
+        {path.relative_to(splits).as_posix(): sha256(path) for path in files},
+    )
+
+
+def _examples(task: str, folder: Path) -> TrialData:
+    files = {split: folder / f"{split}.jsonl" for split in ("train", "dev")}
+    read = get_task(task).examples
+    return TrialData(
+        get_task(task),
+        {split: read_examples(path, read) for split, path in files.items()},
+        {split: sha256(path) for split, path in files.items()},
+    )
+
+
+def _trials(
+    task: str,
+    configs: Sequence[TrialConfig],
+    data: Mapping[int, TrialData],
+    seeds: Sequence[int],
+    *,
+    classifier: bool = False,
+) -> list[Trial]:
+    """List the trials of a task. Where nothing is random, the first seed is enough."""
+    return [
+        Trial(task, config, split, seed, data[split], classifier)
+        for config in configs
+        for split in data
+        for seed in (seeds if _is_random(config) else seeds[:1])
+    ]
+
+
+def _is_random(config: TrialConfig) -> bool:
+    search = config.training.search
+    return bool(config.training.tune) or (search is not None and search.prompts == GRADIENT)
 
 
 def _paraphrases(
-    model: PromptedModel, wanted: StabilityParams, data: LamaSplits, relation: str
+    params: StabilityParams, data: LamaSplits, relation: str, *, masked: bool
 ) -> list[Template]:
-    """Return a relation's manual templates that this model can be asked."""
-    if isinstance(wanted.templates, str):
-        texts = _published(data, wanted.templates, "lama.stability.templates", relation)
+    """Return the manual templates of a relation that suit the model."""
+    if isinstance(params.templates, str):
+        texts = _published(data, params.templates, "lama.stability.templates", relation)
     else:
-        texts = wanted.templates[relation]
-    usable = usable_templates(model, texts)
+        texts = params.templates[relation]
+    usable = usable_templates(texts, masked=masked)
     if len(usable) < 2:
         raise DataError(
-            f"{relation}: {len(usable)} of {len(texts)} templates can be asked of this model; "
+            f"{relation}: {len(usable)} of {len(texts)} templates can be used with this model; "
             "stability needs two. Change lama.stability.templates or leave the relation out"
         )
     if len(usable) < len(texts):
-        say(f"{relation}: {len(texts) - len(usable)} templates name the subject last; left out")
-    return usable[: wanted.templates_per_relation]
+        echo(f"{relation}: {len(texts) - len(usable)} templates name the subject last; skipped")
+    return usable[: params.templates_per_relation]
 
 
 def _published(data: LamaSplits, collection: str, key: str, relation: str) -> list[str]:
     if collection not in data.prompts:
         choices = ", ".join(data.prompts)
-        raise DataError(f"{key}: no collection '{collection}' in this data; it has {choices}")
+        raise DataError(f"{key}: no collection '{collection}' in this data; available: {choices}")
     if relation not in data.prompts[collection]:
         choices = ", ".join(data.prompts[collection])
         raise DataError(f"{key}: '{collection}' has no template for {relation}; it has {choices}")
     return data.prompts[collection][relation]
 
 
-def _lama(
-    this: RunningStage,
-    params: Params,
-    method: LamaMethod,
-    data: LamaSplits,
-    asked: Mapping[str, tuple[str, Template]],
-    network: PromptedModel,
-    load: Callable[[], PromptedModel],
-    *,
-    out: Path,
-    curves: Path,
-) -> None:
-    """Train one prompt, or one model, for each name: its relation and its manual template."""
-    settings = params.lama.training[method]
-    layout = params.lama.prompts[method]
-    rows = estimate_max_rows(network, POSITIONS, wanted=params.runtime.max_rows_per_forward)
-    templates = {
-        name: apply_layout(layout, manual, masked=network.masked)
-        for name, (_, manual) in asked.items()
-    }
+@dataclass(frozen=True)
+class _WordSearch:
+    """Searches the words of a relation's prompt, or selects a published one."""
 
-    def problem(name: str) -> TrainingJob:
-        facts = data.facts[asked[name][0]]
-        return lama_problem(network, name, templates[name], facts, data.vocabulary)
+    data: LamaSplits
 
-    if settings.search is None:
-        trained = train_problems(
-            params, settings, network, list(map(problem, asked)),
-            score=accuracy, loss_over_vocabulary=True, max_rows_per_forward=rows, seed=params.seed,
-            folder=this.work.folder, load=load, on_epoch=_reporter(this),
-        )  # fmt: skip
-        outcomes = {
-            name: (
-                StoredPrompt(templates[name].source, own.vectors, own.best_epoch, own.best_score),
-                own.history,
+    def __call__(
+        self,
+        model: PromptedModel,
+        trial: Trial,
+        job: TrainingJob,
+        checkpoint: Path,
+        max_rows: int,
+        on_epoch: Callable[[EpochRecord], None],
+    ) -> TrainingResult:
+        params = trial.config.training.search
+        assert params is not None
+        if params.prompts == GRADIENT:
+            return search_prompt(
+                model,
+                job,
+                params,
+                max_rows_per_forward=max_rows,
+                checkpoint=checkpoint,
+                on_epoch=on_epoch,
             )
-            for name, own in trained.items()
-        }
-    else:
-        outcomes = {
-            name: _discrete(
-                this, params, settings.search, network, data, problem(name), templates[name], rows
-            )
-            for name in asked
-        }
-    _write(this, method, settings, outcomes, out, curves)
-
-
-def _discrete(
-    this: RunningStage,
-    params: Params,
-    search: SearchParams,
-    network: PromptedModel,
-    data: LamaSplits,
-    problem: TrainingJob,
-    template: Template,
-    max_rows_per_forward: int,
-) -> Outcome:
-    """Search the words of a relation's prompt, or choose one that was published."""
-    relation = problem.name
-    if search.prompts != GRADIENT:
         key = "lama.training.discrete.search.prompts"
+        texts = _published(self.data, params.prompts, key, trial.data.task.name)
         return choose_published(
-            network,
-            relation,
-            _published(data, search.prompts, key, relation),
-            data.facts[relation],
-            data.vocabulary,
-            score=accuracy,
-            max_rows_per_forward=max_rows_per_forward,
-            on_epoch=_reporter(this),
-        )
-    return search_prompt(
-        network,
-        problem,
-        template,
-        score=accuracy,
-        iterations=search.iterations,
-        candidates=search.candidates,
-        batch=search.batch_size,
-        max_rows_per_forward=max_rows_per_forward,
-        seed=params.seed,
-        checkpoint=this.work.path("search", f"{relation}.json"),
-        on_epoch=_reporter(this),
-    )
-
-
-def _reporter(this: RunningStage) -> Callable[[EpochRecord], None]:
-    def report(record: EpochRecord) -> None:
-        say(epoch_line(record.problem, record, _P_AT_1))
-        values = epoch_metrics(record, _P_AT_1)
-        this.run.log_metrics(
-            {f"{name}/{record.problem}": value for name, value in values.items()}, record.epoch
+            model, trial, texts, max_rows_per_forward=max_rows, on_epoch=on_epoch
         )
 
-    return report
+
+@dataclass(frozen=True)
+class _Paths:
+    """What a stage reads and writes."""
+
+    model: Path
+    splits: Path
+    out: Path
+    curves: Path
 
 
-def _write(
-    this: RunningStage,
+def _train(
+    ctx: RunningStage,
+    params: Params,
     method: str,
-    settings: MethodParams,
-    outcomes: Mapping[str, Outcome],
-    out: Path,
-    curves: Path,
+    trials: Sequence[Trial],
+    paths: _Paths,
+    *,
+    select: bool,
+    search: Search | None = None,
 ) -> None:
-    """Write what was trained on LAMA and its curves, all at once at the end."""
-    with atomic_dir(out) as folder:
-        save_prompts(folder, method, {name: stored for name, (stored, _) in outcomes.items()})
-        for name in outcomes if "model" in settings.tune else ():
-            link_or_copy(weights_file(this.work.folder, name), weights_file(folder, name))
-    histories = [({"relation": name}, history) for name, (_, history) in outcomes.items()]
-    _write_curves(this, curves, _P_AT_1, histories)
-    this.run.log_file(out / "prompts.json")
-    if outcomes:
-        scores = [stored.dev_score for stored, _ in outcomes.values()]
-        this.run.log_metrics({f"dev/{_P_AT_1}": mean(scores)})
-
-
-def _write_curves(
-    this: RunningStage,
-    curves: Path,
-    metric: str,
-    histories: Sequence[tuple[Mapping[str, Any], Sequence[EpochRecord]]],
-) -> None:
-    """Write a row for each epoch, behind what tells its training apart."""
-    rows = [
-        {
-            **about,
-            "epoch": record.epoch,
-            "train_loss": record.train_loss,
-            "dev_loss": record.dev_loss,
-            f"dev_{metric}": record.dev_score,
+    """Run the trials; write prompts, weights, `trials.json` and curves, all at once at the end."""
+    ctx.run.set_tags({"model": params.model.name})
+    load = partial(
+        load_model,
+        paths.model,
+        device=params.runtime.device,
+        dtype=params.model.dtype,
+        threads=params.runtime.threads,
+    )
+    shared = {"model": params.model.model_dump()}
+    runner = TrialRunner(
+        load,
+        partial(ctx.unit_folder, shared=shared, excluded=paths.splits),
+        ctx,
+        params.runtime,
+        search if any(trial.config.training.search for trial in trials) else None,
+    )
+    selection = runner.run(trials, select=select)
+    with atomic_dir(paths.out) as folder:
+        selection = runner.save_weights(selection, folder)
+        prompts = {
+            trial.name: trial.stored_prompt(result) for trial, result in selection.kept.items()
         }
-        for about, history in histories
-        for record in history
-    ]
-    about = list(histories[0][0]) if histories else ["relation"]
-    write_csv(curves, [*about, "epoch", "train_loss", "dev_loss", f"dev_{metric}"], rows)
-    this.run.log_file(curves)
+        save_prompts(folder, method, prompts)
+        write_json(folder / "trials.json", selection.describe())
+    _write_curves(paths.curves, selection, "score" if search is None else "p_at_1")
+    for file in (paths.out / "prompts.json", paths.out / "trials.json", paths.curves):
+        ctx.run.log_file(file)
+    reused = {SECONDS_REUSED: round(runner.seconds_reused, 1)}
+    ctx.run.log_metrics({"trainings": len(trials), **reused})
+    if prompts:
+        scores = [prompt.dev_score for prompt in prompts.values()]
+        ctx.run.log_metrics(mean_and_std(f"dev/{trials[0].metric}", scores))
+
+
+def _write_curves(curves: Path, selection: TrialSelection, metric: str) -> None:
+    """Write a row for each epoch of each trial; on LAMA with its relation."""
+    rows: list[dict[str, Any]] = []
+    for trial, result in selection.results.items():
+        numbers = {"setting": trial.config.number, "split": trial.split, "seed": trial.seed}
+        for record in result.history:
+            scores = {"dev_loss": record.dev_loss, f"dev_{metric}": record.dev_score}
+            losses = {"epoch": record.epoch, "train_loss": record.train_loss, **scores}
+            rows.append({"relation": trial.task, **numbers, **losses})
+    columns = ["setting", "split", "seed", "epoch", "train_loss", "dev_loss", f"dev_{metric}"]
+    if metric == "p_at_1":
+        columns.insert(0, "relation")
+    write_csv(curves, columns, [{column: row[column] for column in columns} for row in rows])
 
 
 if __name__ == "__main__":

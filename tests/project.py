@@ -208,7 +208,7 @@ def _make_mirror(project: Path, mirror: Path) -> None:
     wheel = mirror / "packages" / source.wheel
     wheel.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel, "w") as archive:
-        for member, (_, digest) in source.members.items():
+        for member, digest in source.members.items():
             data = json.dumps(contents[Path(member).stem]).encode()
             archive.writestr(member, data)
             text = text.replace(digest, hashlib.sha256(data).hexdigest())

@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         if how == "silent":
             self.wfile.flush()
             self.server.silent.set()
-            self.server.released.wait(60)
+            self.server.released.wait(600)
 
     def _send(
         self,

@@ -250,7 +250,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 def test_a_seed_that_is_added_trains_only_itself(project: Path) -> None:
     stage, folder = "train-superglue@rte-p-tuning", project / "models/superglue/rte/p-tuning"
-    first, second = "setting-1/split-1/seed-34", "setting-1/split-1/seed-35"
+    first, second = "rte/setting-1/split-1/seed-34", "rte/setting-1/split-1/seed-35"
     edit_params(project, superglue__seeds=[34, 35])
     done = run(project, "dvc", "repro", "evaluate-superglue@rte-p-tuning")
     printed = done.stdout + done.stderr
@@ -283,9 +283,10 @@ def test_a_setting_that_lost_is_trained_again_when_it_is_wanted(project: Path) -
     stage, folder = "train-superglue@rte-p-tuning", project / "models/superglue/rte/p-tuning"
     edit_params(project, **{"superglue__grid__p-tuning": {"batch_size": [8, 4]}})
     run(project, "dvc", "repro", "--single-item", stage)
-    described = json.loads((folder / "units.json").read_text())
+    described = json.loads((folder / "trials.json").read_text())
+    task = described["tasks"]["rte"]
     (kept,) = (folder / "weights").iterdir()
-    assert kept.name.startswith(f"setting-{described['chosen']}-")
+    assert kept.name.startswith(f"rte-setting-{task['chosen']}-")
     before = kept.read_bytes()
 
     edit_params(project, superglue__selection="none")
@@ -294,7 +295,8 @@ def test_a_setting_that_lost_is_trained_again_when_it_is_wanted(project: Path) -
     names = {path.name for path in (folder / "weights").iterdir()}
     assert len(names) == 2
     assert (folder / "weights" / kept.name).read_bytes() == before
-    assert json.loads((folder / "units.json").read_text()) == {**described, "chosen": None}
+    task["chosen"] = None
+    assert json.loads((folder / "trials.json").read_text()) == described
 
 
 def maker(root: Path, path: str) -> str:
@@ -427,8 +429,10 @@ def test_results_without_a_history_get_one(
         assert made["experiment"] == seen["experiment"]
         assert made["points"].items() <= seen["points"].items()
     trained = after["train-superglue@rte-p-tuning"]["points"]
-    assert ("setting-1/split-1/seed-34", "dev/score", 2) in trained
-    assert ("train/lama/p-tuning", "train/loss/P30", 1) in after["train-lama@p-tuning"]["points"]
+    assert ("rte/setting-1/split-1/seed-34", "dev/score", 2) in trained
+    assert ("bank-1/seed-34", "train/loss/P30/setting-1/split-1/seed-34", 1) in after[
+        "train-lama@p-tuning"
+    ]["points"]
     evaluated = after["evaluate-lama@p-tuning"]["points"]
     assert {key for _, key, _ in evaluated} >= {"test/p_at_1", "test/p_at_1/P17", "dev/p_at_1"}
 

@@ -17,12 +17,12 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
+from pipeline.training.problems import lama_problem
 
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import parse_template
 from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
-from pipeline.training.problems import lama_problem
 from tests.project import edit_params, environment_of, make_project, run
 from tests.worked import VOCABULARY, make_facts
 
@@ -170,10 +170,15 @@ def assert_one_run(root: Path, stage: str, *, attempts: int, last_epoch: int) ->
     assert logged.info.status == "FINISHED"
     assert int(logged.data.tags.get("attempt", "1")) == attempts
     assert "error" not in logged.data.tags
-    found = steps(root, logged)
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    below = f"tags.`mlflow.parentRunId` = '{logged.info.run_id}'"
+    (bank,) = client.search_runs([logged.info.experiment_id], below)
+    assert bank.info.status == "FINISHED"
+    found = steps(root, bank)
     for relation in RELATIONS:
         for metric in ("dev/loss", "dev/p_at_1"):
-            assert found[f"{metric}/{relation}"] == list(range(last_epoch + 1))
+            key = f"{metric}/{relation}/setting-1/split-1/seed-34"
+            assert found[key] == list(range(last_epoch + 1))
     assert not [metric for metric, own in found.items() if len(own) != len(set(own))]
 
 
@@ -328,7 +333,7 @@ def test_a_search_killed_between_note_and_log_misses_no_iteration_in_the_log(
             tokens=2,
             train=problem.train,
             dev=problem.dev,
-            allowed=filter_words(model.codec, len(model.words), VOCABULARY),
+            allowed=filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
             score=accuracy,
             iterations=4,
             candidates=3,

@@ -13,7 +13,7 @@ import typer
 
 from pipeline.data.lama import Relation
 from pipeline.files import write_csv, write_jsonl
-from pipeline.inference.predictor import Answers, Trained
+from pipeline.inference.predictor import Answers, TrainedPrompt
 
 Row = dict[str, Any]
 
@@ -34,7 +34,7 @@ class Answered:
 
     line: int | None
     about: Mapping[str, str]
-    trained: Trained
+    trained: TrainedPrompt
     answers: Answers
 
     @property
@@ -124,7 +124,7 @@ def show_labels(answered: Sequence[Answered], says: Mapping[str, str] | None) ->
     typer.echo()
 
 
-def show_trainings(best: Iterable[Trained], counts: Mapping[str, int]) -> None:
+def show_trainings(best: Iterable[TrainedPrompt], counts: Mapping[str, int]) -> None:
     """Print which training each method's answers come from.
 
     Args:

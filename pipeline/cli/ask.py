@@ -4,11 +4,11 @@ Apart from the commands themselves, as torch takes seconds to import.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -27,18 +27,17 @@ from pipeline.errors import DataError
 from pipeline.inference.batch import read_questions
 from pipeline.inference.forms import check_needed, check_writing, read_question
 from pipeline.inference.predictor import (
-    Answers,
     ModelCache,
     QuestionError,
-    Trained,
-    answer_examples,
-    answer_subjects,
-    best_training,
+    TrainedPrompt,
+    best_by_task,
     choose_methods,
     load_trained,
+    predict,
 )
 from pipeline.models.loading import load_model
-from pipeline.tasks import Example, get_task, task_names
+from pipeline.tasks import Example, Task, get_task, task_names
+from pipeline.tasks.lama import lama_task, subject_example
 
 # As dvc.yaml has them.
 PARAMS = Path("params.yaml")
@@ -46,9 +45,6 @@ MODEL = Path("data/model")
 LAMA_SPLITS = Path("data/splits/lama")
 LAMA_TRAINED = Path("models/lama")
 TASKS_TRAINED = Path("models/superglue")
-
-EncodedExample = TypeVar("EncodedExample", str, Example)
-OnRows = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -94,18 +90,20 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Question(Generic[EncodedExample]):
+class Question:
     """One question.
 
     Attributes:
         line: of the file; None where it was typed.
         about: what the answers show of it.
-        asked: the subject, or the example.
+        task: its name; a relation is one.
+        example: as the task reads it.
     """
 
     line: int | None
     about: Mapping[str, str]
-    asked: EncodedExample
+    task: str
+    example: Example
 
 
 def ask_lama(relation: str | None, subjects: Sequence[str], top: int, wishes: Wishes) -> None:
@@ -117,33 +115,14 @@ def ask_lama(relation: str | None, subjects: Sequence[str], top: int, wishes: Wi
     wishes.check(subjects)
     params = load_params(PARAMS)
     methods = choose_methods(LAMA_TRAINED, get_args(LamaMethod), wishes.methods)
-    trained = {method: load_trained(LAMA_TRAINED / method) for method in methods}
-    relations = list(dict.fromkeys(name for own in trained.values() for name in own))
+    best = {
+        method: best_by_task(load_trained(LAMA_TRAINED / method).values()) for method in methods
+    }
+    relations = list(dict.fromkeys(name for prompts in best.values() for name in prompts))
     questions = _subjects(relation, subjects, relations, wishes.file)
     splits = read_lama(_made(LAMA_SPLITS), [])
-    networks = _networks(params)
-
-    def ask(one: Trained, asked: Sequence[str], on_rows: OnRows) -> list[Answers]:
-        return answer_subjects(
-            networks,
-            one,
-            asked,
-            splits.vocabulary,
-            top=top,
-            max_rows_per_forward=params.runtime.max_rows_per_forward,
-            on_rows=on_rows,
-        )
-
-    of_relation: dict[str, list[int]] = {}
-    for position, question in enumerate(questions):
-        of_relation.setdefault(question.about["relation"], []).append(position)
-    groups = [
-        (own[name], positions)
-        for own in trained.values()
-        for name, positions in of_relation.items()
-        if name in own
-    ]
-    answers = _answer(questions, groups, ask, wishes.file)
+    tasks = {name: lama_task(name, splits.vocabulary) for name in relations}
+    answers = _answer(params, tasks, questions, best, wishes.file, top)
     if wishes.read_by_people:
         show_words(splits.relations, answers)
     else:
@@ -167,53 +146,61 @@ def ask_task(task: str, given: Mapping[str, Any], wishes: Wishes) -> None:
     folder = _task_folder(task)
     methods = choose_methods(folder, get_args(SuperGlueMethod), wishes.methods)
     trainings = {method: list(load_trained(folder / method).values()) for method in methods}
-    best = [best_training(own) for own in trainings.values()]
+    best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     questions = _examples(task, typed, wishes.file)
-    networks = _networks(params)
-
-    def ask(one: Trained, asked: Sequence[Example], on_rows: OnRows) -> list[Answers]:
-        return answer_examples(
-            networks,
-            one,
-            get_task(task),
-            asked,
-            max_rows_per_forward=params.runtime.max_rows_per_forward,
-            on_rows=on_rows,
-        )
-
-    groups = [(one, range(len(questions))) for one in best]
-    answers = _answer(questions, groups, ask, wishes.file)
+    answers = _answer(params, {task: get_task(task)}, questions, best, wishes.file, None)
     if wishes.read_by_people:
         show_labels(answers, get_task(task).schema.label_names)
-        show_trainings(best, {method: len(own) for method, own in trainings.items()})
+        counts = {method: len(prompts) for method, prompts in trainings.items()}
+        show_trainings([prompts[task] for prompts in best.values()], counts)
     else:
         give_rows(label_rows(answers), wishes.out, as_json=wishes.as_json)
 
 
 def _answer(
-    questions: Sequence[Question[EncodedExample]],
-    groups: Sequence[tuple[Trained, Sequence[int]]],
-    ask: Callable[[Trained, Sequence[EncodedExample], OnRows], list[Answers]],
+    params: Params,
+    tasks: Mapping[str, Task],
+    questions: Sequence[Question],
+    best: Mapping[str, Mapping[str, TrainedPrompt]],
     file: Path | None,
+    top: int | None,
 ) -> list[Answered]:
-    """Ask each prompt its questions, given by their positions; answers come by question."""
-    found: list[list[Answered]] = [[] for _ in questions]
-    total = sum(len(positions) for _, positions in groups)
+    """Predict by each method's best prompt of each task; the result is ordered by question."""
+    models = _networks(params)
+    positions: dict[str, list[int]] = {}
+    for position, question in enumerate(questions):
+        positions.setdefault(question.task, []).append(position)
+    groups = [
+        (prompts[task], places)
+        for prompts in best.values()
+        for task, places in positions.items()
+        if task in prompts
+    ]
+    answered: list[list[Answered]] = [[] for _ in questions]
+    total = sum(len(places) for _, places in groups)
     # None: nothing is drawn where nobody looks.
     hidden = True if file is None else None
     with tqdm(total=total, unit=" answers", disable=hidden, leave=False) as bar:
-        for trained, positions in groups:
+        for trained, places in groups:
             bar.set_description(trained.method)
-            own = [questions[position] for position in positions]
-            with _lines_named(file, own):
-                answers = ask(trained, [question.asked for question in own], bar.update)
-            for position, question, one in zip(positions, own, answers, strict=True):
-                found[position].append(Answered(question.line, question.about, trained, one))
-    return [one for own in found for one in own]
+            chosen = [questions[place] for place in places]
+            with _lines_named(file, chosen):
+                answers = predict(
+                    models,
+                    trained,
+                    tasks[trained.task],
+                    [question.example for question in chosen],
+                    top=top,
+                    max_rows_per_forward=params.runtime.max_rows_per_forward,
+                    on_rows=bar.update,
+                )
+            for place, question, answer in zip(places, chosen, answers, strict=True):
+                answered[place].append(Answered(question.line, question.about, trained, answer))
+    return [one for own in answered for one in own]
 
 
 @contextlib.contextmanager
-def _lines_named(file: Path | None, questions: Sequence[Question[Any]]) -> Iterator[None]:
+def _lines_named(file: Path | None, questions: Sequence[Question]) -> Iterator[None]:
     """Say of a question that does not fit in which line it stands."""
     try:
         yield
@@ -225,12 +212,12 @@ def _lines_named(file: Path | None, questions: Sequence[Question[Any]]) -> Itera
 
 def _subjects(
     relation: str | None, subjects: Sequence[str], relations: Sequence[str], file: Path | None
-) -> list[Question[str]]:
+) -> list[Question]:
     """Return what is asked, as typed or out of a file; a relation in a line goes first."""
     if relation is not None:
         _check_relation(relation, relations)
 
-    def read(record: Mapping[str, Any], line: int | None) -> list[Question[str]]:
+    def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
         given = {key: value for key, value in record.items() if value is not None}
         if relation is not None and not given.get("relation"):
             given["relation"] = relation
@@ -241,7 +228,7 @@ def _subjects(
             raise DataError(f"subject is {subject!r}, not text")
         check_writing("subject", subject)
         about = {"relation": given["relation"], "subject": subject}
-        return [Question(line, about, subject)]
+        return [Question(line, about, given["relation"], subject_example(subject))]
 
     if file is not None:
         needed = ["subject"] if relation is not None else ["relation", "subject"]
@@ -263,13 +250,15 @@ def _check_relation(relation: Any, relations: Sequence[str]) -> None:
         )
 
 
-def _examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Question[Example]]:
+def _examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Question]:
     """Return what is asked, as typed or out of a file."""
     schema = get_task(task).schema
 
-    def read(record: Mapping[str, Any], line: int | None) -> list[Question[Example]]:
+    def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
         return [
-            Question(line, {**({} if line is None else {"example": one.name}), **one.values}, one)
+            Question(
+                line, {**({} if line is None else {"example": one.name}), **one.values}, task, one
+            )
             for one in read_question(get_task(task), record, idx=line or 0)
         ]
 

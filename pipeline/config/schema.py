@@ -89,8 +89,19 @@ class DataParams(Section):
     superglue_from: Literal["archive", "hub"]
 
 
-class Optimization(Section):
-    """How one group of parameters is optimized."""
+class OptimizerConfig(Section):
+    """How one group of parameters is optimized.
+
+    Attributes:
+        optimizer: `adam` (weight decay as L2, as in the released LAMA code) or `adamw`.
+        learning_rate: its highest value.
+        weight_decay: not applied to biases and norms.
+        schedule: `constant`, `linear` (to 0 at the last step) or `exponential` (a factor per
+            epoch).
+        warmup_ratio: share of all steps in which the learning rate rises from 0.
+        decay_per_epoch: the factor of `exponential`.
+        max_grad_norm: the gradient is clipped at this norm; None: not clipped.
+    """
 
     optimizer: Literal["adam", "adamw"]
     learning_rate: Rate
@@ -101,14 +112,14 @@ class Optimization(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] | None
 
 
-class PromptParams(Optimization):
+class PromptParams(OptimizerConfig):
     """The prompt encoder, and how it is optimized."""
 
     encoder: Literal["lstm", "mlp", "embedding"]
     dropout: Share
 
 
-class TunedModelParams(Optimization):
+class TunedModelParams(OptimizerConfig):
     """How the language model is optimized, if it is trained."""
 
     gradient_accumulation_steps: Count

@@ -1,7 +1,7 @@
-"""Controls: what a method without a language model reaches.
+"""Controls: scores of methods without a language model.
 
-A tuned prompt can learn which answers are frequent, and which words of a subject go with which
-answer; these say what that alone is worth (OptiPrompt, Zhong et al., arXiv:2104.05240).
+A tuned prompt can learn which answers are frequent, and which words of a subject occur with which
+answer; these measure how much that alone explains (OptiPrompt, Zhong et al., arXiv:2104.05240).
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def majority(answers: Sequence[str]) -> str:
-    """Return the most frequent answer; of equally frequent ones the first in the alphabet.
+    """Return the most frequent answer, the alphabetically first of several.
 
     Raises:
         ValueError: there are none.
@@ -20,27 +20,15 @@ def majority(answers: Sequence[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def majority_share(train: Sequence[str], test: Sequence[str]) -> float:
-    """Return the share of test answers that equal the most frequent answer of train.
-
-    Raises:
-        ValueError: one of the two is empty.
-    """
-    if not test:
-        raise ValueError("no answers to count")
-    frequent = majority(train)
-    return sum(answer == frequent for answer in test) / len(test)
-
-
 def naive_bayes_share(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> float:
-    """Return the share of test facts that naive Bayes answers right from the subject's words.
+    """Return the share of test facts that naive Bayes predicts from the subject's words.
 
-    Multinomial, add-one smoothing, over words as white space parts them, in their own case. Of
-    equally likely answers the first in the alphabet counts.
+    Multinomial, add-one smoothing, over words split at white space, case-sensitive. Of equally
+    likely answers the alphabetically first counts.
 
     Args:
         train: subject and object of each fact to count.
-        test: those to answer.
+        test: those to predict.
 
     Raises:
         ValueError: one of the two is empty.

@@ -1,163 +1,113 @@
-"""Evaluate one trained prompt: on the facts of a relation, or on the examples of a task."""
+"""Evaluate one trained prompt on the test examples of its task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.data.lama import Fact
+from torch import Tensor
+
 from pipeline.errors import DataError
-from pipeline.evaluation.controls import majority, majority_share, naive_bayes_share
-from pipeline.evaluation.metrics import accuracy, answered, ranks, task_metrics
-from pipeline.models.dataset import build_dataset, build_task_dataset
+from pipeline.evaluation.controls import majority, naive_bayes_share
+from pipeline.evaluation.metrics import ranks, score_answers, task_metrics, task_score
+from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import predict
-from pipeline.prompts.store import StoredPrompt
-from pipeline.prompts.template import parse_template
-from pipeline.tasks import Example, Task, task_template
-from pipeline.tasks.lama import FIELDS, fact_values
+from pipeline.models.scoring import score_examples
+from pipeline.tasks import Example, Task
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How one prompt did on a relation.
-
-    Attributes:
-        test_score: share of test facts answered right: P@1.
-        dev_score: the same on dev, as training left it.
-        majority: share of the same test facts whose object is the most frequent one of train.
-        naive_bayes: what naive Bayes over the subject's words answers right of them.
-        asked: number of test facts that were scored.
-        left_out: number whose answer is not one token of the model.
-        predictions: one record for each scored test fact.
-    """
-
-    test_score: float
-    dev_score: float
-    majority: float
-    naive_bayes: float
-    asked: int
-    left_out: int
-    predictions: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class TaskEvaluation:
-    """How one prompt, or tuned model, did on a task.
+    """The scores of one prompt, or tuned model, on a task.
 
     Attributes:
         metrics: the task's, by name.
-        majority: the same for the most frequent label of train.
-        asked: number of test examples.
-        predictions: one record for each.
+        controls: control -> its metrics on the same test examples: `majority`, the most frequent
+            answer of train; for a relation `naive_bayes`, over the subject's words.
+        num_examples: number of test examples that were scored.
+        num_skipped: number whose answer is not one token of the model.
+        predictions: one record for each scored example.
     """
 
     metrics: dict[str, float]
-    majority: dict[str, float]
-    asked: int
+    controls: dict[str, dict[str, float]]
+    num_examples: int
+    num_skipped: int
     predictions: list[dict[str, Any]]
 
+    @property
+    def score(self) -> float:
+        """The mean of the metrics."""
+        return task_score(self.metrics)
 
-def evaluate_relation(
+
+def evaluate(
     model: PromptedModel,
-    relation: str,
-    prompt: StoredPrompt,
-    facts: Mapping[str, Sequence[Fact]],
-    vocabulary: Sequence[str],
+    prompt: PromptFormat,
+    vectors: Tensor | None,
+    examples: Mapping[str, Sequence[Example]],
     *,
     max_rows_per_forward: int,
 ) -> Evaluation:
-    """Ask every test fact of a relation, over the allowed vocabulary; train gives the control.
+    """Score the test examples of a task.
+
+    Args:
+        model: the language model.
+        prompt: how the examples are put into words.
+        vectors: (prompt tokens, embedding size) float; None where the template has none.
+        examples: of `test`, and of `train` for the controls.
+        max_rows_per_forward: maximum number of rows in a forward pass.
 
     Raises:
-        DataError: no test fact has an object that is one token of the model.
+        DataError: no test example has an answer that is one token of the model.
     """
-    asked = [(fact_values(fact), fact.obj_label) for fact in facts["test"]]
-    questions = build_dataset(
-        model,
-        parse_template(prompt.template, FIELDS),
-        asked,
-        vocabulary,
-        max_length=prompt.max_length,
-    )
-    if not questions.rows:
+    task = prompt.task
+    dataset = build_dataset(model, prompt, examples["test"])
+    if not dataset.rows:
         raise DataError(
-            f"{relation}: no test fact has an object that is one token of the model; take another "
-            "model or leave it out"
+            f"{task.name}: no test example has an answer that is one token of the model; use "
+            "another model or leave it out"
         )
-    log_probs = predict(
-        model,
-        questions.rows,
-        prompt.vectors,
-        questions.word_ids,
-        max_rows_per_forward=max_rows_per_forward,
+    log_probs = score_examples(
+        model, dataset.rows, vectors, dataset.word_ids, max_rows_per_forward=max_rows_per_forward
     )
-    best = log_probs.max(dim=1)
-    right = ranks(log_probs, questions.targets)
-    test = [facts["test"][i] for i in questions.asked]
-    train = [(fact.sub_label, fact.obj_label) for fact in facts["train"]]
+    test = [examples["test"][i] for i in dataset.kept_indices]
     return Evaluation(
-        test_score=accuracy(log_probs, questions.targets),
-        dev_score=prompt.dev_score,
-        majority=majority_share([word for _, word in train], [fact.obj_label for fact in test]),
-        naive_bayes=naive_bayes_share(train, [(f.sub_label, f.obj_label) for f in test]),
-        asked=len(test),
-        left_out=len(asked) - len(test),
-        predictions=[
-            {
-                "relation": relation,
-                "subject": fact.sub_label,
-                "object": fact.obj_label,
-                "answer": questions.words[int(best.indices[row])],
-                "log_prob": round(float(best.values[row]), 4),
-                "rank": int(right[row]),
-            }
-            for row, fact in enumerate(test)
-        ],
+        metrics=score_answers(task, test, log_probs, dataset.targets),
+        controls=_controls(task, examples["train"], test),
+        num_examples=len(test),
+        num_skipped=len(examples["test"]) - len(test),
+        predictions=_predictions(task, test, dataset, log_probs),
     )
 
 
-def evaluate_task(
-    model: PromptedModel,
-    task: Task,
-    prompt: StoredPrompt,
-    examples: Mapping[str, Sequence[Example]],
-    *,
-    classifier: bool,
-    max_rows_per_forward: int,
-) -> TaskEvaluation:
-    """Ask every test example of a task; the labels of train give the control."""
-    test = examples["test"]
-    questions = build_task_dataset(
-        model,
-        task,
-        task_template(task, prompt.template, classifier=classifier),
-        test,
-        verbalizer=prompt.verbalizer,
-        max_length=prompt.max_length or model.max_length,
-        classifier=classifier,
-    )
-    log_probs = predict(
-        model,
-        questions.rows,
-        prompt.vectors,
-        questions.word_ids,
-        max_rows_per_forward=max_rows_per_forward,
-    )
-    answers = answered(task, log_probs)
-    frequent = majority([example.label for example in examples["train"]])
-    return TaskEvaluation(
-        metrics=task_metrics(task, test, answers),
-        majority=task_metrics(task, test, [frequent] * len(test)),
-        asked=len(test),
-        predictions=[
-            {
-                "example": example.name,
-                "label": example.label,
-                "answer": answer,
-                "log_prob": round(float(best), 4),
-            }
-            for example, answer, best in zip(
-                test, answers, log_probs.max(dim=1).values, strict=True
-            )
-        ],
-    )
+def _controls(
+    task: Task, train: Sequence[Example], test: Sequence[Example]
+) -> dict[str, dict[str, float]]:
+    frequent = majority([example.label for example in train])
+    controls = {"majority": task_metrics(task, test, [frequent] * len(test))}
+    if task.vocabulary is not None:
+        (field,) = task.fields
+        train_pairs, test_pairs = (
+            [(example.values[field], example.label) for example in split] for split in (train, test)
+        )
+        share = naive_bayes_share(train_pairs, test_pairs)
+        controls["naive_bayes"] = dict.fromkeys(task.metrics, share)
+    return controls
+
+
+def _predictions(
+    task: Task, test: Sequence[Example], dataset: PromptDataset, log_probs: Tensor
+) -> list[dict[str, Any]]:
+    best = log_probs.max(dim=1)
+    right = ranks(log_probs, dataset.targets).tolist()
+    records: list[dict[str, Any]] = []
+    for example, value, position, rank in zip(
+        test, best.values.tolist(), best.indices.tolist(), right, strict=True
+    ):
+        answer = {"answer": dataset.answers[position], "log_prob": round(value, 4)}
+        if task.vocabulary is None:
+            records.append({"example": example.name, "label": example.label, **answer})
+        else:
+            fact = {"relation": task.name, **example.values, "object": example.label}
+            records.append({**fact, **answer, "rank": rank})
+    return records

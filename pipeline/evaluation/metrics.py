@@ -62,8 +62,8 @@ def task_metrics(
 
     Args:
         task: whose metrics they are.
-        examples: that were asked.
-        answers: the label that was given to each.
+        examples: with their labels.
+        answers: the predicted label of each.
 
     Raises:
         ValueError: there are no examples.
@@ -73,17 +73,29 @@ def task_metrics(
     return {name: TASK_METRICS[name](examples, answers) for name in task.metrics}
 
 
+def score_answers(
+    task: Task, examples: Sequence[Example], log_probs: Tensor, targets: Tensor
+) -> dict[str, float]:
+    """Return the task's metrics of scored examples.
+
+    Args:
+        task: whose metrics they are.
+        examples: that were scored.
+        log_probs: (examples, answers) float.
+        targets: (examples,) int64, the right answer's position.
+    """
+    if task.vocabulary is not None:
+        # Two words may be one token of the model, so positions are compared, not words.
+        return {name: accuracy(log_probs, targets) for name in task.metrics}
+    return task_metrics(task, examples, [task.labels[i] for i in log_probs.argmax(dim=1).tolist()])
+
+
 def task_score(metrics: Mapping[str, float]) -> float:
     """Return one number of a task: the mean of its metrics.
 
     Source: P-tuning v2, Table 4, whose averages take CB and MultiRC so, as SuperGLUE's own do.
     """
     return mean(list(metrics.values()))
-
-
-def answered(task: Task, log_probs: Tensor) -> list[str]:
-    """Return the best label of each row of (rows, labels) scores; of equal ones the first."""
-    return [task.labels[i] for i in log_probs.argmax(dim=1).tolist()]
 
 
 def _label_accuracy(examples: Sequence[Example], answers: Sequence[str]) -> float:
@@ -116,6 +128,7 @@ def _exact_match(examples: Sequence[Example], answers: Sequence[str]) -> float:
 
 TASK_METRICS: dict[str, Callable[[Sequence[Example], Sequence[str]], float]] = {
     "accuracy": _label_accuracy,
+    "p_at_1": _label_accuracy,
     "f1": _macro_f1,
     "f1a": _f1_of_answers,
     "em": _exact_match,

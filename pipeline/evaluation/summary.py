@@ -1,95 +1,240 @@
-"""What the trainings of a task and method gave together: a row each, and their mean and spread."""
+"""Tables and metrics of a stage's trials: a row each, their means and standard deviations."""
 
-from collections.abc import Mapping, Sequence
-from statistics import stdev
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.evaluation.evaluate import TaskEvaluation
+from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.metrics import mean, mean_and_std, task_score
 
 Row = dict[str, Any]
 
+SETTING_COLUMNS = (
+    "task", "setting", "tried", "template", "trainings", "dev_score", "dev_score_std", "chosen",
+    "test_score", "test_score_std",
+)  # fmt: skip
 
-def unit_rows(trained: Mapping[str, Any], found: Mapping[str, TaskEvaluation]) -> list[Row]:
-    """Return a row for each training that was evaluated.
+
+def trial_columns(metrics: Sequence[str]) -> list[str]:
+    """Return the columns of `trials.csv` for a task with these metrics."""
+    names = ["task", "training", "setting", "split", "seed", "best_epoch", "dev_score"]
+    return [*names, "test_score", *(f"test_{metric}" for metric in metrics)]
+
+
+def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> list[Row]:
+    """Return a row for each trial that was evaluated.
 
     Args:
-        trained: what `train` wrote to `units.json`.
-        found: name of the training -> how it did on the test set.
+        trained: the content of `trials.json`.
+        evaluations: by the trials' names.
     """
     return [
         {
-            "training": unit["name"],
+            "task": task,
+            "training": trial["name"],
             "setting": setting["number"],
-            "split": unit["split"],
-            "seed": unit["seed"],
-            "best_epoch": unit["best_epoch"],
-            "dev_score": unit["dev_score"],
-            "test_score": task_score(found[unit["name"]].metrics),
-            **{f"test_{key}": value for key, value in found[unit["name"]].metrics.items()},
+            "split": trial["split"],
+            "seed": trial["seed"],
+            "best_epoch": trial["best_epoch"],
+            "dev_score": trial["dev_score"],
+            "test_score": evaluations[trial["name"]].score,
+            **{f"test_{k}": v for k, v in evaluations[trial["name"]].metrics.items()},
         }
-        for setting in trained["settings"]
-        for unit in setting["units"]
-        if unit["name"] in found
+        for task, content in trained["tasks"].items()
+        for setting in content["settings"]
+        for trial in setting["trials"]
+        if trial["name"] in evaluations
     ]
 
 
 def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[Row]:
-    """Return a row for each setting that was trained, chosen or not.
+    """Return a row for each setting that was trained, selected or not.
 
     Args:
-        trained: what `train` wrote to `units.json`.
-        evaluated: as `unit_rows` returns them; of a setting that was not chosen there are none.
+        trained: the content of `trials.json`.
+        evaluated: rows of `trial_rows`; settings that were not selected have none.
     """
     rows = []
-    for setting in trained["settings"]:
-        dev = [unit["dev_score"] for unit in setting["units"]]
-        test = [row["test_score"] for row in evaluated if row["setting"] == setting["number"]]
-        rows.append(
-            {
-                "setting": setting["number"],
-                "tried": _shown(setting["tried"]),
-                "template": setting["template"],
-                "trainings": len(dev),
-                "dev_score": mean(dev),
-                "dev_score_std": stdev(dev) if len(dev) > 1 else None,
-                "chosen": setting["number"] == trained["chosen"],
-                "test_score": mean(test) if test else None,
-                "test_score_std": stdev(test) if len(test) > 1 else None,
-            }
-        )
+    for task, content in trained["tasks"].items():
+        for setting in content["settings"]:
+            number = setting["number"]
+            dev = [trial["dev_score"] for trial in setting["trials"]]
+            test = [
+                r["test_score"] for r in evaluated if (r["task"], r["setting"]) == (task, number)
+            ]
+            values = [
+                task,
+                number,
+                _tried(setting["tried"]),
+                setting["template"],
+                len(dev),
+                mean(dev),
+                statistics.stdev(dev) if len(dev) > 1 else None,
+                number == content["chosen"],
+                mean(test) if test else None,
+                statistics.stdev(test) if len(test) > 1 else None,
+            ]
+            rows.append(dict(zip(SETTING_COLUMNS, values, strict=True)))
     return rows
 
 
-def task_summary(rows: Sequence[Row], found: Mapping[str, TaskEvaluation]) -> dict[str, float]:
-    """Return the numbers of a metrics file: means, and sample standard deviations under `_std`.
-
-    They are taken over the trainings of one setting; over the means of the settings, if several
-    were evaluated.
+def task_summary(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Return the metrics of a SuperGLUE task: means, and standard deviations under `_std`.
 
     Args:
-        rows: as `unit_rows` returns them.
-        found: name of the training -> how it did on the test set.
+        rows: of `trial_rows`.
+        evaluations: by the trials' names.
     """
-    settings = sorted({row["setting"] for row in rows})
     values: dict[str, float] = {}
     for key in rows[0]:
         split, _, metric = key.partition("_")
         if split in ("test", "dev"):
-            by_setting = [[r[key] for r in rows if r["setting"] == n] for n in settings]
-            points = by_setting[0] if len(settings) == 1 else list(map(mean, by_setting))
-            values |= mean_and_std(f"{split}/{metric}", points)
-    majority = [own.majority for own in found.values()]
+            values |= mean_and_std(f"{split}/{metric}", _points(rows, _column(key)))
+    majority = [evaluation.controls["majority"] for evaluation in evaluations.values()]
     return {
         **values,
-        **{f"test/majority_{key}": mean([own[key] for own in majority]) for key in majority[0]},
-        "test/majority": mean([task_score(own) for own in majority]),
-        "test/examples": next(iter(found.values())).asked,
-        "test/trainings": len(rows),
-        "test/settings": len(settings),
+        **{f"test/majority_{key}": mean([m[key] for m in majority]) for key in majority[0]},
+        "test/majority": mean([task_score(metrics) for metrics in majority]),
+        "test/examples": next(iter(evaluations.values())).num_examples,
+        **_counts(rows),
     }
 
 
-def _shown(tried: Mapping[str, Any]) -> str:
-    """Return what a setting was told apart by, but for its template, which has a column."""
-    return ", ".join(f"{path}={value}" for path, value in tried.items() if path != "template")
+def relation_summary(
+    rows: Sequence[Row], evaluations: Mapping[str, Evaluation]
+) -> dict[str, float]:
+    """Return the metrics of LAMA: means over relations, and over trainings their deviations.
+
+    Args:
+        rows: of `trial_rows`.
+        evaluations: by the trials' names.
+    """
+    values: dict[str, float] = {}
+    if rows:
+        values |= mean_and_std("test/p_at_1", _points(rows, _column("test_score")))
+        values |= mean_and_std("dev/p_at_1", _points(rows, _column("dev_score")))
+        for control in ("majority", "naive_bayes"):
+            points = _points(rows, _control(evaluations, control))
+            values[f"test/{control}"] = mean(points)
+    relations = relation_rows(rows, evaluations)
+    return {
+        **values,
+        "test/facts": sum(row["facts"] for row in relations),
+        "test/left_out": sum(row["left_out"] for row in relations),
+        **_counts(rows),
+    }
+
+
+def relation_rows(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> list[Row]:
+    """Return a row for each relation: scores and controls, means over its trials.
+
+    Args:
+        rows: of `trial_rows`.
+        evaluations: by the trials' names.
+    """
+    return [
+        {
+            "relation": relation,
+            "facts": evaluations[trials[0]["training"]].num_examples,
+            "left_out": evaluations[trials[0]["training"]].num_skipped,
+            "p_at_1": mean([row["test_score"] for row in trials]),
+            **{
+                control: mean([_control(evaluations, control)(row) for row in trials])
+                for control in ("majority", "naive_bayes")
+            },
+        }
+        for relation, trials in _group(rows, "task").items()
+    ]
+
+
+def template_rows(
+    trained: Mapping[str, Any], rows: Sequence[Row], evaluations: Mapping[str, Evaluation]
+) -> list[Row]:
+    """Return a row for each template of a relation, whose task is named `P17/1`.
+
+    Args:
+        trained: the content of `trials.json`.
+        rows: of `trial_rows`.
+        evaluations: by the trials' names.
+    """
+    return [
+        {
+            "relation": row["relation"].partition("/")[0],
+            "number": int(row["relation"].partition("/")[2]),
+            "template": trained["tasks"][row["relation"]]["settings"][0]["template"],
+            "facts": row["facts"],
+            "p_at_1": row["p_at_1"],
+        }
+        for row in relation_rows(rows, evaluations)
+    ]
+
+
+def spread_over_templates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return mean, worst, best and standard deviation over templates, averaged over relations.
+
+    Args:
+        rows: one per template: `relation` and `p_at_1`; two or more of each relation.
+
+    Returns:
+        `test/p_at_1` and, with these suffixes, `worst`, `best` and `std` (of a sample, n - 1); the
+        numbers of relations and templates.
+
+    Source: P-tuning v2, Table 1 and the claim on standard deviations; the paper specifies neither
+    the prompts behind that claim nor which deviation it reports.
+    """
+    scores = [[row["p_at_1"] for row in group] for group in _group(rows, "relation").values()]
+    values: dict[str, float] = {"test/relations": len(scores), "test/templates": len(rows)}
+    if scores:
+        values |= {
+            "test/p_at_1": mean(list(map(mean, scores))),
+            "test/p_at_1_worst": mean(list(map(min, scores))),
+            "test/p_at_1_best": mean(list(map(max, scores))),
+            "test/p_at_1_std": mean(list(map(statistics.stdev, scores))),
+        }
+    return values
+
+
+def _points(rows: Sequence[Row], value: Callable[[Row], float]) -> list[float]:
+    """Return the values whose mean and deviation are reported, each a mean over the tasks.
+
+    They are one per split and seed; where several settings of a task were kept, one per setting.
+    """
+    several = any(
+        len({row["setting"] for row in group}) > 1 for group in _group(rows, "task").values()
+    )
+    keys = ("setting",) if several else ("split", "seed")
+    return [
+        mean([mean(list(map(value, trials))) for trials in _group(group, "task").values()])
+        for group in _group(rows, *keys).values()
+    ]
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Return the numbers of trainings and settings behind a task's score."""
+    tasks = list(_group(rows, "task").values())
+    return {
+        "test/trainings": max(map(len, tasks), default=0),
+        "test/settings": max((len({row["setting"] for row in task}) for task in tasks), default=0),
+    }
+
+
+def _group(rows: Sequence[Any], *keys: str) -> dict[tuple[Any, ...] | Any, list[Any]]:
+    """Group rows by a key, or by a tuple of several, in the order of the first rows."""
+    groups: dict[Any, list[Any]] = {}
+    for row in rows:
+        key = row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def _column(key: str) -> Callable[[Row], float]:
+    return lambda row: row[key]
+
+
+def _control(evaluations: Mapping[str, Evaluation], control: str) -> Callable[[Row], float]:
+    return lambda row: task_score(evaluations[row["training"]].controls[control])
+
+
+def _tried(values: Mapping[str, Any]) -> str:
+    """Return the values that distinguish a setting, except its template, which has a column."""
+    return ", ".join(f"{path}={value}" for path, value in values.items() if path != "template")

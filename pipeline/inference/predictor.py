@@ -1,57 +1,49 @@
-"""Answers of what was trained, to new questions: the ones that evaluation would give."""
+"""Predictions of trained prompts on new inputs, with the model and the scoring of evaluation."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from torch import Tensor
 
 from pipeline.errors import DataError, ModelError, TemplateError
-from pipeline.models.dataset import (
-    PromptDataset,
-    build_dataset,
-    build_task_dataset,
-    classifier_labels,
-)
+from pipeline.models.dataset import PromptFormat, allowed_answers, encode_examples
+from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.memory import estimate_max_rows
-from pipeline.models.scoring import predict
+from pipeline.models.scoring import score_examples
 from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
-from pipeline.prompts.template import parse_template
-from pipeline.tasks import Example, Task, task_template
-from pipeline.tasks.lama import FIELDS, POSITIONS
-
-Question = TypeVar("Question")
+from pipeline.tasks import Example, Task
 
 # Answer -> probability.
 Answers = dict[str, float]
 
-RowsPerPass = int | Literal["auto"]
+MaxRows = int | Literal["auto"]
 
 
 class QuestionError(TemplateError):
-    """A question does not fit the template.
+    """An input does not fit the template.
 
     Attributes:
-        position: of the question, among those that were asked together.
+        position: of the input, among those of the call.
     """
 
     def __init__(self, message: str, position: int) -> None:
-        """Take the message, and which question it is about."""
+        """Initialize with the message and the position."""
         super().__init__(message)
         self.position = position
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A prompt of a method, with the tuned model's weights if it has some.
+class TrainedPrompt:
+    """A trained prompt of a method, with the tuned model's weights if it has some.
 
     Attributes:
-        method: its name.
-        name: of the prompt: a relation, or a training of a task.
-        prompt: as training left it.
+        method: name of the method.
+        name: of the trial, such as `rte/setting-1/split-1/seed-34`.
+        prompt: as training saved it.
         weights: file of the tuned weights; None where the model is frozen.
     """
 
@@ -60,34 +52,40 @@ class Trained:
     prompt: StoredPrompt
     weights: Path | None
 
+    @property
+    def task(self) -> str:
+        """The task or relation of the trial."""
+        return self.name.partition("/setting-")[0]
 
-def choose_methods(folder: Path, known: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return the methods that are asked, in the order of `known`.
+
+def choose_methods(folder: Path, known: Sequence[str], requested: Sequence[str]) -> list[str]:
+    """Return the methods to use, in the order of `known`.
 
     Args:
         folder: has a folder for each method that was trained.
-        known: names of methods that there may be.
-        wanted: those to ask; none stands for all that were trained.
+        known: names of all methods.
+        requested: those to use; empty for all that were trained.
 
     Raises:
-        DataError: nothing was trained, or not what is wanted.
+        DataError: nothing was trained, or not what was requested.
     """
-    found = [method for method in known if (folder / method / "prompts.json").exists()]
-    if not found:
+    trained = [method for method in known if (folder / method / "prompts.json").exists()]
+    if not trained:
         raise DataError(
-            f"{folder}: nothing was trained here; run `dvc repro`, or `dvc checkout` or `dvc pull` "
-            "for what was trained before"
+            f"{folder}: nothing has been trained; run `dvc repro`, or `dvc checkout` or `dvc pull` "
+            "to restore earlier results"
         )
-    strange = [method for method in wanted if method not in found]
-    if strange:
+    unknown = [method for method in requested if method not in trained]
+    if unknown:
         raise DataError(
-            f"{folder}: no method {', '.join(strange)} was trained; trained are {', '.join(found)}"
+            f"{folder}: no trained prompts for {', '.join(unknown)}; available: "
+            + ", ".join(trained)
         )
-    return [method for method in found if not wanted or method in wanted]
+    return [method for method in trained if not requested or method in requested]
 
 
-def load_trained(folder: Path) -> dict[str, Trained]:
-    """Read all that a method's folder holds, by name of the prompt.
+def load_trained(folder: Path) -> dict[str, TrainedPrompt]:
+    """Read all prompts in a method's folder, by name.
 
     Raises:
         DataError: a file is missing or cut.
@@ -95,182 +93,117 @@ def load_trained(folder: Path) -> dict[str, Trained]:
     prompts = load_prompts(folder)
     weights = {name: weights_file(folder, name) for name in prompts}
     return {
-        name: Trained(folder.name, name, prompt, weights[name] if weights[name].exists() else None)
+        name: TrainedPrompt(
+            folder.name, name, prompt, weights[name] if weights[name].exists() else None
+        )
         for name, prompt in prompts.items()
     }
 
 
-def best_training(trainings: Sequence[Trained]) -> Trained:
-    """Return the training with the best dev score; of equals the first."""
-    return max(trainings, key=lambda trained: trained.prompt.dev_score)
+def best_by_task(prompts: Iterable[TrainedPrompt]) -> dict[str, TrainedPrompt]:
+    """Return each task's prompt with the best dev score, the first of several."""
+    best: dict[str, TrainedPrompt] = {}
+    for trained in prompts:
+        current = best.setdefault(trained.task, trained)
+        if trained.prompt.dev_score > current.prompt.dev_score:
+            best[trained.task] = trained
+    return best
 
 
 class ModelCache:
-    """The language model as each prompt needs it; frozen ones share the one that is loaded."""
+    """The language model as each prompt needs it; prompts of a frozen model share one."""
 
     def __init__(self, load: Callable[..., PromptedModel]) -> None:
-        """Take what loads the model; it gets `weights` and `labels`, as in `load_model`."""
+        """Initialize with a function that loads it; `weights` and `labels` as in `load_model`."""
         self._load = load
         self._frozen: PromptedModel | None = None
 
-    def of(self, trained: Trained, *, labels: int | None = None) -> PromptedModel:
-        """Return the model of a prompt; with a classifier where there is a number of labels.
+    def get(self, trained: TrainedPrompt, *, labels: int | None = None) -> PromptedModel:
+        """Return the model of a prompt; with a classifier if there is a number of labels.
 
         Raises:
             ModelError: model, weights and prompt do not belong together.
         """
-        plain = trained.weights is None and labels is None
-        if plain and self._frozen is not None:
+        frozen = trained.weights is None and labels is None
+        if frozen and self._frozen is not None:
             return self._frozen
         self._frozen = None  # two need not fit in memory
-        network = self._load(weights=trained.weights, labels=labels)
-        if plain:
-            self._frozen = network
-        return network
+        model = self._load(weights=trained.weights, labels=labels)
+        if frozen:
+            self._frozen = model
+        return model
 
 
-def answer_subjects(
-    networks: ModelCache,
-    trained: Trained,
-    subjects: Sequence[str],
-    vocabulary: Sequence[str],
-    *,
-    top: int,
-    max_rows_per_forward: RowsPerPass = "auto",
-    on_rows: Callable[[int], object] = lambda _: None,
-) -> list[Answers]:
-    """Ask a relation about some subjects.
-
-    Args:
-        networks: give the model.
-        trained: the prompt of the relation.
-        subjects: one or more.
-        vocabulary: the allowed words; those that are not one token of the model are left out.
-        top: so many answers of each subject.
-        max_rows_per_forward: as in `runtime.max_rows_per_forward`.
-        on_rows: called with a number of subjects whenever so many are done.
-
-    Returns:
-        For each subject its likeliest words, the best first, each with its probability among the
-        allowed words.
-
-    Raises:
-        QuestionError: a subject is too long.
-        DataError: no word of the vocabulary is one token of the model.
-        ModelError: prompt, weights and model do not belong together.
-    """
-    model, prompt = networks.of(trained), trained.prompt
-    template = parse_template(prompt.template, FIELDS)
-    # Examples come with a right answer. There is none here, so any of the words will do.
-    known = (
-        word
-        for word in vocabulary
-        if model.codec.word(word, space_before=template.space_before_mask) is not None
-    )
-    right = next(known, None)
-    if right is None:
-        raise DataError(f"{trained.name}: no allowed word is one token of the model")
-
-    def build(asked: Sequence[str]) -> PromptDataset:
-        return build_dataset(
-            model,
-            template,
-            [({"subject": subject}, right) for subject in asked],
-            vocabulary,
-            max_length=prompt.max_length,
-        )
-
-    scores = _scores(model, trained, subjects, build, max_rows_per_forward, on_rows)
-    return [_best(words, log_probs, top) for words, log_probs in scores]
-
-
-def answer_examples(
-    networks: ModelCache,
-    trained: Trained,
+def predict(
+    models: ModelCache,
+    trained: TrainedPrompt,
     task: Task,
     examples: Sequence[Example],
     *,
-    max_rows_per_forward: RowsPerPass = "auto",
+    top: int | None = None,
+    max_rows_per_forward: MaxRows = "auto",
     on_rows: Callable[[int], object] = lambda _: None,
 ) -> list[Answers]:
-    """Ask a task's examples.
+    """Predict the answers of a task's examples.
 
     Args:
-        networks: give the model.
-        trained: of the task; a method `classifier` has one.
-        task: of the examples.
-        examples: one or more; their labels decide nothing.
+        models: loads the model.
+        trained: prompt of the task.
+        task: of the examples; a relation is one with an open vocabulary.
+        examples: one or more; their labels are not used.
+        top: number of answers to return, the likeliest first; None returns all, in the order of
+            the task's labels.
         max_rows_per_forward: as in `runtime.max_rows_per_forward`.
-        on_rows: called with a number of examples whenever so many are done.
+        on_rows: called with a number of examples whenever these are done.
 
     Returns:
-        For each example the probability of each label, in the order of the task's.
+        For each example, the answers with their probabilities among the allowed ones.
 
     Raises:
         QuestionError: an example is too long.
+        DataError: no word of the vocabulary is one token of the model.
         ModelError: prompt, weights and model do not belong together.
     """
-    classifier, prompt = trained.method == "classifier", trained.prompt
-    template = task_template(task, prompt.template, classifier=classifier)
-    model = networks.of(trained, labels=classifier_labels(task, template) if classifier else None)
-
-    def build(asked: Sequence[Example]) -> PromptDataset:
-        return build_task_dataset(
-            model,
-            task,
-            template,
-            asked,
-            verbalizer=prompt.verbalizer,
-            max_length=prompt.max_length or model.max_length,
-            classifier=classifier,
-        )
-
-    scores = _scores(model, trained, examples, build, max_rows_per_forward, on_rows)
-    return [dict(zip(task.labels, row.exp().tolist(), strict=True)) for _, row in scores]
-
-
-def _best(words: Sequence[str], log_probs: Tensor, top: int) -> Answers:
-    order = log_probs.argsort(descending=True, stable=True)[:top].tolist()
-    return {words[i]: math.exp(log_probs[i]) for i in order}
-
-
-def _scores(
-    model: PromptedModel,
-    trained: Trained,
-    asked: Sequence[Question],
-    build: Callable[[Sequence[Question]], PromptDataset],
-    max_rows_per_forward: RowsPerPass,
-    on_rows: Callable[[int], object],
-) -> Iterator[tuple[Sequence[str], Tensor]]:
-    """Yield for each question the allowed words, and (words,) float32 log-probabilities."""
+    form = PromptFormat.from_prompt(task, trained.prompt, classifier=trained.method == "classifier")
+    model = models.get(trained, labels=form.classifier_outputs)
     vectors = trained.prompt.vectors
-    if vectors is not None and vectors.shape[1] != model.words.shape[1]:
+    size = model.input_embeddings.shape[1]
+    if vectors is not None and vectors.shape[1] != size:
         raise ModelError(
-            f"{trained.method}, {trained.name}: its prompt has vectors of {vectors.shape[1]} "
-            f"numbers, the model's words have {model.words.shape[1]}; it was trained with another "
-            "model: run `dvc repro`, or `dvc checkout`"
+            f"{trained.method}, {trained.name}: prompt vectors have size {vectors.shape[1]}, model "
+            f"embeddings {size}; the prompt was trained with another model: run `dvc repro`, or "
+            "`dvc checkout`"
         )
-    length = trained.prompt.max_length or POSITIONS
-    size = estimate_max_rows(model, length, wanted=max_rows_per_forward)
-    for start in range(0, len(asked), size):
-        chunk = asked[start : start + size]
-        questions = _build(chunk, build, start)
-        log_probs = predict(
-            model, questions.rows, vectors, questions.word_ids, max_rows_per_forward=size
-        )
-        yield from ((questions.words, row) for row in log_probs)
+    allowed = allowed_answers(model, form)
+    if not allowed.answers:
+        raise DataError(f"{trained.name}: no allowed word is one token of the model")
+    rows = estimate_max_rows(model, form.max_positions, wanted=max_rows_per_forward)
+    predictions: list[Answers] = []
+    for start in range(0, len(examples), rows):
+        chunk = examples[start : start + rows]
+        encoded = _encode(model, form, chunk, start)
+        log_probs = score_examples(model, encoded, vectors, allowed.ids, max_rows_per_forward=rows)
+        predictions += [_probabilities(allowed.answers, row, top) for row in log_probs]
         on_rows(len(chunk))
+    return predictions
 
 
-def _build(
-    asked: Sequence[Question], build: Callable[[Sequence[Question]], PromptDataset], start: int
-) -> PromptDataset:
-    """Build questions; if that fails, find out which of them it is."""
+def _probabilities(answers: Sequence[str], log_probs: Tensor, top: int | None) -> Answers:
+    order = list(range(len(answers)))
+    if top is not None:
+        order = log_probs.argsort(descending=True, stable=True)[:top].tolist()
+    return {answers[i]: math.exp(log_probs[i]) for i in order}
+
+
+def _encode(
+    model: PromptedModel, form: PromptFormat, examples: Sequence[Example], start: int
+) -> list[EncodedExample]:
+    """Encode examples; if that fails, find out which of them is the cause."""
     try:
-        return build(asked)
+        return encode_examples(model, form, examples)
     except TemplateError as error:
-        if len(asked) == 1:
+        if len(examples) == 1:
             raise QuestionError(str(error), start) from None
-        for position, one in enumerate(asked, start):
-            _build([one], build, position)
+        for position, example in enumerate(examples, start):
+            _encode(model, form, [example], position)
         raise

@@ -16,7 +16,7 @@ from pipeline.errors import TrackingError
 from pipeline.files import link_or_copy, write_text
 from pipeline.history.store import connect, first_line, without_password
 from pipeline.inference.candidates import Candidate
-from pipeline.inference.predictor import Trained, best_training, load_trained
+from pipeline.inference.predictor import TrainedPrompt, best_by_task, load_trained
 from pipeline.prompts.store import save_prompts, weights_file
 from pipeline.tasks import get_task
 from pipeline.workflow.command import EXPERIMENTS
@@ -158,17 +158,14 @@ def requirements() -> list[str]:
     return [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
 
 
-def _served(candidate: Candidate) -> dict[str, Trained]:
-    """Return the prompts that answer: of a task, those of the training that is best by dev."""
-    prompts = load_trained(candidate.trained)
-    if not candidate.task:
-        return prompts
-    best = best_training(list(prompts.values()))
-    return {best.name: best}
+def _served(candidate: Candidate) -> dict[str, TrainedPrompt]:
+    """Return the prompts that predict, by name: of each task or relation the best on dev."""
+    best = best_by_task(load_trained(candidate.trained).values())
+    return {trained.name: trained for trained in best.values()}
 
 
 @contextlib.contextmanager
-def _artifacts(candidate: Candidate, prompts: dict[str, Trained]) -> Iterator[dict[str, str]]:
+def _artifacts(candidate: Candidate, prompts: dict[str, TrainedPrompt]) -> Iterator[dict[str, str]]:
     """Yield name -> path of what the model file reads."""
     with tempfile.TemporaryDirectory(prefix="p-tuning-") as temporary:
         trained = Path(temporary) / candidate.method  # the folder's name tells the method

@@ -22,12 +22,12 @@ from pipeline.inference.predictor import (
     Answers,
     ModelCache,
     QuestionError,
-    answer_examples,
-    answer_subjects,
     load_trained,
+    predict,
 )
 from pipeline.models.loading import load_model
 from pipeline.tasks import Example, Task, get_task
+from pipeline.tasks.lama import lama_task, subject_example
 
 _FACT = ("relation", "subject")
 _ANSWER = ("answer", "probability", "answers", "probabilities")
@@ -43,7 +43,8 @@ class PromptModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Read the prompts; the language model is loaded once, as the first question comes."""
         self._config = context.model_config
-        self._prompts = load_trained(Path(context.artifacts["trained"]))
+        prompts = load_trained(Path(context.artifacts["trained"]))
+        self._prompts = {trained.task: trained for trained in prompts.values()}
         vocabulary = context.artifacts.get("vocabulary")
         self._words = Path(vocabulary).read_text(encoding="utf-8").split("\n") if vocabulary else []
         self._networks = ModelCache(
@@ -93,11 +94,11 @@ class PromptModel(PythonModel):
         found: list[Answers] = [{} for _ in rows]
         for relation, own in places.items():
             with _row_named(own):
-                answers = answer_subjects(
+                answers = predict(
                     self._networks,
                     self._prompts[relation],
-                    [rows[number]["subject"] for number in own],
-                    self._words,
+                    lama_task(relation, self._words),
+                    [subject_example(rows[number]["subject"]) for number in own],
                     top=self._config["top"],
                     max_rows_per_forward=self._config["max_rows_per_forward"],
                 )
@@ -112,7 +113,7 @@ class PromptModel(PythonModel):
                 examples += read_question(task, row, idx=number)
         (trained,) = self._prompts.values()
         with _row_named(range(len(rows))):
-            return answer_examples(
+            return predict(
                 self._networks,
                 trained,
                 task,

@@ -1,4 +1,4 @@
-"""From examples to what a model is asked: rows, allowed words, and which of them is right."""
+"""From the examples of a task to model inputs, allowed answers, and the right one among them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,191 +10,244 @@ from pipeline.errors import TemplateError
 from pipeline.models.encoding import EncodedExample, MultipleChoice, Row, build_row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.tokenizer import PieceTokenizer
+from pipeline.prompts.store import StoredPrompt
 from pipeline.prompts.template import Field, Mask, Template
-from pipeline.tasks import Example, Task
+from pipeline.tasks import Example, Task, task_template
+
+# Positions of a row without a limit: a fact of LAMA; few are longer.
+SHORT_ROW = 64
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How the examples of a task are put into words.
+
+    Attributes:
+        task: of the examples.
+        template: as parsed.
+        verbalizer: label -> word; None for an open vocabulary, for a classifier, and where each
+            example has its own answers.
+        max_length: maximum number of positions of a row; None: the model's.
+        classifier: whether a classification head reads the rows.
+    """
+
+    task: Task
+    template: Template
+    verbalizer: Mapping[str, str] | None = None
+    max_length: int | None = None
+    classifier: bool = False
+
+    @classmethod
+    def from_prompt(
+        cls, task: Task, prompt: StoredPrompt, *, classifier: bool = False
+    ) -> "PromptFormat":
+        """Return the format of a trained prompt.
+
+        Raises:
+            TemplateError: its template does not suit the task.
+        """
+        template = task_template(task, prompt.template, classifier=classifier)
+        return cls(task, template, prompt.verbalizer, prompt.max_length, classifier)
+
+    @property
+    def max_positions(self) -> int:
+        """Maximum number of positions of a row, to estimate its memory."""
+        return self.max_length or SHORT_ROW
+
+    @property
+    def classifier_outputs(self) -> int | None:
+        """Number of scores a classifier gives each row: one, where a row is one answer."""
+        if not self.classifier:
+            return None
+        return 1 if Mask() in self.template.parts else len(self.task.labels)
+
+
+@dataclass(frozen=True)
+class AllowedAnswers:
+    """The answers that compete, and the tokens that are scored for them.
+
+    Attributes:
+        answers: the words of an open vocabulary, else the task's labels.
+        ids: (answers,) int64, a token each; for choices and classifiers, their positions.
+        positions: answer -> position. Words that are the same token share one.
+    """
+
+    answers: list[str]
+    ids: Tensor
+    positions: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class PromptDataset:
-    """Examples with their allowed answers.
+    """Encoded examples with their allowed answers.
 
     Attributes:
-        rows: one for each example that is asked; `MultipleChoice` where each has its own answers.
-        targets: (rows,) int64, the right answer's position in `words`.
-        words: the allowed words, or the labels where words are not what is asked for.
-        word_ids: (words,) int64, their tokens; for labels, their positions.
-        asked: for each row, its example's position in the input: examples whose answer is not
-            one token of the model are left out.
+        rows: one for each example that is kept; `MultipleChoice` where each has its own answers.
+        targets: (rows,) int64, the right answer's position in `answers`.
+        answers: as in `AllowedAnswers`.
+        word_ids: (answers,) int64, as in `AllowedAnswers`.
+        kept_indices: for each row, its example's position in the input. Examples whose answer is
+            not one token of the model are skipped.
     """
 
     rows: Sequence[EncodedExample]
     targets: Tensor
-    words: list[str]
+    answers: list[str]
     word_ids: Tensor
-    asked: list[int]
+    kept_indices: list[int]
 
 
 def build_dataset(
     model: PromptedModel,
-    template: Template,
-    examples: Sequence[tuple[Mapping[str, str], str]],
-    words: Sequence[str],
-    *,
-    max_length: int | None = None,
-) -> PromptDataset:
-    """Put examples into a template and look up the allowed words.
-
-    Args:
-        model: who is asked.
-        template: as parsed.
-        examples: the fields and the right word of each.
-        words: the allowed words; those that are not one token of the model are left out, and of
-            words that are the same token all but the first.
-        max_length: most positions of a row; None: what the model has.
-
-    Raises:
-        TemplateError: a row cannot be built (see `build_row`).
-    """
-    index: dict[int, int] = {}
-    allowed: list[str] = []
-    position: dict[str, int] = {}
-    for word in words:
-        token = model.codec.word(word, space_before=template.space_before_mask)
-        if token is None:
-            continue
-        if token not in index:
-            index[token] = len(allowed)
-            allowed.append(word)
-        position[word] = index[token]
-    asked = [i for i, (_, word) in enumerate(examples) if word in position]
-    limit = model.max_length if max_length is None else min(max_length, model.max_length)
-    return PromptDataset(
-        rows=[
-            build_row(template, examples[i][0], model.codec, masked=model.masked, max_length=limit)
-            for i in asked
-        ],
-        targets=torch.tensor([position[examples[i][1]] for i in asked], dtype=torch.int64),
-        words=allowed,
-        word_ids=torch.tensor(list(index), dtype=torch.int64),
-        asked=asked,
-    )
-
-
-def build_task_dataset(
-    model: PromptedModel,
-    task: Task,
-    template: Template,
+    prompt: PromptFormat,
     examples: Sequence[Example],
     *,
-    verbalizer: Mapping[str, str] | None,
-    max_length: int,
-    classifier: bool,
-    most_choices: int | None = None,
+    max_choices: int | None = None,
 ) -> PromptDataset:
-    """Put the examples of a task into a template.
+    """Encode the examples of a task, whatever form its answers have.
 
-    The answer is a label's word; or one of the example's own answers, written out; or, for a
-    classifier, a label of a row that is read as a whole.
+    An answer is a word of the task's vocabulary; a label's word; one of the example's own answers,
+    written out; or, for a classifier, a label of a row that is read as a whole.
 
     Args:
-        model: who is asked.
-        task: of the examples.
-        template: as parsed.
-        examples: one or more.
-        verbalizer: label -> word; None where no words are asked for.
-        max_length: most positions of a row.
-        classifier: whether the model has one.
-        most_choices: of each example's own answers, ask the first and so many less one of the
-            others, spread over them: training needs not all of them. None: all.
+        model: the language model.
+        prompt: how the examples are put into words.
+        examples: with the right answer as label.
+        max_choices: of each example's own answers, the first and a selection of the others, spread
+            evenly; None: all.
 
     Raises:
         TemplateError: template or verbalizer do not fit the model, or a row cannot be built.
     """
-    if not model.masked and not classifier:
-        _check_all_seen(template)
-    if verbalizer is not None and not classifier:
-        check_verbalizer(model.codec, template, verbalizer)
-        return build_dataset(
-            model,
-            template,
-            [(example.values, verbalizer[example.label]) for example in examples],
-            [verbalizer[label] for label in task.labels],
-            max_length=max_length,
-        )
-
-    def row(example: Example, answer: str | None) -> Row:
-        return build_row(
-            template,
-            example.values,
-            model.codec,
-            masked=model.masked,
-            max_length=min(max_length, model.max_length),
-            answer=answer,
-            whole=classifier,
-        )
-
-    by_choice = Mask() in template.parts
-    rows = [
-        MultipleChoice(
-            tuple(row(example, answer) for answer in _some(example.choices, most_choices))
-        )
-        if by_choice
-        else row(example, None)
-        for example in examples
-    ]
+    allowed = allowed_answers(model, prompt)
+    kept = [i for i, example in enumerate(examples) if example.label in allowed.positions]
     return PromptDataset(
-        rows=rows,
-        targets=torch.tensor([task.labels.index(example.label) for example in examples]),
-        words=list(task.labels),
-        word_ids=torch.arange(len(task.labels)),
-        asked=list(range(len(examples))),
+        rows=encode_examples(model, prompt, [examples[i] for i in kept], max_choices=max_choices),
+        targets=torch.tensor(
+            [allowed.positions[examples[i].label] for i in kept], dtype=torch.int64
+        ),
+        answers=allowed.answers,
+        word_ids=allowed.ids,
+        kept_indices=kept,
     )
 
 
-def classifier_labels(task: Task, template: Template) -> int:
-    """Return how many scores a classifier gives of each row: one, where a row is one answer."""
-    return 1 if Mask() in template.parts else len(task.labels)
+def allowed_answers(model: PromptedModel, prompt: PromptFormat) -> AllowedAnswers:
+    """Look up the tokens of the answers.
+
+    Words of an open vocabulary that are not one token of the model are skipped, and of words that
+    are the same token all but the first.
+
+    Raises:
+        TemplateError: a label's word is several tokens, or two labels have the same token.
+    """
+    task, space = prompt.task, prompt.template.space_before_mask
+    if task.vocabulary is not None:
+        position_of_token: dict[int, int] = {}
+        words: list[str] = []
+        positions: dict[str, int] = {}
+        for word in task.vocabulary:
+            token = model.codec.single_token_id(word, space_before=space)
+            if token is None:
+                continue
+            if token not in position_of_token:
+                position_of_token[token] = len(words)
+                words.append(word)
+            positions[word] = position_of_token[token]
+        ids = torch.tensor(list(position_of_token), dtype=torch.int64)
+        return AllowedAnswers(words, ids, positions)
+    labels = {label: position for position, label in enumerate(task.labels)}
+    ids = torch.arange(len(labels))
+    if prompt.verbalizer is not None and not prompt.classifier:
+        tokens = check_verbalizer(model.codec, prompt.template, prompt.verbalizer)
+        ids = torch.tensor([tokens[label] for label in task.labels], dtype=torch.int64)
+    return AllowedAnswers(list(task.labels), ids, labels)
 
 
-def _some(choices: Sequence[str], most: int | None) -> list[str]:
+def encode_examples(
+    model: PromptedModel,
+    prompt: PromptFormat,
+    examples: Sequence[Example],
+    *,
+    max_choices: int | None = None,
+) -> list[EncodedExample]:
+    """Put examples into the template; their labels are not used.
+
+    Args:
+        model: the language model.
+        prompt: how the examples are put into words.
+        examples: of the task.
+        max_choices: as in `build_dataset`.
+
+    Raises:
+        TemplateError: a causal model never sees a field, or a row cannot be built (`build_row`).
+    """
+    if not model.masked and not prompt.classifier and prompt.task.vocabulary is None:
+        _check_fields_before_mask(prompt.template)
+    limit = min(prompt.max_length or model.max_length, model.max_length)
+
+    def row(example: Example, answer: str | None) -> Row:
+        return build_row(
+            prompt.template,
+            example.values,
+            model.codec,
+            masked=model.masked,
+            max_length=limit,
+            answer=answer,
+            whole=prompt.classifier,
+        )
+
+    if not prompt.task.has_choices:
+        return [row(example, None) for example in examples]
+    return [
+        MultipleChoice(
+            tuple(row(example, answer) for answer in _sample(example.choices, max_choices))
+        )
+        for example in examples
+    ]
+
+
+def _sample(choices: Sequence[str], count: int | None) -> list[str]:
     first, *others = choices
-    if most is None or len(others) < most:
+    if count is None or len(others) < count:
         return [first, *others]
-    return [first, *(others[i * len(others) // (most - 1)] for i in range(most - 1))]
+    return [first, *(others[i * len(others) // (count - 1)] for i in range(count - 1))]
 
 
-def _check_all_seen(template: Template) -> None:
-    """Check that a causal model sees every field: what stands behind the mask is cut."""
-    behind = template.parts[template.parts.index(Mask()) :]
-    lost = [part.name for part in behind if isinstance(part, Field)]
-    if lost:
+def _check_fields_before_mask(template: Template) -> None:
+    """Check that a causal model sees every field: what follows the mask is cut."""
+    after_mask = template.parts[template.parts.index(Mask()) :]
+    unseen = [part.name for part in after_mask if isinstance(part, Field)]
+    if unseen:
         raise TemplateError(
-            f"template {template.source!r}: {{{lost[0]}}} stands behind {{mask}}, where a causal "
-            "model never sees it; take another template or a masked model"
+            f"template {template.source!r}: {{{unseen[0]}}} follows {{mask}}, where a causal "
+            "model never sees it; use another template or a masked model"
         )
 
 
 def check_verbalizer(
     codec: PieceTokenizer, template: Template, verbalizer: Mapping[str, str]
-) -> None:
-    """Check that each label has a word of one token of its own.
+) -> dict[str, int]:
+    """Return label -> token; each label needs a word of one token that no other label has.
 
     Raises:
         TemplateError: a word is several tokens, or two labels share a token.
     """
-    labels: dict[int, str] = {}
+    tokens: dict[str, int] = {}
     for label, word in verbalizer.items():
-        token = codec.word(word, space_before=template.space_before_mask)
+        token = codec.single_token_id(word, space_before=template.space_before_mask)
         if token is None:
-            count = codec.word_tokens(word, space_before=template.space_before_mask)
+            count = codec.count_tokens(word, space_before=template.space_before_mask)
             state = "unknown to this model" if count == 1 else f"{count} tokens of this model"
             raise TemplateError(
                 f"verbalizer: the word {word!r} of label '{label}' is {state}; choose a word that "
                 "is one token"
             )
-        if token in labels:
-            raise TemplateError(
-                f"verbalizer: labels '{labels[token]}' and '{label}' have the same word {word!r} "
-                "for this model; choose two words"
-            )
-        labels[token] = label
+        for other, other_token in tokens.items():
+            if token == other_token:
+                raise TemplateError(
+                    f"verbalizer: labels '{other}' and '{label}' have the same word {word!r} "
+                    "for this model; choose two words"
+                )
+        tokens[label] = token
+    return tokens

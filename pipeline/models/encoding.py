@@ -31,6 +31,11 @@ class Row:
     answer_position: int
     answer_ids: tuple[int, ...] = ()
 
+    @property
+    def rows(self) -> "tuple[Row, ...]":
+        """The row itself, as for an example of several."""
+        return (self,)
+
 
 @dataclass(frozen=True)
 class MultipleChoice:
@@ -48,13 +53,8 @@ class MultipleChoice:
         return max((row.token_ids for row in self.rows), key=len)
 
 
-# What one example is to a model.
+# One example as a model reads it.
 EncodedExample = Row | MultipleChoice
-
-
-def rows_of(asked: EncodedExample) -> tuple[Row, ...]:
-    """Return the rows of one example."""
-    return asked.rows if isinstance(asked, MultipleChoice) else (asked,)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _build(
 
     def flush() -> None:
         nonlocal text
-        segment = codec.segment(text, start=len(ids) == start)
+        segment = codec.encode_segment(text, start=len(ids) == start)
         ids.extend(segment)
         slots.extend([NO_SLOT] * len(segment))
         text = ""
@@ -196,7 +196,7 @@ def _build(
                 flush()
                 if answer is not None:
                     spaced = f" {answer.strip()}" if space else answer.strip()
-                    answer_ids = codec.segment(spaced, start=len(ids) == start)
+                    answer_ids = codec.encode_segment(spaced, start=len(ids) == start)
                 if not masked:
                     at = len(ids) - 1
                     ids.extend(answer_ids[:-1])
@@ -227,7 +227,7 @@ def _shorten(
 ) -> None:
     """Cut so many tokens, or a word if it is more, from the end of the longest such field."""
     lengths = {
-        part.name: len(codec.segment(values[part.name], start=True))
+        part.name: len(codec.encode_segment(values[part.name], start=True))
         for part in template.parts
         if isinstance(part, Field) and part.shorten
     }
@@ -238,5 +238,5 @@ def _shorten(
             "cut; mark a field with {name:shorten}, or raise max_length"
         )
     text = values[longest]
-    shorter = codec.cut(text, max(0, lengths[longest] - excess))
+    shorter = codec.truncate(text, max(0, lengths[longest] - excess))
     values[longest] = shorter if len(shorter) < len(text) else text[:-1].rstrip()

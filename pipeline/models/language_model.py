@@ -71,7 +71,9 @@ class PromptedModel:
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=0.02)
                     nn.init.zeros_(layer.bias)
-        self.network.add_module(_CLASSIFIER, head.to(self.device, self.words.dtype).eval())
+        self.network.add_module(
+            _CLASSIFIER, head.to(self.device, self.input_embeddings.dtype).eval()
+        )
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +82,7 @@ class PromptedModel:
         return device
 
     @property
-    def words(self) -> Tensor:
+    def input_embeddings(self) -> Tensor:
         """(vocabulary, embedding size): the input embeddings, not a copy."""
         weight: Tensor = self.network.get_input_embeddings().weight
         return weight
@@ -157,7 +159,7 @@ class PromptedModel:
         words of a row often tie, and the first of them would win.
         """
         with torch.autocast(self.device.type, enabled=False):
-            answers = answers.to(self.words.dtype)
+            answers = answers.to(self.input_embeddings.dtype)
             classifier = getattr(self.network, _CLASSIFIER, None)
             if classifier is not None:
                 scores: Tensor = classifier(answers)
@@ -184,7 +186,7 @@ class PromptedModel:
     @torch.no_grad()
     def _check_against_network(self) -> None:
         """Compare with the model's own forward pass on two short rows of different length."""
-        known = [i for i in range(len(self.words)) if i != self.codec.pad_id]
+        known = [i for i in range(len(self.input_embeddings)) if i != self.codec.pad_id]
         ids = torch.tensor([known[-8:], [*known[-6:], *[self.codec.pad_id] * 2]])
         ids = ids.to(self.device)
         attention_mask = torch.ones_like(ids)

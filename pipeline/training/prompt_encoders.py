@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.schema import PromptParams
+from pipeline.seeding import derive_seed
+
 _LAYERS = 2
 
 # Encoders that run side by side on a CPU have so many bytes of weights together, at most: each
@@ -60,6 +63,40 @@ class PromptEncoder(nn.Module):
             seed: of the dropout; None for none of it.
         """
         return encode([self], None if seed is None else [seed])[0]
+
+
+def make_encoder(
+    config: PromptParams, count: int, embeddings: Tensor, *, seed: int, name: str
+) -> PromptEncoder:
+    """Create the encoder of one prompt; the same name and seed give the same weights.
+
+    Args:
+        config: its type and dropout.
+        count: number of prompt tokens.
+        embeddings: (vocabulary, size) float, the language model's. An `embedding` prompt starts as
+            random words of it (as in FewNLU), not as noise of another scale.
+        seed: of the training.
+        name: of the task.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "prompt encoder", name))
+        encoder = PromptEncoder(config.encoder, count, embeddings.shape[1], dropout=config.dropout)
+        if config.encoder == "embedding":
+            words = torch.randint(len(embeddings), (count,))
+            encoder.start_from(embeddings[words].detach().cpu().float())
+    return encoder
+
+
+def stack_prompts(prompts: Sequence[Tensor]) -> Tensor | None:
+    """Stack the vectors of several prompts.
+
+    Args:
+        prompts: (prompt tokens, size) float each; their numbers of tokens may differ.
+
+    Returns:
+        (prompts, longest, size) float, padded with zeros; None for no prompts.
+    """
+    return nn.utils.rnn.pad_sequence(list(prompts), batch_first=True) if prompts else None
 
 
 def encode(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None = None) -> list[Tensor]:

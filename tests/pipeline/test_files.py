@@ -38,7 +38,7 @@ def _names(folder: Path) -> list[str]:
 def _run(code: str, *arguments: object) -> int:
     """Run Python code that uses `pipeline.files` in a process of its own; return how it ended."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, timeout=60).returncode
+    return subprocess.run(command, cwd=PROJECT, timeout=600).returncode
 
 
 def test_a_staged_folder_appears_when_the_work_is_done(tmp_path):

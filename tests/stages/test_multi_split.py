@@ -85,8 +85,7 @@ def project(
         (train.app, ["superglue", "rte", "manual-fine-tuning", *where,
                      "--out", "trained", "--curves", "curves.csv"]),
         (evaluate.app, ["superglue", "rte", "manual-fine-tuning", *where, "--trained", "trained",
-                        "--out", "out", "--units", "units.csv", "--settings", "settings.csv",
-                        "--metrics", "metrics.json"]),
+                        "--out", "out", "--metrics", "metrics.json"]),
     ):  # fmt: skip
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, done.output
@@ -179,13 +178,13 @@ def test_multi_split_is_fewnlus_procedure_number_for_number(
     assert len(set(means.values())) > 1
     assert len(set(tests)) > 1
 
-    rows = read_csv(project / "settings.csv")
+    rows = read_csv(project / "out/settings.csv")
     assert [float(row["dev_score"]) for row in rows] == pytest.approx(list(means.values()))
     assert [row["chosen"] for row in rows] == [str(rate == best) for rate in RATES]
-    units = read_csv(project / "units.csv")
-    assert [row["split"] for row in units] == ["1", "2", "3"]
-    assert [float(row["dev_score"]) for row in units] == [dev for dev, _ in found[best]]
-    assert [float(row["test_score"]) for row in units] == tests
+    trials = read_csv(project / "out/trials.csv")
+    assert [row["split"] for row in trials] == ["1", "2", "3"]
+    assert [float(row["dev_score"]) for row in trials] == [dev for dev, _ in found[best]]
+    assert [float(row["test_score"]) for row in trials] == tests
     metrics = read_json(project / "metrics.json")
     assert metrics["test/score"] == pytest.approx(statistics.fmean(tests))
     assert metrics["test/score_std"] == pytest.approx(statistics.stdev(tests))

@@ -207,6 +207,15 @@ def _topological(repo: Repo) -> list[Any]:
     return done
 
 
+def trial(task: str) -> str:
+    """The name of a task's only trial."""
+    return f"{task}/setting-1/split-1/seed-34"
+
+
+def weights_name(task: str) -> str:
+    return f"{task}-setting-1-split-1-seed-34.safetensors"
+
+
 def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
     """Use the project's digests and numbers of facts in place of the repository's."""
     geonames = runpy.run_path(str(root / "pipeline/sources/geonames.py"))["GEONAMES"]
@@ -235,7 +244,7 @@ def assert_all_is_declared(ready: Ready) -> None:
         undeclared = {
             path
             for path in ran.read
-            if not path.startswith("runtime.")
+            if path.split(".")[0] != "runtime"
             and not any(path == d or path.startswith(f"{d}.") for d in ran.declared)
         }
         assert not undeclared, f"{name} reads {undeclared}; declare it under params"
@@ -275,12 +284,13 @@ def test_a_stage_declares_no_parameter_that_it_does_not_read(ready: Ready) -> No
 def test_metrics_stand_where_people_and_scripts_rely_on_them(ready: Ready) -> None:
     keys = {
         "test/p_at_1", "dev/p_at_1", "test/majority", "test/naive_bayes", "test/facts",
-        "test/left_out",
+        "test/left_out", "test/trainings", "test/settings",
     }  # fmt: skip
+    counts = {"test/facts", "test/left_out", "test/trainings", "test/settings"}
     for method in METHODS:
         lama = read_json(ready.root / f"metrics/lama/{method}.json")
         assert set(lama) == keys
-        assert all(0 <= lama[key] <= 1 for key in keys - {"test/facts", "test/left_out"})
+        assert all(0 <= lama[key] <= 1 for key in keys - counts)
         folder = ready.root / "evaluation/lama" / method
         head = (folder / "relations.csv").read_text().splitlines()[0]
         assert head == "relation,facts,p_at_1"
@@ -294,7 +304,7 @@ def test_metrics_stand_where_people_and_scripts_rely_on_them(ready: Ready) -> No
         stability = read_json(ready.root / f"metrics/stability/{method}.json")
         assert set(stability) == {
             "test/relations", "test/templates", "test/p_at_1", "test/p_at_1_worst",
-            "test/p_at_1_best", "test/p_at_1_std",
+            "test/p_at_1_best", "test/p_at_1_std", "test/trainings", "test/settings",
         }  # fmt: skip
 
 
@@ -349,12 +359,12 @@ def test_stability_asks_the_same_facts_under_each_template(ready: Ready, method:
     assert len(set(templates)) == 4
     records = read_jsonl(folder / "predictions/predictions.jsonl")
     asked = {
-        name: [(r["relation"], r["subject"], r["object"]) for r in records if r["template"] == name]
-        for name in ("P17/1", "P17/2", "P17/3", "P17/4")
+        name: [(r["relation"], r["subject"], r["object"]) for r in records if r["trial"] == name]
+        for name in map(trial, ("P17/1", "P17/2", "P17/3", "P17/4"))
     }
     assert len({tuple(facts) for facts in asked.values()}) == 1
     assert sum(map(len, asked.values())) == len(records) > 0
-    shares = list(shares_of(records, "template").values())
+    shares = list(shares_of(records, "trial").values())
     assert [float(row["p_at_1"]) for row in rows] == pytest.approx(shares)
     metrics = read_json(ready.root / f"metrics/stability/{method}.json")
     assert metrics == {
@@ -364,6 +374,8 @@ def test_stability_asks_the_same_facts_under_each_template(ready: Ready, method:
         "test/p_at_1_worst": pytest.approx(min(shares)),
         "test/p_at_1_best": pytest.approx(max(shares)),
         "test/p_at_1_std": pytest.approx(statistics.stdev(shares)),
+        "test/trainings": 1,
+        "test/settings": 1,
     }
 
 
@@ -440,22 +452,22 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_prompts_have_moved_and_a_frozen_model_is_not_kept(ready: Ready) -> None:
     for method in ("p-tuning", "prompt-tuning"):
         vectors = load_file(ready.root / f"models/lama/{method}/prompts.safetensors")
-        assert set(vectors) == {"P17", "P30"}
+        assert set(vectors) == {trial("P17"), trial("P30")}
         assert all(len(own) == 9 for own in vectors.values())
     kept = {
         path.relative_to(ready.root / "models").as_posix()
         for path in (ready.root / "models").rglob("weights/*")
     }
     assert kept == {
-        "superglue/rte/p-tuning/weights/setting-1-split-1-seed-34.safetensors",
-        *(f"lama/{method}/weights/{name}.safetensors" for method in TUNED for name in RELATIONS),
+        f"superglue/rte/p-tuning/weights/{weights_name('rte')}",
+        *(f"lama/{method}/weights/{weights_name(name)}" for method in TUNED for name in RELATIONS),
     }
 
 
 RELATIONS = ("P17", "P30")
 EVALUATE = (
     "python -m stages.evaluate lama {method} --model data/model --splits data/splits/lama "
-    "--trained {trained} --out answers --relations r.csv --controls c.csv --metrics m.json"
+    "--trained {trained} --out answers --metrics m.json"
 )
 
 
@@ -476,23 +488,25 @@ def test_evaluation_uses_each_relations_own_weights(
     # The layout is that of manual; only the weights differ.
     trained = ready.root / "models/lama/manual-fine-tuning"
     layouts = [load_prompts(trained.with_name(m)) for m in ("manual", "manual-fine-tuning")]
-    assert [own["P17"].template for own in layouts] == ["{subject} is located in {mask} ."] * 2
+    assert [own[trial("P17")].template for own in layouts] == [
+        "{subject} is located in {mask} ."
+    ] * 2
     assert all(tuned[name] != manual[name] for name in RELATIONS)
 
     shutil.copytree(trained, "spoilt")
-    weights = {name: Path(f"spoilt/weights/{name}.safetensors") for name in RELATIONS}
+    weights = {name: Path("spoilt/weights", weights_name(name)) for name in RELATIONS}
     assert weights["P17"].read_bytes() != weights["P30"].read_bytes()
     shutil.copyfile(weights["P30"], weights["P17"])
     command = EVALUATE.format(method="manual-fine-tuning", trained="spoilt")
     assert invoke(command, monkeypatch).exit_code == 0
-    changed = log_probs(Path("answers"))
+    changed = log_probs(Path("answers/predictions"))
     assert changed["P17"] != tuned["P17"]
     assert changed["P30"] == tuned["P30"]
 
     # A relation without weights of its own is asked of the model as it was, after one with them.
     weights["P30"].unlink()
     assert invoke(command, monkeypatch).exit_code == 0
-    assert log_probs(Path("answers"))["P30"] == manual["P30"]
+    assert log_probs(Path("answers/predictions"))["P30"] == manual["P30"]
 
 
 def test_p_tuning_may_tune_the_model_with_the_prompt(
@@ -506,17 +520,18 @@ def test_p_tuning_may_tune_the_model_with_the_prompt(
     result = invoke(TRAIN_LAMA, monkeypatch)
     assert result.exit_code == 0, result.output
     assert set(contents(Path("out"))) == {
-        "prompts.json", "prompts.safetensors",
-        *(f"weights/{name}.safetensors" for name in RELATIONS),
+        "prompts.json", "prompts.safetensors", "trials.json",
+        *(f"weights/{weights_name(name)}" for name in RELATIONS),
     }  # fmt: skip
     command = EVALUATE.format(method="p-tuning", trained="out")
     assert invoke(command, monkeypatch).exit_code == 0
-    tuned = log_probs(Path("answers"))
+    tuned = log_probs(Path("answers/predictions"))
     shutil.rmtree("out/weights")
     assert invoke(command, monkeypatch).exit_code == 0
-    untuned = log_probs(Path("answers"))
+    untuned = log_probs(Path("answers/predictions"))
     # Where dev keeps the start, the weights are the model's own.
-    moved = {name: prompt.best_epoch > 0 for name, prompt in load_prompts(Path("out")).items()}
+    prompts = load_prompts(Path("out"))
+    moved = {name: prompts[trial(name)].best_epoch > 0 for name in RELATIONS}
     assert any(moved.values())
     assert {name: tuned[name] != untuned[name] for name in RELATIONS} == moved
 
@@ -562,10 +577,10 @@ def test_a_split_that_nothing_fits_into_is_named_with_what_there_is(
 
 def test_cut_weights_are_named(ready: Ready, spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ready.root / "models/lama/fine-tuning", "spoilt")
-    path = Path("spoilt/weights/P30.safetensors")
+    path = Path("spoilt/weights", weights_name("P30"))
     path.write_bytes(path.read_bytes()[:-9])
     command = EVALUATE.format(method="fine-tuning", trained="spoilt").replace("answers", "out")
-    assert_one_message(invoke(command, monkeypatch), "P30.safetensors", "train again")
+    assert_one_message(invoke(command, monkeypatch), weights_name("P30"), "train again")
     assert not Path("m.json").exists()
 
 
@@ -574,11 +589,12 @@ def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
     model = load_model(ready.root / "data/model", device="cpu")
     vectors = load_file(ready.root / "models/lama/discrete/prompts.safetensors")
     for name in RELATIONS:
-        assert prompts[name]["template"] == "{subject} [P*5] {mask} ."
-        words = prompts[name]["words"]
-        assert len(words) == prompts[name]["prompt_tokens"] == 5
+        prompt = prompts[trial(name)]
+        assert prompt["template"] == "{subject} [P*5] {mask} ."
+        words = prompt["words"]
+        assert len(words) == prompt["prompt_tokens"] == 5
         ids = model.codec.tokenizer.convert_tokens_to_ids(words)
-        assert torch.equal(vectors[name], model.words[ids].detach())
+        assert torch.equal(vectors[trial(name)], model.input_embeddings[ids].detach())
     for method in METHODS[:-1]:
         stored = load_prompts(ready.root / "models/lama" / method)
         assert all(prompt.words is None for prompt in stored.values())
@@ -635,13 +651,13 @@ def test_lamas_scores_are_those_of_the_predictions(ready_lama: Ready, method: st
     # "Upper" is an allowed word, but no single token of these models.
     assert (metrics["test/facts"], metrics["test/left_out"]) == (11, 1)
     prompts = load_prompts(ready_lama.root / "models/lama" / method)
-    assert list(prompts) == ["P36", "P17", "P30"]
+    assert list(prompts) == [trial(name) for name in ("P36", "P17", "P30")]
     p17 = {
         "manual": "{subject} is located in {mask} .",
         "p-tuning": "[P*3] {subject} is located in [P*3] {mask} [P*3] .",
     }
     if method != "discrete":
-        assert prompts["P17"].template == p17[method]
+        assert prompts[trial("P17")].template == p17[method]
 
 
 def test_a_published_prompt_is_one_of_those_that_the_model_can_be_asked(ready_lama: Ready) -> None:
@@ -655,7 +671,7 @@ def test_a_published_prompt_is_one_of_those_that_the_model_can_be_asked(ready_la
     expected = {"P17": 3 if masked else 2, "P30": 3 if masked else 2}
     assert Counter(row["relation"] for row in rows) == expected
     said = ready_lama.stages["train-stability@manual"].result.output
-    assert ("P17: 1 templates name the subject last; left out" in said) == (not masked)
+    assert ("P17: 1 templates name the subject last; skipped" in said) == (not masked)
 
 
 def go(
@@ -703,7 +719,7 @@ def test_a_published_template_with_a_brace_is_words_like_any_other(
         lama__training__discrete__search__prompts="autoprompt_relext_roberta",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    template = parse_template(load_prompts(out)["P17"].template, FIELDS)
+    template = parse_template(load_prompts(out)[trial("P17")].template, FIELDS)
     texts = [part.text for part in template.parts if isinstance(part, Text)]
     assert texts == [' "{">phys town bordering ', " ."]
 
@@ -712,7 +728,10 @@ def test_a_published_template_with_a_brace_is_words_like_any_other(
 @pytest.mark.parametrize(
     ("collection", "said"),
     [
-        ("lpaqa_best", "no collection 'lpaqa_best' in this data; it has table-1, autoprompt_bert"),
+        (
+            "lpaqa_best",
+            "no collection 'lpaqa_best' in this data; available: table-1, autoprompt_bert",
+        ),
         ("table-1", "'table-1' has no template for P"),
     ],
 )
@@ -748,7 +767,7 @@ def test_stability_needs_two_templates_that_the_model_can_be_asked(
         lama__stability__templates=one,
     )  # fmt: skip
     assert result.exit_code == 1
-    assert "P17: 1 of 1 templates can be asked of this model; stability needs two" in result.output
+    assert "P17: 1 of 1 templates can be used with this model; stability needs two" in result.output
     assert not out.exists()
 
 
@@ -905,11 +924,11 @@ def test_without_relations_nothing_is_asked(spare: Path, monkeypatch: pytest.Mon
     edit_params(spare, lama__relations=[], lama__stability__relations=[], superglue__tasks=[])
     evaluate = (
         "python -m stages.evaluate lama p-tuning --model data/model --splits splits "
-        "--trained out --out answers --relations r.csv --controls c.csv --metrics m.json"
+        "--trained out --out answers --metrics m.json"
     )
     evaluate_stability = (
         "python -m stages.evaluate stability p-tuning --model data/model --splits splits "
-        "--trained out --out answers --templates t.csv --metrics stability.json"
+        "--trained out --out answers --metrics stability.json"
     )
     report = "python -m stages.report build --metrics . --curves . --evaluation . --out report"
     for command in (
@@ -923,8 +942,9 @@ def test_without_relations_nothing_is_asked(spare: Path, monkeypatch: pytest.Mon
         result = invoke(command, monkeypatch)
         assert result.exit_code == 0, result.output
     assert read_json(spare / "s.json") == {"relations": 0}
-    assert read_json(spare / "m.json") == {"test/facts": 0, "test/left_out": 0}
-    assert read_json(spare / "stability.json") == {"test/relations": 0, "test/templates": 0}
+    none = {"test/trainings": 0, "test/settings": 0}
+    assert read_json(spare / "m.json") == {"test/facts": 0, "test/left_out": 0} | none
+    assert read_json(spare / "stability.json") == {"test/relations": 0, "test/templates": 0} | none
     assert "No benchmark was run" in (spare / "report/report.md").read_text()
 
 

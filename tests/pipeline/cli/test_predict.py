@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 from pipeline.cli import ask as asking
 from pipeline.cli.app import app
 from pipeline.data.lama import LamaSplits, Relation, write_lama
-from pipeline.evaluation.evaluate import evaluate_task
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
@@ -33,6 +34,10 @@ def stored(template: str, dev_score: float, **more: Any) -> StoredPrompt:
     count = template.count("[P]")
     vectors = torch.randn(count, 32, generator=torch.Generator().manual_seed(0))
     return StoredPrompt(template, vectors if count else None, 1, dev_score, **more)
+
+
+def trial(task: str, seed: int) -> str:
+    return f"{task}/setting-1/split-1/seed-{seed}"
 
 
 @pytest.fixture(scope="session")
@@ -53,22 +58,18 @@ def trained_project(
         ("manual", "{subject} is in {mask} .", ["P17", "P30"]),
         ("p-tuning", "[P] {subject} is in [P] {mask} .", ["P17"]),
     ):
-        save_prompts(
-            root / "models/lama" / method, method, {name: stored(template, 0.425) for name in names}
-        )
-    units = ["setting-1/split-1/seed-1", "setting-1/split-1/seed-2"]
+        prompts = {trial(name, seed): stored(template, 0.425) for name in names for seed in (1, 2)}
+        save_prompts(root / "models/lama" / method, method, prompts)
     for method, template in (
         ("manual", "{premise:shorten} {hypothesis}? {mask}."),
         ("p-tuning", "{premise:shorten} {hypothesis}? [P] {mask}."),
     ):
         prompts = {
-            unit: stored(template, 0.5 + 0.1 * number, verbalizer=YES_NO, max_length=90)
-            for number, unit in enumerate(units)
+            trial("rte", seed): stored(template, 0.4 + 0.1 * seed, verbalizer=YES_NO, max_length=90)
+            for seed in ((1,) if method == "manual" else (1, 2))
         }
-        if method == "manual":
-            del prompts[units[1]]
         save_prompts(root / "models/superglue/rte" / method, method, prompts)
-    copa = {units[0]: stored("{premise} {joiner} {mask}.", 0.5)}
+    copa = {trial("copa", 1): stored("{premise} {joiner} {mask}.", 0.5)}
     save_prompts(root / "models/superglue/copa/manual", "manual", copa)
     return root
 
@@ -131,8 +132,8 @@ def test_labels_are_shown_with_the_training_that_was_best_on_dev(project: Path) 
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["method", "answer", "entailment", "not_entailment"]
     assert lines[4:] == [
-        "manual    setting-1/split-1/seed-1  dev 50.0",
-        "p-tuning  setting-1/split-1/seed-2  dev 60.0, the best of 2 trainings",
+        "manual    rte/setting-1/split-1/seed-1  dev 50.0",
+        "p-tuning  rte/setting-1/split-1/seed-2  dev 60.0, the best of 2 trainings",
     ]
     for row, line in zip(json_rows(invoke("rte", *RTE, "--json").stdout), lines[1:3], strict=True):
         both = {name: row[f"p_{name}"] for name in YES_NO}
@@ -155,7 +156,7 @@ def test_tuned_weights_are_used(project: Path, tiny_folders: dict[str, Path]) ->
     with torch.no_grad():
         for parameter in tuned.network.parameters():
             parameter.mul_(1.5)
-    path = weights_file(Path("models/superglue/rte/manual"), "setting-1/split-1/seed-1")
+    path = weights_file(Path("models/superglue/rte/manual"), trial("rte", 1))
     path.parent.mkdir()
     save_file(dict(tuned.network.named_parameters()), path)
     after = json_rows(invoke("rte", *RTE, "--method", "manual", "--json").stdout)
@@ -203,9 +204,10 @@ def test_official_records_are_answered_as_by_evaluation(
     assert result.exit_code == 0
     asked = [one for record in official_rte() for one in get_task("rte").examples(record)]
     prompt = stored("{premise:shorten} {hypothesis}? [P] {mask}.", 0, verbalizer=YES_NO)
-    evaluated = evaluate_task(
-        tiny_models["gpt2"], get_task("rte"), prompt, {"train": asked, "test": asked},
-        classifier=False, max_rows_per_forward=9,
+    form = PromptFormat.from_prompt(get_task("rte"), prompt)
+    evaluated = evaluate(
+        tiny_models["gpt2"], form, prompt.vectors, {"train": asked, "test": asked},
+        max_rows_per_forward=9,
     ).predictions  # fmt: skip
     rows = json_rows(Path("answers.jsonl").read_text())
     assert [row["line"] for row in rows] == [1, 2, 3]
@@ -220,7 +222,7 @@ def test_answers_to_a_file_are_printed_where_no_other_place_is_named(project: Pa
     Path("rows.csv").write_text("premise,hypothesis\nOslo,Norway\n")
     printed = invoke("rte", "--file", "rows.csv").stdout
     (manual, tuned) = csv.DictReader(io.StringIO(printed))
-    assert (manual["method"], tuned["training"]) == ("manual", "setting-1/split-1/seed-2")
+    assert (manual["method"], tuned["training"]) == ("manual", trial("rte", 2))
     as_json = json_rows(invoke("rte", "--file", "rows.csv", "--json").stdout)
     assert [{key: str(v) for key, v in row.items()} for row in as_json] == [manual, tuned]
 
@@ -308,7 +310,7 @@ def test_a_bad_line_is_named(project: Path, name: str, text: str, said: str) -> 
     [
         ("data/model", "lama P17 Lyon", "data/model: not there; run `dvc repro`, or `dvc check"),
         ("data/splits/lama", "lama P17 Lyon", "data/splits/lama: not there; run `dvc repro`"),
-        ("models", "lama P17 Lyon", "models/lama: nothing was trained here; run `dvc repro`, or"),
+        ("models", "lama P17 Lyon", "models/lama: nothing has been trained; run `dvc repro`, or"),
         ("models", "cb --premise a --hypothesis b", "models/superglue/cb: nothing was trained"),
         ("params.yaml", "lama P17 Lyon", "params.yaml: no such file; run from the root of the"),
     ],

@@ -24,19 +24,21 @@ from typer.testing import CliRunner, Result
 from pipeline.cli.app import app
 from pipeline.data.lama import Fact, LamaSplits, Relation, read_lama, write_lama
 from pipeline.data.superglue import read_examples
-from pipeline.evaluation.evaluate import evaluate_relation, evaluate_task
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.files import write_json, write_jsonl
+from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
-from pipeline.tasks import get_task
+from pipeline.tasks import Example, Task, get_task
+from pipeline.tasks.lama import fact_examples, lama_task
 from tests.project import LAMA_FACTS, LAMA_TEMPLATES, LAMA_WORDS
 
 RTE = [
     {"premise": f"{a} is in {b} .", "hypothesis": f"{a} is a city", "idx": n, "label": "entailment"}
     for n, (a, b) in enumerate((a, b) for a in ("Paris", "Lyon", "Oslo") for b in ("Asia", "Japan"))
 ]
-TRAININGS = ("setting-1/split-1/seed-1", "setting-1/split-1/seed-2")
+TRAININGS = ("rte/setting-1/split-1/seed-1", "rte/setting-1/split-1/seed-2")
 SETTINGS = {
     "device": "cpu",
     "dtype": "float32",
@@ -102,11 +104,22 @@ def _stages(*names: str) -> dict[str, Any]:
     return stages
 
 
+def evaluate_stored(
+    network: PromptedModel,
+    task: Task,
+    prompt: StoredPrompt,
+    examples: dict[str, list[Example]],
+) -> list[dict[str, Any]]:
+    """The predictions of evaluation."""
+    form = PromptFormat.from_prompt(task, prompt)
+    return evaluate(network, form, prompt.vectors, examples, max_rows_per_forward=64).predictions
+
+
 def _train_lama(folder: Path, tokens: int | None, *, dev_score: float) -> None:
     folder.mkdir(parents=True)
     front = "" if tokens is None else f"[P*{tokens}] "
     prompts = {
-        name: StoredPrompt(
+        f"{name}/setting-1/split-1/seed-1": StoredPrompt(
             f"{front}{{subject}} is in {{mask}}",
             None if tokens is None else torch.randn(tokens, 32),
             best_epoch=1,
@@ -234,9 +247,12 @@ def test_it_answers_as_evaluation_does(project: Path) -> None:
     records = [
         record
         for name, facts in data.facts.items()
-        for record in evaluate_relation(
-            network, name, prompts[name], facts, data.vocabulary, max_rows_per_forward=64
-        ).predictions
+        for record in evaluate_stored(
+            network,
+            lama_task(name, data.vocabulary),
+            prompts[f"{name}/setting-1/split-1/seed-1"],
+            {split: fact_examples(own) for split, own in facts.items()},
+        )
     ]
     model = mlflow.pyfunc.load_model("models:/p-tuning-lama@best", model_config=SETTINGS)
     shuffled = pd.DataFrame(records).sample(frac=1, random_state=1)
@@ -264,11 +280,12 @@ def test_of_a_task_the_training_that_is_best_by_dev_answers(project: Path) -> No
         project / "data/model", device="cpu", weights=weights_file(trained, TRAININGS[1])
     )
     test = read_examples(project / "data/splits/rte/test.jsonl", get_task("rte").examples)
-    expected = evaluate_task(
-        network, get_task("rte"), load_prompts(trained)[TRAININGS[1]],
+    expected = evaluate_stored(
+        network,
+        get_task("rte"),
+        load_prompts(trained)[TRAININGS[1]],
         {"train": test, "test": test},
-        classifier=False, max_rows_per_forward=64,
-    ).predictions  # fmt: skip
+    )
     model = mlflow.pyfunc.load_model("models:/p-tuning-rte@best", model_config=SETTINGS)
     answers = model.predict(pd.DataFrame(RTE)[["premise", "hypothesis"]])
     assert list(answers["answer"]) == [record["answer"] for record in expected]
@@ -299,7 +316,7 @@ def test_it_answers_without_the_repository(project: Path, tmp_path_factory: Any)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "PYTHON"))}
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, str(folder), json.dumps(SETTINGS)],
-        cwd=away, env=environment, capture_output=True, text=True, check=False, timeout=120,
+        cwd=away, env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -8,17 +8,16 @@ from torch import Tensor
 
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError
-from pipeline.evaluation.evaluate import Evaluation, evaluate_relation, evaluate_task
-from pipeline.evaluation.metrics import accuracy
+from pipeline.evaluation.evaluate import Evaluation, evaluate
+from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
 from pipeline.prompts.template import parse_template
 from pipeline.tasks import Example, get_task
-from pipeline.tasks.lama import apply_layout, manual_template
-from pipeline.training.loop import train
-from pipeline.training.optimizers import OptimizerConfig
-from pipeline.training.problems import lama_problem, task_problem
+from pipeline.tasks.lama import apply_layout, fact_examples, lama_task, manual_template
+from pipeline.training.jobs import make_job
+from tests.jobs import ADAM, fact_job, task_trial, train_jobs
 from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
 
@@ -30,7 +29,6 @@ SUBJECTS = {
     "Japan": "_Japan",
     "a capital in Asia": "_a _capital _in _Asia",
 }
-ADAM = OptimizerConfig("adam", 1e-2, 0.0, "constant", 0.0, 1.0, None)
 RTE = get_task("rte")
 YES_NO = {"entailment": "yes", "not_entailment": "no"}
 
@@ -47,8 +45,33 @@ def model(tiny_models: dict[str, PromptedModel], family: str) -> PromptedModel:
 
 def stored(model: PromptedModel, count: int, template: str, **more: Any) -> StoredPrompt:
     generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(count, model.words.shape[1], generator=generator) if count else None
+    vectors = (
+        torch.randn(count, model.input_embeddings.shape[1], generator=generator) if count else None
+    )
     return StoredPrompt(template, vectors, 3, 0.75, **more)
+
+
+def evaluate_relation(
+    model: PromptedModel,
+    prompt: StoredPrompt,
+    facts: dict[str, list[Fact]],
+    words: list[str],
+    *,
+    max_rows_per_forward: int = 9,
+) -> Evaluation:
+    """Evaluate a prompt of P17, over these allowed words."""
+    examples = {split: fact_examples(own) for split, own in facts.items()}
+    form = PromptFormat.from_prompt(lama_task("P17", words), prompt)
+    return evaluate(
+        model, form, prompt.vectors, examples, max_rows_per_forward=max_rows_per_forward
+    )
+
+
+def evaluate_rte(
+    model: PromptedModel, prompt: StoredPrompt, examples: dict[str, list[Example]], rows: int
+) -> Evaluation:
+    form = PromptFormat.from_prompt(RTE, prompt)
+    return evaluate(model, form, prompt.vectors, examples, max_rows_per_forward=rows)
 
 
 def relation_facts() -> dict[str, list[Fact]]:
@@ -91,7 +114,6 @@ def test_a_relation_scores_as_by_one_fact_at_a_time(
 
     found = evaluate_relation(
         model,
-        "P17",
         prompt,
         relation_facts(),
         [*VOCABULARY, "Zanzibar"],
@@ -100,10 +122,9 @@ def test_a_relation_scores_as_by_one_fact_at_a_time(
 
     hits = [answer == fact.obj_label for fact, answer, _, _ in slow]
     assert 0 < sum(hits) < len(hits)
-    assert found.test_score == sum(hits) / len(hits)
-    assert found.asked == len(slow) == 26
-    assert found.left_out == 1
-    assert found.dev_score == 0.75
+    assert found.metrics["p_at_1"] == sum(hits) / len(hits)
+    assert found.num_examples == len(slow) == 26
+    assert found.num_skipped == 1
     assert len(found.predictions) == len(slow)
     for record, (fact, answer, log_prob, rank) in zip(found.predictions, slow, strict=True):
         assert record.pop("log_prob") == pytest.approx(log_prob, abs=1e-3)
@@ -148,7 +169,7 @@ def natural_answer(
         place, asked = place - 1, one[:place]
     with torch.no_grad():
         logits = model.network(input_ids=torch.tensor([asked])).logits[0, place]
-    assert len(logits) == len(model.words)
+    assert len(logits) == len(model.input_embeddings)
     return max(allowed, key=lambda word: float(logits[allowed[word]])), allowed
 
 
@@ -172,7 +193,6 @@ def test_manual_p_at_1_is_exactly_that_of_plain_transformers_fact_by_fact(
 
     found = evaluate_relation(
         model,
-        "P17",
         StoredPrompt(template.source, None, 0, 0.0),
         {"train": facts[:3], "test": facts},
         words,
@@ -186,8 +206,8 @@ def test_manual_p_at_1_is_exactly_that_of_plain_transformers_fact_by_fact(
         (fact.sub_label, fact.obj_label) for fact in kept
     ]
     assert 0 < right < len(kept)
-    assert found.test_score == right / len(kept)
-    assert (found.asked, found.left_out) == (len(kept), len(facts) - len(kept))
+    assert found.metrics["p_at_1"] == right / len(kept)
+    assert (found.num_examples, found.num_skipped) == (len(kept), len(facts) - len(kept))
 
 
 def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
@@ -196,14 +216,13 @@ def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
     facts = relation_facts()
     found = evaluate_relation(
         model,
-        "P17",
         stored(model, 0, "{subject} {mask}"),
         facts,
         VOCABULARY,
         max_rows_per_forward=9,
     )
     asked = [fact.obj_label for fact in facts["test"] if fact.obj_label != "Zanzibar"]
-    assert found.majority == asked.count("Asia") / len(asked)
+    assert found.controls["majority"] == {"p_at_1": asked.count("Asia") / len(asked)}
 
 
 def test_naive_bayes_is_counted_on_all_train_facts_and_asked_the_same_facts(
@@ -216,7 +235,6 @@ def test_naive_bayes_is_counted_on_all_train_facts_and_asked_the_same_facts(
     ]  # fmt: skip
     found = evaluate_relation(
         model,
-        "P17",
         stored(model, 0, "{subject} {mask}"),
         facts,
         VOCABULARY,
@@ -230,8 +248,8 @@ def test_naive_bayes_is_counted_on_all_train_facts_and_asked_the_same_facts(
         for fact in asked
     ]
     hits = [a == fact.obj_label for a, fact in zip(answers, asked, strict=True)]
-    assert found.naive_bayes == sum(hits) / len(asked)
-    assert len(asked) == found.asked
+    assert found.controls["naive_bayes"] == {"p_at_1": sum(hits) / len(asked)}
+    assert len(asked) == found.num_examples
 
 
 def test_a_relation_that_the_model_cannot_answer_is_an_error(model: PromptedModel) -> None:
@@ -239,10 +257,9 @@ def test_a_relation_that_the_model_cannot_answer_is_an_error(model: PromptedMode
         "train": [Fact("P17", "Oslo", "Norway")],
         "test": [Fact("P17", "Oslo", "Zanzibar")],
     }
-    with pytest.raises(DataError, match="P17: no test fact has an object that is one token"):
+    with pytest.raises(DataError, match="P17: no test example has an answer that is one token"):
         evaluate_relation(
             model,
-            "P17",
             stored(model, 0, "{subject} {mask}"),
             facts,
             VOCABULARY,
@@ -286,13 +303,13 @@ def test_a_task_scores_as_by_one_example_at_a_time(model: PromptedModel, family:
             scores = slow_scores(model, hand_row(family, model, text), prompt.vectors, words)
         slow.append("entailment" if scores[0] > scores[1] else "not_entailment")
 
-    found = evaluate_task(model, RTE, prompt, examples, classifier=False, max_rows_per_forward=4)
+    found = evaluate_rte(model, prompt, examples, 4)
 
     right = [example.label for example in examples["test"]]
     assert found.metrics == {"accuracy": sum(map(eq, slow, right)) / 9}
-    assert found.asked == 9
+    assert found.num_examples == 9
     # Train has five entailments of nine, test four.
-    assert found.majority == {"accuracy": 4 / 9}
+    assert found.controls == {"majority": {"accuracy": 4 / 9}}
     assert [record["answer"] for record in found.predictions] == slow
     for record, example in zip(found.predictions, examples["test"], strict=True):
         assert (record["example"], record["label"]) == (example.name, example.label)
@@ -310,7 +327,7 @@ def test_a_task_is_cut_to_the_length_that_it_was_trained_with(model: PromptedMod
     whole = stored(model, 0, source, verbalizer=YES_NO)
 
     def log_prob(prompt: StoredPrompt, asked: dict[str, list[Example]]) -> float:
-        found = evaluate_task(model, RTE, prompt, asked, classifier=False, max_rows_per_forward=1)
+        found = evaluate_rte(model, prompt, asked, 1)
         return float(found.predictions[0]["log_prob"])
 
     assert log_prob(cut, examples) == log_prob(whole, short)
@@ -318,9 +335,7 @@ def test_a_task_is_cut_to_the_length_that_it_was_trained_with(model: PromptedMod
 
 
 def evaluate_stored(model: PromptedModel, prompt: StoredPrompt) -> Evaluation:
-    return evaluate_relation(
-        model, "P17", prompt, relation_facts(), VOCABULARY, max_rows_per_forward=8
-    )
+    return evaluate_relation(model, prompt, relation_facts(), VOCABULARY, max_rows_per_forward=8)
 
 
 @pytest.mark.parametrize("encoder", ["lstm", "embedding"])
@@ -329,24 +344,10 @@ def test_saved_prompts_give_equal_scores_after_loading(
 ) -> None:
     template = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
     facts = {"train": make_facts(6), "dev": make_facts(5, start=2)}
-    trained = train(
+    trained = train_jobs(
         model,
-        [lama_problem(model, name, template, facts, VOCABULARY) for name in ("P17", "P30")],
-        score=accuracy,
-        loss_over_vocabulary=True,
-        epochs=2,
-        batch=3,
-        gradient_accumulation_steps=1,
-        patience=9,
+        [fact_job(model, name, template, facts, VOCABULARY) for name in ("P17", "P30")],
         encoder=encoder,
-        dropout=0.0,
-        prompt_optimizer=ADAM,
-        model_optimizer=None,
-        best_checkpoint_path=tmp_path / "not touched",
-        max_rows_per_forward=64,
-        seed=0,
-        checkpoint=None,
-        on_epoch=lambda _: None,
     )
     prompts = {
         name: StoredPrompt(template.source, one.vectors, one.best_epoch, one.best_score)
@@ -362,13 +363,12 @@ def test_saved_prompts_give_equal_scores_after_loading(
         # The test facts are the dev facts here: what training saw is what evaluation gives.
         again = evaluate_relation(
             model,
-            name,
             loaded[name],
             {"train": facts["train"], "test": facts["dev"]},
             VOCABULARY,
             max_rows_per_forward=64,
         )
-        assert again.test_score == again.dev_score == trained[name].best_score
+        assert again.metrics["p_at_1"] == loaded[name].dev_score == trained[name].best_score
     assert evaluate_stored(model, loaded["P17"]) != evaluate_stored(model, loaded["P30"])
 
 
@@ -378,43 +378,29 @@ def test_a_tuned_task_gives_its_dev_score_after_loading(
     model = load_model(tiny_folders[family], device="cpu")
     source = "{premise:shorten}? {hypothesis} [P] {mask}."
     examples = rte_examples()
-    problem = task_problem(
-        model,
-        RTE,
+    trial = task_trial(
+        "rte",
         parse_template(source, RTE.fields),
         {"train": examples["train"], "dev": examples["test"]},
         verbalizer=YES_NO,
         max_length=20,
-        classifier=False,
     )
     weights = weights_file(tmp_path, "rte")
     weights.parent.mkdir()
-    trained = train(
+    trained = train_jobs(
         model,
-        [problem],
-        score=accuracy,
-        loss_over_vocabulary=False,
+        [make_job(model, trial)],
         epochs=4,
-        batch=4,
-        gradient_accumulation_steps=1,
-        patience=9,
-        encoder="lstm",
+        batch_size=4,
         dropout=0.1,
-        prompt_optimizer=ADAM,
         model_optimizer=ADAM,
         best_checkpoint_path=weights,
-        max_rows_per_forward=64,
-        seed=0,
-        checkpoint=None,
-        on_epoch=lambda _: None,
     )["rte"]
-    prompt = StoredPrompt(
-        source, trained.vectors, trained.best_epoch, trained.best_score, YES_NO, 20
-    )
+    prompt = trial.stored_prompt(trained)
     save_prompts(tmp_path, "p-tuning", {"rte": prompt})
 
     fresh = load_model(tiny_folders[family], device="cpu", weights=weights)
     loaded = load_prompts(tmp_path)["rte"]
-    found = evaluate_task(fresh, RTE, loaded, examples, classifier=False, max_rows_per_forward=3)
+    found = evaluate_rte(fresh, loaded, examples, 3)
 
     assert found.metrics["accuracy"] == loaded.dev_score == trained.best_score

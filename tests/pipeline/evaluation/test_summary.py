@@ -1,47 +1,62 @@
 """Expectations are worked out by hand."""
 
+import math
+from typing import Any
+
 import pytest
 
-from pipeline.evaluation.evaluate import TaskEvaluation
-from pipeline.evaluation.summary import setting_rows, task_summary, unit_rows
+from pipeline.evaluation.evaluate import Evaluation
+from pipeline.evaluation.summary import (
+    relation_rows,
+    relation_summary,
+    setting_rows,
+    spread_over_templates,
+    task_summary,
+    template_rows,
+    trial_rows,
+)
 
 
-def _unit(setting, seed, dev):
-    name = f"setting-{setting}/split-1/seed-{seed}"
+def _trial(setting, seed, dev):
+    name = f"cb/setting-{setting}/split-1/seed-{seed}"
     return {"name": name, "split": 1, "seed": seed, "best_epoch": 2, "dev_score": dev}
 
 
 def _trained(chosen):
-    return {
+    task = {
         "chosen": chosen,
         "settings": [
             {
                 "number": number,
                 "tried": {"batch": 4 * number, "template": "t"},
                 "template": f"template {number}",
-                "units": [_unit(number, seed, 0.1 * number + seed / 100) for seed in (1, 2)],
+                "trials": [_trial(number, seed, 0.1 * number + seed / 100) for seed in (1, 2)],
             }
             for number in (1, 2)
         ],
     }
+    return {"tasks": {"cb": task}}
 
 
 def _found(accuracies):
     return {
-        name: TaskEvaluation({"accuracy": a, "f1": a / 2}, {"accuracy": 0.5, "f1": 0.25}, 56, [])
+        name: Evaluation(
+            {"accuracy": a, "f1": a / 2}, {"majority": {"accuracy": 0.5, "f1": 0.25}}, 56, 0, []
+        )
         for name, a in accuracies.items()
     }
 
 
-ONE = {"setting-2/split-1/seed-1": 0.4, "setting-2/split-1/seed-2": 0.8}
-ALL = {"setting-1/split-1/seed-1": 0.2, "setting-1/split-1/seed-2": 0.4, **ONE}
+ONE = {"cb/setting-2/split-1/seed-1": 0.4, "cb/setting-2/split-1/seed-2": 0.8}
+ALL = {"cb/setting-1/split-1/seed-1": 0.2, "cb/setting-1/split-1/seed-2": 0.4, **ONE}
 
 
 def test_a_row_stands_for_each_training_that_was_evaluated():
-    rows = unit_rows(_trained(2), _found(ONE))
+    rows = trial_rows(_trained(2), _found(ONE))
     assert [row["training"] for row in rows] == list(ONE)
     assert rows[1] == {
-        "training": "setting-2/split-1/seed-2", "setting": 2, "split": 1, "seed": 2,
+        "task": "cb", "training": "cb/setting-2/split-1/seed-2", "setting": 2, "split": 1,
+        "seed": 2,
         "best_epoch": 2, "dev_score": 0.22, "test_score": pytest.approx(0.6),
         "test_accuracy": 0.8, "test_f1": 0.4,
     }  # fmt: skip
@@ -49,7 +64,7 @@ def test_a_row_stands_for_each_training_that_was_evaluated():
 
 def test_a_setting_that_was_not_chosen_has_dev_scores_alone():
     found = _found(ONE)
-    first, second = setting_rows(_trained(2), unit_rows(_trained(2), found))
+    first, second = setting_rows(_trained(2), trial_rows(_trained(2), found))
     assert (first["chosen"], second["chosen"]) == (False, True)
     assert (first["tried"], first["template"]) == ("batch=4", "template 1")
     assert first["dev_score"] == pytest.approx(0.115)
@@ -61,7 +76,7 @@ def test_a_setting_that_was_not_chosen_has_dev_scores_alone():
 
 def test_of_one_setting_the_spread_is_that_of_its_trainings():
     found = _found(ONE)
-    summary = task_summary(unit_rows(_trained(2), found), found)
+    summary = task_summary(trial_rows(_trained(2), found), found)
     assert summary == {
         "dev/score": pytest.approx(0.215),
         "dev/score_std": pytest.approx(0.01 / 2**0.5),
@@ -82,14 +97,139 @@ def test_of_one_setting_the_spread_is_that_of_its_trainings():
 
 def test_of_several_settings_it_is_that_of_their_means():
     found = _found(ALL)
-    summary = task_summary(unit_rows(_trained(None), found), found)
+    summary = task_summary(trial_rows(_trained(None), found), found)
     assert summary["test/accuracy"] == pytest.approx(0.45)
     assert summary["test/accuracy_std"] == pytest.approx(0.3 / 2**0.5)
     assert (summary["test/settings"], summary["test/trainings"]) == (2, 4)
 
 
 def test_one_training_has_no_spread():
-    name = "setting-1/split-1/seed-1"
+    name = "cb/setting-1/split-1/seed-1"
     found = _found({name: 0.5})
-    summary = task_summary(unit_rows(_trained(1), found), found)
+    summary = task_summary(trial_rows(_trained(1), found), found)
     assert not [key for key in summary if key.endswith("_std")]
+
+
+# Relations: two of them, under two seeds
+
+
+def _relations(*names):
+    def trial(name, seed, dev):
+        found = f"{name}/setting-1/split-1/seed-{seed}"
+        return {"name": found, "split": 1, "seed": seed, "best_epoch": 1, "dev_score": dev}
+
+    return {
+        "tasks": {
+            name: {
+                "chosen": 1,
+                "settings": [
+                    {
+                        "number": 1,
+                        "tried": {},
+                        "template": f"{{subject}} {number} {{mask}}",
+                        "trials": [trial(name, seed, 0.1 * number) for seed in (1, 2)],
+                    }
+                ],
+            }
+            for number, name in enumerate(names, 1)
+        }
+    }
+
+
+def _scores(trained, *scores):
+    """P@1 in the order of the trials."""
+    names = [
+        trial["name"]
+        for task in trained["tasks"].values()
+        for setting in task["settings"]
+        for trial in setting["trials"]
+    ]
+    return {
+        name: Evaluation(
+            {"p_at_1": score}, {"majority": {"p_at_1": 0.25}, "naive_bayes": {"p_at_1": 0.5}},
+            30, 2, [],
+        )
+        for name, score in zip(names, scores, strict=True)
+    }  # fmt: skip
+
+
+def test_relations_are_averaged_before_seeds_are_compared():
+    trained = _relations("P17", "P30")
+    found = _scores(trained, 0.2, 0.4, 0.6, 1.0)
+    rows = trial_rows(trained, found)
+    # Seed 1: (0.2 + 0.6) / 2; seed 2: (0.4 + 1.0) / 2.
+    assert relation_summary(rows, found) == {
+        "test/p_at_1": pytest.approx(0.55),
+        "test/p_at_1_std": pytest.approx(0.3 / 2**0.5),
+        "dev/p_at_1": pytest.approx(0.15),
+        "dev/p_at_1_std": pytest.approx(0),
+        "test/majority": 0.25,
+        "test/naive_bayes": 0.5,
+        "test/facts": 60,
+        "test/left_out": 4,
+        "test/trainings": 2,
+        "test/settings": 1,
+    }
+    assert [row["p_at_1"] for row in relation_rows(rows, found)] == [
+        pytest.approx(0.3), pytest.approx(0.8),
+    ]  # fmt: skip
+
+
+def test_without_relations_there_is_nothing_but_counts():
+    assert relation_summary([], {}) == {
+        "test/facts": 0, "test/left_out": 0, "test/trainings": 0, "test/settings": 0,
+    }  # fmt: skip
+    assert relation_rows([], {}) == []
+
+
+def test_a_template_has_the_mean_of_its_seeds():
+    trained = _relations("P17/1", "P17/2")
+    found = _scores(trained, 0.2, 0.4, 0.6, 1.0)
+    assert template_rows(trained, trial_rows(trained, found), found) == [
+        {
+            "relation": "P17",
+            "number": number,
+            "template": f"{{subject}} {number} {{mask}}",
+            "facts": 30,
+            "p_at_1": pytest.approx(score),
+        }
+        for number, score in ((1, 0.3), (2, 0.8))
+    ]
+
+
+# Templates
+
+
+def row(relation: str, p_at_1: float) -> dict[str, Any]:
+    return {"relation": relation, "template": "{subject} {mask}", "facts": 3, "p_at_1": p_at_1}
+
+
+def test_one_relation_worked_by_hand() -> None:
+    """The paper's Table 1, manual prompts of BERT-base: 31.3, 19.8, 31.4, 51.1."""
+    found = spread_over_templates([row("P17", p) for p in (31.3, 19.8, 31.4, 51.1)])
+    assert found == {
+        "test/relations": 1,
+        "test/templates": 4,
+        "test/p_at_1": pytest.approx(33.4),
+        "test/p_at_1_worst": 19.8,
+        "test/p_at_1_best": 51.1,
+        # Deviations -2.1, -13.6, -2.0, 17.7; their squares sum to 506.66, over n - 1 = 3.
+        "test/p_at_1_std": pytest.approx(math.sqrt(506.66 / 3)),
+    }
+
+
+def test_relations_count_alike_however_many_templates_they_have() -> None:
+    rows = [row("P17", 0.0), row("P30", 0.5), row("P17", 1.0), row("P30", 0.5), row("P30", 0.5)]
+    found = spread_over_templates(rows)
+    assert found == {
+        "test/relations": 2,
+        "test/templates": 5,
+        "test/p_at_1": 0.5,
+        "test/p_at_1_worst": 0.25,
+        "test/p_at_1_best": 0.75,
+        "test/p_at_1_std": pytest.approx((math.sqrt(0.5) + 0.0) / 2),
+    }
+
+
+def test_without_templates_only_their_number_is_told() -> None:
+    assert spread_over_templates([]) == {"test/relations": 0, "test/templates": 0}

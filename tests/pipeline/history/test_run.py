@@ -27,7 +27,6 @@ STAGE = StageIdentity(
     command="python -m stages.train lama p-tuning",
     params={"seed": 34, "lama": {"training": {"tune": ["prompt"], "epochs": 4}, "empty": {}}},
     inputs={"data/splits/lama": "0123456789abcdef0123456789abcdef.dir"},
-    outputs=("models/lama/p-tuning",),
     run_key="ab" * 32,
     experiment="quick-fox",
 )
@@ -116,7 +115,7 @@ def test_a_run_of_the_same_key_whose_process_is_gone_is_closed(own_folder: Path)
     )
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=600)
     mlflow.set_tracking_uri(f"sqlite:///{own_folder}/mlflow.db")
     assert only_run().info.status == "RUNNING"
     with open_run():
@@ -156,7 +155,7 @@ def leave_running() -> str:
         "with open_run() as run:\n    log_epochs(run, 0, 1)\n    os._exit(9)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=600)
     mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")
     assert only_run().info.status == "RUNNING"
     return only_run().info.run_id

@@ -9,22 +9,22 @@ from safetensors.torch import save_file
 
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, ModelError
-from pipeline.evaluation.evaluate import evaluate_relation, evaluate_task
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.inference.predictor import (
     ModelCache,
     QuestionError,
-    Trained,
-    answer_examples,
-    answer_subjects,
-    best_training,
+    TrainedPrompt,
+    best_by_task,
     choose_methods,
     load_trained,
+    predict,
 )
-from pipeline.models.dataset import classifier_labels
+from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
-from pipeline.tasks import Example, get_task, task_names, task_template
+from pipeline.tasks import Example, get_task, task_names
+from pipeline.tasks.lama import fact_examples, lama_task, subject_example
 from tests.worked import SUBJECTS, VOCABULARY, hand_row, ids, slow_scores
 
 YES_NO = {
@@ -63,8 +63,20 @@ def stored(template: str, size: int = 32, *, dev_score: float = 0.5, **more: Any
     return StoredPrompt(template, vectors if count else None, 1, dev_score, **more)
 
 
-def trained(prompt: StoredPrompt, method: str = "p-tuning", **more: Any) -> Trained:
-    return Trained(method, "P17", prompt, more.get("weights"))
+def trained(prompt: StoredPrompt, method: str = "p-tuning", **more: Any) -> TrainedPrompt:
+    return TrainedPrompt(method, "P17", prompt, more.get("weights"))
+
+
+def ask_relation(
+    models: ModelCache,
+    one: TrainedPrompt,
+    subjects: Sequence[str],
+    words: Sequence[str],
+    **options: Any,
+) -> list[dict[str, float]]:
+    """Predict the objects of P17, among these words."""
+    inputs = [subject_example(subject) for subject in subjects]
+    return predict(models, one, lama_task("P17", words), inputs, **options)
 
 
 def only(model: PromptedModel) -> ModelCache:
@@ -93,10 +105,13 @@ def test_words_are_those_of_evaluation(model: PromptedModel, template: str) -> N
     facts = {"train": [Fact("P17", "Oslo", "Asia")], "test": [
         Fact("P17", subject, VOCABULARY[n % 5]) for n, subject in enumerate(SUBJECTS)
     ]}  # fmt: skip
-    evaluated = evaluate_relation(model, "P17", prompt, facts, words, max_rows_per_forward=3)
+    task = lama_task("P17", words)
+    splits = {split: fact_examples(own) for split, own in facts.items()}
+    form = PromptFormat.from_prompt(task, prompt)
+    evaluated = evaluate(model, form, prompt.vectors, splits, max_rows_per_forward=3)
 
     done: list[int] = []
-    found = answer_subjects(
+    found = ask_relation(
         only(model),
         trained(prompt),
         SUBJECTS,
@@ -128,7 +143,7 @@ def test_probabilities_are_those_of_one_full_pass_by_hand(
     with torch.no_grad():
         slow = slow_scores(model, row, prompt.vectors, words).exp().tolist()
 
-    (found,) = answer_subjects(only(model), trained(prompt), ["Paris"], VOCABULARY, top=99)
+    (found,) = ask_relation(only(model), trained(prompt), ["Paris"], VOCABULARY, top=99)
 
     by_hand = sorted(zip(VOCABULARY, slow, strict=True), key=lambda pair: -pair[1])
     assert list(found) == [word for word, _ in by_hand]
@@ -148,9 +163,8 @@ def test_labels_are_those_of_evaluation(model: PromptedModel, task: str) -> None
 def test_labels_of_a_classifier_are_those_of_evaluation(
     tiny_folders: dict[str, Path], family: str, tmp_path: Path, task: str, template: str
 ) -> None:
-    labels = classifier_labels(
-        get_task(task), task_template(get_task(task), template, classifier=True)
-    )
+    form = PromptFormat.from_prompt(get_task(task), stored(template), classifier=True)
+    labels = form.classifier_outputs
     tuned = load_model(tiny_folders[family], device="cpu", labels=labels, seed=5)
     weights = weights_file(tmp_path, "P17")
     weights.parent.mkdir()
@@ -159,17 +173,14 @@ def test_labels_of_a_classifier_are_those_of_evaluation(
     check_task(networks, tuned, trained(stored(template), "classifier", weights=weights), task)
 
 
-def check_task(networks: ModelCache, model: PromptedModel, one: Trained, task: str) -> None:
+def check_task(networks: ModelCache, model: PromptedModel, one: TrainedPrompt, task: str) -> None:
     asked = examples(task)
-    evaluated = evaluate_task(
-        model,
-        get_task(task),
-        one.prompt,
-        {"train": asked, "test": asked},
-        classifier=one.method == "classifier",
-        max_rows_per_forward=2,
+    form = PromptFormat.from_prompt(
+        get_task(task), one.prompt, classifier=one.method == "classifier"
     )
-    found = answer_examples(networks, one, get_task(task), asked, max_rows_per_forward=2)
+    splits = {"train": asked, "test": asked}
+    evaluated = evaluate(model, form, one.prompt.vectors, splits, max_rows_per_forward=2)
+    found = predict(networks, one, get_task(task), asked, max_rows_per_forward=2)
     for answers, record in zip(found, evaluated.predictions, strict=True):
         assert tuple(answers) == get_task(task).labels
         assert sum(answers.values()) == pytest.approx(1)
@@ -187,7 +198,7 @@ def test_a_label_decides_nothing(model: PromptedModel) -> None:
     ]
 
     def ask(these: Sequence[Example]) -> list[dict[str, float]]:
-        return answer_examples(only(model), one, get_task("rte"), these)
+        return predict(only(model), one, get_task("rte"), these)
 
     assert ask(asked) == ask(swapped)
 
@@ -203,14 +214,14 @@ def test_frozen_prompts_share_a_model_and_tuned_ones_bring_their_own(model: Prom
     frozen, file = trained(stored("{subject} {mask}")), Path("tuned")
     tuned = trained(stored("{subject} {mask}"), weights=file)
     for one in (frozen, frozen, tuned, tuned, frozen, frozen):
-        networks.of(one)
-    networks.of(tuned, labels=2)
-    networks.of(frozen, labels=2)
+        networks.get(one)
+    networks.get(tuned, labels=2)
+    networks.get(frozen, labels=2)
     assert loaded == [(None, None), (file, None), (file, None), (None, None), (file, 2), (None, 2)]
 
 
 def test_prompts_are_found_with_their_weights_and_the_best_by_dev_is_chosen(tmp_path: Path) -> None:
-    names = ["setting-1/split-1/seed-1", "setting-1/split-1/seed-2", "setting-1/split-2/seed-1"]
+    names = [f"rte/setting-1/split-{split}/seed-{seed}" for split, seed in ((1, 1), (1, 2), (2, 1))]
     prompts = {
         name: stored("{premise} {mask}", dev_score=score)
         for name, score in zip(names, (0.4, 0.7, 0.7), strict=True)
@@ -226,21 +237,19 @@ def test_prompts_are_found_with_their_weights_and_the_best_by_dev_is_chosen(tmp_
     assert list(found) == names
     assert [one.weights for one in found.values()] == [None, weights, None]
     assert {one.method for one in found.values()} == {"p-tuning"}
-    assert best_training(list(found.values())).name == names[1]
+    assert best_by_task(found.values()) == {"rte": found[names[1]]}
 
 
 def test_methods_are_those_that_were_trained_and_wanted(tmp_path: Path) -> None:
     known = ["manual", "fine-tuning", "p-tuning"]
-    with pytest.raises(DataError, match=r"nothing was trained here; run `dvc repro`, or `dvc chec"):
+    with pytest.raises(DataError, match=r"nothing has been trained; run `dvc repro`, or `dvc chec"):
         choose_methods(tmp_path, known, [])
     for method in ("p-tuning", "manual", "other"):
         save_prompts(tmp_path / method, method, {})
     (tmp_path / "fine-tuning").mkdir()
     assert choose_methods(tmp_path, known, []) == ["manual", "p-tuning"]
     assert choose_methods(tmp_path, known, ["p-tuning", "p-tuning"]) == ["p-tuning"]
-    with pytest.raises(
-        DataError, match=r"no method fine-tuning, x was trained; trained are manual"
-    ):
+    with pytest.raises(DataError, match="no trained prompts for fine-tuning, x; available: manual"):
         choose_methods(tmp_path, known, ["fine-tuning", "manual", "x"])
 
 
@@ -251,7 +260,7 @@ def test_a_question_that_is_too_long_is_told_by_its_position(
     one = trained(stored("{subject} is {mask}", max_length=9))
     subjects = ["Oslo", "Paris", "a", "the city of the capital of the city of Paris", "Lyon"]
     with pytest.raises(QuestionError, match="nothing to cut") as caught:
-        answer_subjects(
+        ask_relation(
             only(model), one, subjects, VOCABULARY, top=1, max_rows_per_forward=max_rows_per_forward
         )
     assert caught.value.position == 3
@@ -259,11 +268,11 @@ def test_a_question_that_is_too_long_is_told_by_its_position(
 
 def test_a_prompt_of_another_model_is_refused(model: PromptedModel) -> None:
     one = trained(stored("{subject} [P] {mask}", size=48))
-    with pytest.raises(ModelError, match=r"p-tuning, P17: its prompt has vectors of 48 numbers"):
-        answer_subjects(only(model), one, ["Oslo"], VOCABULARY, top=1)
+    with pytest.raises(ModelError, match=r"p-tuning, P17: prompt vectors have size 48"):
+        ask_relation(only(model), one, ["Oslo"], VOCABULARY, top=1)
 
 
 def test_a_vocabulary_without_a_word_of_the_model_is_refused(model: PromptedModel) -> None:
     one = trained(stored("{subject} {mask}"))
     with pytest.raises(DataError, match="P17: no allowed word is one token of the model"):
-        answer_subjects(only(model), one, ["Oslo"], ["Zanzibar"], top=1)
+        ask_relation(only(model), one, ["Oslo"], ["Zanzibar"], top=1)

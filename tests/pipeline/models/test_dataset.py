@@ -1,10 +1,11 @@
 import pytest
 
 from pipeline.errors import TemplateError
-from pipeline.models.dataset import build_dataset, check_verbalizer
+from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset, check_verbalizer
 from pipeline.models.language_model import PromptedModel
-from pipeline.prompts.template import parse_template
-from pipeline.tasks.lama import apply_layout, manual_template
+from pipeline.prompts.template import Template, parse_template
+from pipeline.tasks import Example
+from pipeline.tasks.lama import apply_layout, lama_task, manual_template
 from tests.tiny import FAMILIES, MASKED
 from tests.worked import VOCABULARY, hand_row, ids
 
@@ -16,6 +17,19 @@ def subject(name: str) -> dict[str, str]:
     return {"subject": name}
 
 
+def build(
+    model: PromptedModel,
+    template: Template,
+    facts: list[tuple[dict[str, str], str]],
+    words: list[str],
+    *,
+    max_length: int | None = None,
+) -> PromptDataset:
+    """Build the dataset of a relation with these allowed words."""
+    form = PromptFormat(lama_task("P17", words), template, max_length=max_length)
+    return build_dataset(model, form, [Example("", values, word) for values, word in facts])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_example_is_a_row_with_its_answer_among_the_words(
     tiny_models: dict[str, PromptedModel], family: str
@@ -23,16 +37,16 @@ def test_each_example_is_a_row_with_its_answer_among_the_words(
     model = tiny_models[family]
     examples = [(subject("Oslo"), "Norway"), (subject("Paris"), "France")]
 
-    asked = build_dataset(model, TEMPLATE, examples, ["Asia", "France", "Norway"])
+    asked = build(model, TEMPLATE, examples, ["Asia", "France", "Norway"])
 
-    assert asked.words == ["Asia", "France", "Norway"]
+    assert asked.answers == ["Asia", "France", "Norway"]
     assert asked.word_ids.tolist() == ids(family, model.codec, "_Asia _France _Norway")
     assert asked.targets.tolist() == [2, 1]
     assert asked.rows == [
         hand_row(family, model, "^Oslo _is _in M _ ."),
         hand_row(family, model, "^Paris _is _in M _ ."),
     ]
-    assert asked.asked == [0, 1]
+    assert asked.kept_indices == [0, 1]
 
 
 # Layout -> how a sentence of it is spelled for masked models, and for causal ones.
@@ -53,7 +67,7 @@ def test_a_layout_becomes_the_row_that_one_would_write(
     manual = manual_template("[X] is located in [Y] .")
     template = apply_layout(layout, manual, masked=model.masked)
 
-    asked = build_dataset(model, template, [(subject("Paris"), "France")], VOCABULARY)
+    asked = build(model, template, [(subject("Paris"), "France")], VOCABULARY)
 
     spelled = LAYOUTS[layout][0 if model.masked else 1]
     assert asked.rows == [hand_row(family, model, spelled)]
@@ -81,11 +95,11 @@ def test_an_object_has_the_token_that_it_has_within_the_sentence(
     words = [*VOCABULARY, "Paris", "yes", "capital", "Yes"]
     examples = [(subject("Lyon"), word) for word in words]
 
-    asked = build_dataset(model, template, examples, words)
+    asked = build(model, template, examples, words)
 
     # "Yes" has a token of its own in no family; where casing is dropped, it has that of "yes".
     single = [word for word in words if word != "Yes" or family == "albert"]
-    assert [words[i] for i in asked.asked] == single
+    assert [words[i] for i in asked.kept_indices] == single
     assert [int(asked.word_ids[target]) for target in asked.targets] == [
         natural_id(model, lamas.replace("[X]", "Lyon"), word) for word in single
     ]
@@ -99,7 +113,7 @@ def test_an_object_that_begins_the_sentence_has_the_token_that_it_has_there(
     template = apply_layout("manual", manual_template("[Y] shares border with [X]"), masked=True)
     examples = [(subject("Paris"), word) for word in VOCABULARY]
 
-    asked = build_dataset(model, template, examples, VOCABULARY)
+    asked = build(model, template, examples, VOCABULARY)
 
     assert asked.word_ids.tolist() == [
         natural_id(model, "[Y] shares border with Paris", word) for word in VOCABULARY
@@ -121,14 +135,12 @@ def test_words_of_several_tokens_are_left_out_and_with_them_their_examples(
         (subject("Japan"), "Lyon"),
     ]
 
-    asked = build_dataset(
-        model, TEMPLATE, examples, ["Zanzibar", "Norway", "Upper Volta", "France"]
-    )
+    asked = build(model, TEMPLATE, examples, ["Zanzibar", "Norway", "Upper Volta", "France"])
 
-    assert asked.words == ["Norway", "France"]
+    assert asked.answers == ["Norway", "France"]
     assert asked.word_ids.tolist() == ids(family, model.codec, "_Norway _France")
     # "Lyon" is one token, but no allowed answer.
-    assert asked.asked == [1, 3]
+    assert asked.kept_indices == [1, 3]
     assert asked.targets.tolist() == [1, 0]
     assert asked.rows[0] == hand_row(family, model, "^Paris _is _in M _ .")
 
@@ -138,20 +150,20 @@ def test_of_words_with_the_same_token_the_first_stands_for_all(
 ) -> None:
     examples = [(subject("Paris"), "france"), (subject("Lyon"), "FRANCE"), (subject("a"), "Asia")]
 
-    asked = build_dataset(
+    asked = build(
         tiny_models["albert"], TEMPLATE, examples, ["France", "Asia", "france", "FRANCE", "asia"]
     )
 
-    assert asked.words == ["France", "Asia"]
+    assert asked.answers == ["France", "Asia"]
     assert len(asked.word_ids) == 2
     assert asked.targets.tolist() == [0, 0, 1]
 
 
 def test_a_word_that_occurs_twice_is_one_answer(tiny_models: dict[str, PromptedModel]) -> None:
-    asked = build_dataset(
+    asked = build(
         tiny_models["gpt2"], TEMPLATE, [(subject("a"), "Asia")], ["France", "France", "Asia"]
     )
-    assert asked.words == ["France", "Asia"]
+    assert asked.answers == ["France", "Asia"]
     assert asked.targets.tolist() == [1]
 
 
@@ -162,8 +174,8 @@ def test_words_are_looked_up_as_the_template_spaces_them(
     codec = tiny_models[family].codec
     examples = [(subject("a"), "Asia")]
 
-    spaced = build_dataset(tiny_models[family], TEMPLATE, examples, ["Asia"])
-    closed = build_dataset(tiny_models[family], CLOSED, examples, ["Asia"])
+    spaced = build(tiny_models[family], TEMPLATE, examples, ["Asia"])
+    closed = build(tiny_models[family], CLOSED, examples, ["Asia"])
 
     assert spaced.word_ids.tolist() == ids(family, codec, "_Asia")
     assert closed.word_ids.tolist() == ids(family, codec, "Asia")
@@ -171,8 +183,8 @@ def test_words_are_looked_up_as_the_template_spaces_them(
 
 
 def test_nothing_is_asked_where_no_answer_is_allowed(tiny_models: dict[str, PromptedModel]) -> None:
-    asked = build_dataset(tiny_models["bert"], TEMPLATE, [(subject("a"), "Asia")], ["Zanzibar"])
-    assert (asked.rows, asked.words, asked.asked) == ([], [], [])
+    asked = build(tiny_models["bert"], TEMPLATE, [(subject("a"), "Asia")], ["Zanzibar"])
+    assert (asked.rows, asked.answers, asked.kept_indices) == ([], [], [])
     assert asked.targets.tolist() == asked.word_ids.tolist() == []
 
 
@@ -181,7 +193,7 @@ def test_rows_are_cut_to_the_smaller_of_both_limits(
     tiny_models: dict[str, PromptedModel], max_length: int | None, length: int
 ) -> None:
     template = parse_template("{subject:shorten} is in {mask} .", ["subject"])
-    asked = build_dataset(
+    asked = build(
         tiny_models["roberta"],
         template,
         [(subject("Paris" + " Lyon Oslo" * 100), "Asia")],

@@ -107,7 +107,9 @@ def test_prompt_vectors_stand_where_an_obvious_loop_puts_them(
 ) -> None:
     spelled = ["P P _Paris _is P M P .", "P _Oslo _is _in P M", "^Lyon _is _a P P _city _in M _ ."]
     rows = [hand_row(family, model, s) for s in spelled]
-    prompts = torch.randn(3, 4, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    prompts = torch.randn(
+        3, 4, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
+    )
     uses = [2, 0, 2]
     slow = [slow_scores(model, row, prompts[use]) for row, use in zip(rows, uses, strict=True)]
 
@@ -120,14 +122,18 @@ def test_the_padding_id_under_a_prompt_token_is_never_read(
     model: PromptedModel, family: str
 ) -> None:
     batch = batched(model, [hand_row(family, model, "P P _Paris _is P M")])
-    prompts = torch.randn(1, 3, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    prompts = torch.randn(
+        1, 3, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
+    )
     other = Batch(**{**vars(batch), "token_ids": batch.token_ids.where(batch.slots == NO_SLOT, 25)})
     assert torch.equal(model.log_probs(batch, prompts), model.log_probs(other, prompts))
 
 
 def test_gradients_reach_the_used_prompt_vectors_alone(model: PromptedModel, family: str) -> None:
     rows = [hand_row(family, model, s) for s in ("P P _Paris _is P M", "P _Oslo _is M", "P _is M")]
-    prompts = torch.randn(4, 5, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    prompts = torch.randn(
+        4, 5, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
+    )
     prompts.requires_grad_()
 
     log_probs = model.log_probs(batched(model, rows, [0, 3, 3]), prompts)
@@ -145,7 +151,9 @@ def test_the_gradient_of_prompt_vectors_is_that_of_the_whole_model(
     model: PromptedModel, family: str
 ) -> None:
     row = hand_row(family, model, "P P _Paris _is P M .")
-    start = torch.randn(1, 3, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    start = torch.randn(
+        1, 3, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
+    )
     ours, slow = start.clone().requires_grad_(), start.clone().requires_grad_()
 
     model.log_probs(batched(model, [row]), ours)[0, 20].backward()
@@ -172,7 +180,9 @@ def test_only_masked_families_are_masked(model: PromptedModel, family: str) -> N
 @pytest.mark.parametrize("family", MASKED)
 def test_the_bias_of_the_head_counts(tiny_folders: dict[str, Path], family: str) -> None:
     model = load_model(tiny_folders[family], device="cpu")
-    model.network.get_output_embeddings().bias.copy_(torch.linspace(-3, 3, len(model.words)))
+    model.network.get_output_embeddings().bias.copy_(
+        torch.linspace(-3, 3, len(model.input_embeddings))
+    )
     row = hand_row(family, model, SENTENCES[0])
     candidates = [40, 3, 20]
 
@@ -273,7 +283,7 @@ def test_mixed_precision_computes_in_bfloat16_and_learns_in_single(
     mixed = load_model(tiny_folders[family], device="cpu", dtype="mixed")
     row = hand_row(family, mixed, "^Paris _is P _in M")
     with torch.no_grad():
-        vectors = mixed.words[torch.tensor([7])].unsqueeze(0).clone()
+        vectors = mixed.input_embeddings[torch.tensor([7])].unsqueeze(0).clone()
     seen: list[torch.dtype] = []
     linear = next(m for m in mixed.network.base_model.modules() if isinstance(m, LINEAR))
     linear.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
@@ -302,7 +312,7 @@ def test_scores_of_a_network_in_bfloat16_are_not_rounded_to_it(
     assert not torch.equal(scores, scores.bfloat16().float())
     model.add_classifier(3, seed=1)
     with torch.no_grad():
-        hidden = torch.randn(4, model.network.config.hidden_size).to(model.words.dtype)
+        hidden = torch.randn(4, model.network.config.hidden_size).to(model.input_embeddings.dtype)
         labels = model._scores(hidden, None)
     assert labels.dtype == torch.float32
     assert dtype == "bfloat16" or not torch.equal(labels, labels.bfloat16().float())

@@ -178,7 +178,7 @@ def test_tuned_weights_replace_those_of_the_folder(
     assert state.keys() == dict(model.network.named_parameters()).keys()
     for name, parameter in model.network.named_parameters():
         assert torch.equal(parameter, state[name]), name
-    tied = model.network.get_output_embeddings().weight is model.words
+    tied = model.network.get_output_embeddings().weight is model.input_embeddings
     assert tied == (family in TIED)
 
 

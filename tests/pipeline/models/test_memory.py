@@ -8,7 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from pipeline.models import memory as capacity
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.models.memory import estimate_bank_size, estimate_max_rows
+from pipeline.models.memory import estimate_max_rows
+from pipeline.training import jobs
+from pipeline.training.jobs import estimate_bank_size
 from pipeline.training.prompt_encoders import PromptEncoder
 from tests.tiny import FAMILIES
 
@@ -19,7 +21,8 @@ MEGABYTE = 1 << 20
 def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The machine's memory, for a test to set."""
     size = [MEGABYTE]
-    monkeypatch.setattr(capacity, "_memory", lambda _: size[0])
+    for module in (capacity, jobs):
+        monkeypatch.setattr(module, "total_memory", lambda _: size[0])
     return size
 
 
@@ -105,7 +108,7 @@ def test_a_bank_holds_as_many_encoders_as_their_numbers_fit(
     tiny_models: dict[str, PromptedModel], memory: list[int], family: str, tokens: int, encoder: str
 ) -> None:
     model = tiny_models[family]
-    made = PromptEncoder(encoder, tokens, model.words.shape[1], dropout=0.1)
+    made = PromptEncoder(encoder, tokens, model.input_embeddings.shape[1], dropout=0.1)
     # Each number with its gradient, the two of Adam, a copy and its gradient, in four bytes.
     bytes_each = 6 * 4 * sum(parameter.numel() for parameter in made.parameters())
     for count in (1, 2, 41):
@@ -145,4 +148,4 @@ def test_the_same_machine_always_computes_alike(
     for free in (0, real.total):
         now = real._replace(available=free, free=free, used=real.total - free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda now=now: now)
-        assert capacity._memory(tiny_models["bert"].device) == real.total
+        assert capacity.total_memory(tiny_models["bert"].device) == real.total

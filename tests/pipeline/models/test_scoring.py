@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.models.encoding import MultipleChoice, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import passes, predict
+from pipeline.models.scoring import micro_batches, score_examples
 from tests.worked import hand_row, slow_scores
 
 SENTENCES = [
@@ -37,7 +37,9 @@ def rows(model: PromptedModel, family: str) -> list[Row]:
 
 @pytest.fixture
 def vectors(model: PromptedModel) -> torch.Tensor:
-    return torch.randn(1, model.words.shape[1], generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        1, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize("max_rows_per_forward", [1, 2, 3, 100])
@@ -47,7 +49,9 @@ def test_scores_come_in_the_order_of_the_rows(
     with torch.no_grad():
         slow = [slow_scores(model, row, vectors, WORD_IDS.tolist()) for row in rows]
 
-    found = predict(model, rows, vectors, WORD_IDS, max_rows_per_forward=max_rows_per_forward)
+    found = score_examples(
+        model, rows, vectors, WORD_IDS, max_rows_per_forward=max_rows_per_forward
+    )
 
     torch.testing.assert_close(found, torch.stack(slow), rtol=1e-4, atol=1e-4)
     assert not found.requires_grad
@@ -58,7 +62,7 @@ def test_rows_without_prompt_tokens_need_no_vectors(model: PromptedModel, family
     with torch.no_grad():
         slow = slow_scores(model, row, None, WORD_IDS.tolist())
 
-    found = predict(model, [row, row], None, WORD_IDS, max_rows_per_forward=1)
+    found = score_examples(model, [row, row], None, WORD_IDS, max_rows_per_forward=1)
 
     torch.testing.assert_close(found, torch.stack([slow, slow]), rtol=1e-4, atol=1e-4)
 
@@ -77,7 +81,7 @@ def test_a_pass_holds_rows_of_like_length(
         return log_probs(batch, prompts, candidates)
 
     monkeypatch.setattr(model, "log_probs", watched)
-    predict(model, rows, vectors, WORD_IDS, max_rows_per_forward=2)
+    score_examples(model, rows, vectors, WORD_IDS, max_rows_per_forward=2)
 
     lengths = sorted(len(row.token_ids) for row in rows)
     assert shapes == [(2, lengths[1]), (2, lengths[3]), (1, lengths[4])]
@@ -86,7 +90,7 @@ def test_a_pass_holds_rows_of_like_length(
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 9)), st.integers(1, 12))
 def test_passes_keep_the_order_and_are_as_full_as_may_be(sizes: list[int], most: int) -> None:
-    cut = list(passes(range(len(sizes)), lambda i: sizes[i], most))
+    cut = list(micro_batches(range(len(sizes)), lambda i: sizes[i], most))
     assert [i for own in cut for i in own] == list(range(len(sizes)))
     totals = [sum(sizes[i] for i in own) for own in cut]
     assert all(total <= most or len(own) == 1 for total, own in zip(totals, cut, strict=True))
@@ -110,10 +114,10 @@ def test_each_choice_of_an_example_is_a_row_of_its_pass(
         MultipleChoice((written[3], written[4])),
     ] * 2
     labels = torch.tensor([0, 1])
-    alone = predict(model, asked, vectors, labels, max_rows_per_forward=1)
+    alone = score_examples(model, asked, vectors, labels, max_rows_per_forward=1)
     assert sorted(counts) == [2, 2, 3, 3]
     counts.clear()
-    together = predict(model, asked, vectors, labels, max_rows_per_forward=5)
+    together = score_examples(model, asked, vectors, labels, max_rows_per_forward=5)
     assert sum(counts) == 10
     assert max(counts) <= 5
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)

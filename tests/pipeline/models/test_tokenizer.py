@@ -34,7 +34,7 @@ def test_special_tokens_are_told_apart_as_prefix_and_suffix(
 def test_a_segment_at_the_start_begins_a_line(
     codec: PieceTokenizer, family: str, text: str, spelled: str
 ) -> None:
-    assert codec.segment(text, start=True) == ids(family, codec, spelled)
+    assert codec.encode_segment(text, start=True) == ids(family, codec, spelled)
 
 
 @pytest.mark.parametrize(
@@ -56,24 +56,24 @@ def test_a_segment_in_the_middle_goes_on_with_the_line(
     # Unigram has no token for a word inside a word; a word of its own is the next best.
     bare, glued = ("p a r i s", "_Paris") if family == "albert" else ("Paris", "Paris")
     spelled = spelled.format(bare=bare, glued=glued)
-    assert codec.segment(text, start=False) == ids(family, codec, spelled)
+    assert codec.encode_segment(text, start=False) == ids(family, codec, spelled)
 
 
 @pytest.mark.parametrize("start", [True, False])
 @pytest.mark.parametrize("text", ["", "  "])
 def test_spaces_alone_are_no_token(codec: PieceTokenizer, text: str, start: bool) -> None:
-    assert codec.segment(text, start=start) == []
+    assert codec.encode_segment(text, start=start) == []
 
 
 def test_a_line_break_is_what_the_tokenizer_makes_of_it(codec: PieceTokenizer) -> None:
     whole = codec.tokenizer("Paris is\n", add_special_tokens=False)["input_ids"]
-    assert codec.segment("Paris is\n", start=True) == whole
-    start, *_ = codec.segment("Paris", start=True)
-    assert [start, *codec.segment(" is\n", start=False)] == whole
+    assert codec.encode_segment("Paris is\n", start=True) == whole
+    start, *_ = codec.encode_segment("Paris", start=True)
+    assert [start, *codec.encode_segment(" is\n", start=False)] == whole
 
 
 def test_spaces_at_the_end_are_left_out(codec: PieceTokenizer, family: str) -> None:
-    assert codec.segment(" is in  ", start=False) == ids(family, codec, "_is _in")
+    assert codec.encode_segment(" is in  ", start=False) == ids(family, codec, "_is _in")
 
 
 @pytest.mark.parametrize(
@@ -86,39 +86,39 @@ def test_segments_between_words_join_to_the_tokens_of_the_sentence(
     whole = codec.tokenizer(sentence, add_special_tokens=False)["input_ids"]
     for place, letter in enumerate(sentence):
         if letter == " ":
-            head = codec.segment(sentence[:place], start=True)
-            assert head + codec.segment(sentence[place:], start=False) == whole
+            head = codec.encode_segment(sentence[:place], start=True)
+            assert head + codec.encode_segment(sentence[place:], start=False) == whole
 
 
 @pytest.mark.parametrize("word", ["France", "yes", "capital"])
 def test_a_known_word_is_its_token_behind_a_space(
     codec: PieceTokenizer, family: str, word: str
 ) -> None:
-    assert [codec.word(word, space_before=True)] == ids(family, codec, f"_{word}")
-    assert codec.word_tokens(word, space_before=True) == 1
+    assert [codec.single_token_id(word, space_before=True)] == ids(family, codec, f"_{word}")
+    assert codec.count_tokens(word, space_before=True) == 1
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2", "llama"], indirect=True)
 def test_a_word_without_a_space_is_another_token(codec: PieceTokenizer) -> None:
-    bare = codec.word("France", space_before=False)
+    bare = codec.single_token_id("France", space_before=False)
     assert bare == codec.tokenizer.get_vocab()["France"]
-    assert bare != codec.word("France", space_before=True)
+    assert bare != codec.single_token_id("France", space_before=True)
 
 
 def test_a_word_of_several_tokens_has_no_id(codec: PieceTokenizer, family: str) -> None:
     # Five letters; all but WordPiece have a token for the space in front of them.
-    assert codec.word("zebra", space_before=True) is None
-    assert codec.word_tokens("zebra", space_before=True) == (5 if family == "bert" else 6)
+    assert codec.single_token_id("zebra", space_before=True) is None
+    assert codec.count_tokens("zebra", space_before=True) == (5 if family == "bert" else 6)
 
 
 @pytest.mark.parametrize("family", ["bert"], indirect=True)
 def test_an_unknown_word_has_no_id_though_it_is_one_token(codec: PieceTokenizer) -> None:
-    assert codec.word_tokens("東", space_before=True) == 1
-    assert codec.word("東", space_before=True) is None
+    assert codec.count_tokens("東", space_before=True) == 1
+    assert codec.single_token_id("東", space_before=True) is None
 
 
 def test_a_word_of_the_vocabulary_is_not_taken_for_the_unknown_one(codec: PieceTokenizer) -> None:
-    assert codec.word("a", space_before=True) is not None
+    assert codec.single_token_id("a", space_before=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ def test_a_word_of_the_vocabulary_is_not_taken_for_the_unknown_one(codec: PieceT
 def test_a_cut_text_is_the_beginning_of_so_many_tokens(
     codec: PieceTokenizer, tokens: int, kept: str | None
 ) -> None:
-    assert codec.cut("Paris, is in", tokens) == ("Paris, is in" if kept is None else kept)
+    assert codec.truncate("Paris, is in", tokens) == ("Paris, is in" if kept is None else kept)
 
 
 def test_a_cut_text_never_has_more_tokens_than_asked(codec: PieceTokenizer) -> None:
     text = "Paris is 東京 and zebra's, (a) Oslo-Lyon."
-    for tokens in range(len(codec.segment(text, start=True))):
-        cut = codec.cut(text, tokens)
+    for tokens in range(len(codec.encode_segment(text, start=True))):
+        cut = codec.truncate(text, tokens)
         assert text.startswith(cut)
-        assert len(codec.segment(cut, start=True)) <= tokens
+        assert len(codec.encode_segment(cut, start=True)) <= tokens
 
 
 def test_a_tokenizer_without_a_padding_token_fills_with_0(

@@ -12,6 +12,7 @@ from tokenizers import normalizers
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from pipeline.config.schema import SearchParams
 from pipeline.errors import TemplateError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.dataset import PromptDataset
@@ -30,7 +31,7 @@ from pipeline.search.autoprompt import (
     search_words,
 )
 from pipeline.training.loop import TrainingJob
-from pipeline.training.problems import lama_problem
+from tests.jobs import fact_job
 from tests.tiny import FAMILIES, WORDS
 from tests.worked import VOCABULARY, ids, make_facts, slow_scores
 
@@ -44,26 +45,27 @@ def problem(
 ) -> TrainingJob:
     template = parse_template(source, ["subject"])
     split = {"train": make_facts(facts), "dev": make_facts(dev, start=3)}
-    return lama_problem(model, "P17", template, split, VOCABULARY)
+    return fact_job(model, "P17", template, split, VOCABULARY)
 
 
 def run(model: PromptedModel, asked: TrainingJob, **changes: Any) -> SearchResult:
+    """Search; what is changed is of the job, of the section `search`, or an argument."""
+    job = replace(asked, score=minus_loss, seed=SEED)
+    params = {"prompts": "gradient", "iterations": 6, "candidates": 5, "batch_size": 4}
     options: dict[str, Any] = {
-        "name": asked.name,
-        "tokens": asked.prompt_tokens,
-        "train": asked.train,
-        "dev": asked.dev,
-        "allowed": filter_words(model.codec, len(model.words), VOCABULARY),
-        "score": minus_loss,
-        "iterations": 6,
-        "candidates": 5,
-        "batch": 4,
+        "allowed": filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
         "max_rows_per_forward": 64,
-        "seed": SEED,
         "checkpoint": None,
         "on_iteration": lambda _: None,
     }
-    return search_words(model, **options | changes)
+    for name, value in changes.items():
+        if name in params:
+            params[name] = value
+        elif name in options:
+            options[name] = value
+        else:
+            job = replace(job, **{name: value})
+    return search_words(model, job, SearchParams.model_construct(**params), **options)
 
 
 def minus_loss(log_probs: Tensor, targets: Tensor) -> float:
@@ -108,7 +110,7 @@ def slow_loss(
 def slow_gradient(
     model: PromptedModel, questions: PromptDataset, chosen: list[int], prompt: tuple[int, ...]
 ) -> Tensor:
-    vectors = torch.stack([model.words[token].detach().float() for token in prompt])
+    vectors = torch.stack([model.input_embeddings[token].detach().float() for token in prompt])
     vectors.requires_grad_()
     losses = [
         -slow_scores(model, questions.rows[i], vectors)[right_word(questions, i)] for i in chosen
@@ -122,7 +124,9 @@ def slow_proposals(
 ) -> list[int]:
     """The words by the first-order change of the loss, one dot product at a time."""
     change = {
-        word: float((model.words[word] - model.words[current]).detach() @ gradient)
+        word: float(
+            (model.input_embeddings[word] - model.input_embeddings[current]).detach() @ gradient
+        )
         for word in allowed
         if word != current
     }
@@ -183,14 +187,16 @@ def test_the_proposed_words_are_those_with_the_greatest_first_order_decrease(
     tiny_models: dict[str, PromptedModel], data: st.DataObject
 ) -> None:
     model = tiny_models["bert"]
-    every = range(len(model.words))
+    every = range(len(model.input_embeddings))
     allowed = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1, max_size=30)))
     current = data.draw(st.sampled_from(allowed) | st.sampled_from(every))
     count = data.draw(st.integers(1, 40))
     seed = data.draw(st.integers(0, 1000))
     gradient = torch.randn(32, generator=torch.Generator().manual_seed(seed))
     words = torch.tensor(allowed)
-    found = propose_words(gradient, model.words.detach()[words], words, count, current=current)
+    found = propose_words(
+        gradient, model.input_embeddings.detach()[words], words, count, current=current
+    )
     assert found == slow_proposals(model, gradient, allowed, count, current)
 
 
@@ -207,8 +213,8 @@ def test_each_iteration_tries_what_the_gradient_proposes_at_one_place(
         return prompt_losses(*args)
 
     monkeypatch.setattr(search, "prompt_losses", note)
-    history = run(model, asked, batch=99).history
-    allowed = filter_words(model.codec, len(model.words), VOCABULARY).tolist()
+    history = run(model, asked, batch_size=99).history
+    allowed = filter_words(model.codec, len(model.input_embeddings), VOCABULARY).tolist()
     places = set()
     for before, prompts in zip(history, tried, strict=False):
         current, *others = prompts
@@ -233,7 +239,7 @@ def test_no_iteration_raises_the_loss_of_its_batch(
     model = tiny_models[family]
     asked = problem(model)
     every = list(range(7))
-    history = run(model, asked, batch=99).history
+    history = run(model, asked, batch_size=99).history
     losses = [slow_loss(model, asked.train, every, record.token_ids) for record in history]
     assert [record.train_loss for record in history[1:]] == pytest.approx(losses[1:], abs=1e-4)
     assert all(after <= before + 1e-5 for before, after in itertools.pairwise(losses))
@@ -254,7 +260,7 @@ def test_with_one_place_and_all_words_tried_the_search_equals_brute_force(
         replace(asked, dev=asked.train),
         allowed=torch.tensor(words),
         candidates=99,
-        batch=99,
+        batch_size=99,
         iterations=1,
         score=lambda *_: 0.0,
     )
@@ -270,7 +276,7 @@ def test_a_long_search_ends_where_no_single_word_is_better(
     asked = problem(model, "[P] {subject} [P] {mask}", facts=4)
     words = ids(family, model.codec, "_the _city _of _with _no")
     every = list(range(4))
-    options = {"allowed": torch.tensor(words), "candidates": 99, "batch": 99}
+    options = {"allowed": torch.tensor(words), "candidates": 99, "batch_size": 99}
     end = run(model, asked, iterations=20, **options).history[-1].token_ids
     loss = slow_loss(model, asked.train, every, end)
     for word in words:
@@ -283,7 +289,7 @@ def test_words_are_allowed_ones_and_change_one_at_a_time(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
-    allowed = filter_words(model.codec, len(model.words), VOCABULARY)
+    allowed = filter_words(model.codec, len(model.input_embeddings), VOCABULARY)
     history = run(model, problem(model), iterations=12).history
     for record in history:
         assert len(record.token_ids) == 3
@@ -363,7 +369,9 @@ def test_dev_losses_and_scores_are_those_of_the_words_among_the_answers(
     model = tiny_models[family]
     asked = problem(model)
     for record in run(model, asked, score=accuracy).history:
-        vectors = torch.stack([model.words[token].detach() for token in record.token_ids])
+        vectors = torch.stack(
+            [model.input_embeddings[token].detach() for token in record.token_ids]
+        )
         with torch.no_grad():
             slow = torch.stack(
                 [slow_scores(model, row, vectors, asked.dev.word_ids) for row in asked.dev.rows]
@@ -562,7 +570,7 @@ def test_a_search_goes_on_with_other_passes(
 
 def other_words(model: PromptedModel, *, unused_by: SearchResult) -> Tensor:
     """Another word is allowed in place of one that the start has no use for."""
-    allowed = filter_words(model.codec, len(model.words), VOCABULARY)
+    allowed = filter_words(model.codec, len(model.input_embeddings), VOCABULARY)
     unused = next(i for i, word in enumerate(allowed.tolist()) if word not in unused_by.token_ids)
     allowed[unused] = ids("bert", model.codec, "_France")[0]
     return allowed
@@ -570,7 +578,7 @@ def other_words(model: PromptedModel, *, unused_by: SearchResult) -> Tensor:
 
 @pytest.mark.parametrize(
     "other",
-    ["seed", "name", "candidates", "batch", "allowed", "train", "dev", "template", "model"],
+    ["seed", "name", "candidates", "batch_size", "allowed", "train", "dev", "template", "model"],
 )
 def test_a_checkpoint_of_another_search_is_written_over(
     tiny_models: dict[str, PromptedModel], tiny_folders: dict[str, Path], tmp_path: Path, other: str
@@ -581,7 +589,7 @@ def test_a_checkpoint_of_another_search_is_written_over(
         "seed": {"seed": SEED + 1},
         "name": {"name": "P30"},
         "candidates": {"candidates": 6},
-        "batch": {"batch": 3},
+        "batch_size": {"batch_size": 3},
         "allowed": {"allowed": other_words(model, unused_by=run(model, asked, iterations=0))},
         "train": {"train": problem(model, facts=6).train},
         "dev": {"dev": problem(model, dev=5).dev},
@@ -591,7 +599,7 @@ def test_a_checkpoint_of_another_search_is_written_over(
     if other == "model":
         model = load_model(tiny_folders["bert"], device="cpu")
         with torch.no_grad():
-            model.words.mul_(1.1)
+            model.input_embeddings.mul_(1.1)
     file = tmp_path / "search.json"
     run(tiny_models["bert"], problem(tiny_models["bert"]), iterations=2, checkpoint=file)
     heard: list[SearchRecord] = []
@@ -610,7 +618,7 @@ def test_special_and_forbidden_words_and_names_may_not_stand_in_a_prompt(
     model = tiny_models[family]
     codec = model.codec
     forbidden = ["france", "CITY", "Norway", "b"]
-    found = filter_words(codec, len(model.words), forbidden)
+    found = filter_words(codec, len(model.input_embeddings), forbidden)
     kept = set(found.tolist())
     assert found.dtype == torch.int64
     assert found.tolist() == sorted(kept)
@@ -632,7 +640,7 @@ def test_pieces_of_words_may_stand_in_a_prompt(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
-    kept = set(filter_words(model.codec, len(model.words), ["d"]).tolist())
+    kept = set(filter_words(model.codec, len(model.input_embeddings), ["d"]).tolist())
     vocabulary = model.codec.tokenizer.get_vocab()
     piece, forbidden = ("##c", "##d") if family == "bert" else ("c", "d")
     assert vocabulary[piece] in kept
@@ -645,14 +653,14 @@ def test_what_is_forbidden_leaves_out_its_own_tokens_only(
     tiny_models: dict[str, PromptedModel], family: str, forbidden: set[str]
 ) -> None:
     model = tiny_models[family]
-    every = set(filter_words(model.codec, len(model.words), []).tolist())
-    kept = set(filter_words(model.codec, len(model.words), forbidden).tolist())
+    every = set(filter_words(model.codec, len(model.input_embeddings), []).tolist())
+    kept = set(filter_words(model.codec, len(model.input_embeddings), forbidden).tolist())
     lost = model.codec.tokenizer.convert_ids_to_tokens(sorted(every - kept))
     folded = {word.casefold() for word in forbidden}
     assert kept <= every
     assert {token.strip("▁Ġ#").casefold() for token in lost} <= folded
     for word in forbidden:
-        assert model.codec.word(word, space_before=True) not in kept
+        assert model.codec.single_token_id(word, space_before=True) not in kept
 
 
 def test_what_the_tokenizer_makes_of_a_forbidden_word_may_not_stand_in_a_prompt(
@@ -672,7 +680,7 @@ def test_only_words_with_an_embedding_may_stand_in_a_prompt(
     tiny_models: dict[str, PromptedModel],
 ) -> None:
     model = tiny_models["gpt2"]
-    every = filter_words(model.codec, len(model.words), [])
+    every = filter_words(model.codec, len(model.input_embeddings), [])
     assert torch.equal(filter_words(model.codec, 10_000, []), every)
     assert torch.equal(filter_words(model.codec, 100, []), every[every < 100])
 
@@ -687,7 +695,7 @@ def test_a_template_without_prompt_tokens_is_refused(
         run(tiny_models["bert"], problem(tiny_models["bert"], "{subject} {mask}"))
 
 
-@pytest.mark.parametrize("changes", [{"tokens": 2}, {"allowed": torch.tensor([]).long()}])
+@pytest.mark.parametrize("changes", [{"prompt_tokens": 2}, {"allowed": torch.tensor([]).long()}])
 def test_too_few_tokens_or_words_are_refused(
     tiny_models: dict[str, PromptedModel], changes: dict[str, Any]
 ) -> None:

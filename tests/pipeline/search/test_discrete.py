@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,19 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.config.schema import SearchParams
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import accuracy
-from pipeline.models.dataset import PromptDataset, build_dataset
+from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import predict
+from pipeline.models.scoring import score_examples
 from pipeline.prompts.template import parse_template
 from pipeline.search import discrete
 from pipeline.search.autoprompt import search_words
-from pipeline.search.discrete import Outcome, choose_published, search_prompt, usable_templates
-from pipeline.tasks.lama import FIELDS, fact_values
-from pipeline.training.loop import EpochRecord, TrainingJob
-from pipeline.training.problems import lama_problem
+from pipeline.search.discrete import choose_published, search_prompt, usable_templates
+from pipeline.tasks.lama import FIELDS
+from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
+from tests.jobs import fact_job, fact_trial
 from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, make_facts, slow_scores
 
@@ -38,13 +39,25 @@ def scripted(*scores: float) -> Callable[[Tensor, Tensor], float]:
     return lambda _, __: next(left)
 
 
-def choose(model: PromptedModel, texts: Sequence[str] = TEXTS, **changes: Any) -> Outcome:
-    options: dict[str, Any] = {
-        "score": accuracy,
-        "max_rows_per_forward": 8,
-        "on_epoch": lambda _: None,
-    }
-    return choose_published(model, "P17", texts, FACTS, VOCABULARY, **options | changes)
+def choose(
+    model: PromptedModel,
+    texts: Sequence[str] = TEXTS,
+    on_epoch: Callable[[EpochRecord], object] = lambda _: None,
+) -> TrainingResult:
+    trial = fact_trial("P17", parse_template("{subject} [P] {mask}", FIELDS), FACTS, VOCABULARY)
+    return choose_published(model, trial, texts, max_rows_per_forward=8, on_epoch=on_epoch)
+
+
+@pytest.fixture
+def score_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the templates have these scores, one after the other."""
+
+    def script(*scores: float) -> None:
+        score = scripted(*scores)
+        real = discrete.make_job
+        monkeypatch.setattr(discrete, "make_job", lambda *given: replace(real(*given), score=score))
+
+    return script
 
 
 # Published templates
@@ -55,7 +68,10 @@ def test_a_causal_model_is_asked_what_names_the_subject_first(
 ) -> None:
     texts = [*TEXTS, "{mask}: {subject}", "{subject}: {mask}"]
     usable = {
-        family: [template.source for template in usable_templates(tiny_models[family], texts)]
+        family: [
+            template.source
+            for template in usable_templates(texts, masked=tiny_models[family].masked)
+        ]
         for family in ONE_OF_EACH
     }
     written = [text.replace("[X]", "{subject}").replace("[Y]", "{mask}") for text in texts]
@@ -74,23 +90,28 @@ def test_a_causal_model_is_asked_what_names_the_subject_first(
     ],
 )
 def test_the_template_with_the_best_dev_score_is_taken(
-    tiny_models: dict[str, PromptedModel], scores: tuple[float, ...], best: int
+    tiny_models: dict[str, PromptedModel],
+    score_as: Callable[..., None],
+    scores: tuple[float, ...],
+    best: int,
 ) -> None:
     heard: list[EpochRecord] = []
-    stored, history = choose(tiny_models["bert"], score=scripted(*scores), on_epoch=heard.append)
+    score_as(*scores)
+    stored = choose(tiny_models["bert"], on_epoch=heard.append)
     written = TEXTS[best].replace("[X]", "{subject}").replace("[Y]", "{mask}")
     assert stored.template == written
     assert stored.vectors is None
     assert stored.words is None
-    assert (stored.best_epoch, stored.dev_score) == (0, scores[best])
-    assert heard == history == [EpochRecord("P17", 0, None, history[0].dev_loss, scores[best])]
+    assert (stored.best_epoch, stored.best_score) == (0, scores[best])
+    assert heard == stored.history == [EpochRecord(0, None, heard[0].dev_loss, scores[best])]
 
 
 def test_a_causal_model_never_takes_a_template_with_the_subject_last(
-    tiny_models: dict[str, PromptedModel],
+    tiny_models: dict[str, PromptedModel], score_as: Callable[..., None]
 ) -> None:
-    # Three scores are asked for: the template that would come third is not scored.
-    stored, _ = choose(tiny_models["gpt2"], score=scripted(0.1, 0.2, 0.3))
+    # Three scores are computed: the template that would come third is not scored.
+    score_as(0.1, 0.2, 0.3)
+    stored = choose(tiny_models["gpt2"])
     assert stored.template == "the capital of {subject} is {mask}"
 
 
@@ -100,7 +121,9 @@ def test_where_no_template_can_be_asked_the_message_says_what_to_do(
 ) -> None:
     with pytest.raises(DataError) as caught:
         choose(tiny_models["gpt2"], texts)
-    assert str(caught.value).startswith(f"P17: none of {len(texts)} published templates")
+    assert str(caught.value).startswith(
+        f"P17: this model can use none of {len(texts)} published templates"
+    )
     assert "lama.training.discrete.search.prompts" in str(caught.value)
 
 
@@ -115,8 +138,7 @@ def test_scores_of_published_templates_are_those_of_one_fact_at_a_time(
             continue
         source = text.replace("[X]", "{subject}").replace("[Y]", "{mask}")
         template = parse_template(source, FIELDS)
-        examples = [(fact_values(fact), fact.obj_label) for fact in FACTS["dev"]]
-        asked = build_dataset(model, template, examples, VOCABULARY)
+        asked = fact_job(model, "P17", template, FACTS, VOCABULARY).dev
         with torch.no_grad():
             scores = [slow_scores(model, row, None, asked.word_ids) for row in asked.rows]
         hits = [int(s.argmax()) == int(t) for s, t in zip(scores, asked.targets, strict=True)]
@@ -124,9 +146,10 @@ def test_scores_of_published_templates_are_those_of_one_fact_at_a_time(
         slow.append((source, sum(hits) / len(hits), sum(losses) / len(losses)))
     best = max(slow, key=lambda entry: entry[1])
 
-    stored, (record,) = choose(model)
+    stored = choose(model)
 
-    assert (stored.template, stored.dev_score) == best[:2]
+    (record,) = stored.history
+    assert (stored.template, stored.best_score) == best[:2]
     assert record.dev_score == best[1]
     assert record.dev_loss == pytest.approx(best[2], abs=1e-4)
 
@@ -139,9 +162,9 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What each search was asked for."""
     calls: list[dict[str, Any]] = []
 
-    def noted(model: PromptedModel, **options: Any) -> Any:
-        calls.append(options)
-        return search_words(model, **options)
+    def noted(model: PromptedModel, *more: Any, **options: Any) -> Any:
+        calls.append({"more": more, **options})
+        return search_words(model, *more, **options)
 
     monkeypatch.setattr(discrete, "search_words", noted)
     return calls
@@ -150,28 +173,32 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def problem(
     model: PromptedModel, source: str, facts: dict[str, list[Fact]], words: list[str]
 ) -> TrainingJob:
-    return lama_problem(model, "P17", parse_template(source, FIELDS), facts, words)
+    return fact_job(model, "P17", parse_template(source, FIELDS), facts, words)
 
 
 def search(
-    model: PromptedModel, asked: TrainingJob, source: str, folder: Path, **changes: Any
-) -> Outcome:
-    options: dict[str, Any] = {
-        "score": accuracy,
-        "iterations": 8,
-        "candidates": 6,
-        "batch": 4,
-        "max_rows_per_forward": 16,
-        "seed": 5,
-        "checkpoint": folder / "search.json",
-        "on_epoch": lambda _: None,
-    }
-    template = parse_template(source, FIELDS)
-    return search_prompt(model, asked, template, **options | changes)
+    model: PromptedModel,
+    asked: TrainingJob,
+    folder: Path,
+    *,
+    iterations: int = 8,
+    on_epoch: Callable[[EpochRecord], object] = lambda _: None,
+) -> TrainingResult:
+    params = SearchParams(prompts="gradient", iterations=iterations, candidates=6, batch_size=4)
+    return search_prompt(
+        model,
+        replace(asked, seed=5),
+        params,
+        max_rows_per_forward=16,
+        checkpoint=folder / "search.json",
+        on_epoch=on_epoch,
+    )
 
 
 def score_of(model: PromptedModel, questions: PromptDataset, vectors: Tensor | None) -> float:
-    log_probs = predict(model, questions.rows, vectors, questions.word_ids, max_rows_per_forward=3)
+    log_probs = score_examples(
+        model, questions.rows, vectors, questions.word_ids, max_rows_per_forward=3
+    )
     return accuracy(log_probs, questions.targets)
 
 
@@ -185,14 +212,15 @@ def test_the_stored_vectors_are_the_embeddings_of_the_stored_words(
     model = tiny_models[family]
     asked = problem(model, SOURCE, FACTS, VOCABULARY)
 
-    stored, history = search(model, asked, SOURCE, tmp_path)
+    stored = search(model, asked, tmp_path)
 
-    assert stored.template == SOURCE
+    history = stored.history
+    assert stored.template is None
     assert stored.words is not None
     assert stored.vectors is not None
     assert len(stored.words) == len(stored.vectors) == 4
     ids = model.codec.tokenizer.convert_tokens_to_ids(stored.words)
-    assert torch.equal(stored.vectors, model.words[ids].detach().float())
+    assert torch.equal(stored.vectors, model.input_embeddings[ids].detach().float())
     assert not stored.vectors.requires_grad
     # The words as plain token ids give the same scores as their vectors.
     for row in asked.dev.rows:
@@ -205,9 +233,9 @@ def test_the_stored_vectors_are_the_embeddings_of_the_stored_words(
             slow = slow_scores(model, row, stored.vectors)
         plain = logits[0, row.answer_position].log_softmax(dim=0)
         torch.testing.assert_close(slow, plain, rtol=1e-4, atol=1e-4)
-    assert stored.dev_score == history[stored.best_epoch].dev_score
-    assert stored.dev_score == score_of(model, asked.dev, stored.vectors)
-    assert stored.dev_score == max(record.dev_score for record in history)
+    assert stored.best_score == history[stored.best_epoch].dev_score
+    assert stored.best_score == score_of(model, asked.dev, stored.vectors)
+    assert stored.best_score == max(record.dev_score for record in history)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -221,15 +249,17 @@ def test_each_iteration_is_told_as_an_epoch(
     asked = problem(model, SOURCE, FACTS, VOCABULARY)
     heard: list[EpochRecord] = []
 
-    stored, history = search(model, asked, SOURCE, tmp_path, on_epoch=heard.append)
+    stored = search(model, asked, tmp_path, on_epoch=heard.append)
 
+    history = stored.history
     assert heard == history
     assert [record.epoch for record in history] == list(range(9))
-    assert {record.problem for record in history} == {"P17"}
     assert [record.train_loss is None for record in history] == [True] + [False] * 8
     (options,) = searched
-    del options["on_iteration"]
-    again = search_words(model, **options | {"checkpoint": None, "on_iteration": lambda _: None})
+    more = options.pop("more")
+    again = search_words(
+        model, *more, **options | {"checkpoint": None, "on_iteration": lambda _: None}
+    )
     for mine, theirs in zip(history, again.history, strict=True):
         assert asdict(theirs).items() >= {
             "train_loss": mine.train_loss, "dev_loss": mine.dev_loss, "dev_score": mine.dev_score,
@@ -252,11 +282,13 @@ def test_the_answers_of_train_are_no_candidates_and_other_words_are(
     }
     asked = problem(model, "{subject} [P*2] {mask}", facts, [*answers, "yes"])
 
-    stored, _ = search(model, asked, "{subject} [P*2] {mask}", tmp_path, iterations=12)
+    stored = search(model, asked, tmp_path, iterations=12)
 
     allowed = set(searched[0]["allowed"].tolist())
     for word, is_in in (*((a, False) for a in answers), *((o, True) for o in others)):
-        within, bare = (model.codec.word(word, space_before=space) for space in (True, False))
+        within, bare = (
+            model.codec.single_token_id(word, space_before=space) for space in (True, False)
+        )
         assert (within in allowed) == is_in, word
         assert (bare in allowed) == is_in or bare is None, word
     assert stored.words is not None
@@ -277,12 +309,12 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     model = tiny_models["bert"]
     asked = problem(model, SOURCE, FACTS, VOCABULARY)
     (tmp_path / "whole").mkdir()
-    whole = search(model, asked, SOURCE, tmp_path / "whole")
+    whole = search(model, asked, tmp_path / "whole")
     with pytest.raises(Killed):
-        search(model, asked, SOURCE, tmp_path, on_epoch=die)
+        search(model, asked, tmp_path, on_epoch=die)
     heard: list[EpochRecord] = []
-    stored, history = search(model, asked, SOURCE, tmp_path, on_epoch=heard.append)
-    assert history == whole[1]
-    assert stored.words == whole[0].words
+    stored = search(model, asked, tmp_path, on_epoch=heard.append)
+    assert stored.history == whole.history
+    assert stored.words == whole.words
     # The iteration at whose end it was killed is told again.
     assert [record.epoch for record in heard] == [5, 6, 7, 8]

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ PROJECT = Path(__file__).parents[3]
 CONTENT = random.Random(1).randbytes(400_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 HALF = 200_000
-HASTY = RetryPolicy(attempts=3, backoff=0.001, read_timeout=1)
+HASTY = RetryPolicy(attempts=3, backoff=0.001, read_timeout=600)
+# For servers that fall silent; a slow machine needs the longer limit where they answer.
+IMPATIENT = replace(HASTY, read_timeout=1)
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_two_addresses_never_share_a_kept_file(server, tmp_path):
 @pytest.mark.parametrize("validators", [{}, {"ETag": None}, {"ETag": 'W/"weak"'}])
 def test_after_a_cut_the_rest_is_fetched(server, target, how, validators):
     url = server.put("/data.bin", CONTENT, how, **validators)
-    download(url, target, sha256=DIGEST, retry=HASTY)
+    download(url, target, sha256=DIGEST, retry=IMPATIENT if how == "silent" else HASTY)
     first, second = _resumed_from(server)
     assert first == 0
     # Up to a chunk is lost in the client's buffer.
@@ -202,7 +206,7 @@ def test_an_error_that_may_pass_is_waited_out(server, target, status):
 def test_one_that_does_not_pass_is_told_after_some_attempts(server, target, how, said):
     url = server.put("/data.bin", CONTENT, how, ..., ETag=None, Last_Modified=None)
     with pytest.raises(DownloadError, match=said) as caught:
-        download(url, target, retry=HASTY)
+        download(url, target, retry=IMPATIENT if how == "silent" else HASTY)
     assert url in str(caught.value)
     assert "3 attempts" in str(caught.value)
     assert "data.mirror in params.yaml" in str(caught.value)
@@ -312,7 +316,7 @@ def test_a_disk_that_cannot_be_written_is_no_error_of_the_network(server, target
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module._Partial, "append", full)
+    monkeypatch.setattr(module._Partial, "_append", full)
     url = server.put("/data.bin", CONTENT)
     with pytest.raises(DownloadError, match=r"data\.bin\.partial: No space left"):
         download(url, target, retry=HASTY)
@@ -331,10 +335,10 @@ def test_after_a_kill_the_rest_is_fetched(server, target):
     url = server.put("/data.bin", CONTENT, "silent")
     command = [sys.executable, "-c", _FETCH, url, str(target)]
     with subprocess.Popen(command, cwd=PROJECT) as child:
-        came = server.silent.wait(60)
+        came = server.silent.wait(600)
         partial = target.with_name("data.bin.partial")
         while child.poll() is None and not (partial.exists() and partial.stat().st_size):
-            pass
+            time.sleep(0.01)
         child.send_signal(signal.SIGKILL)
     assert came
     assert not target.exists()

@@ -23,7 +23,7 @@ from pipeline.sources.lama import LAMA, PROMPT_FILES, URLS, LamaSource, lama_sou
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=1)
+HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=600)
 RELATIONS = {"P19": 3, "P36": 2, "P31": 1}
 
 Files = dict[str, bytes]

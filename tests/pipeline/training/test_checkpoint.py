@@ -110,7 +110,7 @@ def test_after_a_kill_a_checkpoint_is_whole_or_absent(
 ) -> None:
     path = tmp_path / "unit.pt"
     killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(path), which, moment], cwd=PROJECT, timeout=120
+        [sys.executable, "-c", _KILLED, str(path), which, moment], cwd=PROJECT, timeout=600
     )
     assert killed.returncode == 9
     expected = None if which == "first" else {"epoch": 1}

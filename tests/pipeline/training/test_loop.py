@@ -8,60 +8,44 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.data.lama import Fact
 from pipeline.evaluation.metrics import accuracy
-from pipeline.models.dataset import PromptDataset, build_dataset
+from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.models.scoring import predict
+from pipeline.models.scoring import score_examples
 from pipeline.prompts.template import parse_template
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training import loop
-from pipeline.training.bank import make_encoder
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.loop import EpochRecord, Trained, TrainingJob, train
-from pipeline.training.optimizers import OptimizerConfig
-from pipeline.training.problems import lama_problem, task_problem
-from pipeline.training.prompt_encoders import PromptEncoder
+from pipeline.training.jobs import make_job
+from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
+from pipeline.training.prompt_encoders import PromptEncoder, make_encoder
+from tests.jobs import ADAM, SEED, changed, fact_job, method, task_trial, train_jobs
 from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
 
-ADAM = OptimizerConfig(
-    optimizer="adam",
-    learning_rate=1e-2,
-    weight_decay=0.0,
-    schedule="constant",
-    warmup_ratio=0.0,
-    decay_per_epoch=1.0,
-    max_grad_norm=1.0,
-)
-SEED = 7
 ONE_OF_EACH = ("bert", "gpt2")
 
 
-def run(model: PromptedModel, problems: list[TrainingJob], **changes: Any) -> dict[str, Trained]:
-    settings: dict[str, Any] = {
-        "score": accuracy,
-        "loss_over_vocabulary": True,
-        "epochs": 2,
-        "batch": 3,
-        "gradient_accumulation_steps": 1,
-        "patience": 99,
-        "encoder": "lstm",
-        "dropout": 0.0,
-        "prompt_optimizer": ADAM,
-        "model_optimizer": None,
-        "best_checkpoint_path": Path("weights.safetensors"),
-        "max_rows_per_forward": 64,
-        "seed": SEED,
-        "checkpoint": None,
-        "on_epoch": lambda _: None,
-    }
-    return train(model, problems, **settings | changes)
+def run(
+    model: PromptedModel, jobs: list[TrainingJob], **settings: Any
+) -> dict[str, TrainingResult]:
+    """Train; score, seed and open_vocabulary are of every job, the rest of the method."""
+    names = ("score", "seed", "open_vocabulary")
+    of_jobs = {name: settings.pop(name) for name in names if name in settings}
+    return train_jobs(model, jobs, job=of_jobs, **settings)
+
+
+def encoder_of(kind: str, count: int, model: PromptedModel, *, name: str) -> PromptEncoder:
+    config = method(encoder=kind).prompt
+    assert config is not None
+    return make_encoder(config, count, model.input_embeddings, seed=SEED, name=name)
 
 
 def scripted(**scores: list[float]) -> Callable[[Tensor, Tensor], float]:
-    """Give out scores as written; a problem is known by its number of dev examples."""
+    """Give out scores as written; a job is known by its number of dev examples."""
     left = {int(name.removeprefix("dev_")): iter(values) for name, values in scores.items()}
     return lambda _, targets: next(left[len(targets)])
 
@@ -71,7 +55,7 @@ def latest(_: Tensor, __: Tensor) -> float:
     return 0.5
 
 
-def problem(
+def job(
     model: PromptedModel,
     name: str = "P17",
     source: str = "[P*2] {subject} is in [P] {mask} [P] .",
@@ -82,15 +66,15 @@ def problem(
 ) -> TrainingJob:
     template = parse_template(source, ["subject"])
     split = {"train": make_facts(facts), "dev": make_facts(dev, start=3)}
-    return lama_problem(model, name, template, split, words)
+    return fact_job(model, name, template, split, words)
 
 
-def three_problems(model: PromptedModel) -> list[TrainingJob]:
+def three_jobs(model: PromptedModel) -> list[TrainingJob]:
     """Problems of different lengths, prompt lengths and numbers of steps."""
     return [
-        problem(model, "P17", "[P*3] {subject} is located in [P*2] {mask} .", facts=7, dev=4),
-        problem(model, "P30", "{subject} [P] {mask}", facts=3, dev=5),
-        problem(model, "P36", "the capital of {subject} is [P*2] {mask} [P*4]", facts=11, dev=6),
+        job(model, "P17", "[P*3] {subject} is located in [P*2] {mask} .", facts=7, dev=4),
+        job(model, "P30", "{subject} [P] {mask}", facts=3, dev=5),
+        job(model, "P36", "the capital of {subject} is [P*2] {mask} [P*4]", facts=11, dev=6),
     ]
 
 
@@ -101,11 +85,11 @@ def without_dropout(model: PromptedModel) -> PromptedModel:
     return model
 
 
-def assert_equal_results(ours: Trained, other: Trained, *, tolerance: float) -> None:
+def assert_equal_results(ours: TrainingResult, other: TrainingResult, *, tolerance: float) -> None:
     assert ours.best_epoch == other.best_epoch
     assert len(ours.history) == len(other.history)
     for mine, theirs in zip(ours.history, other.history, strict=True):
-        assert (mine.problem, mine.epoch) == (theirs.problem, theirs.epoch)
+        assert mine.epoch == theirs.epoch
         assert mine.train_loss == pytest.approx(theirs.train_loss, abs=tolerance)
         assert mine.dev_loss == pytest.approx(theirs.dev_loss, abs=tolerance)
         assert mine.dev_score == pytest.approx(theirs.dev_score, abs=1e-9)
@@ -132,7 +116,7 @@ def test_a_step_equals_one_written_out_row_by_row(
     ]
     words = ids(family, model.codec, " ".join(f"_{word}" for word in VOCABULARY))
     places = [VOCABULARY.index(fact.obj_label) for fact in facts]
-    encoder = make_encoder("lstm", 4, model.words, dropout=0.0, seed=SEED, name="P17")
+    encoder = encoder_of("lstm", 4, model, name="P17")
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
     losses = []
     for row, place in zip(rows, places, strict=True):
@@ -147,9 +131,9 @@ def test_a_step_equals_one_written_out_row_by_row(
 
     trained = run(
         model,
-        [problem(model, facts=3, dev=3)],
+        [job(model, facts=3, dev=3)],
         score=latest,
-        loss_over_vocabulary=over_vocabulary,
+        open_vocabulary=over_vocabulary,
         epochs=1,
     )["P17"]
 
@@ -164,15 +148,12 @@ def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
 ) -> None:
     """The same fact five times in steps of two: each of the three steps has that fact's loss."""
     model = tiny_models[family]
-    questions = build_dataset(
-        model,
-        parse_template("{subject} is [P] {mask}", ["subject"]),
-        [({"subject": "Paris"}, "France")] * 5,
-        VOCABULARY,
-    )
+    facts = [Fact("P17", "Paris", "France")] * 5
+    template = parse_template("{subject} is [P] {mask}", ["subject"])
+    five = fact_job(model, "five", template, {"train": facts, "dev": facts}, VOCABULARY)
     row = hand_row(family, model, "^Paris _is P M")
     target = ids(family, model.codec, "_France")[0]
-    encoder = make_encoder("mlp", 1, model.words, dropout=0.0, seed=SEED, name="five")
+    encoder = encoder_of("mlp", 1, model, name="five")
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
     losses = []
     for _ in range(3):
@@ -185,11 +166,11 @@ def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
 
     trained = run(
         model,
-        [TrainingJob("five", 1, questions, questions)],
+        [five],
         score=latest,
         encoder="mlp",
         epochs=1,
-        batch=2,
+        batch_size=2,
     )["five"]
 
     # Two examples see the first loss, two the second, one the third.
@@ -204,8 +185,8 @@ def test_dev_is_scored_as_by_one_row_at_a_time(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
-    asked = problem(model)
-    encoder = make_encoder("lstm", 4, model.words, dropout=0.0, seed=SEED, name="P17")
+    asked = job(model)
+    encoder = encoder_of("lstm", 4, model, name="P17")
     with torch.no_grad():
         slow = torch.stack(
             [slow_scores(model, row, encoder(), asked.dev.word_ids) for row in asked.dev.rows]
@@ -222,7 +203,7 @@ def test_dev_is_scored_as_by_one_row_at_a_time(
     torch.testing.assert_close(given[0][0], slow, rtol=1e-4, atol=1e-4)
     assert torch.equal(given[0][1], asked.dev.targets)
     assert record.dev_loss == pytest.approx(-sum(right) / len(right), abs=1e-4)
-    assert record == EpochRecord("P17", 0, None, record.dev_loss, 0.25)
+    assert record == EpochRecord(0, None, record.dev_loss, 0.25)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -234,13 +215,13 @@ def test_loss_and_score_read_the_same_position(
 ) -> None:
     model = tiny_models[family]
     manual = manual_template("[X] is located in [Y] .")
-    asked = problem(model, source=apply_layout(layout, manual, masked=model.masked).source, facts=6)
+    asked = job(model, source=apply_layout(layout, manual, masked=model.masked).source, facts=6)
     history = run(
         model,
         [replace(asked, dev=asked.train)],
-        loss_over_vocabulary=False,
+        open_vocabulary=False,
         epochs=1,
-        batch=6,
+        batch_size=6,
     )["P17"].history
     assert history[1].train_loss == pytest.approx(history[0].dev_loss, abs=1e-5)
     assert history[1].dev_loss != pytest.approx(history[0].dev_loss, abs=1e-3)
@@ -251,12 +232,12 @@ def test_loss_and_score_read_the_same_position(
 TOGETHER = {
     "epochs": 4,
     "patience": 2,
-    "prompt_optimizer": replace(ADAM, schedule="linear", warmup_ratio=0.2, weight_decay=0.01),
+    "prompt_optimizer": changed(ADAM, schedule="linear", warmup_ratio=0.2, weight_decay=0.01),
 }
 
 
 # Name, template, numbers of train and dev facts, dev scores of the epochs. The last score that is
-# reached with a patience of 2, and the best epoch, differ from problem to problem.
+# reached with a patience of 2, and the best epoch, differ from job to job.
 BANK: list[tuple[str, str, int, int, list[float]]] = [
     ("P17", "[P*3] {subject} is located in [P*3] {mask} [P*3] .", 7, 4, [0.1, 0.4, 0.3, 0.3]),
     ("P30", "{subject} [P] {mask}", 3, 5, [0.1, 0.2, 0.1, 0.3, 0.3]),
@@ -268,7 +249,7 @@ BANK: list[tuple[str, str, int, int, list[float]]] = [
     ("P1376", "[P*2] {subject} , [P*2] {mask} [P] .", 6, 11, [0.1, 0.9, 0.1, 0.1]),
 ]
 BEST = {"P17": 1, "P30": 4, "P36": 2, "P47": 0, "P101": 4, "P1001": 0, "P103": 3, "P1376": 1}
-CHUNKS = [(1, 1), (7, -1), (64, 1)]  # rows in a pass, order of the problems
+CHUNKS = [(1, 1), (7, -1), (64, 1)]  # rows in a pass, order of the jobs
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -281,14 +262,13 @@ def test_a_bank_of_many_relations_ends_as_each_alone(
 ) -> None:
     """Over a whole training, whatever the order of relations and the rows of a pass."""
     model = tiny_models[family]
-    problems = [problem(model, n, source, facts=f, dev=d) for n, source, f, d, _ in BANK]
+    jobs = [job(model, n, source, facts=f, dev=d) for n, source, f, d, _ in BANK]
     scores = {f"dev_{dev}": values for _, _, _, dev, values in BANK}
     settings = TOGETHER | {"encoder": encoder, "seed": seed, "dropout": dropout}
     alone = {
-        one.name: run(model, [one], score=scripted(**scores), **settings)[one.name]
-        for one in problems
+        one.name: run(model, [one], score=scripted(**scores), **settings)[one.name] for one in jobs
     }
-    starts = run(model, problems, **settings | {"epochs": 0})
+    starts = run(model, jobs, **settings | {"epochs": 0})
     for name, result in alone.items():
         moved = result.vectors - starts[name].vectors  # type: ignore[operator]
         assert (moved.abs().max().item() > 1e-2) == (BEST[name] > 0)
@@ -297,28 +277,28 @@ def test_a_bank_of_many_relations_ends_as_each_alone(
     for max_rows_per_forward, order in CHUNKS:
         together = run(
             model,
-            problems[::order],
+            jobs[::order],
             score=scripted(**scores),
             max_rows_per_forward=max_rows_per_forward,
             **settings,
         )
-        assert list(together) == [one.name for one in problems[::order]]
+        assert list(together) == [one.name for one in jobs[::order]]
         for name, result in together.items():
             assert_equal_results(result, alone[name], tolerance=1e-4)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
-def test_problems_with_words_of_their_own_train_together_as_each_alone(
+def test_jobs_with_words_of_their_own_train_together_as_each_alone(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
-    problems = [
-        problem(model, "P17", words=VOCABULARY),
-        problem(model, "P30", words=[*reversed(VOCABULARY), "yes", "no"]),
+    jobs = [
+        job(model, "P17", words=VOCABULARY),
+        job(model, "P30", words=[*reversed(VOCABULARY), "yes", "no"]),
     ]
-    settings: dict[str, Any] = {"score": latest, "loss_over_vocabulary": False}
-    together = run(model, problems, **settings)
-    for one in problems:
+    settings: dict[str, Any] = {"score": latest, "open_vocabulary": False}
+    together = run(model, jobs, **settings)
+    for one in jobs:
         alone = run(model, [one], **settings)
         assert_equal_results(together[one.name], alone[one.name], tolerance=1e-4)
 
@@ -334,10 +314,10 @@ def test_rows_per_pass_changes_nothing_where_the_model_is_tuned(
         results.append(
             run(
                 model,
-                [problem(model, facts=12)],
+                [job(model, facts=12)],
                 score=latest,
-                batch=6,
-                model_optimizer=replace(ADAM, learning_rate=1e-3),
+                batch_size=6,
+                model_optimizer=changed(ADAM, learning_rate=1e-3),
                 best_checkpoint_path=tmp_path / "weights.safetensors",
                 max_rows_per_forward=max_rows_per_forward,
             )["P17"]
@@ -356,8 +336,10 @@ def test_passes_that_share_a_step_add_up_to_it(
 ) -> None:
     """Eleven facts in steps of six: the last step has five."""
     asked: list[int] = []
-    real = loop.ask
-    monkeypatch.setattr(loop, "ask", lambda *given: (asked.append(len(given[1])), real(*given))[1])
+    real = loop.score_batch
+    monkeypatch.setattr(
+        loop, "score_batch", lambda *given: (asked.append(len(given[1])), real(*given))[1]
+    )
     results = []
     for passes, sizes in [(1, [6, 5]), (2, [3, 3, 3, 2]), (6, [1] * 11)]:
         model = load_model(tiny_folders[family], device="cpu")
@@ -365,14 +347,13 @@ def test_passes_that_share_a_step_add_up_to_it(
         results.append(
             run(
                 model,
-                [problem(model, facts=11, source="[P] {subject} is {mask}")],
+                [job(model, facts=11, source="[P] {subject} is {mask}")],
                 score=latest,
                 epochs=1,
-                batch=6,
+                batch_size=6,
                 gradient_accumulation_steps=passes,
                 encoder=encoder,
-                prompt_optimizer=ADAM if encoder else None,
-                model_optimizer=replace(ADAM, learning_rate=1e-3),
+                model_optimizer=changed(ADAM, learning_rate=1e-3),
                 best_checkpoint_path=tmp_path / f"{passes}.safetensors",
             )["P17"]
         )
@@ -394,18 +375,16 @@ def test_each_pass_of_a_step_has_dropout_of_its_own(
     for passes in (1, 2, 2):
         model = load_model(tiny_folders["bert"], device="cpu")
         template = parse_template("{subject} is {mask}", ["subject"])
-        questions = build_dataset(
-            model, template, [({"subject": "Paris"}, "France")] * 2, VOCABULARY
-        )
+        facts = [Fact("P17", "Paris", "France")] * 2
+        two = fact_job(model, "two", template, {"train": facts, "dev": facts}, VOCABULARY)
         record = run(
             model,
-            [TrainingJob("two", 0, questions, questions)],
+            [two],
             score=latest,
             epochs=1,
-            batch=2,
+            batch_size=2,
             gradient_accumulation_steps=passes,
             encoder=None,
-            prompt_optimizer=None,
             model_optimizer=ADAM,
             best_checkpoint_path=tmp_path / "weights.safetensors",
         )["two"].history[1]
@@ -414,13 +393,13 @@ def test_each_pass_of_a_step_has_dropout_of_its_own(
     assert losses[0] != losses[1]
 
 
-def test_problems_of_another_name_or_seed_start_and_shuffle_differently(
+def test_jobs_of_another_name_or_seed_start_and_shuffle_differently(
     tiny_models: dict[str, PromptedModel],
 ) -> None:
     model = tiny_models["bert"]
-    first = run(model, [problem(model)])["P17"].vectors
-    named = run(model, [problem(model, "P30")])["P30"].vectors
-    seeded = run(model, [problem(model)], seed=SEED + 1)["P17"].vectors
+    first = run(model, [job(model)])["P17"].vectors
+    named = run(model, [job(model, "P30")])["P30"].vectors
+    seeded = run(model, [job(model)], seed=SEED + 1)["P17"].vectors
     assert first is not None
     assert named is not None
     assert seeded is not None
@@ -457,7 +436,7 @@ def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
     before = {name: w.clone() for name, w in model.network.state_dict().items()}
     starts: list[dict[str, Tensor]] = []
 
-    def note(record: EpochRecord) -> None:
+    def note(_: str, record: EpochRecord) -> None:
         if record.epoch == 0:
             made = encoders[len(starts)]
             starts.append({name: p.detach().clone() for name, p in made.named_parameters()})
@@ -465,7 +444,7 @@ def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
     run(
         model,
         # A single prompt token would leave the LSTM's recurrent weights without a gradient.
-        [one for one in three_problems(model) if one.prompt_tokens > 1],
+        [one for one in three_jobs(model) if one.prompt_tokens > 1],
         epochs=1,
         encoder=encoder,
         on_epoch=note,
@@ -491,7 +470,7 @@ def test_every_prompt_token_that_the_model_reads_moves(
 ) -> None:
     model = tiny_models[family]
     template = apply_layout(layout, manual_template("[X] is in [Y] ."), masked=model.masked)
-    asked = problem(model, source=template.source)
+    asked = job(model, source=template.source)
     settings: dict[str, Any] = {"encoder": encoder, "score": latest}
 
     start, end = (run(model, [asked], epochs=n, **settings)["P17"].vectors for n in (0, 1))
@@ -515,14 +494,14 @@ def test_the_weights_of_the_best_epoch_are_in_the_file(
     model = load_model(tiny_folders[family], device="cpu")
     start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
     file = tmp_path / "weights.safetensors"
-    asked = problem(model, facts=8)
+    asked = job(model, facts=8)
 
     trained = run(
         model,
         [asked],
         score=scripted(dev_4=[0.1, 0.2, 0.4, 0.3, 0.2]),
         epochs=4,
-        model_optimizer=replace(ADAM, learning_rate=1e-3),
+        model_optimizer=changed(ADAM, learning_rate=1e-3),
         best_checkpoint_path=file,
     )["P17"]
 
@@ -531,7 +510,7 @@ def test_the_weights_of_the_best_epoch_are_in_the_file(
     moved = {n for n, w in load_file(file).items() if not torch.equal(w, start[n])}
     assert len(moved) > 0.8 * len(start)
     fresh = load_model(tiny_folders[family], device="cpu", weights=file)
-    log_probs = predict(
+    log_probs = score_examples(
         fresh, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_rows_per_forward=64
     )
     loss = float(torch.nn.functional.nll_loss(log_probs, asked.dev.targets))
@@ -548,9 +527,9 @@ def test_a_model_without_a_prompt_is_tuned_as_one_written_out(
     model, slow = (load_model(tiny_folders[family], device="cpu") for _ in range(2))
     without_dropout(model)
     without_dropout(slow)
-    examples = [({"subject": "Paris"}, "France"), ({"subject": "Oslo"}, "Norway")]
+    facts = [Fact("P17", "Paris", "France"), Fact("P17", "Oslo", "Norway")]
     template = parse_template("{subject} is {mask}", ["subject"])
-    questions = build_dataset(model, template, examples, VOCABULARY)
+    asked = fact_job(model, "tune", template, {"train": facts, "dev": facts}, VOCABULARY)
     rows = [hand_row(family, slow, f"^{name} _is M") for name in ("Paris", "Oslo")]
     words = ids(family, slow.codec, " ".join(f"_{word}" for word in VOCABULARY))
     loss = -(
@@ -564,26 +543,25 @@ def test_a_model_without_a_prompt_is_tuned_as_one_written_out(
 
     trained = run(
         model,
-        [TrainingJob("tune", 0, questions, questions)],
+        [asked],
         score=latest,
-        loss_over_vocabulary=False,
+        open_vocabulary=False,
         epochs=1,
         encoder=None,
-        prompt_optimizer=None,
-        model_optimizer=replace(ADAM, optimizer="adamw"),
+        model_optimizer=changed(ADAM, optimizer="adamw"),
         best_checkpoint_path=tmp_path / "weights.safetensors",
     )["tune"]
 
-    found = predict(model, questions.rows, None, questions.word_ids, max_rows_per_forward=2)
+    found = score_examples(model, asked.dev.rows, None, asked.dev.word_ids, max_rows_per_forward=2)
     assert trained.vectors is None
     assert trained.history[1].train_loss == pytest.approx(loss.item() / 2, abs=1e-4)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_tuned_model_belongs_to_one_problem(tiny_models: dict[str, PromptedModel]) -> None:
+def test_a_tuned_model_belongs_to_one_job(tiny_models: dict[str, PromptedModel]) -> None:
     model = tiny_models["bert"]
-    with pytest.raises(ValueError, match="train the problems one by one"):
-        run(model, three_problems(model), model_optimizer=ADAM)
+    with pytest.raises(ValueError, match="train the jobs one by one"):
+        run(model, three_jobs(model), model_optimizer=ADAM)
 
 
 # The best epoch
@@ -613,11 +591,11 @@ def test_dev_chooses_the_epoch_and_the_end(
 
     trained = run(
         model,
-        [problem(model)],
+        [job(model)],
         score=scripted(dev_4=scores),
         epochs=len(scores) - 1,
         patience=patience,
-        on_epoch=heard.append,
+        on_epoch=lambda _, record: heard.append(record),
     )["P17"]
 
     assert trained.best_epoch == best
@@ -633,7 +611,7 @@ def test_the_vectors_are_those_of_the_best_epoch(
     tiny_models: dict[str, PromptedModel], encoder: str, best: int
 ) -> None:
     model = tiny_models["bert"]
-    asked = problem(model)
+    asked = job(model)
     scores = [0.1, 0.1, 0.1, 0.1]
     scores[best] = 0.9
 
@@ -646,7 +624,7 @@ def test_the_vectors_are_those_of_the_best_epoch(
     assert torch.equal(trained.vectors, until)
     assert trained.vectors.dtype == torch.float32
     assert not trained.vectors.requires_grad
-    log_probs = predict(
+    log_probs = score_examples(
         model, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_rows_per_forward=64
     )
     losses = [record.dev_loss for record in trained.history]
@@ -660,14 +638,13 @@ def test_without_epochs_dev_is_scored_and_nothing_trained(
 ) -> None:
     model = load_model(tiny_folders["bert"], device="cpu")
     before = {name: w.clone() for name, w in model.network.state_dict().items()}
-    asked = problem(model) if encoder else problem(model, source="{subject} is in {mask} .")
+    asked = job(model) if encoder else job(model, source="{subject} is in {mask} .")
 
     trained = run(
         model,
         [asked],
         epochs=0,
         encoder=encoder,
-        prompt_optimizer=ADAM if encoder else None,
         model_optimizer=ADAM,
         best_checkpoint_path=tmp_path / "weights.safetensors",
     )["P17"]
@@ -679,7 +656,7 @@ def test_without_epochs_dev_is_scored_and_nothing_trained(
     if encoder is None:
         assert trained.vectors is None
     else:
-        start = make_encoder(encoder, 4, model.words, dropout=0.0, seed=SEED, name="P17")
+        start = encoder_of(encoder, 4, model, name="P17")
         assert trained.vectors is not None
         torch.testing.assert_close(trained.vectors, start().detach())
 
@@ -691,9 +668,9 @@ def test_without_epochs_dev_is_scored_and_nothing_trained(
 def test_two_runs_are_bit_identical(tiny_models: dict[str, PromptedModel], family: str) -> None:
     model = tiny_models[family]
     torch.manual_seed(1)
-    first = run(model, three_problems(model), dropout=0.2)
+    first = run(model, three_jobs(model), dropout=0.2)
     torch.manual_seed(2)
-    second = run(model, three_problems(model), dropout=0.2)
+    second = run(model, three_jobs(model), dropout=0.2)
     for name, result in first.items():
         other = second[name]
         assert result.history == other.history
@@ -712,7 +689,7 @@ def test_two_runs_that_tune_the_model_write_the_same_bytes(
         torch.manual_seed(number)
         model = load_model(tiny_folders[family], device="cpu")
         trained = run(
-            model, [problem(model)], dropout=0.2, model_optimizer=ADAM, best_checkpoint_path=file
+            model, [job(model)], dropout=0.2, model_optimizer=ADAM, best_checkpoint_path=file
         )
         histories.append(trained["P17"].history)
     assert histories[0] == histories[1]
@@ -727,7 +704,7 @@ def test_the_global_random_state_stays_as_it_is(
     before = torch.get_rng_state()
     run(
         model,
-        [problem(model)],
+        [job(model)],
         dropout=0.2,
         encoder="embedding",
         model_optimizer=ADAM,
@@ -774,27 +751,27 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
     )
     examples = rte_examples()
     file = tmp_path / "weights.safetensors"
-    asked = task_problem(
+    asked = make_job(
         model,
-        task,
-        template,
-        {"train": examples, "dev": examples},
-        verbalizer={"entailment": "yes", "not_entailment": "no"},
-        max_length=64,
-        classifier=False,
+        task_trial(
+            "rte",
+            template,
+            {"train": examples, "dev": examples},
+            verbalizer={"entailment": "yes", "not_entailment": "no"},
+        ),
     )
-    adamw = replace(
+    adamw = changed(
         ADAM, optimizer="adamw", learning_rate=3e-3, schedule="linear", warmup_ratio=0.2
     )
 
     trained = run(
         model,
         [asked],
-        loss_over_vocabulary=False,
+        open_vocabulary=False,
         epochs=60,
-        batch=8,
+        batch_size=8,
         encoder="lstm" if prompt else None,
-        prompt_optimizer=adamw if prompt else None,
+        prompt_optimizer=adamw,
         model_optimizer=adamw,
         best_checkpoint_path=file,
     )["rte"]
@@ -805,9 +782,11 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
     assert accuracy_of(fresh, asked.dev, trained.vectors) == trained.best_score
 
 
-def accuracy_of(model: PromptedModel, questions: PromptDataset, vectors: Tensor | None) -> float:
-    log_probs = predict(model, questions.rows, vectors, questions.word_ids, max_rows_per_forward=5)
-    return accuracy(log_probs, questions.targets)
+def accuracy_of(model: PromptedModel, dataset: PromptDataset, vectors: Tensor | None) -> float:
+    log_probs = score_examples(
+        model, dataset.rows, vectors, dataset.word_ids, max_rows_per_forward=5
+    )
+    return accuracy(log_probs, dataset.targets)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -815,12 +794,12 @@ def test_a_prompt_learns_facts_while_the_model_is_frozen(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
-    asked = problem(model, facts=5)
+    asked = job(model, facts=5)
     trained = run(
         model,
         [replace(asked, dev=asked.train)],
         epochs=40,
-        prompt_optimizer=replace(ADAM, learning_rate=3e-2),
+        prompt_optimizer=changed(ADAM, learning_rate=3e-2),
     )["P17"]
     losses = [record.train_loss for record in trained.history if record.train_loss is not None]
     assert losses[-1] < 0.5 * losses[0]
@@ -861,24 +840,28 @@ def test_a_killed_training_of_prompts_ends_as_an_undisturbed_one(
 ) -> None:
     model = tiny_models["bert"]
     settings = {"dropout": 0.3, "epochs": 3, "patience": 1}
-    whole = run(model, three_problems(model), **settings)
+    whole = run(model, three_jobs(model), **settings)
     path = tmp_path / "checkpoint.pt"
-    seen: list[EpochRecord] = []
+    seen: list[tuple[str, int]] = []
+
+    def note(name: str, record: EpochRecord) -> None:
+        seen.append((name, record.epoch))
+
     with pytest.raises(Killed):
         run(
-            model, three_problems(model), **settings, on_epoch=seen.append,
+            model, three_jobs(model), **settings, on_epoch=note,
             checkpoint=DyingCheckpoint(path, dies_at=dies_at, saved=saved),
         )  # fmt: skip
     again = run(
-        model, three_problems(model), **settings, on_epoch=seen.append,
+        model, three_jobs(model), **settings, on_epoch=note,
         checkpoint=Checkpoint(path, seconds=0.0),
     )  # fmt: skip
     for name, result in whole.items():
         assert again[name].history == result.history
         assert again[name].best_epoch == result.best_epoch
         assert torch.equal(again[name].vectors, result.vectors)  # type: ignore[arg-type]
-    expected = {(r.problem, r.epoch) for t in whole.values() for r in t.history}
-    assert {(r.problem, r.epoch) for r in seen} == expected
+    expected = {(name, r.epoch) for name, result in whole.items() for r in result.history}
+    assert set(seen) == expected
 
 
 @pytest.mark.parametrize("dies_at", [0, 1, 4, 6])
@@ -886,11 +869,11 @@ def test_a_killed_training_of_prompts_ends_as_an_undisturbed_one(
 def test_a_killed_training_of_the_model_ends_as_an_undisturbed_one(
     tiny_folders: dict[str, Path], tmp_path: Path, family: str, dies_at: int
 ) -> None:
-    def tune(folder: Path, checkpoint: Checkpoint | None) -> dict[str, Trained]:
+    def tune(folder: Path, checkpoint: Checkpoint | None) -> dict[str, TrainingResult]:
         model = load_model(tiny_folders[family], tuned=True)
         folder.mkdir(exist_ok=True)
         return run(
-            model, [problem(model)], model_optimizer=replace(ADAM, learning_rate=1e-3),
+            model, [job(model)], model_optimizer=changed(ADAM, learning_rate=1e-3),
             best_checkpoint_path=folder / "weights.safetensors", checkpoint=checkpoint, epochs=3,
         )  # fmt: skip
 
@@ -910,14 +893,12 @@ def test_a_finished_training_is_not_repeated(
 ) -> None:
     model = tiny_models["bert"]
     path = tmp_path / "checkpoint.pt"
-    first = run(model, three_problems(model), checkpoint=Checkpoint(path, seconds=0.0))
+    first = run(model, three_jobs(model), checkpoint=Checkpoint(path, seconds=0.0))
 
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError("an epoch was run")
 
-    again = run(
-        model, three_problems(model), checkpoint=Checkpoint(path, seconds=0.0), on_epoch=refuse
-    )
+    again = run(model, three_jobs(model), checkpoint=Checkpoint(path, seconds=0.0), on_epoch=refuse)
     for name, result in first.items():
         assert again[name].history == result.history
         assert torch.equal(again[name].vectors, result.vectors)  # type: ignore[arg-type]

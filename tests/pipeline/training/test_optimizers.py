@@ -1,11 +1,12 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.training.optimizers import OptimizerConfig, ScheduledOptimizer, learning_rate_factor
+from pipeline.config.schema import OptimizerConfig
+from pipeline.training.optimizers import ScheduledOptimizer, lr_lambda
+from tests.jobs import changed
 
 SETTINGS = OptimizerConfig(
     optimizer="adam",
@@ -19,9 +20,9 @@ SETTINGS = OptimizerConfig(
 
 
 def factors(epochs: int, steps_per_epoch: int, **changes: object) -> list[float]:
-    settings = replace(SETTINGS, **changes)
+    settings = changed(SETTINGS, **changes)
     return [
-        learning_rate_factor(settings, step, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        lr_lambda(settings, step, epochs=epochs, steps_per_epoch=steps_per_epoch)
         for step in range(epochs * steps_per_epoch)
     ]
 
@@ -108,7 +109,7 @@ def slow_run(settings: OptimizerConfig, rates: list[float]) -> list[Tensor]:
 def test_steps_equal_those_written_out(
     optimizer: str, weight_decay: float, max_grad_norm: float | None, schedule: str
 ) -> None:
-    settings = replace(
+    settings = changed(
         SETTINGS,
         optimizer=optimizer,
         weight_decay=weight_decay,
@@ -147,7 +148,7 @@ def test_steps_equal_those_of_torch(optimizer: str, reference: type[torch.optim.
             parameter.grad = gradient
         theirs.step()
 
-    found = run(replace(SETTINGS, optimizer=optimizer, weight_decay=0.3))
+    found = run(changed(SETTINGS, optimizer=optimizer, weight_decay=0.3))
 
     for ours, other in zip(found, parameters, strict=True):
         torch.testing.assert_close(ours, other.detach())
@@ -155,8 +156,8 @@ def test_steps_equal_those_of_torch(optimizer: str, reference: type[torch.optim.
 
 def test_l2_and_decoupled_decay_differ_and_spare_vectors() -> None:
     plain = run(SETTINGS)
-    l2 = run(replace(SETTINGS, weight_decay=0.3))
-    decoupled = run(replace(SETTINGS, weight_decay=0.3, optimizer="adamw"))
+    l2 = run(changed(SETTINGS, weight_decay=0.3))
+    decoupled = run(changed(SETTINGS, weight_decay=0.3, optimizer="adamw"))
     assert not torch.allclose(l2[0], plain[0], atol=1e-4)
     assert not torch.allclose(l2[0], decoupled[0], atol=1e-4)
     assert torch.equal(l2[1], plain[1])
@@ -173,7 +174,7 @@ def test_a_step_clears_the_gradients() -> None:
 
 
 def test_a_small_gradient_is_not_clipped() -> None:
-    assert torch.equal(run(SETTINGS)[0], run(replace(SETTINGS, max_grad_norm=1e4))[0])
+    assert torch.equal(run(SETTINGS)[0], run(changed(SETTINGS, max_grad_norm=1e4))[0])
 
 
 def test_parameters_of_matrices_alone_need_no_vectors() -> None:
@@ -190,7 +191,7 @@ def test_parameters_of_matrices_alone_need_no_vectors() -> None:
 def test_one_that_is_restored_goes_on_bit_for_bit(
     tmp_path: Path, optimizer: str, schedule: str, done: int
 ) -> None:
-    settings = replace(
+    settings = changed(
         SETTINGS, optimizer=optimizer, schedule=schedule, weight_decay=0.3, warmup_ratio=0.3,
         decay_per_epoch=0.5, max_grad_norm=1.0,
     )  # fmt: skip
@@ -207,10 +208,10 @@ def test_one_that_is_restored_goes_on_bit_for_bit(
     first = start()
     stopped = ScheduledOptimizer(first, settings, epochs=3, steps_per_epoch=2)
     go(first, stopped, range(done))
-    torch.save(stopped.state(), tmp_path / "state.pt")
+    torch.save(stopped.state_dict(), tmp_path / "state.pt")
     second = [nn.Parameter(parameter.detach().clone()) for parameter in first]
     restored = ScheduledOptimizer(second, settings, epochs=3, steps_per_epoch=2)
-    restored.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     go(second, restored, range(done, 6))
 
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))

@@ -4,8 +4,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.training import prompt_encoders as module
-from pipeline.training.prompt_encoders import PromptEncoder, encode
+from pipeline.training.prompt_encoders import (
+    PromptEncoder,
+    encode,
+    make_encoder,
+    stack_prompts,
+)
+from tests.jobs import method
 
+WORDS = torch.arange(80.0).reshape(20, 4)
 KINDS = ("lstm", "mlp", "embedding")
 
 
@@ -188,3 +195,72 @@ def test_an_odd_size_is_refused_for_the_lstm_alone():
     with pytest.raises(ValueError, match="even embedding size, not 5"):
         PromptEncoder("lstm", 3, 5, dropout=0.0)
     assert PromptEncoder("mlp", 3, 5, dropout=0.0)().shape == (3, 5)
+
+
+# The encoder of a prompt, and the vectors of several
+
+
+def _made(kind: str = "lstm", name: str = "P17", *, count: int = 3, seed: int = 1, words=WORDS):
+    return make_encoder(method(encoder=kind).prompt, count, words, seed=seed, name=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_begins_alike_whatever_was_made_before_it(kind):
+    alone = _made(kind)()
+    for name in ("P30", "P36"):
+        _made(kind, name)
+    torch.rand(7)
+    assert torch.equal(_made(kind)(), alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_name_or_seed_gives_another_beginning(kind):
+    vectors = _made(kind)()
+    assert not torch.equal(_made(kind, "P30")(), vectors)
+    assert not torch.equal(_made(kind, seed=2)(), vectors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_making_a_prompt_disturbs_no_other_randomness(kind):
+    torch.manual_seed(5)
+    undisturbed = torch.rand(3)
+    torch.manual_seed(5)
+    _made(kind)
+    assert torch.equal(torch.rand(3), undisturbed)
+
+
+def test_an_embedding_prompt_begins_as_words():
+    words = WORDS.clone().requires_grad_()
+    encoder = _made("embedding", count=30, words=words)
+    rows = [tuple(row) for row in encoder().tolist()]
+    assert set(rows) <= {tuple(row) for row in WORDS.tolist()}
+    assert len(set(rows)) > 5
+
+
+def test_words_of_a_half_precision_model_become_full_precision_prompts():
+    encoder = _made("embedding", count=2, words=WORDS.bfloat16())
+    assert encoder().dtype == torch.float32
+
+
+def test_joined_prompts_are_filled_up_with_zeros():
+    prompts = [_made("mlp", "a", count=2)(), _made("mlp", "b", count=3)(),
+               _made("lstm", "c", count=1)()]  # fmt: skip
+    joined = stack_prompts(prompts)
+    assert joined.shape == (3, 3, 4)
+    for row, prompt in zip(joined, prompts, strict=True):
+        assert torch.equal(row[: len(prompt)], prompt)
+        assert not row[len(prompt) :].any()
+
+
+def test_no_prompts_join_to_none():
+    assert stack_prompts([]) is None
+
+
+def test_a_prompts_gradient_is_what_it_would_be_alone():
+    together = [_made("lstm", name) for name in "abc"]
+    stack_prompts([encoder() for encoder in together])[[0, 2]].square().sum().backward()
+    alone = _made("lstm", "a")
+    alone().square().sum().backward()
+    for one, other in zip(together[0].parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert all(not parameter.grad.any() for parameter in together[1].parameters())

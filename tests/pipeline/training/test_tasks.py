@@ -1,7 +1,5 @@
 """Every task with every method, on a masked and a causal model: trained, saved, loaded, scored."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -10,19 +8,17 @@ import pytest
 import torch
 
 from pipeline.config.schema import SuperGlueMethod
-from pipeline.evaluation.evaluate import evaluate_task
-from pipeline.evaluation.metrics import answered, task_metrics, task_score
-from pipeline.models.dataset import build_task_dataset, classifier_labels
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.models.dataset import PromptFormat, build_dataset
 from pipeline.models.encoding import MultipleChoice
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.models.scoring import predict
-from pipeline.prompts.store import StoredPrompt
+from pipeline.models.scoring import score_examples
 from pipeline.prompts.template import Template
 from pipeline.tasks import Example, get_task, task_names, task_template
-from pipeline.training.loop import Trained, TrainingJob, train
-from pipeline.training.optimizers import OptimizerConfig
-from pipeline.training.problems import task_problem
+from pipeline.training.jobs import Trial, make_job
+from pipeline.training.loop import TrainingResult
+from tests.jobs import ADAM, changed, task_trial, train_jobs
 
 FAMILIES = ("bert", "gpt2")
 CITIES = ("Paris", "Lyon", "Oslo", "Japan")
@@ -37,7 +33,7 @@ TEMPLATES = {
     "wsc": "{text}. {pronoun} is {mask}.",
 }
 WORDS = ("yes", "no", "city")
-ADAMW = OptimizerConfig("adamw", 5e-3, 0.0, "linear", 0.1, 1.0, 1.0)
+ADAMW = changed(ADAM, optimizer="adamw", schedule="linear", warmup_ratio=0.1)
 
 
 def sixteen(task: str) -> list[Example]:
@@ -70,8 +66,7 @@ def template_of(task: str, method: str) -> Template:
 
 
 def prepare(folder: Path, task: str, method: str, weights: Path | None = None) -> PromptedModel:
-    template = template_of(task, method)
-    labels = classifier_labels(get_task(task), template) if method == "classifier" else None
+    labels = trial_of(task, method).format.classifier_outputs
     model = load_model(folder, device="cpu", weights=weights, labels=labels, seed=3)
     for module in model.network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -86,50 +81,34 @@ def verbalizer_of(task: str, method: str) -> dict[str, str] | None:
     return dict(zip(kind.labels, WORDS, strict=False))
 
 
-def asked(model: PromptedModel, task: str, method: str) -> TrainingJob:
+def trial_of(task: str, method: str) -> Trial:
     examples = sixteen(task)
-    return task_problem(
-        model,
-        get_task(task),
+    return task_trial(
+        task,
         template_of(task, method),
         {"train": examples, "dev": examples},
         verbalizer=verbalizer_of(task, method),
         max_length=100,
         classifier=method == "classifier",
-    )
-
-
-def score_of(task: str) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    kind = get_task(task)
-    return lambda log_probs, _: task_score(
-        task_metrics(kind, sixteen(task), answered(kind, log_probs))
+        seed=3,
     )
 
 
 def run(
     model: PromptedModel, task: str, method: str, weights: Path, epochs: int, rate: float = 5e-3
-) -> Trained:
-    settings = replace(ADAMW, learning_rate=rate)
-    prompt = method in ("p-tuning", "prompt-tuning")
+) -> TrainingResult:
+    config = changed(ADAMW, learning_rate=rate)
     trains_model = method in ("classifier", "manual-fine-tuning", "p-tuning")
-    return train(
+    return train_jobs(
         model,
-        [asked(model, task, method)],
-        score=score_of(task),
-        loss_over_vocabulary=False,
+        [make_job(model, trial_of(task, method))],
         epochs=0 if method == "manual" else epochs,
-        batch=8,
-        gradient_accumulation_steps=1,
+        batch_size=8,
         patience=epochs,
-        encoder="mlp" if prompt else None,
-        dropout=0.0,
-        prompt_optimizer=settings if prompt else None,
-        model_optimizer=settings if trains_model else None,
+        encoder="mlp" if method in ("p-tuning", "prompt-tuning") else None,
+        prompt_optimizer=config,
+        model_optimizer=config if trains_model else None,
         best_checkpoint_path=weights,
-        max_rows_per_forward=64,
-        seed=3,
-        checkpoint=None,
-        on_epoch=lambda _: None,
     )[task]
 
 
@@ -146,26 +125,19 @@ def test_what_was_trained_scores_the_same_when_it_is_loaded(
     if method != "manual":
         losses = [record.dev_loss for record in trained.history]
         assert losses[0] != losses[1] != losses[2]
-    stored = StoredPrompt(
-        template_of(task, method).source,
-        trained.vectors,
-        trained.best_epoch,
-        trained.best_score,
-        verbalizer_of(task, method),
-        100,
-    )
+    trial = trial_of(task, method)
+    stored = trial.stored_prompt(trained)
     fresh = load(weights=weights if weights.exists() else None)
     assert weights.exists() == (method not in ("manual", "prompt-tuning"))
-    found = evaluate_task(
+    found = evaluate(
         fresh,
-        get_task(task),
-        stored,
+        PromptFormat.from_prompt(get_task(task), stored, classifier=method == "classifier"),
+        stored.vectors,
         {"train": sixteen(task), "test": sixteen(task)},
-        classifier=method == "classifier",
         max_rows_per_forward=3,
     )
     # Training takes at most four answers of each, and here are no more.
-    assert task_score(found.metrics) == pytest.approx(trained.best_score)
+    assert found.score == pytest.approx(trained.best_score)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -186,19 +158,16 @@ def test_answers_of_several_tokens_are_scored_as_one_at_a_time(
     """A slow reading: the model's own logits, a row at a time, a token at a time."""
     model = tiny_models[family]
     examples = sixteen("wsc")[:5]
-    questions = build_task_dataset(
-        model, get_task("wsc"), template_of("wsc", "manual"), examples,
-        verbalizer=None, max_length=100, classifier=False,
-    )  # fmt: skip
-    found = predict(model, questions.rows, None, questions.word_ids, max_rows_per_forward=2)
+    questions = build_dataset(model, trial_of("wsc", "manual").format, examples)
+    found = score_examples(model, questions.rows, None, questions.word_ids, max_rows_per_forward=2)
     for example, row, ours in zip(examples, questions.rows, found, strict=True):
         assert isinstance(row, MultipleChoice)
         scores = []
         for choice, one in zip(example.choices, row.rows, strict=True):
-            ids = model.codec.segment(f" {choice}", start=False)
+            ids = model.codec.encode_segment(f" {choice}", start=False)
             before = f"{example.values['text']}. {example.values['pronoun']} is"
-            left = [*model.codec.prefix, *model.codec.segment(before, start=True)]
-            right = [*model.codec.segment(".", start=False), *model.codec.suffix]
+            left = [*model.codec.prefix, *model.codec.encode_segment(before, start=True)]
+            right = [*model.codec.encode_segment(".", start=False), *model.codec.suffix]
             middle = [model.codec.mask_id] * len(ids) if model.masked else ids
             whole = [*left, *middle, *right]
             with torch.no_grad():

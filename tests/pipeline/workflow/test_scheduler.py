@@ -102,7 +102,7 @@ def test_one_job_keeps_the_order_of_the_tasks() -> None:
 
 
 def test_independent_tasks_run_at_the_same_time() -> None:
-    meeting = threading.Barrier(3, timeout=10)
+    meeting = threading.Barrier(3, timeout=600)
 
     def run(task: Task, gpu: str | None) -> TaskStatus:
         meeting.wait()

@@ -1,0 +1,586 @@
+"""The trials of a stage: which train together, what is reused, and which setting dev selects.
+
+A trial is one training: task x setting x split x seed. Trials of a frozen model with equal training
+settings and seed train together as a bank; a trial that tunes the model trains by itself. A bank's
+progress and results are kept in a folder under the hash of all that determines them, so a killed
+stage resumes, and a seed or a setting that is added trains only what is new.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.config.grid import TrialConfig
+from pipeline.config.schema import MethodParams, RuntimeParams
+from pipeline.errors import DataError, TemplateError
+from pipeline.evaluation.metrics import score_answers, task_score
+from pipeline.files import link_or_copy, read_json, write_json
+from pipeline.models.dataset import PromptFormat, build_dataset
+from pipeline.models.encoding import NO_SLOT
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.memory import estimate_max_rows, total_memory
+from pipeline.prompts.store import StoredPrompt, weights_file
+from pipeline.tasks import Example, Task
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
+from pipeline.training.prompt_encoders import PromptEncoder
+
+# In training, an example's own answers compete with at most so many in all: each is a row.
+_MAX_CHOICES = 4
+
+# Share of the memory for the encoders of a bank, and the numbers kept for each of their weights:
+# with its gradient, the two of Adam, and both once more where encoders run side by side.
+_BANK_SHARE = 0.2
+_NUMBERS_PER_WEIGHT = 6
+
+# Files in a bank's folder.
+_COST = "cost.json"  # the last run that trained it, and the seconds so far
+_RESULTS = "results.pt"
+_CHECKPOINTS = "checkpoints"
+_WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """The examples of one task and split.
+
+    Attributes:
+        task: the task; a relation is one with an open vocabulary.
+        examples: of `train` and `dev`.
+        digests: file -> hash, of all files that the examples come from.
+    """
+
+    task: Task
+    examples: Mapping[str, Sequence[Example]]
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One training: task x setting x split x seed.
+
+    Attributes:
+        task: name, such as `rte` or `P17`; with several templates of a relation, `P17/1`.
+        config: the setting.
+        split: number of the train and dev set, from 1.
+        seed: of the training.
+        data: of the task and split.
+        classifier: whether a classification head replaces the vocabulary head.
+    """
+
+    task: str
+    config: TrialConfig
+    split: int
+    seed: int
+    data: TrialData
+    classifier: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique within a stage, such as `rte/setting-1/split-1/seed-34`."""
+        return f"{self.task}/setting-{self.config.number}/split-{self.split}/seed-{self.seed}"
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the trial tunes the language model."""
+        return self.config.training.model is not None
+
+    @property
+    def metric(self) -> str:
+        """Name of the dev score in logs."""
+        return "score" if self.data.task.vocabulary is None else "p_at_1"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What distinguishes the trial from the others of its stage."""
+        numbers = {"setting": self.config.number, "split": self.split, "seed": self.seed}
+        return {"task": self.task, **numbers, **self.config.tried}
+
+    @property
+    def format(self) -> PromptFormat:
+        """How the examples are put into words."""
+        config = self.config
+        return PromptFormat(
+            self.data.task, config.template, config.verbalizer, config.max_length, self.classifier
+        )
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that determines the result, except what its bank shares; as JSON."""
+        return {
+            "task": self.task,
+            "template": self.config.template.source,
+            "verbalizer": self.config.verbalizer,
+            "max_length": self.config.max_length,
+            "classifier": self.classifier,
+            "data": dict(self.data.digests),
+        }
+
+    def stored_prompt(self, result: TrainingResult) -> StoredPrompt:
+        """Return the trained prompt with all that is needed to use it."""
+        return StoredPrompt(
+            result.template or self.config.template.source,
+            result.vectors,
+            result.best_epoch,
+            result.best_score,
+            self.config.verbalizer,
+            self.config.max_length,
+            result.words,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Trials that train together with a frozen model, or one trial that tunes it."""
+
+    name: str
+    trials: list[Trial]
+
+    @property
+    def config(self) -> MethodParams:
+        """The training settings that the trials share."""
+        config: MethodParams = self.trials[0].config.training
+        return config
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What all trials have in common, and how many they are."""
+        first, *others = [trial.params for trial in self.trials]
+        common = {
+            key: value
+            for key, value in first.items()
+            if all(key in params and params[key] == value for params in others)
+        }
+        return {**common, "trials": len(self.trials)}
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that determines the results, except the stage's inputs; as JSON."""
+        return {
+            "training": self.config.model_dump(),
+            "seed": self.trials[0].seed,
+            "trials": [trial.content for trial in self.trials],
+        }
+
+
+@dataclass(frozen=True)
+class TrialSelection:
+    """The results of a stage's trials.
+
+    Attributes:
+        results: trial -> result, in the order of the trials.
+        chosen: task -> number of the setting that dev selected; None where none was to be selected.
+    """
+
+    results: dict[Trial, TrainingResult]
+    chosen: Mapping[str, int | None]
+
+    @property
+    def kept(self) -> dict[Trial, TrainingResult]:
+        """The trials to evaluate: of each task's chosen setting, or all."""
+        return {
+            trial: result
+            for trial, result in self.results.items()
+            if self.chosen[trial.task] in (None, trial.config.number)
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return the content of `trials.json`."""
+        tasks: dict[str, Any] = {}
+        for trial, result in self.results.items():
+            task = tasks.setdefault(trial.task, {"chosen": self.chosen[trial.task], "settings": {}})
+            config = trial.config
+            setting = task["settings"].setdefault(
+                config.number,
+                {
+                    "number": config.number,
+                    "tried": config.tried,
+                    "template": config.template.source,
+                    "verbalizer": config.verbalizer,
+                    "max_length": config.max_length,
+                    "trials": [],
+                },
+            )
+            setting["trials"].append(
+                {
+                    "name": trial.name,
+                    "split": trial.split,
+                    "seed": trial.seed,
+                    "best_epoch": result.best_epoch,
+                    "dev_score": result.best_score,
+                }
+            )
+        for task in tasks.values():
+            task["settings"] = list(task["settings"].values())
+        return {"tasks": tasks}
+
+
+class UnitReporter(Protocol):
+    """Where the progress of one bank is logged."""
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+        """Log the metrics of an epoch."""
+
+
+class Reporter(Protocol):
+    """Where the progress of a stage is logged."""
+
+    @property
+    def run_id(self) -> str:
+        """Identifies the run of the stage."""
+
+    def child(self, name: str, params: Mapping[str, Any]) -> AbstractContextManager[UnitReporter]:
+        """Open the log of a bank."""
+
+    def echo(self, text: str) -> None:
+        """Print a line for the user."""
+
+
+# Searches the words of a discrete prompt. Takes model, trial, job, the file for its progress, the
+# maximum number of rows in a forward pass, and what is called after each iteration.
+Search = Callable[
+    [PromptedModel, Trial, TrainingJob, Path, int, Callable[[EpochRecord], None]], TrainingResult
+]
+
+
+@dataclass
+class TrialRunner:
+    """Runs the trials of a stage.
+
+    Attributes:
+        load_model: loads the language model; takes `tuned`, `labels` and `seed` of `load_model`.
+        unit_folder: locks and yields the folder of a bank's progress, by its name and content.
+        reporter: logs the progress.
+        runtime: the settings that change no result.
+        search: of a method with `search`.
+        seconds_reused: seconds that other runs spent on the banks that are reused.
+    """
+
+    load_model: Callable[..., PromptedModel]
+    unit_folder: Callable[[str, Mapping[str, Any]], AbstractContextManager[Path]]
+    reporter: Reporter
+    runtime: RuntimeParams
+    search: Search | None = None
+    seconds_reused: float = field(init=False, default=0.0)
+    _frozen: tuple[object, PromptedModel] | None = field(init=False, default=None)
+
+    def run(self, trials: Sequence[Trial], *, select: bool) -> TrialSelection:
+        """Train every trial, or reuse its result; dev selects a setting of each task.
+
+        Args:
+            trials: with different names; those of one task and setting next to each other.
+            select: whether the setting with the best mean dev score over splits and seeds is
+                selected (the first, if several are equal); if not, all trials are kept. The
+                weights of tuned models that can no longer be selected are deleted at once.
+
+        Source: FewNLU (arXiv 2109.12742), section 3.3: hyper-parameters by the mean dev score over
+        splits.
+        """
+        results: dict[Trial, TrainingResult] = {}
+        deleted: set[Trial] = set()
+        chosen: dict[str, int] = {}
+        for bank in group_trials(trials):
+            results |= zip(bank.trials, self._run_bank(bank), strict=True)
+            if not select:
+                continue
+            chosen, rejected = select_settings(trials, results)
+            for trial in rejected:
+                if trial.tuned and trial not in deleted:
+                    self._delete_weights(trial)
+                    deleted.add(trial)
+        return TrialSelection(
+            {trial: results[trial] for trial in trials},
+            {trial.task: chosen.get(trial.task) for trial in trials},
+        )
+
+    def save_weights(self, selection: TrialSelection, out: Path) -> TrialSelection:
+        """Put the tuned weights of the trials that are kept, if any, into a folder.
+
+        An earlier run that selected another setting may have deleted the weights. The trial is
+        then trained again, and its new result replaces the one that belonged to the old weights.
+
+        Returns:
+            The selection with the results that belong to the weights.
+        """
+        results = dict(selection.results)
+        for bank in group_trials([trial for trial in selection.kept if trial.tuned]):
+            (trial,) = bank.trials
+            with self.unit_folder(bank.name, bank.content) as folder:
+                if not (folder / _WEIGHTS).exists():
+                    invalidate(folder)
+                    (results[trial],) = self._train(bank, folder, lambda *_: None)
+                link_or_copy(folder / _WEIGHTS, weights_file(out, trial.name))
+        return TrialSelection(results, selection.chosen)
+
+    def _delete_weights(self, trial: Trial) -> None:
+        """Delete the weights of a trial that will not be evaluated; its result stays."""
+        (bank,) = group_trials([trial])
+        with self.unit_folder(bank.name, bank.content) as folder:
+            (folder / _WEIGHTS).unlink(missing_ok=True)
+
+    def _run_bank(self, bank: Bank) -> list[TrainingResult]:
+        """Train a bank, resume it, or reuse its results."""
+        with (
+            self.unit_folder(bank.name, bank.content) as folder,
+            self.reporter.child(bank.name, bank.params) as log,
+        ):
+            finished = load_results(folder)
+            if finished is not None:
+                self.reporter.echo(f"{bank.name}: trained before")
+            logged: set[tuple[int, int]] = set()
+
+            def log_epoch(position: int, record: EpochRecord) -> None:
+                trial = bank.trials[position]
+                suffix = "" if trial.tuned else f"/{trial.name}"
+                metrics = epoch_metrics(record, trial.metric)
+                log.log_metrics({f"{k}{suffix}": v for k, v in metrics.items()}, record.epoch)
+                logged.add((position, record.epoch))
+
+            def report(position: int, record: EpochRecord) -> None:
+                trial = bank.trials[position]
+                self.reporter.echo(epoch_line(trial.name, record, trial.metric))
+                log_epoch(position, record)
+
+            with self._timed(folder, finished=finished is not None):
+                results = finished or self._train(bank, folder, report)
+            for position, result in enumerate(results):
+                for record in result.history:
+                    if (position, record.epoch) not in logged:
+                        log_epoch(position, record)
+            return results
+
+    def _train(
+        self, bank: Bank, folder: Path, on_epoch: Callable[[int, EpochRecord], None]
+    ) -> list[TrainingResult]:
+        model = self._model(bank)
+        jobs = [make_job(model, trial) for trial in bank.trials]
+        max_rows = estimate_max_rows(
+            model,
+            max(trial.format.max_positions for trial in bank.trials),
+            wanted=self.runtime.max_rows_per_forward,
+        )
+        if self.search is not None:
+            results = [
+                self.search(
+                    model, trial, job, folder / f"search-{n}.json", max_rows, partial(on_epoch, n)
+                )
+                for n, (trial, job) in enumerate(zip(bank.trials, jobs, strict=True))
+            ]
+        else:
+            results = train_bank(
+                model,
+                jobs,
+                bank.config,
+                folder=folder,
+                runtime=self.runtime.model_copy(update={"max_rows_per_forward": max_rows}),
+                on_epoch=on_epoch,
+            )
+        save_results(folder, results)
+        return results
+
+    def _model(self, bank: Bank) -> PromptedModel:
+        """Load the language model; banks of a frozen one share it."""
+        trial = bank.trials[0]
+        labels = trial.format.classifier_outputs
+        if trial.tuned:
+            self._frozen = None
+            return self.load_model(tuned=True, labels=labels, seed=trial.seed)
+        key = None if labels is None else (labels, trial.seed)
+        if self._frozen is None or self._frozen[0] != key:
+            self._frozen = (key, self.load_model(tuned=False, labels=labels, seed=trial.seed))
+        return self._frozen[1]
+
+    @contextmanager
+    def _timed(self, folder: Path, *, finished: bool) -> Iterator[None]:
+        """Record the seconds that a bank took in all runs, and those of other runs."""
+        file, run = folder / _COST, self.reporter.run_id
+        spent: dict[str, Any] = read_json(file) if file.exists() else {"run": run, "seconds": 0.0}
+        if spent["run"] != run:
+            self.seconds_reused += spent["seconds"]
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            if not finished:
+                seconds = spent["seconds"] + time.monotonic() - started
+                write_json(file, {"run": run, "seconds": seconds})
+
+
+def group_trials(trials: Sequence[Trial]) -> list[Bank]:
+    """Group trials into banks, in the order of their first trials."""
+    banks: dict[str, list[Trial]] = {}
+    configs: list[MethodParams] = []
+    for trial in trials:
+        config = trial.config.training
+        if config not in configs:
+            configs.append(config)
+        bank = f"bank-{configs.index(config) + 1}/seed-{trial.seed}"
+        banks.setdefault(trial.name if trial.tuned else bank, []).append(trial)
+    return [Bank(name, members) for name, members in banks.items()]
+
+
+def select_settings(
+    trials: Sequence[Trial], results: Mapping[Trial, TrainingResult]
+) -> tuple[dict[str, int], list[Trial]]:
+    """Select each task's setting with the best mean dev score over splits and seeds.
+
+    Settings with a trial that has no result yet are ignored.
+
+    Returns:
+        Task -> number of the setting, the first if several are equal; and the trials of the
+        settings that were not selected.
+    """
+    groups: dict[tuple[str, int], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.task, trial.config.number), []).append(trial)
+    complete = {key: own for key, own in groups.items() if all(t in results for t in own)}
+    means = {
+        key: statistics.fmean(results[trial].best_score for trial in own)
+        for key, own in complete.items()
+    }
+    chosen: dict[str, int] = {}
+    for task, number in means:
+        if task not in chosen or means[task, number] > means[task, chosen[task]]:
+            chosen[task] = number
+    rejected = [t for (task, n), own in complete.items() if chosen[task] != n for t in own]
+    return chosen, rejected
+
+
+def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
+    """Encode the train and dev examples of a trial.
+
+    Raises:
+        DataError: no train or no dev example has an answer that is one token of the model.
+        TemplateError: the template or the verbalizer does not fit the model.
+    """
+    task, template, examples = trial.data.task, trial.config.template, trial.data.examples
+    train_set = build_dataset(model, trial.format, examples["train"], max_choices=_MAX_CHOICES)
+    dev_set = build_dataset(model, trial.format, examples["dev"])
+    for split, dataset in (("train", train_set), ("dev", dev_set)):
+        if not dataset.rows:
+            raise DataError(
+                f"{trial.task}: no {split} example has an answer that is one token of the model; "
+                "use another model or leave it out"
+            )
+    rows = [row for example in train_set.rows for row in example.rows]
+    if template.prompt_tokens and all(max(row.slots) == NO_SLOT for row in rows):
+        raise TemplateError(
+            f"{trial.task}, template {template.source!r}: all prompt tokens follow {{mask}}, where "
+            "a causal model never sees them; put one before it, or use a masked model"
+        )
+    dev_examples = [examples["dev"][i] for i in dev_set.kept_indices]
+    return TrainingJob(
+        name=trial.task,
+        seed=trial.seed,
+        prompt_tokens=template.prompt_tokens,
+        train=train_set,
+        dev=dev_set,
+        score=partial(_dev_score, task, dev_examples),
+        open_vocabulary=task.vocabulary is not None,
+    )
+
+
+def _dev_score(
+    task: Task, examples: Sequence[Example], log_probs: Tensor, targets: Tensor
+) -> float:
+    return task_score(score_answers(task, examples, log_probs, targets))
+
+
+def train_bank(
+    model: PromptedModel,
+    jobs: Sequence[TrainingJob],
+    config: MethodParams,
+    *,
+    folder: Path,
+    runtime: RuntimeParams,
+    on_epoch: Callable[[int, EpochRecord], None],
+) -> list[TrainingResult]:
+    """Train jobs together, as many at a time as fit in memory.
+
+    Args:
+        model: the language model.
+        jobs: one, if the model is tuned.
+        config: see `train`.
+        folder: of the progress. A call with the same arguments resumes from an earlier one's.
+        runtime: rows per forward pass, and seconds between checkpoints.
+        on_epoch: see `train`.
+    """
+
+    def report(start: int, position: int, record: EpochRecord) -> None:
+        on_epoch(start + position, record)
+
+    size = len(jobs)
+    if config.prompt is not None and config.model is None:
+        tokens = max(job.prompt_tokens for job in jobs)
+        size = estimate_bank_size(model, config.prompt.encoder, tokens)
+    results: list[TrainingResult] = []
+    for start in range(0, len(jobs), size):
+        checkpoint = folder / _CHECKPOINTS / f"{start}-{start + size}.pt"
+        checkpoint.parent.mkdir(exist_ok=True)
+        results += train(
+            model,
+            jobs[start : start + size],
+            config,
+            max_rows_per_forward=int(runtime.max_rows_per_forward),
+            best_checkpoint_path=folder / _WEIGHTS,
+            checkpoint=Checkpoint(checkpoint, seconds=runtime.checkpoint_seconds),
+            on_epoch=partial(report, start),
+        )
+    return results
+
+
+def estimate_bank_size(model: PromptedModel, encoder: str, tokens: int) -> int:
+    """Return how many prompts may train together, by the memory that their encoders need.
+
+    Args:
+        model: the language model, for its device.
+        encoder: `lstm`, `mlp` or `embedding`.
+        tokens: prompt tokens of the longest prompt.
+    """
+    with torch.device("meta"):
+        size = model.input_embeddings.shape[1]
+        weights = PromptEncoder(encoder, max(1, tokens), size, dropout=0.0).parameters()
+    numbers = _NUMBERS_PER_WEIGHT * sum(parameter.numel() for parameter in weights)
+    available = _BANK_SHARE * total_memory(model.device)
+    return max(1, int(available / (numbers * torch.float32.itemsize)))
+
+
+def save_results(folder: Path, results: Sequence[TrainingResult]) -> None:
+    """Save the results of a bank that is finished."""
+    states = [result.state_dict() for result in results]
+    Checkpoint(folder / _RESULTS, seconds=0).save({"results": states})
+
+
+def load_results(folder: Path) -> list[TrainingResult] | None:
+    """Return the results of a bank; None if it is not finished."""
+    saved = Checkpoint(folder / _RESULTS, seconds=0).load()
+    if saved is None:
+        return None
+    return [TrainingResult.from_state_dict(state) for state in saved["results"]]
+
+
+def invalidate(folder: Path) -> None:
+    """Delete the results of a bank, so that it is trained again."""
+    (folder / _RESULTS).unlink(missing_ok=True)
+    for checkpoint in (folder / _CHECKPOINTS).glob("*.pt"):
+        checkpoint.unlink()
+
+
+def epoch_metrics(record: EpochRecord, metric: str) -> dict[str, float]:
+    """Return an epoch's metrics under their names in MLflow; `metric` names the dev score."""
+    values = {"dev/loss": record.dev_loss, f"dev/{metric}": record.dev_score}
+    return values if record.train_loss is None else {**values, "train/loss": record.train_loss}
+
+
+def epoch_line(name: str, record: EpochRecord, metric: str) -> str:
+    """Return an epoch's metrics as a line for the terminal."""
+    values = sorted(epoch_metrics(record, metric).items())
+    return f"{name} epoch {record.epoch}  " + "  ".join(f"{k} {v:.4f}" for k, v in values)

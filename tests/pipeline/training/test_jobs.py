@@ -1,0 +1,581 @@
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config.schema import MethodParams, RuntimeParams
+from pipeline.data.lama import Fact
+from pipeline.errors import DataError, TemplateError
+from pipeline.evaluation.metrics import accuracy
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import load_model
+from pipeline.models.scoring import score_examples
+from pipeline.prompts.store import weights_file
+from pipeline.prompts.template import parse_template
+from pipeline.tasks import Example, get_task
+from pipeline.tasks.lama import apply_layout, manual_template
+from pipeline.training import jobs
+from pipeline.training.jobs import (
+    Trial,
+    TrialRunner,
+    TrialSelection,
+    group_trials,
+    make_job,
+    select_settings,
+)
+from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
+from tests.jobs import ADAM, changed, fact_job, fact_trial, method, task_trial
+from tests.tiny import FAMILIES
+from tests.worked import VOCABULARY, hand_row, ids, make_facts
+
+RTE = get_task("rte")
+HYBRID = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
+PATTERN = parse_template("{premise:shorten}? [P] {mask}, {hypothesis}.", RTE.fields)
+YES_NO = {"entailment": "yes", "not_entailment": "no"}
+RUNTIME = RuntimeParams(device="cpu", threads=None, max_rows_per_forward=16, checkpoint_seconds=99)
+
+
+# From a trial to a job
+
+
+def fact(subject: str, object_: str) -> Fact:
+    return Fact("P17", subject, object_)
+
+
+def example(premise: str, hypothesis: str, label: str) -> Example:
+    return Example("0", {"premise": premise, "hypothesis": hypothesis}, label)
+
+
+def rte_job(
+    model: PromptedModel,
+    examples: Mapping[str, list[Example]],
+    verbalizer: dict[str, str] = YES_NO,
+    max_length: int = 64,
+) -> TrainingJob:
+    trial = task_trial("rte", PATTERN, examples, verbalizer=verbalizer, max_length=max_length)
+    return make_job(model, trial)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_relation_becomes_a_job_over_the_whole_vocabulary(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    model = tiny_models[family]
+    facts = {
+        "train": [fact("Oslo", "Norway"), fact("Lyon", "Zanzibar"), fact("Paris", "France")],
+        "dev": [fact("Japan", "Asia")],
+    }
+
+    job = fact_job(model, "P17", HYBRID, facts, ["Asia", "France", "Norway", "Zanzibar"])
+
+    assert (job.name, job.prompt_tokens, job.open_vocabulary) == ("P17", 3, True)
+    assert job.train.rows == [
+        hand_row(family, model, "P P _Oslo _is _in P M _ ."),
+        hand_row(family, model, "P P _Paris _is _in P M _ ."),
+    ]
+    assert job.train.targets.tolist() == [2, 1]
+    assert job.dev.rows == [hand_row(family, model, "P P _Japan _is _in P M _ .")]
+    assert job.dev.targets.tolist() == [0]
+    for dataset in (job.train, job.dev):
+        assert dataset.word_ids.tolist() == ids(family, model.codec, "_Asia _France _Norway")
+
+
+@pytest.mark.parametrize("empty", ["train", "dev"])
+@pytest.mark.parametrize("facts", [[], [fact("Lyon", "Zanzibar")]])
+def test_a_relation_without_a_single_answer_is_an_error_that_names_it(
+    tiny_models: dict[str, PromptedModel], empty: str, facts: list[Fact]
+) -> None:
+    splits = {"train": [fact("Oslo", "Norway")], "dev": [fact("Oslo", "Norway")]} | {empty: facts}
+    with pytest.raises(DataError, match=f"P17: no {empty} example has an answer that is one token"):
+        fact_job(tiny_models["bert"], "P17", HYBRID, splits, ["Norway", "Zanzibar"])
+
+
+def test_a_field_that_a_causal_model_never_sees_is_an_error(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    examples = {split: [example("Paris", "no", "entailment")] for split in ("train", "dev")}
+    with pytest.raises(TemplateError, match=r"\{hypothesis\} follows \{mask\}, where a causal"):
+        rte_job(tiny_models["llama"], examples)
+
+
+def test_prompt_tokens_that_a_causal_model_never_sees_are_an_error(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    facts = {split: [fact("Oslo", "Norway")] for split in ("train", "dev")}
+    after = parse_template("{subject} is in {mask} [P*3] .", ["subject"])
+    with pytest.raises(TemplateError, match=r"P17, .*all prompt tokens follow \{mask\}"):
+        fact_job(tiny_models["gpt2"], "P17", after, facts, ["Norway"])
+    assert fact_job(tiny_models["bert"], "P17", after, facts, ["Norway"]).prompt_tokens == 3
+    both = parse_template("{subject} [P] is in {mask} [P*3] .", ["subject"])
+    assert fact_job(tiny_models["gpt2"], "P17", both, facts, ["Norway"]).prompt_tokens == 4
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_task_becomes_a_job_over_its_label_words(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    model = tiny_models[family]
+    examples = {
+        "train": [example("Paris", "no", "not_entailment"), example("Oslo", "yes", "entailment")],
+        "dev": [example("Lyon", "a", "entailment")],
+    }
+
+    job = rte_job(model, examples, dict(reversed(YES_NO.items())))
+
+    assert (job.name, job.prompt_tokens, job.open_vocabulary) == ("rte", 1, False)
+    assert job.train.answers == ["entailment", "not_entailment"]
+    assert job.train.word_ids.tolist() == ids(family, model.codec, "_yes _no")
+    assert job.train.targets.tolist() == [1, 0]
+    assert job.dev.rows == [hand_row(family, model, "^Lyon ? P M , _a .")]
+    assert job.score(torch.tensor([[-1.0, -2.0]]), job.dev.targets) == 1.0
+
+
+def test_the_premise_of_a_task_is_cut_to_max_length(tiny_models: dict[str, PromptedModel]) -> None:
+    model = tiny_models["bert"]
+    examples = [example("Paris Lyon Oslo France", "a", "entailment")]
+    job = rte_job(model, {"train": examples, "dev": examples}, max_length=10)
+    assert job.train.rows == [hand_row("bert", model, "^Paris _Lyon ? P M , _a .")]
+
+
+def test_a_task_without_examples_is_an_error(tiny_models: dict[str, PromptedModel]) -> None:
+    examples = {"train": [example("Paris", "no", "entailment")], "dev": []}
+    with pytest.raises(DataError, match="rte: no dev example"):
+        rte_job(tiny_models["bert"], examples)
+
+
+def test_a_verbalizer_of_several_tokens_is_an_error(tiny_models: dict[str, PromptedModel]) -> None:
+    examples = [example("Paris", "no", "entailment")]
+    with pytest.raises(TemplateError, match="'certainly' of label 'entailment' is 9 tokens"):
+        rte_job(
+            tiny_models["bert"],
+            {"train": examples, "dev": examples},
+            YES_NO | {"entailment": "certainly"},
+        )
+
+
+def test_a_template_that_does_not_fit_the_model_is_an_error(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    template = parse_template("{mask}: {subject}", ["subject"])
+    facts = [fact("Oslo", "Norway")]
+    with pytest.raises(TemplateError, match=r"in front of \{mask\}"):
+        fact_job(tiny_models["gpt2"], "P17", template, {"train": facts, "dev": facts}, ["Norway"])
+
+
+# Selection
+
+
+FROZEN = method(encoder="mlp")
+TRIALS = [
+    replace(
+        task_trial(task, PATTERN, {}, verbalizer=YES_NO, setting=setting, split=split),
+        task=task,
+    )
+    for task in ("rte",)
+    for setting in (1, 2, 3)
+    for split in (1, 2)
+]
+
+
+def scored(score: float) -> TrainingResult:
+    return TrainingResult(history=[EpochRecord(0, None, 1.0, score)])
+
+
+def results_of(scores: tuple[float, ...]) -> dict[Trial, TrainingResult]:
+    """Scores by setting; the two splits lie around them."""
+    return {
+        trial: scored(scores[trial.config.number - 1] + (0.1 if trial.split == 1 else -0.1))
+        for trial in TRIALS
+    }
+
+
+@pytest.mark.parametrize(
+    ("scores", "number"),
+    [((0.5, 0.25, 0.25), 1), ((0.25, 0.25, 0.5), 3), ((0.25, 0.5, 0.5), 2), ((0.5, 0.5, 0.5), 1)],
+)
+def test_the_best_mean_over_the_splits_is_selected_the_first_of_several(
+    scores: tuple[float, ...], number: int
+) -> None:
+    chosen, rejected = select_settings(TRIALS, results_of(scores))
+    assert chosen == {"rte": number}
+    assert rejected == [trial for trial in TRIALS if trial.config.number != number]
+    kept = TrialSelection(results_of(scores), chosen).kept
+    assert list(kept) == [trial for trial in TRIALS if trial.config.number == number]
+
+
+def test_a_setting_with_a_trial_to_come_is_not_selected_and_not_rejected() -> None:
+    results = results_of((0.25, 0.5, 0.9))
+    del results[TRIALS[-1]]
+    chosen, rejected = select_settings(TRIALS, results)
+    assert chosen == {"rte": 2}
+    assert rejected == TRIALS[:2]
+
+
+def test_dev_selects_for_each_task() -> None:
+    other = [replace(trial, task="cb") for trial in TRIALS[:4]]
+    results = results_of((0.25, 0.5, 0.1)) | {trial: scored(0.5) for trial in other}
+    chosen, _ = select_settings([*TRIALS, *other], results)
+    assert chosen == {"rte": 2, "cb": 1}
+
+
+def test_trials_are_described_by_task_and_setting() -> None:
+    content = TrialSelection(results_of((0.5, 0.25, 0.25)), {"rte": 1}).describe()
+    assert list(content["tasks"]) == ["rte"]
+    task = content["tasks"]["rte"]
+    assert task["chosen"] == 1
+    assert [setting["number"] for setting in task["settings"]] == [1, 2, 3]
+    assert task["settings"][1]["trials"] == [
+        {
+            "name": f"rte/setting-2/split-{split}/seed-7",
+            "split": split,
+            "seed": 7,
+            "best_epoch": 0,
+            "dev_score": score,
+        }
+        for split, score in ((1, 0.35), (2, 0.15))
+    ]
+
+
+# Banks
+
+
+def test_equal_settings_and_seed_make_a_bank_over_tasks_and_splits() -> None:
+    faster = method(prompt_optimizer=changed(ADAM, learning_rate=2e-2))
+
+    def trial(task: str, setting: int, split: int, seed: int, training: MethodParams) -> Trial:
+        found = task_trial(
+            "rte", PATTERN, {}, verbalizer=YES_NO, training=training, setting=setting,
+            split=split, seed=seed,
+        )  # fmt: skip
+        return replace(found, task=task)
+
+    trials = [
+        trial(task, setting, split, seed, training)
+        for task in ("rte", "cb")
+        for setting, training in ((1, method()), (2, faster))
+        for split in (1, 2)
+        for seed in (34, 35)
+    ]
+    banks = {bank.name: [one.name for one in bank.trials] for bank in group_trials(trials)}
+    assert list(banks) == ["bank-1/seed-34", "bank-1/seed-35", "bank-2/seed-34", "bank-2/seed-35"]
+    assert banks["bank-2/seed-34"] == [
+        f"{task}/setting-2/split-{split}/seed-34" for task in ("rte", "cb") for split in (1, 2)
+    ]
+    tuned = [trial("rte", 1, 1, seed, method(model_optimizer=ADAM)) for seed in (34, 35)]
+    assert [bank.name for bank in group_trials(tuned)] == [one.name for one in tuned]
+
+
+# The runner
+
+
+@dataclass
+class Log:
+    """A reporter that remembers."""
+
+    run_id: str = "first"
+    lines: list[str] = field(default_factory=list)
+    metrics: list[tuple[str, int | None]] = field(default_factory=list)
+    on_metrics: Callable[[int], None] = lambda _: None
+
+    @contextlib.contextmanager
+    def child(self, _: str, __: Mapping[str, Any]) -> Iterator["Log"]:
+        yield self
+
+    def echo(self, text: str) -> None:
+        self.lines.append(text)
+
+    def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
+        self.metrics += [(name, epoch) for name in metrics]
+        self.on_metrics(len(self.lines))
+
+
+def runner(folder: Path, load: Callable[..., PromptedModel], log: Log | None = None) -> TrialRunner:
+    @contextlib.contextmanager
+    def unit_folder(_: str, content: Mapping[str, Any]) -> Iterator[Path]:
+        unit = folder / jobs.__name__ / str(abs(hash(repr(content))))
+        unit.mkdir(parents=True, exist_ok=True)
+        yield unit
+
+    return TrialRunner(load, unit_folder, log or Log(), RUNTIME)
+
+
+def bank_trials(
+    names: tuple[str, ...] = ("P17", "P30", "P47", "P17/2", "P1001"),
+    layout: str = "paper-v2",
+    training: MethodParams | None = None,
+    *,
+    masked: bool = True,
+    **more: Any,
+) -> list[Trial]:
+    """Trials of relations with different numbers of facts."""
+    template = apply_layout(layout, manual_template("[X] is in [Y] ."), masked=masked)
+    return [
+        fact_trial(
+            name,
+            template,
+            {"train": make_facts(4 + place), "dev": make_facts(5, start=place)},
+            VOCABULARY,
+            training=training or method(encoder="mlp", patience=9),
+            **more,
+        )
+        for place, name in enumerate(names)
+    ]
+
+
+def assert_same(ours: TrainingResult, other: TrainingResult, tolerance: float = 0.0) -> None:
+    assert ours.best_epoch == other.best_epoch
+    assert [r.dev_score for r in ours.history] == [r.dev_score for r in other.history]
+    assert ours.vectors is not None
+    assert other.vectors is not None
+    torch.testing.assert_close(ours.vectors, other.vectors, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("fitting", [1, 2, 5, 99])
+def test_banks_of_any_size_give_the_same_prompts(
+    tiny_models: dict[str, PromptedModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fitting: int,
+) -> None:
+    model = tiny_models["bert"]
+    trials = bank_trials()
+    sizes = []
+
+    def watched(model: PromptedModel, some: list[TrainingJob], *more: Any, **named: Any) -> Any:
+        sizes.append(len(some))
+        return train(model, some, *more, **named)
+
+    expected = train(
+        model, [make_job(model, trial) for trial in trials], trials[0].config.training,
+        max_rows_per_forward=16, best_checkpoint_path=tmp_path / "none", checkpoint=None,
+        on_epoch=lambda *_: None,
+    )  # fmt: skip
+    monkeypatch.setattr(jobs, "estimate_bank_size", lambda *_: fitting)
+    monkeypatch.setattr(jobs, "train", watched)
+    selection = runner(tmp_path, lambda **_: model).run(trials, select=True)
+
+    assert sizes == {1: [1] * 5, 2: [2, 2, 1], 5: [5], 99: [5]}[fitting]
+    assert list(selection.results) == trials
+    for ours, other in zip(selection.results.values(), expected, strict=True):
+        assert_same(ours, other, 1e-4)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_prompts_that_are_not_trained_are_scored_in_one_bank(
+    tiny_models: dict[str, PromptedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "estimate_bank_size", lambda *_: pytest.fail("no encoder to count"))
+    trials = bank_trials(layout="manual", training=method(encoder=None, epochs=0), masked=False)
+    selection = runner(tmp_path, lambda **_: tiny_models["gpt2"]).run(trials, select=True)
+    assert [len(result.history) for result in selection.results.values()] == [1] * len(trials)
+    assert all(result.vectors is None for result in selection.results.values())
+
+
+def test_the_longest_prompt_decides_how_many_fit(
+    tiny_models: dict[str, PromptedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+
+    def noted(_: PromptedModel, encoder: str, tokens: int) -> int:
+        counted.append((encoder, tokens))
+        return 9
+
+    monkeypatch.setattr(jobs, "estimate_bank_size", noted)
+    training = method(encoder="mlp", epochs=1)
+    trials = [
+        bank_trials((name,), layout, training)[0]
+        for name, layout in {"P17": "[P*2] {subject} {mask}", "P30": "paper-v2"}.items()
+    ]
+    runner(tmp_path, lambda **_: tiny_models["bert"]).run(trials, select=True)
+    assert counted == [("mlp", 9)]
+
+
+def test_without_trials_nothing_is_trained(tmp_path: Path) -> None:
+    selection = runner(tmp_path, lambda **_: pytest.fail("loaded")).run([], select=True)
+    assert selection.results == {}
+    assert selection.describe() == {"tasks": {}}
+
+
+def test_a_seed_that_is_added_trains_only_its_bank_and_changes_no_other(
+    tiny_models: dict[str, PromptedModel], tmp_path: Path
+) -> None:
+    def trials(*seeds: int) -> list[Trial]:
+        return [trial for seed in seeds for trial in bank_trials(("P17", "P30"), seed=seed)]
+
+    loaded = []
+
+    def load(**_: Any) -> PromptedModel:
+        loaded.append(1)
+        return tiny_models["bert"]
+
+    first = runner(tmp_path, load).run(trials(1, 2), select=True)
+    log = Log("second")
+    again = runner(tmp_path, load, log)
+    both = again.run(trials(1, 2, 3), select=True)
+    assert again.seconds_reused > 0
+    assert log.lines[:2] == ["bank-1/seed-1: trained before", "bank-1/seed-2: trained before"]
+    assert all("seed-3" in line for line in log.lines[2:])
+    # The log has every epoch of every trial, of reused ones too.
+    names = {name for name, _ in log.metrics if name.startswith("dev/p_at_1/")}
+    assert names == {f"dev/p_at_1/{trial.name}" for trial in trials(1, 2, 3)}
+    for old, new in zip(first.results.items(), list(both.results.items())[:4], strict=True):
+        assert old[0].name == new[0].name
+        assert old[1].history == new[1].history
+        assert_same(new[1], old[1])
+    unused = runner(tmp_path, lambda **_: pytest.fail("loaded")).run(trials(1, 2, 3), select=True)
+    assert len(unused.results) == 6
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("name", ["fine-tuning", "p-tuning"])
+def test_each_relation_tunes_the_model_as_it_was_loaded(
+    tiny_folders: dict[str, Path], tmp_path: Path, family: str, name: str
+) -> None:
+    """Also where prompt and model are tuned together."""
+
+    def load(**_: Any) -> PromptedModel:
+        return load_model(tiny_folders[family], device="cpu", tuned=True)
+
+    adam = changed(ADAM, learning_rate=1e-3, max_grad_norm=None)
+    training = method(
+        encoder="lstm" if name == "p-tuning" else None, prompt_optimizer=adam,
+        model_optimizer=adam, patience=9,
+    )  # fmt: skip
+    start = load()
+    layout = "{subject} {mask}" if name == "fine-tuning" else "paper-v2"
+    trials = bank_trials(("P17", "P17/2", "P1001"), layout, training, masked=start.masked)
+    run = runner(tmp_path, load)
+    selection = run.save_weights(run.run(trials, select=True), tmp_path / "out")
+
+    assert sorted(path.name for path in (tmp_path / "out/weights").iterdir()) == sorted(
+        f"{one}-setting-1-split-1-seed-7.safetensors" for one in ("P17", "P17-2", "P1001")
+    )
+    for trial, result in selection.results.items():
+        alone = tmp_path / "alone.safetensors"
+        model = load()
+        job = make_job(model, trial)
+        (expected,) = train(
+            model, [job], training, max_rows_per_forward=16, best_checkpoint_path=alone,
+            checkpoint=None, on_epoch=lambda *_: None,
+        )  # fmt: skip
+        file = weights_file(tmp_path / "out", trial.name)
+        assert result.history == expected.history
+        assert file.read_bytes() == alone.read_bytes()
+        # Evaluation loads the weights of the file with the vectors of the same epoch.
+        fresh = load_model(tiny_folders[family], device="cpu", weights=file)
+        log_probs = score_examples(
+            fresh, job.dev.rows, result.vectors, job.dev.word_ids, max_rows_per_forward=16
+        )
+        assert accuracy(log_probs, job.dev.targets) == result.best_score
+        loss = float(torch.nn.functional.nll_loss(log_probs, job.dev.targets))
+        assert loss == pytest.approx(result.history[result.best_epoch].dev_loss, abs=1e-5)
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+def dying(after: int) -> Callable[[int], None]:
+    def count(lines: int) -> None:
+        if lines == after:
+            raise Killed
+
+    return count
+
+
+@pytest.mark.parametrize("after", [1, 4, 7, 8])
+def test_a_part_of_a_bank_that_is_done_is_not_repeated_after_a_kill(
+    tiny_models: dict[str, PromptedModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
+    monkeypatch.setattr(jobs, "estimate_bank_size", lambda *_: 1)
+    model = tiny_models["bert"]
+    trials = bank_trials(("P17", "P30", "P47"))
+    whole = runner(tmp_path / "whole", lambda **_: model).run(trials, select=True)
+    with pytest.raises(Killed):
+        runner(tmp_path / "killed", lambda **_: model, Log(on_metrics=dying(after))).run(
+            trials, select=True
+        )
+    log = Log()
+    again = runner(tmp_path / "killed", lambda **_: model, log).run(trials, select=True)
+    for one, other in zip(again.results.values(), whole.results.values(), strict=True):
+        assert one.history == other.history
+        assert_same(one, other)
+    # Three epochs a part; the part that was under way begins again.
+    done = (after - 1) // 3
+    assert {line.partition("/")[0] for line in log.lines} == {"P17", "P30", "P47"} - set(
+        ("P17", "P30", "P47")[:done]
+    )
+
+
+def tuned_trials(scores: Mapping[int, float]) -> list[Trial]:
+    return [
+        fact_trial("P17", HYBRID, {}, VOCABULARY, setting=number, training=method(
+            model_optimizer=changed(ADAM, learning_rate=score / 100)))
+        for number, score in scores.items()
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Training that only writes weights: the score is the learning rate; what is trained."""
+    trained: list[str] = []
+
+    def train_bank(
+        _: PromptedModel, some: list[Any], config: MethodParams, *, folder: Path, **more: Any
+    ) -> list[TrainingResult]:
+        assert config.model is not None
+        trained.append(f"{config.model.learning_rate:.3f}")
+        (folder / "weights.safetensors").write_text(f"of {len(trained)}")
+        return [
+            TrainingResult(
+                vectors=torch.full((1, 2), float(len(trained))),
+                history=[EpochRecord(0, None, 1.0, config.model.learning_rate)],
+            )
+        ]
+
+    monkeypatch.setattr(jobs, "train_bank", train_bank)
+    monkeypatch.setattr(jobs, "make_job", lambda *_: None)
+    monkeypatch.setattr(jobs, "estimate_max_rows", lambda *_, **__: 8)
+    return trained
+
+
+def weights(folder: Path) -> list[str]:
+    return sorted(path.read_text() for path in folder.rglob("weights.safetensors"))
+
+
+def test_weights_that_can_no_longer_be_selected_are_deleted(
+    tmp_path: Path, scripted: list[str]
+) -> None:
+    run = runner(tmp_path, lambda **_: None)  # type: ignore[arg-type,return-value]
+    selection = run.run(tuned_trials({1: 0.2, 2: 0.5, 3: 0.3}), select=True)
+    assert selection.chosen == {"P17": 2}
+    assert weights(tmp_path) == ["of 2"]
+    kept = runner(tmp_path / "all", lambda **_: None)  # type: ignore[arg-type,return-value]
+    every = kept.run(tuned_trials({1: 0.2, 2: 0.5}), select=False)
+    assert every.chosen == {"P17": None}
+    assert len(every.kept) == 2
+    assert len(weights(tmp_path / "all")) == 2
+
+
+def test_vectors_and_scores_are_those_of_the_weights_that_are_kept(
+    tmp_path: Path, scripted: list[str]
+) -> None:
+    """The weights of setting 1 were deleted when setting 2 won; without it, they are needed."""
+    both, one = tuned_trials({1: 0.2, 2: 0.5}), tuned_trials({1: 0.2})
+    runner(tmp_path, lambda **_: None).run(both, select=True)  # type: ignore[arg-type,return-value]
+    run = runner(tmp_path, lambda **_: None)  # type: ignore[arg-type,return-value]
+    selection = run.run(one, select=True)
+    assert scripted == ["0.002", "0.005"]
+    selection = run.save_weights(selection, tmp_path / "out")
+    assert scripted == ["0.002", "0.005", "0.002"]
+    (result,) = selection.kept.values()
+    assert result.vectors is not None
+    assert result.vectors[0, 0] == 3
+    assert weights_file(tmp_path / "out", one[0].name).read_text() == "of 3"
