@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import rich.box
@@ -82,18 +82,23 @@ def results(
                 "--cost cannot be combined with --all, which includes it, or --against"
             )
         # Imports MLflow, which is too slow for --help.
-        from pipeline.history.results import ResultFilter, newest, read_results
+        from pipeline.history.results import newest, read_results
 
-        selection = ResultFilter(
-            models=tuple(model or ()),
-            tasks=tuple(task or ()),
-            methods=tuple(method or ()),
-            since=_day(since),
-            until=_day(until),
-            tags=dict(map(_key_and_value, tag or ())),
-        )
+        tags = dict(map(_key_and_value, tag or ()))
+
+        def is_selected(result: "Result") -> bool:
+            day = result.ended.date()
+            return (
+                (not model or result.model in model)
+                and (not task or result.name in task)
+                and (not method or result.method in method)
+                and (since is None or day >= since.date())
+                and (until is None or day <= until.date())
+                and tags.items() <= result.tags.items()
+            )
+
         evaluations = read_results()
-        selected = [result for result in evaluations if selection.admits(result)]
+        selected = list(filter(is_selected, evaluations))
         if not selected:
             _explain_none(evaluations)
         shown = selected if every else newest(selected)
@@ -113,10 +118,6 @@ def results(
                 typer.echo(markdown(tables), nl=False)
             else:
                 print_tables(tables, narrow=by_run)
-
-
-def _day(moment: datetime | None) -> date | None:
-    return None if moment is None else moment.date()
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

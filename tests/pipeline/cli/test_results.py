@@ -112,6 +112,7 @@ def test_the_newest_of_each_model_data_task_and_method_is_shown() -> None:
         (["--since", str(TODAY - timedelta(3))], [0.303, 0.311, 0.49, 0.505, 0.65]),
         (["--until", str(TODAY - timedelta(3))], [0.4]),
         (["--since", str(TODAY - timedelta(3)), "--until", str(TODAY - timedelta(1))], [0.303]),
+        (["--since", str(TODAY), "--until", str(TODAY), "--task", "rte"], [0.49, 0.65]),
         (["--tag", "quick=yes"], [0.49]),
         (["--tag", "quick=yes", "--tag", "method=manual"], []),
         (["--all", "--task", "lama", "--model", MODEL], [0.303, 0.4, 0.505]),

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.history.results import Result, ResultFilter, newest
+from pipeline.history.results import Result, newest
 from pipeline.report.tables import Table
 from pipeline.results.compare import (
     method_tables,
@@ -108,14 +108,6 @@ def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
         make("p-tuning", 0.6),
     ]
     assert newest(results) == [results[0], *results[2:]]
-
-
-def test_days_are_in_local_time_and_both_ends_count() -> None:
-    result = make()
-    day = result.ended.date()
-    assert ResultFilter(since=day, until=day).admits(result)
-    assert not ResultFilter(since=day.replace(day=26)).admits(result)
-    assert not ResultFilter(until=day.replace(day=24)).admits(result)
 
 
 def test_a_spread_is_shown_and_explained() -> None:
