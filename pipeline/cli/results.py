@@ -109,11 +109,11 @@ def results(
             _print_csv(shown, paper=paper)
         else:
             from pipeline.report.tables import markdown
-            from pipeline.results.compare import method_tables, run_tables
+            from pipeline.results.compare import result_tables
 
-            by_run = run_tables(shown, paper=paper)
-            value: Literal["test", "min"] = "min" if cost else "test"
-            tables = by_run if every else method_tables(shown, value=value, paper=paper)
+            by_run = result_tables(shown, "run", paper=paper)
+            show: Literal["test", "min"] = "min" if cost else "test"
+            tables = by_run if every else result_tables(shown, show, paper=paper)
             if as_markdown:
                 typer.echo(markdown(tables), nl=False)
             else:
@@ -150,22 +150,23 @@ def _explain_none(evaluations: Sequence["Result"]) -> None:
 
 
 def _print_json(results: Sequence["Result"], *, paper: bool) -> None:
-    from pipeline.results.compare import paper_doubts, paper_records, records
+    from pipeline.results.compare import paper_figures, record_of
 
-    content: dict[str, Any] = {"results": records(results)}
+    content: dict[str, Any] = {"results": list(map(record_of, results))}
     if paper:
-        content |= {"paper": paper_records(results), "doubts": paper_doubts(results)}
+        content["paper"], content["doubts"] = paper_figures(results)
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _print_csv(results: Sequence["Result"], *, paper: bool) -> None:
-    from pipeline.results.compare import paper_doubts, paper_records, records
+    from pipeline.results.compare import paper_figures, record_of
 
-    rows = records(results)
+    rows = list(map(record_of, results))
     if paper:
+        figures, doubts = paper_figures(results)
         rows = [{"of": "ours", **row} for row in rows]
-        rows += [{"of": "paper", **row} for row in paper_records(results)]
-        for doubt in paper_doubts(results):
+        rows += [{"of": "paper", **row} for row in figures]
+        for doubt in doubts:
             typer.echo(doubt, err=True)
     columns = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")

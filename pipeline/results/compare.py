@@ -40,43 +40,33 @@ _ORIENTATION = "34k"
 _Line = dict[str, str]
 
 
-def method_tables(
-    results: Sequence[Result], *, value: Literal["test", "min"] = "test", paper: bool = False
+def result_tables(
+    results: Sequence[Result], show: Literal["test", "min", "run"], *, paper: bool = False
 ) -> list[Table]:
-    """Return a table for each model and data: a row for a task, a column for a method.
+    """Return a table for each model and data.
 
     Args:
-        results: the newest first, at most one for each model, data, task and method.
-        value: the test score, or the minutes of training and evaluation.
+        results: the newest first.
+        show: `test` or `min`: a row for a task, a column for a method, with the test score, or
+            with the minutes of training and evaluation; of each method on a task, the results have
+            one at most. `run`: a row for each run.
         paper: whether the paper's figures follow ours; if the facts are not LAMA's, they are in
             a separate table.
     """
     tables = []
     for group in _groups(results):
         published, differences = paper_rows(group) if paper else ([], [])
-        ordered = sorted(group, key=lambda result: _place(_TASKS)(result.name))
+        ordered = group if show == "run" else sorted(group, key=lambda r: _place(_TASKS)(r.name))
         lines = [*_lines(ordered), *map(_paper_line, published)]
-        notes = _notes(group) if value == "test" else _cost_notes(group)
-        tables.append(_by_method(_title(group), lines, value, [*notes, *differences]))
+        notes = [*(_cost_notes(group) if show == "min" else _notes(group)), *differences]
+        title = f"{group[0].model} on {group[0].data}"
+        rows = lines if show == "run" else _by_method(lines, show)
+        tables.append(Table(title, rows, notes))
     return tables + (_for_orientation(results) if paper else [])
 
 
-def run_tables(results: Sequence[Result], *, paper: bool = False) -> list[Table]:
-    """Return a table for each model and data with a row for each run; `paper` as above."""
-    tables = []
-    for group in _groups(results):
-        published, differences = paper_rows(group) if paper else ([], [])
-        lines = [*_lines(group), *map(_paper_line, published)]
-        tables.append(Table(_title(group), lines, [*_notes(group), *differences]))
-    return tables + (_for_orientation(results) if paper else [])
-
-
-def records(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Return results as plain values, scores as shares of 1; None where there is no number."""
-    return [_record(result) for result in results]
-
-
-def _record(result: Result) -> dict[str, Any]:
+def record_of(result: Result) -> dict[str, Any]:
+    """Return a result as plain values, scores as shares of 1; None where there is no number."""
     test, dev = result.score("test"), result.score("dev")
     return {
         "run": result.run_id,
@@ -113,10 +103,6 @@ def _groups(results: Iterable[Result]) -> list[list[Result]]:
     return list(groups.values())
 
 
-def _title(group: Sequence[Result]) -> str:
-    return f"{group[0].model} on {group[0].data}"
-
-
 def _lines(group: Sequence[Result]) -> list[_Line]:
     names = _names(group)
     return [
@@ -144,7 +130,7 @@ def _paper_line(row: Published) -> _Line:
     }  # fmt: skip
 
 
-def _by_method(title: str, lines: Sequence[_Line], value: str, notes: list[str]) -> Table:
+def _by_method(lines: Sequence[_Line], value: str) -> list[_Line]:
     """Pivot lines: a row for each task, a column for each method."""
     cells = pivot((line["task"], line["method"], line[value]) for line in lines)
     methods = sorted({line["method"] for line in lines}, key=_place(_METHODS))
@@ -158,7 +144,7 @@ def _by_method(title: str, lines: Sequence[_Line], value: str, notes: list[str])
             "date": " to ".join(dict.fromkeys([days[0], days[-1]])),
         }
         rows.append(head | {method: values.get(method, "") for method in methods})
-    return Table(title, rows, notes)
+    return rows
 
 
 def _place(order: Sequence[str]) -> Callable[[str], int]:
@@ -287,11 +273,18 @@ def _is_table_1(result: Result) -> bool:
     )
 
 
-def paper_records(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return the paper's figures that tables of the results show, under the names of `records`."""
-    rows = [row for group in _groups(results) for row in paper_rows(group)[0]]
-    rows += lama_published(_ORIENTATION) if _for_orientation(results) else []
-    return [
+def paper_figures(results: Sequence[Result]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the paper's figures that tables of the results show, and what is doubtful.
+
+    The figures have the keys of `record_of`, and `called`, `table` and `status`.
+    """
+    shown = [paper_rows(group) for group in _groups(results)]
+    rows = [row for published, _ in shown for row in published]
+    notes = [note for _, notes in shown for note in notes]
+    for table in _for_orientation(results):
+        rows += lama_published(_ORIENTATION)
+        notes += table.notes
+    figures = [
         {
             "model": row.model,
             "benchmark": row.score.benchmark,
@@ -307,13 +300,7 @@ def paper_records(results: Sequence[Result]) -> list[dict[str, Any]]:
         }
         for row in dict.fromkeys(rows)
     ]
-
-
-def paper_doubts(results: Sequence[Result]) -> list[str]:
-    """Return what is known against comparing results with the paper's figures."""
-    notes = [note for group in _groups(results) for note in paper_rows(group)[1]]
-    notes += [note for table in _for_orientation(results) for note in table.notes]
-    return list(dict.fromkeys(notes))
+    return figures, list(dict.fromkeys(notes))
 
 
 def _for_orientation(results: Sequence[Result]) -> list[Table]:
@@ -322,4 +309,5 @@ def _for_orientation(results: Sequence[Result]) -> list[Table]:
         return []
     title = f"The paper's Table 3, on LAMA {_ORIENTATION}: other facts, other models"
     notes = ["P@1 in percent, for orientation only.", *lama_doubts(_ORIENTATION)]
-    return [_by_method(title, [*map(_paper_line, lama_published(_ORIENTATION))], "test", notes)]
+    lines = list(map(_paper_line, lama_published(_ORIENTATION)))
+    return [Table(title, _by_method(lines, "test"), notes)]

@@ -1,28 +1,19 @@
 """The pages of results in docs/results, Markdown, from records."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import get_args
+from typing import Any, get_args
 
-from pipeline.config.schema import (
-    LamaMethod,
-    SuperGlueMethod,
-    SuperGlueParams,
-)
+from pipeline.config.schema import LamaMethod, SuperGlueMethod, SuperGlueParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
 from pipeline.report.page import render
 from pipeline.report.published import SUBSETS, lama_published, paper_name
 from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_of
-from pipeline.report.tables import (
-    bullets,
-    escaped,
-    markdown_table,
-    metric_parts,
-)
+from pipeline.report.tables import bullets, escaped, markdown_table, metric_parts
 from pipeline.results.records import Benchmark, Record
 from pipeline.tasks import get_task, task_names
 
@@ -103,36 +94,30 @@ def _columns(group: Group) -> dict[str, list[Row]]:
 
 def _compare(group: Group) -> str:
     """Return the means over the relations that all trained methods share; '' if none is trained."""
-    by_relation = [{row["relation"]: row for row in result.relations} for _, result in group]
-    trained = [
-        rows
-        for rows, (_, result) in zip(by_relation, group, strict=True)
-        if result.method != "manual"
+    rows = [
+        (record.name, result.method, {row["relation"]: row for row in result.relations})
+        for record, result in group
     ]
+    trained = [(run, of) for run, method, of in rows if method != "manual"]
     if not trained:
         return ""
-    shared = [relation for relation in trained[0] if all(relation in rows for rows in trained)]
+    run, first = trained[0]
+    shared = [relation for relation in first if all(relation in of for _, of in trained)]
     if not shared:
         return "No relation was run with all trained methods.\n"
-
-    def cells(method: str, run: str, rows: Mapping[str, Row], key: str) -> Row:
-        used = [rows[relation] for relation in shared]
-        return {
+    lines = [(method, name, of, "p_at_1") for name, method, of in rows if of.keys() >= set(shared)]
+    lines += [(name, run, first, control) for control, name in CONTROLS.items()]
+    table = markdown_table(
+        {
             "method": method,
-            "run": run,
-            "relations": len(used),
-            "test facts": sum(row["facts"] for row in used),
-            "test P@1": percent(fmean(row[key] for row in used)),
+            "run": name,
+            "relations": len(shared),
+            "test facts": sum(of[relation]["facts"] for relation in shared),
+            "test P@1": percent(fmean(of[relation][key] for relation in shared)),
         }
-
-    table = [
-        cells(result.method, record.name, rows, "p_at_1")
-        for rows, (record, result) in zip(by_relation, group, strict=True)
-        if all(relation in rows for relation in shared)
-    ]
-    run = group[by_relation.index(trained[0])][0].name
-    table += [cells(name, run, trained[0], control) for control, name in CONTROLS.items()]
-    return f"On {', '.join(shared)}.\n\n{markdown_table(table)}"
+        for method, name, of, key in lines
+    )
+    return f"On {', '.join(shared)}.\n\n{table}"
 
 
 def _lama_gaps(records: Sequence[Record]) -> list[str]:
@@ -166,24 +151,22 @@ def _missing(what: str, everything: Iterable[str], done: Collection[str | None])
 
 def _missing_relations(records: Sequence[Record]) -> list[str]:
     """Return, by model and source, the relations without a run; equal methods share a line."""
-    done: dict[tuple[str, str, str], dict[str, set[str]]] = {}
-    for record in records:
-        methods = done.setdefault((record.model, record.source, record.data), {})
-        for result in record.results:
-            methods.setdefault(result.method, set()).update(r["relation"] for r in result.relations)
-    lines = []
-    for (model, source, data), methods in done.items():
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for method, names in methods.items():
-            missing = tuple(name for name in _RELATIONS[source] if name not in names)
-            alike.setdefault(missing, []).append(method)
-        lines += [
-            f"Relations of {data} not run with {escaped(model)}, {', '.join(names)}: "
-            f"{len(missing)} of {len(_RELATIONS[source])} ({', '.join(missing)})."
-            for missing, names in alike.items()
-            if missing
-        ]
-    return lines
+    done = _grouped(
+        ((record.model, record.source, record.data, result.method), row["relation"])
+        for record in records
+        for result in record.results
+        for row in result.relations
+    )
+    alike = _grouped(
+        ((*about, tuple(name for name in _RELATIONS[about[1]] if name not in names)), method)
+        for (*about, method), names in done.items()
+    )
+    return [
+        f"Relations of {data} not run with {escaped(model)}, {', '.join(methods)}: "
+        f"{len(missing)} of {len(_RELATIONS[source])} ({', '.join(missing)})."
+        for (model, source, data, missing), methods in alike.items()
+        if missing
+    ]
 
 
 def _caps(records: Iterable[Record]) -> Iterator[str]:
@@ -196,21 +179,30 @@ def _caps(records: Iterable[Record]) -> Iterator[str]:
 
 def _single_seeds(records: Iterable[Record]) -> list[str]:
     """Return sentences on the trained methods that have one seed."""
-    seeds: dict[tuple[str, str, str], set[int]] = {}
-    for record in records:
-        for result in (*record.results, *record.stability):
-            if result.method != "manual":
-                key = (record.model, record.data, result.method)
-                seeds.setdefault(key, set()).update(record.seeds)
-    alike: dict[tuple[str, str, int], list[str]] = {}
-    for (model, data, method), values in seeds.items():
-        if len(values) == 1:
-            alike.setdefault((model, data, min(values)), []).append(method)
+    seeds = _grouped(
+        ((record.model, record.data, result.method), seed)
+        for record in records
+        for result in (*record.results, *record.stability)
+        for seed in record.seeds
+        if result.method != "manual"
+    )
+    alike = _grouped(
+        ((model, data, used[0]), method)
+        for (model, data, method), used in seeds.items()
+        if len(set(used)) == 1
+    )
     return [
         f"Only one seed ({seed}), so the spread over seeds is unknown, with {escaped(model)} on "
         f"{data}: {', '.join(methods)}."
         for (model, data, seed), methods in alike.items()
     ]
+
+
+def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def _superglue(records: Sequence[Record]) -> dict[str, object]:
