@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,7 @@ class TrackedRun:
         dirty: Whether code or parameters differed from the commit; None if it was not logged.
         restored: Whether it was created by `ptune sync`.
         execution: Inputs, outputs and parameters (as text, MLflow's).
+        metrics: The last value of each metric.
     """
 
     run_id: str
@@ -42,6 +43,7 @@ class TrackedRun:
     dirty: bool | None
     restored: bool
     execution: Execution
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrackedHistory:
@@ -82,25 +84,10 @@ class TrackedHistory:
             raise TrackingError(f"several run ids begin with {run_id}: {names}; add more digits")
         return runs[0] if runs else None
 
-    def metrics(self, run_id: str) -> dict[str, float]:
-        """Return the last value of each metric of a run.
-
-        Raises:
-            TrackingError: The tracking server or store cannot be used.
-        """
-        if self._mlflow is None:
-            return {}
-        try:
-            return dict(self._mlflow.get_run(run_id).data.metrics)
-        except Exception as error:  # of MLflow, its database and its client
-            raise unreadable(error) from error
-
-    def libraries(self, run_id: str) -> dict[str, str]:
+    def libraries(self, run: TrackedRun) -> dict[str, str]:
         """Return library -> version, as logged by a run; empty if it is not available."""
-        if self._mlflow is None:
-            return {}
         try:
-            text = self._mlflow.artifacts.load_text(f"runs:/{run_id}/environment.json")
+            text = connect().artifacts.load_text(f"runs:/{run.run_id}/environment.json")
             return dict(json.loads(text)["libraries"])
         except Exception:  # MLflow raises many types for a file that it does not have
             return {}
@@ -153,4 +140,5 @@ def _tracked(run: Any) -> TrackedRun:
             inputs=tags_below(tags, READ),
             outputs=tags_below(tags, WROTE),
         ),
+        metrics=run.data.metrics,
     )

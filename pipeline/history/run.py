@@ -43,7 +43,7 @@ class StageRun:
     the log.
 
     Attributes:
-        run_id: MLflow's; for a child run that could not be opened yet, its key in the log.
+        run_id: MLflow's; for a child run, its key in the log.
         attempt: 1 for a new run, and one more each time that the run is resumed.
     """
 
@@ -83,7 +83,7 @@ class StageRun:
         key = f"{self.run_id}/{name}"
         values = {"tags": {**machine_tags(), **tags}, "params": flat_params(params)}
         self._log.record(Event("child", key, values))
-        child = StageRun(self._log.writer.child_id(key) or key, self._log)
+        child = StageRun(key, self._log)
         with _ending(child):
             yield child
 
@@ -112,10 +112,6 @@ class StageRun:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; values that are too long for MLflow are cut."""
         self._record("tags", {key: value[:_MAX_TAG] for key, value in tags.items()})
-
-    def remove_tag(self, name: str) -> None:
-        """Remove a tag if the run has it."""
-        self._record("untag", {"name": name})
 
     def end(self, status: str) -> None:
         """Log the run's final status, as named by MLflow."""
@@ -158,7 +154,9 @@ def stage_run(
         if earlier is None:
             locks.enter_context(log.lock())
         live = LiveLog(log, MlflowWriter(mlflow, DERIVED, check_existing=earlier is not None))
-        run = StageRun(run_id, live, attempt=_attempt(earlier))
+        run = StageRun(run_id, live)
+        if earlier is not None:
+            run.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
         try:
             with _ending(run), _logging_errors(run):
                 _log_start(run, stage)
@@ -210,10 +208,6 @@ def _resume(mlflow: ModuleType, run_id: str | None, locks: contextlib.ExitStack)
     log.forward(MlflowWriter(mlflow, DERIVED, check_existing=True), lambda _: None)
     log.delete()
     return _find_run(mlflow, run_id)
-
-
-def _attempt(earlier: Any | None) -> int:
-    return 1 if earlier is None else int(earlier.data.tags.get("attempt", "1")) + 1
 
 
 def _find_run(mlflow: ModuleType, run_id: str) -> Any | None:
@@ -278,7 +272,7 @@ def _forward_others(mlflow: ModuleType) -> None:
 def _log_start(run: StageRun, stage: StageIdentity | None) -> None:
     if run.attempt > 1:
         run.set_tags({"attempt": str(run.attempt)})
-        run.remove_tag("error")
+        run._record("untag", {"name": "error"})
     if stage is not None:
         run.log_params(stage.params)
     run.log_text(environment(), "environment.json")

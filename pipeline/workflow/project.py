@@ -105,11 +105,7 @@ def output_hashes() -> dict[str, str]:
 
 
 def folder_listing(digest: str) -> list[tuple[str, str]] | None:
-    """Return path and hash of each file in a folder; None if DVC's cache does not have it.
-
-    Args:
-        digest: DVC's hash of the folder.
-    """
+    """Return path and hash of each file in a folder with a hash; None if DVC's cache has none."""
     with _repo() as repo:
         path = Path(repo.cache.local.oid_to_path(digest))
     if not path.is_file():
