@@ -16,6 +16,8 @@ READ, WROTE = "dvc.dep.", "dvc.out."
 RESTORED = "dvc.restored"
 # A run's id, or enough of its beginning to identify it.
 RUN_ID = re.compile(r"[0-9a-f]{6,32}")
+# MLflow's limit on the length of a tag.
+MAX_TAG = 5000
 _PAGE = 1000
 
 
@@ -114,6 +116,23 @@ class TrackedHistory:
             raise unreadable(error) from error
         # Child runs share their stage's run key, but not its outputs.
         return [_tracked(run) for run in runs if "mlflow.parentRunId" not in run.data.tags]
+
+
+def execution_tags(execution: Execution, within: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that record an execution, in which this module searches.
+
+    Args:
+        execution: Of a stage.
+        within: Path -> hash of other stages' outputs inside the folders among the inputs.
+    """
+    inputs = {**execution.inputs, **within}
+    return {
+        "dvc.stage": execution.stage,
+        "dvc.command": execution.command[:MAX_TAG],
+        **({} if execution.run_key is None else {"dvc.run_key": execution.run_key}),
+        **{f"{READ}{path}": digest for path, digest in inputs.items()},
+        **{f"{WROTE}{path}": digest for path, digest in execution.outputs.items()},
+    }
 
 
 def tags_below(tags: Mapping[str, str], prefix: str) -> dict[str, str]:

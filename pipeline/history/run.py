@@ -26,13 +26,11 @@ from pipeline.history.context import (
 )
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, Kind, MlflowWriter
-from pipeline.history.executions import READ, WROTE
+from pipeline.history.executions import MAX_TAG, WROTE, execution_tags
 from pipeline.history.journal import EventLog, LiveLog, forward_logs
 from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity, output_hashes
-
-_MAX_TAG = 5000
 
 
 @dataclass
@@ -111,7 +109,7 @@ class StageRun:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; values that are too long for MLflow are cut."""
-        self._record("tags", {key: value[:_MAX_TAG] for key, value in tags.items()})
+        self._record("tags", {key: value[:MAX_TAG] for key, value in tags.items()})
 
     def end(self, status: str) -> None:
         """Log the run's final status, as named by MLflow."""
@@ -316,22 +314,15 @@ def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
         tags |= {"dvc.stage": "", "dvc.experiment": "outside DVC"}
     else:
         note = _description(stage, dirty=commit.get("git.dirty") == "true")
-        inputs = {**stage.inputs, **stage.within}
-        tags |= {
-            "dvc.stage": stage.name,
-            "dvc.command": stage.command[:_MAX_TAG],
-            "dvc.experiment": stage.experiment or "workspace",
-            **{f"{READ}{path}": digest for path, digest in inputs.items()},
-        }
-        if stage.run_key is not None:
-            tags["dvc.run_key"] = stage.run_key
+        tags |= execution_tags(stage, stage.within)
+        tags["dvc.experiment"] = stage.experiment or "workspace"
     return {**tags, "mlflow.note.content": note}
 
 
 def _description(stage: StageIdentity, *, dirty: bool) -> str:
     """Return Markdown that describes the run and how to reproduce it."""
     lines = [
-        f"Stage `{stage.name}` of the pipeline.",
+        f"Stage `{stage.stage}` of the pipeline.",
         "",
         "```",
         stage.command.replace(" --", " \\\n  --"),
@@ -341,7 +332,7 @@ def _description(stage: StageIdentity, *, dirty: bool) -> str:
         "|---|---|",
         *(f"| `{path}` | `{digest}` |" for path, digest in stage.inputs.items()),
         "",
-        f"To reproduce it: check out this run's commit, then `dvc repro -s {stage.name}`."
+        f"To reproduce it: check out this run's commit, then `dvc repro -s {stage.stage}`."
         + (" The tree had changes: apply `git/diff.patch` first." if dirty else ""),
     ]
     return "\n".join(lines)

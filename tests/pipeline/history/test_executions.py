@@ -39,7 +39,7 @@ def test_a_run_says_what_stage_it_is_of(own_folder: Path) -> None:
     (run,) = TrackedHistory().producers("models/lama/p-tuning", "aa.dir")
     assert run.name == "train/lama/p-tuning"
     assert abs((datetime.now(UTC) - run.started).total_seconds()) < 60
-    assert run.execution.stage == STAGE.name
+    assert run.execution.stage == STAGE.stage
     assert run.execution.command == STAGE.command
     assert run.execution.run_key == STAGE.run_key
     assert run.execution.inputs == STAGE.inputs

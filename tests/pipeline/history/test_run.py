@@ -23,7 +23,7 @@ from tests.project import run as shell
 from tests.server import serving
 
 STAGE = StageIdentity(
-    name="train-lama@p-tuning",
+    stage="train-lama@p-tuning",
     command="python -m stages.train lama p-tuning",
     params={"seed": 34, "lama": {"training": {"tune": ["prompt"], "epochs": 4}, "empty": {}}},
     inputs={"data/splits/lama": "0123456789abcdef0123456789abcdef.dir"},
@@ -58,7 +58,7 @@ def test_a_run_holds_what_identifies_the_stage(own_folder: Path) -> None:
     }  # fmt: skip
     tags = logged.data.tags
     assert tags["dvc.run_key"] == STAGE.run_key
-    assert tags["dvc.stage"] == STAGE.name
+    assert tags["dvc.stage"] == STAGE.stage
     assert tags["dvc.experiment"] == "quick-fox"
     assert tags["dvc.dep.data/splits/lama"] == STAGE.inputs["data/splits/lama"]
     assert tags["method"] == "p-tuning"
