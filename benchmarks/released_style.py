@@ -33,14 +33,7 @@ _NO_LABEL = -100
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation, for both sides of the comparison.
-
-    Attributes:
-        template: with prompt tokens.
-        train_subjects: of the facts to learn from.
-        dev_subjects: of the others.
-        job: the same facts as the bank takes them, in the same order.
-    """
+    """A relation for both sides; `job` has the facts of the subjects, in the same order."""
 
     template: Template
     train_subjects: list[str]

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import ENVIRONMENT
-from pipeline.files import sha256, write_json
-from tests.project import environment_of, make_project
+from pipeline.files import write_json
+from tests.project import environment_of, make_project, outputs
 from tests.tiny import save_tiny
 
 RESULTS = Path(__file__).parent / "results" / "restart.json"
@@ -113,9 +113,9 @@ class Attempt:
                 timer.start()
             self.lines[self.stage].append(line)
         self._end_stage()
-        self.failed = self._process.wait() != 0 and not self.killed
         if timer:
             timer.cancel()
+        self.failed = self._process.wait() != 0 and not self.killed
 
     @property
     def stage(self) -> str:
@@ -185,16 +185,6 @@ def run_disturbed(project: Path, moments: list[Moment], order: list[str]) -> lis
     return kills
 
 
-def digests(project: Path) -> dict[str, str]:
-    """Path -> SHA-256 of every file that the stages have written, partial files included."""
-    return {
-        path.relative_to(project).as_posix(): sha256(path)
-        for folder in _OUTPUTS
-        for path in sorted((project / folder).rglob("*"))
-        if path.is_file()
-    }
-
-
 @dataclass(frozen=True)
 class Logged:
     """An MLflow run: its stage, its status, and each point of its metrics except durations."""
@@ -217,14 +207,16 @@ def history(project: Path) -> dict[str, list[Logged]]:
                 "ORDER BY key, step",
                 [run_id],
             ).fetchall()
-            key = tags.get("dvc.run_key", "")
-            runs.setdefault(key, []).append(Logged(tags["dvc.stage"], status, points))
+            # A child run has its parent's key, and the name of a unit in place of a stage.
+            unit = tags.get("unit", "")
+            key = f"{tags.get('dvc.run_key', '')} {unit}"
+            runs.setdefault(key, []).append(Logged(tags.get("dvc.stage", unit), status, points))
         return runs
 
 
 def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each comparison and the differences."""
-    before, after = digests(undisturbed), digests(killed)
+    before, after = outputs(undisturbed, *_OUTPUTS), outputs(killed, *_OUTPUTS)
     yield (
         f"{len(before)} output files are byte-equal",
         sorted(

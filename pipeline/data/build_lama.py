@@ -37,12 +37,7 @@ Dropped = dict[str, dict[str, int]]
 
 
 def build_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
-    """Build the splits of all relations.
-
-    Args:
-        raw: folder of the source `params.source`.
-        params: section `lama`.
-        seed: for all draws.
+    """Build the splits of all relations from the raw folder of `params.source`.
 
     Returns:
         The splits, and the numbers of dropped facts.

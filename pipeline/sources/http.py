@@ -50,22 +50,18 @@ class RetryPolicy:
 RETRY = RetryPolicy()
 
 
-def download_to_cache(
-    url: str, cache: Path, *, sha256: str | None = None, retry: RetryPolicy = RETRY
-) -> Path:
+def download_to_cache(url: str, cache: Path, *, sha256: str | None = None) -> Path:
     """Download into a cache folder (see `download`) and return the file's path.
 
     The path depends on the URL, so a file from a previous address is never used for a new one.
     """
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
     target = cache / key / (Path(urlsplit(url).path).name or "file")
-    download(url, target, sha256=sha256, retry=retry)
+    download(url, target, sha256=sha256)
     return target
 
 
-def download(
-    url: str, target: Path, *, sha256: str | None = None, retry: RetryPolicy = RETRY
-) -> None:
+def download(url: str, target: Path, *, sha256: str | None = None) -> None:
     """Download a file to `target`, unless it exists.
 
     Bytes go to `<target>.partial`, which is renamed when complete. After an interruption the
@@ -76,7 +72,6 @@ def download(
         url: an http or https address.
         target: path of the file; its folder is created if absent.
         sha256: expected digest; None if unknown.
-        retry: number of attempts, and timeouts.
 
     Raises:
         DownloadError: the file could not be downloaded completely.
@@ -88,7 +83,7 @@ def download(
         if target.is_file() and (sha256 is None or files.sha256(target) == sha256):
             return
         partial = _Partial(url, target)
-        partial.complete(retry)
+        partial.complete()
         if sha256 is not None:
             try:
                 advice = f"Nothing was kept. Run again, and if it repeats, {SET_MIRROR}"
@@ -133,22 +128,22 @@ class _Partial:
         self.data.unlink(missing_ok=True)
         self._description.unlink(missing_ok=True)
 
-    def complete(self, retry: RetryPolicy) -> None:
+    def complete(self) -> None:
         """Request what is missing until nothing is."""
         for attempt in itertools.count(1):
             try:
                 with _clear_errors(self._url, self.data):
-                    self._request(retry.read_timeout)
+                    self._request(RETRY.read_timeout)
                 return
             except _Retryable as error:
-                if attempt >= retry.attempts:
+                if attempt >= RETRY.attempts:
                     resumes = " (the download resumes)" if self._remote() else ""
                     raise DownloadError(
                         f"{self._url}: {error}; gave up after {attempt} attempts.\n"
                         f"Check the network and its proxy settings and run again{resumes}, or "
                         f"{SET_MIRROR}"
                     ) from error
-                time.sleep(retry.wait_seconds(attempt, error.retry_after))
+                time.sleep(RETRY.wait_seconds(attempt, error.retry_after))
 
     def _size(self) -> int:
         return self.data.stat().st_size if self.data.exists() else 0

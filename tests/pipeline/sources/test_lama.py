@@ -17,6 +17,7 @@ import pytest
 from pipeline.data.lama import PROMPT_COLLECTIONS, TEST_FACTS, read_facts
 from pipeline.errors import ChecksumError, DataError, DownloadError
 from pipeline.files import read_jsonl
+from pipeline.sources import http
 from pipeline.sources.geonames import GEONAMES
 from pipeline.sources.http import RetryPolicy
 from pipeline.sources.lama import LAMA, PROMPT_FILES, URLS, LamaSource, lama_source
@@ -132,6 +133,11 @@ def _urls(server: Server) -> dict[str, str]:
     return {part: re.sub("^https://", f"{server.url}/", url) for part, url in URLS.items()}
 
 
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "RETRY", HASTY)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Serve everything well."""
@@ -145,7 +151,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def source(server: Server) -> LamaSource:
-    return LamaSource(_urls(server), RELATIONS, license="none", retry=HASTY)
+    return LamaSource(_urls(server), RELATIONS, license="none")
 
 
 @pytest.fixture
