@@ -47,7 +47,7 @@ class Switches:
 
     Attributes:
         every_position: loss and sorting run over every position of a row, as in the released code.
-        answer_head: the vocabulary head runs at the answer alone.
+        answer_head: the vocabulary head runs only at the answer.
         placed_at_once: all prompt vectors are placed by one operation.
         best_allowed: the best word is the largest score among the allowed words.
     """
