@@ -10,33 +10,34 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ChecksumError, DownloadError
 from pipeline.sources import http as module
-from pipeline.sources.http import RetryPolicy, download, download_to_cache
+from pipeline.sources.http import download, download_to_cache
 from tests.server import Server, etag, serving
 
 PROJECT = Path(__file__).parents[3]
 CONTENT = random.Random(1).randbytes(400_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 HALF = 200_000
-HASTY = RetryPolicy(attempts=3, backoff=0.001, read_timeout=600)
-# For servers that fall silent; a slow machine needs the longer limit where they answer.
-IMPATIENT = replace(HASTY, read_timeout=1)
+
+
+def _set(patch: pytest.MonkeyPatch, **values: float) -> None:
+    for name, value in values.items():
+        patch.setattr(module, name, value)
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY", HASTY)
+    _set(monkeypatch, ATTEMPTS=3, BACKOFF_SECONDS=0.001, READ_TIMEOUT_SECONDS=600)
 
 
 def _download_once(url: str, target: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "RETRY", RetryPolicy(attempts=1))
+        _set(patch, ATTEMPTS=1)
         download(url, target)
 
 
@@ -98,7 +99,8 @@ def test_two_addresses_never_share_a_kept_file(server, tmp_path):
 @pytest.mark.parametrize("validators", [{}, {"ETag": None}, {"ETag": 'W/"weak"'}])
 def test_after_a_cut_the_rest_is_fetched(server, target, monkeypatch, how, validators):
     url = server.put("/data.bin", CONTENT, how, **validators)
-    monkeypatch.setattr(module, "RETRY", IMPATIENT if how == "silent" else HASTY)
+    if how == "silent":
+        _set(monkeypatch, READ_TIMEOUT_SECONDS=1)
     download(url, target, sha256=DIGEST)
     first, second = _resumed_from(server)
     assert first == 0
@@ -217,7 +219,8 @@ def test_an_error_that_may_pass_is_waited_out(server, target, status):
 )
 def test_one_that_does_not_pass_is_told_after_some_attempts(server, target, monkeypatch, how, said):
     url = server.put("/data.bin", CONTENT, how, ..., ETag=None, Last_Modified=None)
-    monkeypatch.setattr(module, "RETRY", IMPATIENT if how == "silent" else HASTY)
+    if how == "silent":
+        _set(monkeypatch, READ_TIMEOUT_SECONDS=1)
     with pytest.raises(DownloadError, match=said) as caught:
         download(url, target)
     assert url in str(caught.value)
@@ -258,8 +261,7 @@ def test_a_refusal_leaves_what_came_before(server, target):
 def test_the_waits_double_and_the_server_may_ask_for_longer_ones(server, target, monkeypatch):
     waits: list[float] = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
-    retry = RetryPolicy(attempts=4, backoff=1, max_backoff=20)
-    monkeypatch.setattr(module, "RETRY", retry)
+    _set(monkeypatch, ATTEMPTS=4, BACKOFF_SECONDS=1, MAX_WAIT_SECONDS=20)
     url = server.put("/data.bin", CONTENT, 503, 503, 503)
     download(url, target)
     assert waits == [1, 2, 4]

@@ -19,12 +19,11 @@ from pipeline.errors import ChecksumError, DataError, DownloadError
 from pipeline.files import read_jsonl
 from pipeline.sources import http
 from pipeline.sources.geonames import GEONAMES
-from pipeline.sources.http import RetryPolicy
 from pipeline.sources.lama import LAMA, PROMPT_FILES, URLS, LamaSource, lama_source
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=600)
+HASTY = {"ATTEMPTS": 2, "BACKOFF_SECONDS": 0.001, "READ_TIMEOUT_SECONDS": 600}
 RELATIONS = {"P19": 3, "P36": 2, "P31": 1}
 
 Files = dict[str, bytes]
@@ -135,7 +134,8 @@ def _urls(server: Server) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "RETRY", HASTY)
+    for name, value in HASTY.items():
+        monkeypatch.setattr(http, name, value)
 
 
 @pytest.fixture

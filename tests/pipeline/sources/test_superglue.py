@@ -15,12 +15,11 @@ import pytest
 from pipeline.errors import ChecksumError, DownloadError, ParamsError
 from pipeline.sources import http
 from pipeline.sources.geonames import GEONAMES
-from pipeline.sources.http import RetryPolicy
 from pipeline.sources.superglue import SUPERGLUE, URLS, SuperGlueSource, superglue_source
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=600)
+HASTY = {"ATTEMPTS": 2, "BACKOFF_SECONDS": 0.001, "READ_TIMEOUT_SECONDS": 600}
 
 Files = dict[str, bytes]
 
@@ -67,7 +66,8 @@ TRAIN, DEV32 = (_path("fewglue", f"CB/{name}.jsonl") for name in ("train", "dev3
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "RETRY", HASTY)
+    for name, value in HASTY.items():
+        monkeypatch.setattr(http, name, value)
 
 
 @pytest.fixture
