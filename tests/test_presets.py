@@ -312,15 +312,15 @@ def test_presets_of_the_embedded_model_share_its_settings(
 
 
 @each_preset
-def test_a_preset_says_what_it_is_where_from_and_what_it_costs(name: str) -> None:
+def test_the_comment_of_a_preset_has_source_differences_and_cost(name: str) -> None:
     comment = [line for line in read_preset(FOLDER, name).text.split("\n") if line.startswith("#")]
     assert comment[1] == "#"
     for words in ("Source: ", "Differs from the paper", "Costs: "):
         assert any(line.startswith(f"# {words}") for line in comment), words
-    # What a comment tells to set can be set.
-    told = re.findall(r"--set (\S+=\S+)", "\n".join(comment))
-    assert told or not name.startswith("lama-34k")
-    read_assignments(told)
+    # The values that a comment suggests can be set.
+    suggested = re.findall(r"--set (\S+=\S+)", "\n".join(comment))
+    assert suggested or not name.startswith("lama-34k")
+    read_assignments(suggested)
 
 
 @pytest.mark.parametrize("name", OF_SUPERGLUE)
@@ -352,7 +352,7 @@ def test_the_patterns_of_table_7_are_tried_in_its_order(params: Path) -> None:
     assert settings[4].template.source.endswith("[P]")
 
 
-def test_each_pattern_of_the_stability_preset_has_its_twin_with_a_prompt_token(
+def test_each_pattern_has_a_variant_with_a_prompt_token(
     params: Path,
 ) -> None:
     apply_values(params, values_of("superglue-patterns-albert"))
@@ -364,9 +364,9 @@ def test_each_pattern_of_the_stability_preset_has_its_twin_with_a_prompt_token(
     assert [source.replace("[P] ", "") for source in tuned] == manual
 
 
-def test_what_the_readme_of_the_presets_names_is_there() -> None:
+def test_the_readme_names_only_existing_presets() -> None:
     text = (FOLDER / "README.md").read_text()
     assert set(re.findall(r"(?:lama|superglue)-[\w-]+", text)) <= set(PRESETS)
-    told = re.findall(r"--set (\S+=[^\s`]+)", text)
-    assert told
-    read_assignments(told)
+    suggested = re.findall(r"--set (\S+=[^\s`]+)", text)
+    assert suggested
+    read_assignments(suggested)

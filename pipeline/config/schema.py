@@ -405,7 +405,7 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
             unknown_names.add(place)
     lines = []
     for place, members in by_place.items():
-        # Of a union, the member that got furthest says what is wrong.
+        # Of a union, the error of the member that matches furthest is the right one.
         within = [other for other in by_place if other[: len(place)] == place != other]
         below_unknown = any(place[:end] in unknown_names for end in range(len(place)))
         old_names = [old for old, new in RENAMED_KEYS.items() if place and new == place[-1]]

@@ -196,7 +196,7 @@ def test_markdown_has_the_same_cells() -> None:
     assert "| paper: BERT-base 109M | 34,039 |  | 31.1 | 48.3 | 34.1 (LPAQA)," in text
 
 
-def test_json_has_shares_and_what_the_paper_says() -> None:
+def test_json_has_shares_and_the_figures_of_the_paper() -> None:
     content = json.loads(invoke("--json", "--against", "paper", "--task", "rte").stdout)
     assert [r["test_score"] for r in content["results"]] == [0.49, 0.65]
     official = content["results"][0]

@@ -192,7 +192,7 @@ def test_a_file_keeps_its_line_ends(params: Path) -> None:
     assert params.read_bytes() == before.replace(b"seed: 34", b"seed: 7 ", 1)
 
 
-def test_a_value_with_an_anchor_is_not_changed_behind_the_users_back(tmp_path: Path) -> None:
+def test_a_file_with_anchors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("data: &x {mirror: a}\nmodel: *x\n")
     with pytest.raises(ParamsError, match="anchors"):
@@ -222,9 +222,7 @@ def test_a_preset_is_read(presets: Path) -> None:
         ("", "no preset ''"),
     ],
 )
-def test_an_unknown_preset_is_answered_with_the_known_ones(
-    presets: Path, name: str, said: str
-) -> None:
+def test_an_unknown_preset_lists_the_known_ones(presets: Path, name: str, said: str) -> None:
     with pytest.raises(ParamsError) as caught:
         read_preset(presets, name)
     assert said in str(caught.value)
