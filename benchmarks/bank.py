@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,13 @@ from benchmarks.machine import (
     timed,
     versions,
 )
+from benchmarks.readme import RESULTS, results_text
 from benchmarks.released_style import Relation, Switches, train_one_by_one
 from benchmarks.shapes import SHAPES, random_model
 from pipeline.config.schema import MethodParams, PromptParams
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import choose_device, choose_precision, load_model
 from pipeline.training.loop import TrainingResult, train
-
-RESULTS = Path(__file__).parent / "results"
 
 # The released LAMA code's own.
 OPTIMIZER = PromptParams(
@@ -94,12 +94,8 @@ class Work:
 
     def plain(self, switches: Switches) -> dict[str, TrainingResult]:
         """Train the first relations one by one."""
-        return train_one_by_one(
-            self.model,
-            self.relations[: self.one_by_one],
-            self.config,
-            switches,
-        )
+        few = self.relations[: self.one_by_one]
+        return train_one_by_one(self.model, few, self.config, switches)
 
     def bank(
         self, max_rows_per_forward: int, *, few: bool = False, epochs: int | None = None
@@ -121,7 +117,7 @@ class Work:
         return {r.job.name: result for r, result in zip(chosen, results, strict=True)}
 
     def facts(self, relations: int) -> int:
-        """Return the training facts that so many relations go through, in all epochs."""
+        """Number of training facts of the first relations in all epochs."""
         return sum(len(r.train_subjects) for r in self.relations[:relations]) * self.config.epochs
 
 
@@ -181,7 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "equality": equality,
         **figures,
     }
-    _say(table(result))
+    _say(f"\n{results_text([result])}\n")
+    for tried in result["max_rows_per_forward"]:
+        _say(
+            f"{_bank(tried['max_rows_per_forward'])}: {tried['milliseconds_per_fact']:.2f} ms/fact"
+        )
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"bank-{slug(options.name)}-{slug(hardware_name(device))}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compare(
     work: Work, plain: dict[str, TrainingResult], bank: dict[str, TrainingResult]
 ) -> dict[str, float]:
-    """Return by how much the results of the plain loop and of the bank differ (`differences`).
+    """The differences between the results of the plain loop and of the bank.
 
     Raises:
         RuntimeError: by more than rounding, or training moved nothing.
@@ -201,7 +201,7 @@ def compare(
         raise RuntimeError("nothing to compare: dev chose each prompt as it was before training")
     nats = max(found["dev_loss"], found["train_loss"])
     if found["vectors_of_movement"] > MOST_OF_MOVEMENT or nats > MOST_NATS or found["dev_score"]:
-        raise RuntimeError(f"the bank and the plain loop do not end alike: {found}")
+        raise RuntimeError(f"the bank and the plain loop differ: {found}")
     return found
 
 
@@ -210,32 +210,30 @@ def differences(
     theirs: dict[str, TrainingResult],
     start: dict[str, TrainingResult],
 ) -> dict[str, float]:
-    """Return the largest differences over the relations of `ours`.
+    """The largest differences over the relations of `ours`.
 
     Args:
-        ours: how relations ended.
-        theirs: how the same ones, and perhaps others, ended elsewhere.
-        start: how `ours` began.
+        ours: results of relations.
+        theirs: other results of the same relations, and perhaps of others.
+        start: results of `ours` before training.
 
     Returns:
         `vectors`: of a number of the vectors; `moved`: of such a number from its start;
-        `vectors_of_movement`: of the vectors, as a share of their way; `dev_loss` and `train_loss`:
-        in nats; `dev_score`; and `relations`, how many were compared.
+        `vectors_of_movement`: of the vectors, as a share of their movement; `dev_loss` and
+        `train_loss`: in nats; `dev_score`; and `relations`, how many were compared.
     """
-    found = dict.fromkeys(
+    largest = dict.fromkeys(
         ("moved", "vectors", "vectors_of_movement", "dev_loss", "train_loss", "dev_score"), 0.0
     )
 
     def note(key: str, value: float) -> None:
-        found[key] = max(found[key], value)
+        largest[key] = max(largest[key], value)
 
     for name, mine in ours.items():
         other = theirs[name]
         assert mine.vectors is not None
         assert other.vectors is not None
-        assert len(mine.history) == len(other.history)
-        apart = mine.vectors - other.vectors
-        way = mine.vectors - start[name].vectors
+        apart, way = mine.vectors - other.vectors, mine.vectors - start[name].vectors
         note("moved", float(way.abs().max()))
         note("vectors", float(apart.abs().max()))
         if way.any():
@@ -244,7 +242,7 @@ def differences(
             note("dev_loss", abs(one.dev_loss - two.dev_loss))
             note("dev_score", abs(one.dev_score - two.dev_score))
             note("train_loss", abs((one.train_loss or 0.0) - (two.train_loss or 0.0)))
-    return {"relations": len(ours), **found}
+    return {"relations": len(ours), **largest}
 
 
 def measure(
@@ -260,35 +258,30 @@ def measure(
     Returns:
         The figures of the result file, and how the relations ended in the plain loop and the bank.
     """
-    device = work.model.device
+    device, dtype = work.model.device, work.model.input_embeddings.dtype
     runs: dict[str, Callable[[], Any]] = {
-        name: lambda switches=switches: work.plain(switches) for name, switches in LADDER.items()
+        name: partial(work.plain, switches) for name, switches in LADDER.items()
     }
-    runs |= {_bank(size): lambda size=size: work.bank(size) for size in rows}
+    runs |= {_bank(size): partial(work.bank, size) for size in rows}
     flops = _flops_per_fact(work, rows)
-    peaks = [peak_flops(device, work.model.input_embeddings.dtype)]
+    before = peak_flops(device, dtype)
     times: dict[str, list[Timed]] = {name: [] for name in runs}
     for turn in range(repeats):
         gc.collect()
         for name, run in runs.items():
             _say(f"turn {turn + 1} of {repeats}: {name}")
             times[name].append(timed(run, device))
-    peaks.append(peak_flops(device, work.model.input_embeddings.dtype))
-    described = {
-        name: _describe_run(
-            taken,
-            facts=work.facts(len(work.relations) if name.startswith("bank") else work.one_by_one),
-            flops=flops[name],
-            peak=max(peaks),
-        )
-        for name, taken in times.items()
-    }
+    peak = max(before, peak_flops(device, dtype))
+    described = {}
+    for name, taken in times.items():
+        facts = work.facts(work.one_by_one if name in LADDER else len(work.relations))
+        described[name] = _describe_run(taken, facts=facts, flops=flops[name], peak=peak)
     sweep = {size: described[_bank(size)] for size in rows}
     best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
     bank = {"max_rows_per_forward": best, **sweep[best]}
     figures = {
-        "dtype": str(work.model.input_embeddings.dtype).removeprefix("torch."),
-        "matmul_peak_flops_per_second": max(peaks),
+        "dtype": str(dtype).removeprefix("torch."),
+        "matmul_peak_flops_per_second": peak,
         "plain": described[PLAIN],
         "bank": bank,
         "ratio": _ratio(described[PLAIN], bank),
@@ -305,58 +298,16 @@ def _flops_per_fact(work: Work, rows: Sequence[int]) -> dict[str, float]:
     """Count, on few relations, what each run computes for a training fact; it warms up as well."""
     one = replace(work, one_by_one=1)
     flops = {
-        name: count_flops(lambda switches=switches: one.plain(switches)) / one.facts(1)
+        name: count_flops(partial(one.plain, switches)) / one.facts(1)
         for name, switches in LADDER.items()
     }
     few = work.one_by_one
     for size in rows:
         # As many passes for few relations as for all: rows of a pass are as alike in length.
         scaled = max(1, size * few // len(work.relations))
-        counted = count_flops(lambda scaled=scaled: work.bank(scaled, few=True))
+        counted = count_flops(partial(work.bank, scaled, few=True))
         flops[_bank(size)] = counted / work.facts(few)
     return flops
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return a result as a small table of text."""
-    settings, plain, bank = result["settings"], result["plain"], result["bank"]
-    lines = [
-        "",
-        f"{result['model']['name']}, {result['dtype']}, {result['hardware']['name']}; the plain "
-        f"loop on {settings['plain_relations']} relations, the bank on {settings['relations']}",
-        f"{'by training fact':38} {'plain':>10} {'bank':>10}",
-    ]
-    for label, key, scale in (
-        ("milliseconds", "milliseconds_per_fact", 1),
-        ("facts per second", "facts_per_second", 1),
-        ("GFLOP", "flops_per_fact", 1e-9),
-        ("GFLOP/s", "flops_per_second", 1e-9),
-        ("share of the largest matmul's FLOP/s", "share_of_peak", 1),
-        ("peak memory, GiB", "peak_memory_bytes", 2.0**-30),
-    ):
-        values = ["-" if r[key] is None else f"{r[key] * scale:.3g}" for r in (plain, bank)]
-        lines.append(f"{label:38} {values[0]:>10} {values[1]:>10}")
-    lines += ["", f"{'step':50} {'ms/fact':>9} {'times as fast as plain':>23}"]
-    for step in result["ladder"]:
-        figures = f"{step['milliseconds_per_fact']:9.2f} {step['cumulative_ratio']:23.2f}"
-        lines.append(f"{step['step']:50} {figures}")
-    if len(result["max_rows_per_forward"]) > 1:
-        lines += ["", f"{'rows of a pass of the bank':50} {'ms/fact':>9}"]
-        for tried in result["max_rows_per_forward"]:
-            lines.append(
-                f"{tried['max_rows_per_forward']:50} {tried['milliseconds_per_fact']:9.2f}"
-            )
-    ratio, released, equality = result["ratio"], result["ratio_to_released"], result["equality"]
-    lines += [
-        "",
-        f"bank / plain: {ratio['of_minima']:.2f} times as fast ({ratio['lowest']:.2f} to "
-        f"{ratio['highest']:.2f} in single turns; {ratio['of_cpu_seconds']:.2f} by CPU time); "
-        f"bank / released: {released['of_minima']:.2f}",
-        f"equal results, {equality['relations']} relations in float32: vectors differ by at most "
-        f"{equality['vectors']:.1e} ({equality['vectors_of_movement']:.2%} of their movement), dev "
-        f"loss by {equality['dev_loss']:.1e}, dev score by {equality['dev_score']:.1e}",
-    ]
-    return "\n".join(lines)
 
 
 def _bank(max_rows_per_forward: int) -> str:
@@ -382,7 +333,7 @@ def _describe_run(
 
 
 def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> dict[str, float]:
-    """Return how many times as fast the second is, by the fastest turns and by single ones."""
+    """How many times as fast the second is, by the fastest turns and by single ones."""
     single = [
         (one / slow["facts"]) / (two / fast["facts"])
         for one, two in zip(slow["seconds"], fast["seconds"], strict=True)
@@ -411,7 +362,7 @@ def _ladder(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _model(options: argparse.Namespace, device: torch.device) -> PromptedModel:
-    """Return the model in float32, for the comparison."""
+    """The model in float32, for the comparison."""
     if options.model is not None:
         return load_model(options.model, device=device.type, dtype="float32")
     return random_model(options.shape, device=device, seed=options.seed)
@@ -430,7 +381,7 @@ def _describe_model(options: argparse.Namespace, model: PromptedModel) -> dict[s
 
 
 def _command(options: argparse.Namespace) -> str:
-    """Return the command, a model's folder by its name alone."""
+    """The command, with only the name of a model's folder."""
     words = [
         Path(word).name if options.model is not None and Path(word) == options.model else word
         for word in options.arguments

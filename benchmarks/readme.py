@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bank import RESULTS
 from pipeline.results.page import insert_between
 
+RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent / "README.md"
 BEGIN = "<!-- results: written by `python -m benchmarks.readme` -->"
 END = "<!-- end of results -->"
@@ -22,22 +22,26 @@ def main() -> None:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Return the results of a folder, by the names of their files."""
+    """The results of a folder, by the names of their files."""
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("bank-*.json"))]
 
 
 def with_results(text: str, results: Sequence[dict[str, Any]]) -> str:
-    """Return the text with the results between its marks.
+    """The text with the results between its marks.
 
     Raises:
         DataError: the marks are not there, once each and in order.
     """
-    shown = "\n\n".join([results_table(results), *map(_ladder, results)])
-    return insert_between(text, BEGIN, END, shown)
+    return insert_between(text, BEGIN, END, results_text(results))
+
+
+def results_text(results: Sequence[dict[str, Any]]) -> str:
+    """Tables in Markdown: one of all results, and the steps of each."""
+    return "\n\n".join([results_table(results), *map(_ladder, results)])
 
 
 def results_table(results: Sequence[dict[str, Any]]) -> str:
-    """Return a table in Markdown, one result a row."""
+    """A table in Markdown, one result a row."""
     if not results:
         return "No results yet."
     rows = [
@@ -66,7 +70,7 @@ def _percent(share: float) -> str:
 
 
 def _ladder(result: dict[str, Any]) -> str:
-    """Return where the ratio of one result comes from."""
+    """The steps from the plain loop to the bank, for one result."""
     settings, equality = result["settings"], result["equality"]
     lines = [
         f"{result['model']['name']} on {result['hardware']['name']}, {result['date']}; "

@@ -13,7 +13,6 @@ takes the loss over every position; here that is the switch `every_position`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,37 +65,16 @@ class Switches:
     best_allowed: bool = False
 
 
-@dataclass(frozen=True)
-class _Answered:
-    """What a batch gave: (rows, words) log-probabilities among the allowed words, and the rest."""
-
-    loss: Tensor
-    hits: int
-    allowed_log_probs: Tensor
-
-
 def train_one_by_one(
-    model: PromptedModel,
-    relations: Sequence[Relation],
-    config: MethodParams,
-    switches: Switches,
+    model: PromptedModel, relations: Sequence[Relation], config: MethodParams, switches: Switches
 ) -> dict[str, TrainingResult]:
-    """Train the prompt of each relation, one relation after the other.
-
-    Args:
-        model: the language model; stays frozen.
-        relations: with different names.
-        config: of a method that tunes the prompt; all its epochs are run.
-        switches: see there.
+    """Train the prompt of each relation, one after the other; all epochs of `config` are run.
 
     Returns:
-        relation name -> how it ended, as `pipeline.training.loop.train` returns it.
+        Relation name -> its result, as `pipeline.training.loop.train` returns it.
     """
     model.network.requires_grad_(False)
-    trained = {}
-    for relation in relations:
-        trained[relation.job.name] = _Run(model, relation, config, switches).train()
-    return trained
+    return {r.job.name: _Run(model, r, config, switches).train() for r in relations}
 
 
 class _Run:
@@ -147,10 +125,10 @@ class _Run:
             total = 0.0
             for start in range(0, count, self._batch):
                 chosen = order[start : start + self._batch]
-                answered = self._answer(self._relation.train_subjects, questions, chosen)
-                answered.loss.backward()
+                loss, _, _ = self._answer(self._relation.train_subjects, questions, chosen)
+                loss.backward()
                 optimizer.step()
-                total += answered.loss.item() * len(chosen)
+                total += loss.item() * len(chosen)
             self._keep_if_best(trained, self._score_dev(epoch, total / count))
         return trained
 
@@ -161,10 +139,10 @@ class _Run:
         hits, loss = 0, 0.0
         for start in range(0, count, self._batch):
             chosen = list(range(start, min(start + self._batch, count)))
-            answered = self._answer(self._relation.dev_subjects, questions, chosen)
-            hits += answered.hits
+            _, right, log_probs = self._answer(self._relation.dev_subjects, questions, chosen)
+            hits += right
             targets = questions.targets[chosen].to(self._model.device)
-            loss -= float(answered.allowed_log_probs.gather(1, targets.unsqueeze(1)).sum())
+            loss -= float(log_probs.gather(1, targets.unsqueeze(1)).sum())
         return EpochRecord(epoch, train_loss, loss / count, hits / count)
 
     @torch.no_grad()
@@ -181,27 +159,37 @@ class _Run:
 
     def _answer(
         self, subjects: list[str], questions: PromptDataset, chosen: list[int]
-    ) -> _Answered:
-        """Ask some facts: from their text to loss, hits and scores."""
+    ) -> tuple[Tensor, int, Tensor]:
+        """The loss, the hits and the (rows, words) log-probabilities of some facts."""
         batch = self._rows([subjects[i] for i in chosen])
-        targets = questions.targets[chosen].to(self._model.device)
-        target_ids = self._allowed[targets]
-        embeds = self._embed(batch)
+        target_ids = self._allowed[questions.targets[chosen].to(self._model.device)]
+        at_answer = (torch.arange(len(chosen)), batch.answer_positions)
+        inputs = {"inputs_embeds": self._embed(batch), "attention_mask": batch.attention_mask}
+        if not self._model.masked:
+            inputs["use_cache"] = False
+        network = self._model.network
         if self._switches.answer_head:
-            logits = self._logits_at_answer(embeds, batch)
-            loss = cross_entropy(logits.float(), target_ids)
-            hits = self._hits(logits, target_ids)
+            head = next(part for name, part in network.named_children() if name in _HEADS)
+            logits = head(network.base_model(**inputs)[0][at_answer])
         else:
-            everywhere = self._network(embeds, batch).logits
-            logits = everywhere[torch.arange(len(chosen)), batch.answer_positions]
-            if self._switches.every_position:
-                loss = _loss_everywhere(everywhere, batch, target_ids)
-                hits = self._hits_everywhere(everywhere, batch, target_ids)
-            else:
-                loss = cross_entropy(logits.float(), target_ids)
-                hits = self._hits(logits, target_ids)
+            everywhere = network(**inputs).logits
+            logits = everywhere[at_answer]
+        if self._switches.every_position:
+            loss = _loss_everywhere(everywhere, batch, target_ids)
+            ranked = everywhere.argsort(dim=2, descending=True)[at_answer]
+        else:
+            loss = cross_entropy(logits.float(), target_ids)
+            ranked = None if self._switches.best_allowed else logits.argsort(1, descending=True)
+        if ranked is None:
+            best = self._allowed[logits[:, self._allowed].argmax(dim=1)]
+            hits = int((best == target_ids).sum())
+        else:
+            hits = sum(
+                next(word for word in row if word in self._allowed_set) == target
+                for row, target in zip(map(Tensor.tolist, ranked), target_ids, strict=True)
+            )
         log_probs = logits.detach()[:, self._allowed].float().log_softmax(dim=1)
-        return _Answered(loss, hits, log_probs)
+        return loss, hits, log_probs
 
     def _rows(self, subjects: list[str]) -> Batch:
         codec = self._model.codec
@@ -231,46 +219,6 @@ class _Run:
             for slot in range(count):
                 embeds[row, places[row, slot], :] = vectors[slot]
         return embeds
-
-    def _network(self, embeds: Tensor, batch: Batch) -> Any:
-        return self._model.network(
-            inputs_embeds=embeds, attention_mask=batch.attention_mask, **self._options
-        )
-
-    def _logits_at_answer(self, embeds: Tensor, batch: Batch) -> Tensor:
-        network = self._model.network
-        hidden = network.base_model(
-            inputs_embeds=embeds, attention_mask=batch.attention_mask, **self._options
-        )[0]
-        head = next(part for name, part in network.named_children() if name in _HEADS)
-        logits: Tensor = head(hidden[torch.arange(len(hidden)), batch.answer_positions])
-        return logits
-
-    @property
-    def _options(self) -> dict[str, bool]:
-        return {} if self._model.masked else {"use_cache": False}
-
-    def _hits(self, logits: Tensor, target_ids: Tensor) -> int:
-        """Count the rows of (rows, vocabulary) whose best allowed word is the right one."""
-        if self._switches.best_allowed:
-            best = self._allowed[logits[:, self._allowed].argmax(dim=1)]
-            return int((best == target_ids).sum())
-        ranked = logits.argsort(dim=1, descending=True)
-        return sum(
-            self._first_allowed(ranked[row]) == target for row, target in enumerate(target_ids)
-        )
-
-    def _hits_everywhere(self, logits: Tensor, batch: Batch, target_ids: Tensor) -> int:
-        """Count as `_hits` does, from (rows, length, vocabulary) sorted as a whole."""
-        ranked = logits.argsort(dim=2, descending=True)
-        answers = batch.answer_positions
-        return sum(
-            self._first_allowed(ranked[row, answers[row]]) == target
-            for row, target in enumerate(target_ids)
-        )
-
-    def _first_allowed(self, ranked: Tensor) -> int:
-        return next(word for word in ranked.tolist() if word in self._allowed_set)
 
 
 # What a model's vocabulary head is called: causal models and RoBERTa, BERT, ALBERT.

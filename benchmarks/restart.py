@@ -13,7 +13,6 @@ import bisect
 import contextlib
 import itertools
 import os
-import queue
 import random
 import re
 import shutil
@@ -26,7 +25,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -41,8 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "restart.json"
 
 _OUTPUTS = ("data", "models", "curves", "metrics", "evaluation", "report")
 _STAGE = re.compile(r"Running stage '(.+)':")
-_EPOCH = re.compile(r"(\S+) epoch (\d+) ")
-_EVALUATED = re.compile(r"(P\d+)  test/")
+_PROGRESS = re.compile(r"(\S+) epoch (\d+) |(P\d+)  test/")
 _RUN_KEY = re.compile(r"[0-9a-f]{64}")
 _LONG = {"epochs": 60, "patience": 60}
 
@@ -76,171 +74,115 @@ class Kill:
     then: str = ""
 
 
-@dataclass
-class Output:
-    """Output of one `dvc repro`: by stage, in order, and when the last of them started."""
+class Attempt:
+    """A finished or killed `dvc repro`.
 
-    lines: dict[str, list[str]] = field(default_factory=lambda: {"": []})
-    since: float = field(default_factory=time.monotonic)
+    Attributes:
+        lines: stage -> lines of its output, in order; "" is dvc before the first stage.
+        seconds: stage -> its duration.
+        killed: whether it was killed.
+        failed: whether it failed without being killed.
+    """
+
+    def __init__(self, project: Path, moment: Moment | None = None, order: list[str] | None = None):
+        """Run `dvc repro`, and kill dvc and the stage together at a moment, if there is one.
+
+        Args:
+            project: its folder.
+            moment: counted from the start of its stage, or of a later one if that is done already.
+            order: the stages.
+        """
+        self.lines: dict[str, list[str]] = {"": []}
+        self.seconds: dict[str, float] = {}
+        self.killed = False
+        self._since = time.monotonic()
+        # A process group, as a terminal would start it.
+        self._process = subprocess.Popen(
+            ["dvc", "repro"], cwd=project, env=environment_of(project), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        due = order[order.index(moment.stage) :] if moment and order else []
+        timer: threading.Timer | None = None
+        assert self._process.stdout is not None
+        for line in itertools.chain([""], self._process.stdout):
+            if match := _STAGE.match(line):
+                self._end_stage()
+                self.lines[match[1]] = []
+            if moment and timer is None and self.stage in due:
+                timer = threading.Timer(moment.seconds, self._kill)
+                timer.start()
+            self.lines[self.stage].append(line)
+        self._end_stage()
+        self.failed = self._process.wait() != 0 and not self.killed
+        if timer:
+            timer.cancel()
 
     @property
     def stage(self) -> str:
         """The stage that was started last."""
         return next(reversed(self.lines))
 
-    def add(self, line: str) -> None:
-        """Add a line of the output."""
-        if found := _STAGE.match(line):
-            self.lines[found[1]] = []
-            self.since = time.monotonic()
-        self.lines[self.stage].append(line)
-
     def progress(self, stage: str) -> list[str]:
         """The progress that a stage has reported, as `P17 epoch 3` or `P17 evaluated`."""
-        progress = []
-        for line in self.lines.get(stage, []):
-            if found := _EPOCH.match(line):
-                progress.append(f"{found[1]} epoch {found[2]}")
-            elif found := _EVALUATED.match(line):
-                progress.append(f"{found[1]} evaluated")
-        return progress
+        matches = filter(None, map(_PROGRESS.match, self.lines.get(stage, [])))
+        return [f"{m[1]} epoch {m[2]}" if m[2] else f"{m[3]} evaluated" for m in matches]
 
+    def check(self) -> None:
+        """Raise a RuntimeError with the output if it failed."""
+        if self.failed:
+            raise RuntimeError("".join(itertools.chain.from_iterable(self.lines.values())))
 
-class Repro:
-    """A `dvc repro` in a separate process group, as a terminal would start it."""
+    def _end_stage(self) -> None:
+        now = time.monotonic()
+        self.seconds[self.stage] = now - self._since
+        self._since = now
 
-    def __init__(self, project: Path) -> None:
-        """Start the process."""
-        self.output = Output()
-        self._process = subprocess.Popen(
-            ["dvc", "repro"], cwd=project, env=environment_of(project), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(None)
-
-    def follow(self, seconds: float | None = None) -> Iterator[str]:
-        """Yield lines of output, to the end or for some seconds."""
-        until = None if seconds is None else time.monotonic() + seconds
-        while True:
-            left = None if until is None else max(0.0, until - time.monotonic())
-            try:
-                line = self._lines.get(timeout=left)
-            except queue.Empty:
-                return
-            if line is None:
-                self._lines.put(None)
-                return
-            self.output.add(line)
-            yield line
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process has exited."""
-        return self._process.poll() is not None
-
-    def kill(self) -> None:
-        """Kill dvc and the stage together."""
+    def _kill(self) -> None:
+        self.killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for _ in self.follow():
-            pass
-
-    def end(self) -> int:
-        """Wait for the process; return its exit code."""
-        for _ in self.follow():
-            pass
-        return self._process.wait()
 
 
-def timeline(project: Path) -> list[tuple[str, float]]:
-    """Run a project undisturbed; return the seconds of dvc's start and of each stage, in order.
+def draw_moments(seconds: dict[str, float], kills: int, seed: int) -> list[Moment]:
+    """Draw moments uniformly from the whole duration, the earliest first.
 
-    Raises:
-        RuntimeError: it fails.
+    Args:
+        seconds: stage -> its duration.
+        kills: number of moments.
+        seed: of the draws.
     """
-    repro = Repro(project)
-    starts = [("", time.monotonic())]
-    for line in repro.follow():
-        if found := _STAGE.match(line):
-            starts.append((found[1], time.monotonic()))
-    if repro.end():
-        raise RuntimeError("".join(map("".join, repro.output.lines.values())))
-    ends = [start for _, start in starts[1:]] + [time.monotonic()]
-    return [(stage, end - start) for (stage, start), end in zip(starts, ends, strict=True)]
-
-
-def draw_moments(stages: list[tuple[str, float]], kills: int, seed: int) -> list[Moment]:
-    """Draw moments uniformly from the whole duration, the earliest first."""
     generator = random.Random(seed)
-    ends = list(itertools.accumulate(seconds for _, seconds in stages))
+    stages, ends = list(seconds), list(itertools.accumulate(seconds.values()))
     moments = []
     for drawn in sorted(generator.uniform(0, ends[-1]) for _ in range(kills)):
         place = bisect.bisect_left(ends, drawn)
-        stage, seconds = stages[place]
-        moments.append(Moment(stage, drawn - ends[place] + seconds))
+        moments.append(Moment(stages[place], drawn - ends[place] + seconds[stages[place]]))
     return moments
 
 
-def kill_at(project: Path, moment: Moment, order: list[str]) -> tuple[Output, float]:
-    """Run `dvc repro` and kill it some seconds after a stage, or a later one, has started.
-
-    Returns:
-        Its output, and how many seconds the killed stage had run.
-    """
-    repro = Repro(project)
-    place = order.index(moment.stage)
-    for line in repro.follow() if place else ():
-        if _STAGE.match(line) and order.index(repro.output.stage) >= place:
-            break
-    for _ in repro.follow(moment.seconds):
-        pass
-    seconds = time.monotonic() - repro.output.since
-    if repro.has_ended:
-        repro.output.lines["after the end"] = []
-    repro.kill()
-    return repro.output, seconds
-
-
-def run_disturbed(
-    project: Path, moments: list[Moment], order: list[str]
-) -> tuple[list[Kill], float]:
-    """Kill at each moment, then run to the end; return the kills and the seconds of all of it.
+def run_disturbed(project: Path, moments: list[Moment], order: list[str]) -> list[Kill]:
+    """Kill at each moment, then run to the end.
 
     Raises:
         RuntimeError: the pipeline does not resume.
     """
-    started = time.monotonic()
     kills: list[Kill] = []
-    for moment in moments:
-        output, seconds = kill_at(project, moment, order)
-        _note_resumed(kills, output)
-        done = output.progress(output.stage)
-        kills.append(Kill(moment.stage, output.stage, round(seconds, 1), done[-1] if done else ""))
-        console.print(f"killed in {output.stage or 'dvc'}  {kills[-1].done}", style="dim")
-    repro = Repro(project)
-    code = repro.end()
-    _note_resumed(kills, repro.output)
-    if code:
-        raise RuntimeError("".join(map("".join, repro.output.lines.values())))
-    return kills, time.monotonic() - started
-
-
-def _note_resumed(kills: list[Kill], output: Output) -> None:
-    """Record for each kill where its stage resumed, once an attempt has reached it."""
-    for kill in kills:
-        if kill.hit and not kill.then and kill.hit in output.lines:
-            default = "nothing left to do" if kill.done else "from its start"
-            kill.then = next(iter(output.progress(kill.hit)), default)
-        elif kill.hit and not kill.then and output.stage:
-            kill.then = "was done"
+    for moment in [*moments, None]:
+        attempt = Attempt(project, moment, order)
+        attempt.check()
+        for kill in kills:
+            # Once an attempt has reached its stage.
+            if kill.hit and not kill.then and kill.hit in attempt.lines:
+                default = "nothing left to do" if kill.done else "from its start"
+                kill.then = next(iter(attempt.progress(kill.hit)), default)
+            elif kill.hit and not kill.then and attempt.stage:
+                kill.then = "was done"
+        if moment is not None:
+            hit = attempt.stage if attempt.killed else "after the end"
+            done = next(reversed(attempt.progress(hit)), "")
+            kills.append(Kill(moment.stage, hit, round(attempt.seconds[attempt.stage], 1), done))
+            console.print(f"killed in {hit or 'dvc'}  {done}", style="dim")
+    return kills
 
 
 def digests(project: Path) -> dict[str, str]:
@@ -349,13 +291,15 @@ def main() -> int:
         folder = folder.resolve()
         undisturbed, killed = _make_projects(folder)
         console.print("running undisturbed", style="dim")
-        stages = timeline(undisturbed)
-        order = [stage for stage, _ in stages]
-        seconds = sum(duration for _, duration in stages)
-        console.print(f"{len(order) - 1} stages, {seconds:.0f} seconds", style="dim")
-        kills, disturbed = run_disturbed(
-            killed, draw_moments(stages, options.kills, options.seed), order
-        )
+        whole = Attempt(undisturbed)
+        whole.check()
+        seconds = sum(whole.seconds.values())
+        stages = len(whole.lines) - 1
+        console.print(f"{stages} stages, {seconds:.0f} seconds", style="dim")
+        moments = draw_moments(whole.seconds, options.kills, options.seed)
+        started = time.monotonic()
+        kills = run_disturbed(killed, moments, list(whole.lines))
+        disturbed = time.monotonic() - started
         checks = list(differences(undisturbed, killed))
     show(kills, checks)
     good = not any(wrong for _, wrong in checks)
@@ -365,7 +309,7 @@ def main() -> int:
             {
                 "kills": [asdict(kill) for kill in kills],
                 "seed": options.seed,
-                "stages": len(order) - 1,
+                "stages": stages,
                 "seconds": {"undisturbed": round(seconds), "killed": round(disturbed)},
                 "checks": {what: wrong or "OK" for what, wrong in checks},
             },

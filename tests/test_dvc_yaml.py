@@ -157,6 +157,12 @@ def test_a_stage_depends_on_the_files_that_it_imports_and_on_no_others(
     assert not listed - needed, "take these out of the deps"
 
 
+def test_a_stage_that_needs_the_digests_of_superglue_depends_on_them() -> None:
+    for name, stage in STAGES.items():
+        code, digests = (f"pipeline/sources/superglue.{end}" for end in ("py", "sha256"))
+        assert (code in stage.get("deps", [])) == (digests in stage.get("deps", [])), name
+
+
 def test_a_missing_or_idle_dependency_would_be_found() -> None:
     for benchmark in ("lama", "stability"):
         assert {"pipeline/search/autoprompt.py", "pipeline/training/loop.py"} <= needed_by(

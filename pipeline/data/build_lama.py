@@ -61,17 +61,14 @@ def _from_geonames(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits
     """Split the facts of GeoNames; none are dropped."""
     places = read_places(raw)
     relations = GEONAMES_RELATIONS if params.relations == ALL else params.relations
-    facts = {}
-    for relation in relations:
-        of_relation = relation_facts(places, relation)
-        facts[relation] = split_facts(
-            of_relation,
-            sizes={
-                split: len(of_relation) if size is None else size
-                for split, size in _sizes(params).items()
-            },
+    facts = {
+        relation: split_facts(
+            relation_facts(places, relation),
+            sizes=_sizes(params),
             rng=make_random(seed, "splits", "lama", relation),
         )
+        for relation in relations
+    }
     splits = LamaSplits(
         relations={relation: get_relation(relation) for relation in relations},
         facts=facts,
@@ -115,7 +112,7 @@ def _sizes(params: LamaParams) -> dict[str, int | None]:
 
 
 def split_facts(
-    facts: Sequence[Fact], *, sizes: dict[str, int], rng: random.Random
+    facts: Sequence[Fact], *, sizes: Mapping[str, int | None], rng: random.Random
 ) -> dict[str, list[Fact]]:
     """Split the facts of one relation; a subject-object pair is in one split only.
 

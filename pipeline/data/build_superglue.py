@@ -61,9 +61,7 @@ def _from_geonames(
     records = list(task.from_geonames(read_places(raw), make_random(seed, "examples", task.name)))
     return split_items(
         records,
-        sizes={
-            split: len(records) if size is None else size for split, size in _sizes(params).items()
-        },
+        sizes=_sizes(params),
         group=task.group,
         rng=make_random(seed, "splits", "superglue", task.name),
     )

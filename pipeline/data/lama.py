@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import DataError
 from pipeline.files import read_json, read_jsonl, write_json, write_jsonl, write_text
@@ -97,7 +96,9 @@ def write_lama(folder: Path, splits: LamaSplits) -> None:
     write_json(folder / "prompts.json", splits.prompts)
     for relation, facts in splits.facts.items():
         for split in SPLITS:
-            write_jsonl(folder / relation / f"{split}.jsonl", map(_as_record, facts[split]))
+            records = map(asdict, facts[split])
+            present = ({key: v for key, v in r.items() if v is not None} for r in records)
+            write_jsonl(folder / relation / f"{split}.jsonl", present)
 
 
 def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
@@ -206,7 +207,3 @@ def _lines(path: Path) -> list[str]:
         return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; `dvc repro` creates it") from error
-
-
-def _as_record(fact: Fact) -> dict[str, Any]:
-    return {key: value for key, value in asdict(fact).items() if value is not None}

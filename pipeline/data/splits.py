@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.errors import DataError
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 def split_items(
     items: Sequence[Item],
     *,
-    sizes: dict[str, int],
+    sizes: Mapping[str, int | None],
     group: Callable[[Item], Hashable],
     rng: random.Random,
 ) -> dict[str, list[Item]]:
@@ -23,7 +23,8 @@ def split_items(
 
     Args:
         items: each is used once at most.
-        sizes: split name -> requested number of items, in the order in which splits are filled.
+        sizes: split name -> requested number of items, None for all, in the order in which splits
+            are filled.
         group: items with an equal group stay in one split.
         rng: shuffles the groups.
 
@@ -37,8 +38,9 @@ def split_items(
     order = list(groups.values())
     rng.shuffle(order)
 
-    total = sum(sizes.values())
-    room = {name: size * min(len(items), total) // total for name, size in sizes.items()}
+    counts = {name: len(items) if size is None else size for name, size in sizes.items()}
+    total = sum(counts.values())
+    room = {name: size * min(len(items), total) // total for name, size in counts.items()}
     splits: dict[str, list[Item]] = {name: [] for name in sizes}
     for members in order:
         for name in sizes:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.errors import PipelineError
 
@@ -28,7 +28,16 @@ class CheckResult:
     advice: str = ""
 
 
-Check = Callable[[], CheckResult]
+class Problem(NamedTuple):
+    """What a check returns if something does not work; see `CheckResult`."""
+
+    state: State
+    message: str
+    advice: str = ""
+
+
+# Returns a message if everything works.
+Check = Callable[[], str | Problem]
 
 
 def run_checks(checks: Mapping[str, Check], seconds: float) -> list[CheckResult]:
@@ -38,10 +47,10 @@ def run_checks(checks: Mapping[str, Check], seconds: float) -> list[CheckResult]
         checks: name -> check.
         seconds: timeout of all of them; a check that takes longer has failed.
     """
-    results: dict[str, CheckResult] = {}
+    outcomes: dict[str, str | Problem] = {}
 
     def run(name: str, check: Check) -> None:
-        results[name] = _run_check(name, check)
+        outcomes[name] = _run_check(check)
 
     # As daemons, so that one that hangs does not keep the process.
     threads = [threading.Thread(target=run, args=item, daemon=True) for item in checks.items()]
@@ -50,17 +59,22 @@ def run_checks(checks: Mapping[str, Check], seconds: float) -> list[CheckResult]
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0, deadline - time.monotonic()))
-    message, advice = f"no answer within {seconds:g} seconds", "check the network or the disk"
-    return [results.get(name) or CheckResult(name, "failed", message, advice) for name in checks]
+    late = Problem("failed", f"no answer within {seconds:g} seconds", "check network and disk")
+    return [_result(name, outcomes.get(name, late)) for name in checks]
 
 
-def _run_check(name: str, check: Check) -> CheckResult:
+def _run_check(check: Check) -> str | Problem:
     try:
         return check()
     except PipelineError as error:
-        return CheckResult(name, "failed", str(error))
+        return Problem("failed", str(error))
     except ImportError as error:
-        return CheckResult(name, "failed", str(error), "run `make setup`")
+        return Problem("failed", str(error), "run `make setup`")
     except Exception as error:  # the other results are still shown
-        message = f"the check crashed: {type(error).__name__}: {error}"
-        return CheckResult(name, "failed", message)
+        return Problem("failed", f"the check crashed: {type(error).__name__}: {error}")
+
+
+def _result(name: str, outcome: str | Problem) -> CheckResult:
+    if isinstance(outcome, str):
+        return CheckResult(name, "ok", outcome)
+    return CheckResult(name, *outcome)

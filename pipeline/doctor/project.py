@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.config.checks import check_params
 from pipeline.config.schema import Params, load_params
-from pipeline.doctor.checks import Check, CheckResult, run_checks
+from pipeline.doctor.checks import Check, CheckResult, Problem, run_checks
 from pipeline.doctor.machine import (
     check_disk,
     check_gpu,
@@ -31,8 +31,10 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
         params_file: `params.yaml`.
         seconds: timeout for each host.
     """
-    params_result, params = _read_params(params_file)
-    dvc_result, project = _read_project(params)
+    checkout = _Checkout(params_file)
+    params_results = run_checks({"params": checkout.check_params}, _LOCAL_SECONDS)
+    dvc_results = run_checks({"dvc": checkout.check_dvc}, _LOCAL_SECONDS)
+    params, project = checkout.params, checkout.project
     # One after another: they import much, and imports side by side only wait for each other.
     local: dict[str, Check] = {
         "python": check_python,
@@ -53,41 +55,34 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
         outputs = project.up_to_date_outputs if project is not None else {}
         cache = project_root() / ".work" / "downloads"
         remote |= source_checks(params, outputs, cache, seconds)
-    results += [dvc_result, params_result, *run_checks(remote, seconds + _GRACE_SECONDS)]
+    results += [*dvc_results, *params_results, *run_checks(remote, seconds + _GRACE_SECONDS)]
     if params is None:
         reason = f"fix {params_file} first"
         results += [CheckResult(name, "skipped", reason) for name in ("model", "data")]
     return results
 
 
-def _read_params(path: Path) -> tuple[CheckResult, Params | None]:
-    valid: list[Params] = []
+class _Checkout:
+    """What the checks of `params.yaml` and of DVC have read; None if they fail."""
 
-    def check() -> CheckResult:
-        params = load_params(path)
+    def __init__(self, params_file: Path) -> None:
+        self._params_file = params_file
+        self.params: Params | None = None
+        self.project: Project | None = None
+
+    def check_params(self) -> str:
+        params = load_params(self._params_file)
         check_params(params)
-        valid.append(params)
+        self.params = params
         summary = f"{params.model.name}; lama from {params.lama.source}"
         if params.superglue.tasks:
             summary += f"; {', '.join(params.superglue.tasks)} from {params.superglue.source}"
-        return CheckResult("params", "ok", f"{path} is valid: {summary}")
+        return f"{self._params_file} is valid: {summary}"
 
-    (result,) = run_checks({"params": check}, _LOCAL_SECONDS)
-    return result, valid[0] if valid else None
-
-
-def _read_project(params: Params | None) -> tuple[CheckResult, Project | None]:
-    stages = [MODEL_STAGE] if params is None else list(needed_sources(params))
-    projects: list[Project] = []
-
-    def check() -> CheckResult:
-        project = read_project(stages)
-        projects.append(project)
-        version = importlib.metadata.version("dvc")
-        return CheckResult("dvc", "ok", f"{version}, {project.stages} stages")
-
-    (result,) = run_checks({"dvc": check}, _LOCAL_SECONDS)
-    return result, projects[0] if projects else None
+    def check_dvc(self) -> str:
+        stages = [MODEL_STAGE] if self.params is None else list(needed_sources(self.params))
+        self.project = read_project(stages)
+        return f"{importlib.metadata.version('dvc')}, {self.project.stages} stages"
 
 
 def _folders(project: Project | None) -> dict[str, Path]:
@@ -100,29 +95,21 @@ def _folders(project: Project | None) -> dict[str, Path]:
     return {**folders, "the DVC cache": project.cache}
 
 
-def check_git() -> CheckResult:
-    """Report the commit and uncommitted changes. Without git, only the history is incomplete."""
+def check_git() -> str | Problem:
+    """The commit and uncommitted changes. Without git, only the history is incomplete."""
     commit, changed = git_text("rev-parse", "--short", "HEAD"), git_text("status", "--porcelain")
     if commit is None or changed is None:
-        return CheckResult(
-            "git",
-            "warning",
-            "no commit",
-            "work in a git checkout; without it, runs do not record the version of the code",
-        )
-    count = len(changed.splitlines())
-    if count:
-        return CheckResult(
-            "git",
-            "warning",
-            f"{commit.strip()}, with {count} uncommitted file{'s' if count > 1 else ''}",
-            "runs record the diff; commit to tie them to one version of the code",
-        )
-    return CheckResult("git", "ok", f"{commit.strip()}, clean")
+        advice = "work in a git checkout; without it, runs do not record the version of the code"
+        return Problem("warning", "no commit", advice)
+    if count := len(changed.splitlines()):
+        files = f"{count} uncommitted file{'s' if count > 1 else ''}"
+        advice = "runs record the diff; commit to tie them to one version of the code"
+        return Problem("warning", f"{commit.strip()}, with {files}", advice)
+    return f"{commit.strip()}, clean"
 
 
-def check_history(seconds: float) -> CheckResult:
-    """Report where the history is, and check that it can be used.
+def check_history(seconds: float) -> str:
+    """Check that the history can be used, and return where it is.
 
     Args:
         seconds: timeout of a server.
@@ -134,4 +121,4 @@ def check_history(seconds: float) -> CheckResult:
 
     store = check_store(seconds)
     state = "its schema is current" if store.exists else "the first stage will create it"
-    return CheckResult("history", "ok", f"{store.address}, {state}")
+    return f"{store.address}, {state}"

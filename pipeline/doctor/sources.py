@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config.schema import Params
-from pipeline.doctor.checks import Check, CheckResult
+from pipeline.doctor.checks import Check, Problem
 from pipeline.errors import PipelineError
 from pipeline.sources.base import Source
 from pipeline.sources.lama import lama_source
@@ -40,21 +40,21 @@ def source_checks(
     """
     mirror = None if params.data.mirror is None else Path(params.data.mirror)
 
-    def check(name: str, source: Source, stages: list[str]) -> CheckResult:
+    def check(source: Source, stages: list[str]) -> str | Problem:
         try:
             if all(stage in outputs for stage in stages):
-                if name == "model":
+                if MODEL_STAGE in stages:
                     check_model_name(str(outputs[MODEL_STAGE]))
                 text = f"already fetched: {', '.join(str(outputs[stage]) for stage in stages)}"
             else:
                 text = source.probe(cache=cache, mirror=mirror, seconds=seconds)
         except PipelineError as error:
             reason, _, advice = str(error).partition("\n")
-            return CheckResult(name, "failed", reason, advice)
-        return CheckResult(name, "ok", f"{source.name}, {text}" if name == "model" else text)
+            return Problem("failed", reason, advice)
+        return f"{source.name}, {text}" if MODEL_STAGE in stages else text
 
     stages_of: dict[str, tuple[Source, list[str]]] = {}
     for stage, source in needed_sources(params).items():
         name = "model" if stage == MODEL_STAGE else f"data {source.name}"
         stages_of.setdefault(name, (source, []))[1].append(stage)
-    return {name: partial(check, name, *item) for name, item in stages_of.items()}
+    return {name: partial(check, *item) for name, item in stages_of.items()}

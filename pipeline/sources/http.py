@@ -1,10 +1,13 @@
 """Download one file over HTTP, complete or not at all, resuming after an interruption."""
 
+import contextlib
+import functools
 import hashlib
+import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -84,8 +87,8 @@ def download(
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.is_file() and (sha256 is None or files.sha256(target) == sha256):
             return
-        partial = _Partial(target)
-        _download_with_retries(url, partial, retry)
+        partial = _Partial(url, target)
+        partial.complete(retry)
         if sha256 is not None:
             try:
                 advice = f"Nothing was kept. Run again, and if it repeats, {SET_MIRROR}"
@@ -101,61 +104,12 @@ def download(
 class _RemoteFile:
     """The version of a remote file that a partial file belongs to.
 
-    Attributes:
-        url: its address.
-        validator: identifies the version; None if the server sends none.
-        length: in bytes; None if the server does not send it.
+    `validator` identifies it; None if the server sends none. `length` is in bytes; None if unknown.
     """
 
     url: str
     validator: str | None
     length: int | None
-
-
-class _Partial:
-    """The bytes received so far, with a description of the remote file that they belong to."""
-
-    def __init__(self, target: Path) -> None:
-        self.name = target.name
-        self.data = target.with_name(f"{target.name}.partial")
-        self.description = target.with_name(f"{target.name}.partial.json")
-
-    def size(self) -> int:
-        return self.data.stat().st_size if self.data.exists() else 0
-
-    def resumable(self, url: str) -> _RemoteFile | None:
-        """The remote file that the bytes belong to; None if the download cannot resume."""
-        try:
-            remote = _RemoteFile(**files.read_json(self.description))
-        except (DataError, TypeError):
-            return None
-        resumable = remote.url == url and remote.validator is not None and self.size() > 0
-        return remote if resumable else None
-
-    def start(self, remote: _RemoteFile) -> None:
-        # In this order, a kill never leaves bytes with the description of another file.
-        self.data.unlink(missing_ok=True)
-        files.write_json(self.description, asdict(remote))
-
-    def append(self, response: requests.Response, length: int | None) -> None:
-        with (
-            self.data.open("ab") as file,
-            tqdm.wrapattr(
-                file,
-                "write",
-                total=length,
-                initial=self.size(),
-                desc=self.name,
-                unit_divisor=1024,
-                disable=None,
-            ) as bar,
-        ):
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                bar.write(chunk)
-
-    def delete(self) -> None:
-        self.data.unlink(missing_ok=True)
-        self.description.unlink(missing_ok=True)
 
 
 class _Retryable(Exception):
@@ -166,28 +120,104 @@ class _Retryable(Exception):
         self.retry_after = retry_after
 
 
-def _download_with_retries(url: str, partial: _Partial, retry: RetryPolicy) -> None:
-    attempt = 1
-    while True:
+class _Partial:
+    """The bytes received so far, with a description of the remote file that they belong to."""
+
+    def __init__(self, url: str, target: Path) -> None:
+        self.data = target.with_name(f"{target.name}.partial")
+        self._url = url
+        self._name = target.name
+        self._description = target.with_name(f"{target.name}.partial.json")
+
+    def delete(self) -> None:
+        self.data.unlink(missing_ok=True)
+        self._description.unlink(missing_ok=True)
+
+    def complete(self, retry: RetryPolicy) -> None:
+        """Request what is missing until nothing is."""
+        for attempt in itertools.count(1):
+            try:
+                with _clear_errors(self._url, self.data):
+                    self._request(retry.read_timeout)
+                return
+            except _Retryable as error:
+                if attempt >= retry.attempts:
+                    resumes = " (the download resumes)" if self._remote() else ""
+                    raise DownloadError(
+                        f"{self._url}: {error}; gave up after {attempt} attempts.\n"
+                        f"Check the network and its proxy settings and run again{resumes}, or "
+                        f"{SET_MIRROR}"
+                    ) from error
+                time.sleep(retry.wait_seconds(attempt, error.retry_after))
+
+    def _size(self) -> int:
+        return self.data.stat().st_size if self.data.exists() else 0
+
+    def _remote(self) -> _RemoteFile | None:
+        """The remote file that the bytes belong to; None if the download cannot resume."""
         try:
-            _attempt(url, partial, retry.read_timeout)
-            return
-        except _Retryable as error:
-            if attempt >= retry.attempts:
-                resumes = " (the download resumes)" if partial.resumable(url) else ""
+            remote = _RemoteFile(**files.read_json(self._description))
+        except (DataError, TypeError):
+            return None
+        resumable = remote.url == self._url and remote.validator is not None and self._size() > 0
+        return remote if resumable else None
+
+    def _restart(self, reason: str) -> NoReturn:
+        self.delete()
+        raise _Retryable(reason)
+
+    def _request(self, read_timeout: float) -> None:
+        remote, start = self._remote(), self._size()
+        if remote is not None and start == remote.length:
+            return  # killed before the final rename
+        headers = {"Accept-Encoding": "identity"}
+        if remote is not None:
+            headers |= {"Range": f"bytes={start}-", "If-Range": str(remote.validator)}
+        with requests.get(
+            self._url, headers=headers, stream=True, timeout=read_timeout
+        ) as response:
+            if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise DownloadError(
-                    f"{url}: {error}; gave up after {attempt} attempts.\n"
-                    f"Check the network and its proxy settings and run again{resumes}, or "
-                    f"{SET_MIRROR}"
-                ) from error
-            time.sleep(retry.wait_seconds(attempt, error.retry_after))
-            attempt += 1
+                    f"{self._url}: sent compressed, though not requested: its length cannot be "
+                    f"checked.\nCheck the proxy, or {SET_MIRROR}"
+                )
+            if remote is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+                sent = response.headers.get("Content-Range", "")
+                if not _continues(response, sent, start, remote):
+                    self._restart(f"expected the bytes from {start}, got {sent or 'no range'!r}")
+            elif response.status_code == HTTPStatus.OK:
+                length = response.headers.get("Content-Length", "")
+                length_or_none = int(length) if length.isdecimal() else None
+                remote = _RemoteFile(self._url, _validator(response), length_or_none)
+                # In this order, a kill never leaves bytes with the description of another file.
+                self.data.unlink(missing_ok=True)
+                files.write_json(self._description, asdict(remote))
+            elif response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                self._restart(_status(response))
+            else:
+                _raise_for_status(self._url, response)
+            self._append(response, remote.length)
+        if remote.length not in (None, size := self._size()):
+            reason = f"received {size} of {remote.length} bytes"
+            if size > (remote.length or 0):
+                self._restart(reason)
+            raise _Retryable(reason)
+
+    def _append(self, response: requests.Response, length: int | None) -> None:
+        bar = tqdm(
+            total=length, initial=self._size(), desc=self._name, unit="B", unit_scale=True,
+            unit_divisor=1024, disable=None,
+        )  # fmt: skip
+        with self.data.open("ab") as file, bar:
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                bar.update(file.write(chunk))
 
 
-def _attempt(url: str, partial: _Partial, read_timeout: float) -> None:
-    """Download what is missing, with every error either retryable or for the user."""
+@contextlib.contextmanager
+def _clear_errors(url: str, partial: Path) -> Iterator[None]:
+    """Turn every error either into a retryable one or into one for the user."""
     try:
-        _download_rest(url, partial, read_timeout)
+        yield
     except (
         requests.ConnectionError,
         requests.Timeout,
@@ -206,64 +236,32 @@ def _attempt(url: str, partial: _Partial, read_timeout: float) -> None:
         ) from error
     except OSError as error:
         raise DownloadError(
-            f"{partial.data}: {error.strerror or error}\nFree some space or check the "
-            "permissions, then run again"
+            f"{partial}: {error.strerror or error}\nFree some space or check the permissions, "
+            "then run again"
         ) from error
 
 
-def _download_rest(url: str, partial: _Partial, read_timeout: float) -> None:
-    remote = partial.resumable(url)
-    if remote is not None and partial.size() == remote.length:
-        return  # killed before the final rename
-    headers = {"Accept-Encoding": "identity"}
-    if remote is not None and remote.validator is not None:
-        headers |= {"Range": f"bytes={partial.size()}-", "If-Range": remote.validator}
-    with requests.get(url, headers=headers, stream=True, timeout=read_timeout) as response:
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError(
-                f"{url}: sent compressed, though not requested: its length cannot be checked.\n"
-                f"Check the proxy, or {SET_MIRROR}"
-            )
-        if remote is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
-            _check_continues(response, partial, remote)
-        elif response.status_code == HTTPStatus.OK:
-            remote = _RemoteFile(url, _validator(response), _content_length(response))
-            partial.start(remote)
-        else:
-            _raise_for_status(url, partial, response)
-        partial.append(response, remote.length if remote else None)
-    if remote is not None and remote.length not in (None, partial.size()):
-        reason = f"received {partial.size()} of {remote.length} bytes"
-        if partial.size() > (remote.length or 0):
-            partial.delete()
-        raise _Retryable(reason)
+def _continues(response: requests.Response, sent: str, start: int, remote: _RemoteFile) -> bool:
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", sent)
+    return (
+        match is not None
+        and int(match[1]) == start
+        and match[2] in ("*", str(remote.length))
+        and _validator(response) in (None, remote.validator)
+    )
 
 
-def _check_continues(response: requests.Response, partial: _Partial, remote: _RemoteFile) -> None:
-    content_range = response.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
-    if (
-        match is None
-        or int(match[1]) != partial.size()
-        or match[2] not in ("*", str(remote.length))
-        or _validator(response) not in (None, remote.validator)
-    ):
-        size = partial.size()
-        partial.delete()
-        raise _Retryable(f"expected the bytes from {size}, got {content_range or 'no range'!r}")
+def _status(response: requests.Response) -> str:
+    return f"the server answered {response.status_code} {response.reason}".rstrip()
 
 
-def _raise_for_status(url: str, partial: _Partial, response: requests.Response) -> NoReturn:
+def _raise_for_status(url: str, response: requests.Response) -> NoReturn:
     status = response.status_code
-    reason = f"the server answered {status} {response.reason}".rstrip()
-    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        partial.delete()
-        raise _Retryable(reason)
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or status >= 500:
         retry_after = response.headers.get("Retry-After", "")
-        raise _Retryable(reason, float(retry_after) if retry_after.isdecimal() else None)
+        raise _Retryable(_status(response), float(retry_after) if retry_after.isdecimal() else None)
     raise DownloadError(
-        f"{url}: {reason}.\nThe file no longer exists or access is denied; {SET_MIRROR}"
+        f"{url}: {_status(response)}.\nThe file no longer exists or access is denied; {SET_MIRROR}"
     )
 
 
@@ -273,11 +271,6 @@ def _validator(response: requests.Response) -> str | None:
     if etag is not None and not etag.startswith("W/"):
         return etag
     return response.headers.get("Last-Modified")
-
-
-def _content_length(response: requests.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
 
 
 def _innermost(error: BaseException) -> str:
@@ -290,24 +283,23 @@ def _innermost(error: BaseException) -> str:
         error = inner
 
 
-def url_probes(urls: Iterable[str], seconds: float) -> dict[str, Callable[[], None]]:
-    """Host -> function that requests the first of its URLs; for `probe_hosts`."""
-    probes: dict[str, Callable[[], None]] = {}
-    for url in urls:
-        probes.setdefault(urlsplit(url).netloc, lambda url=url: _probe(url, seconds))  # type: ignore[misc]
-    return probes
-
-
-def probe_hosts(probes: Mapping[str, Callable[[], None]], seconds: float) -> str:
+def probe_hosts(
+    urls: Iterable[str], seconds: float, others: Mapping[str, Callable[[], None]] | None = None
+) -> str:
     """Ask several hosts side by side and return that all of them answer.
 
     Args:
-        probes: host -> function that asks it, and raises a DownloadError.
-        seconds: timeout of each.
+        urls: the first of each host is requested.
+        seconds: timeout of each host.
+        others: host -> function that asks it, and raises a DownloadError.
 
     Raises:
         DownloadError: with the hosts that do not answer.
     """
+    probes: dict[str, Callable[[], None]] = {}
+    for url in urls:
+        probes.setdefault(urlsplit(url).netloc, functools.partial(_probe, url, seconds))
+    probes |= others or {}
     failures: dict[str, str] = dict.fromkeys(probes, f"no answer within {seconds:g} seconds")
 
     def run(host: str, probe: Callable[[], None]) -> None:

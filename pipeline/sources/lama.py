@@ -5,10 +5,9 @@
 - LPAQA, AutoPrompt, OptiPrompt, ParaRel: published prompts.
 """
 
-import contextlib
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pipeline.files import read_json, read_jsonl, write_jsonl, write_text
 from pipeline.sources.archives import extract_members
 from pipeline.sources.base import SET_MIRROR, Source
 from pipeline.sources.geonames import GEONAMES
-from pipeline.sources.http import RETRY, RetryPolicy, download_to_cache, probe_hosts, url_probes
+from pipeline.sources.http import RETRY, RetryPolicy, download_to_cache, probe_hosts
 from pipeline.sources.mirror import copy_from_mirror, probe_mirror
 
 _GITHUB = "https://codeload.github.com"
@@ -96,33 +95,30 @@ class LamaSource:
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
         """Write the folder that `_LAYOUT` describes."""
+        fetched: dict[str, Path] = {}
         if mirror is not None:
             copy_from_mirror(mirror, "lama", self._files(), target, layout=_LAYOUT)
-            with _advising(f"It comes from {mirror / 'lama'}: copy it there again"):
-                _check_lama(target, self.test_facts)
-            return
-        fetched = {
-            part: download_to_cache(url, cache / "lama" / part, retry=self.retry)
-            for part, url in self.urls.items()
-        }
-        try:
-            with _advising(
+            advice = f"It comes from {mirror / 'lama'}: copy it there again"
+        else:
+            for part, url in self.urls.items():
+                fetched[part] = download_to_cache(url, cache / "lama" / part, retry=self.retry)
+            advice = (
                 "The downloads are deleted. Run again, and if it repeats, "
                 f"{SET_MIRROR}, lama/: {_LAYOUT}"
-            ):
+            )
+        try:
+            if fetched:
                 _assemble(fetched, target, self.test_facts)
-                _check_lama(target, self.test_facts)
-        except DataError:
+            _check_lama(target, self.test_facts)
+        except DataError as error:
             # It may not be known which of them is wrong, and a wrong one would be kept forever.
             for path in fetched.values():
                 path.unlink(missing_ok=True)
-            raise
+            raise type(error)(f"{error}\n{advice}") from error
 
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:  # noqa: ARG002
         """Check the mirror, or ask each host."""
-        if mirror is not None:
-            return probe_mirror(self, mirror)
-        return probe_hosts(url_probes(self.urls.values(), seconds), seconds)
+        return probe_mirror(self, mirror) if mirror else probe_hosts(self.urls.values(), seconds)
 
     def _files(self) -> list[str]:
         return [
@@ -183,12 +179,8 @@ def _used_files(relations: Iterable[str]) -> dict[str, set[str]]:
 
 def _write_relations(path: Path, target: Path, relations: Collection[str]) -> None:
     """Write the lines of the chosen relations unchanged."""
-    records = read_jsonl(path, ["relation"])
-    chosen = [
-        f"{line}\n"
-        for line, record in zip(_read_lines(path), records, strict=True)
-        if record["relation"] in relations
-    ]
+    lines = zip(_read_lines(path), read_jsonl(path, ["relation"]), strict=True)
+    chosen = [f"{line}\n" for line, record in lines if record["relation"] in relations]
     write_text(target / "relations.jsonl", "".join(chosen))
 
 
@@ -271,15 +263,10 @@ def _check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
                 )
             if not facts or any(fact.predicate_id != relation for fact in facts):
                 raise ChecksumError(f"{name}: not only facts of {relation}")
-    for prompts in PROMPT_COLLECTIONS:
-        name = f"prompts/{prompts}.jsonl"
+    for name in [f"prompts/{collection}.jsonl" for collection in PROMPT_COLLECTIONS]:
         for record in read_jsonl(folder / name, ["relation", "template"]):
             if not all(slot in str(record["template"]) for slot in ("[X]", "[Y]")):
                 raise ChecksumError(f"{name}: template {record['template']!r} has no [X] or [Y]")
-    _check_vocabularies(folder)
-
-
-def _check_vocabularies(folder: Path) -> None:
     words = _read_lines(folder / "common_vocab_cased.txt")
     # An error page of a server has lines with spaces.
     if not words or any(word.split() != [word] for word in words):
@@ -289,12 +276,3 @@ def _check_vocabularies(folder: Path) -> None:
         isinstance(words, list) and words for words in vocabularies.values()
     ):
         raise ChecksumError("29k-vocab.json: not a list of words for each model")
-
-
-@contextlib.contextmanager
-def _advising(line: str) -> Iterator[None]:
-    """Add a line to the text of a DataError."""
-    try:
-        yield
-    except DataError as error:
-        raise type(error)(f"{error}\n{line}") from error

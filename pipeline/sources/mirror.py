@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.errors import ChecksumError, DownloadError
@@ -13,35 +13,42 @@ SUMS = "SHA256SUMS"
 
 
 def copy_from_mirror(
-    mirror: Path, part: str, names: Iterable[str], target: Path, *, layout: str
+    mirror: Path,
+    part: str,
+    names: Mapping[str, str] | Iterable[str],
+    target: Path,
+    layout: str = "",
 ) -> None:
-    """Copy files of one of the mirror's folders, each checked if the mirror lists its digest.
+    """Copy files of one of the mirror's folders, each checked if its digest is known.
 
     Args:
         mirror: the mirror's folder; its `SHA256SUMS`, if there is one, is what sha256sum writes.
         part: the folder in it.
-        names: paths in that folder, and in `target`.
+        names: paths in that folder, and in `target`; or path -> digest, for files whose digest does
+            not depend on the mirror.
         target: an existing folder.
-        layout: files that the folder has to contain, for the message.
+        layout: files that the folder has to contain, for the message; by default `names`.
 
     Raises:
         DownloadError: a file is missing.
-        ChecksumError: a file has another digest than the one listed.
+        ChecksumError: a file has another digest than the expected one.
     """
-    names = list(names)
-    missing = [name for name in names if not (mirror / part / name).is_file()]
+    expected = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, "")
+    missing = [name for name in expected if not (mirror / part / name).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DownloadError(
             f"{mirror / part / missing[0]}{more}: not in the mirror.\nIts folder {part}/ has to "
-            f"contain {layout}; add what is missing, or set data.mirror to null to fetch it"
+            f"contain {layout or ' and '.join(expected)}; add what is missing, or set data.mirror "
+            "to null to fetch it"
         )
-    digests = _read_digests(mirror / SUMS)
-    for name in names:
-        source = mirror / part / name
-        if expected := digests.get(f"{part}/{name}"):
-            what = f"{source}, listed in {mirror / SUMS}"
-            check_sha256(source, expected, what, "Copy the file into the mirror again")
+    listed = read_digests(mirror / SUMS) if (mirror / SUMS).is_file() else {}
+    for name, digest in expected.items():
+        source, what = mirror / part / name, f"{mirror / part / name}"
+        if not digest:
+            digest, what = listed.get(f"{part}/{name}", ""), f"{what}, listed in {mirror / SUMS}"
+        if digest:
+            check_sha256(source, digest, what, "Copy the file into the mirror again")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / name)
 
@@ -53,10 +60,12 @@ def probe_mirror(source: Source, mirror: Path) -> str:
     return f"complete in the mirror, {mirror}"
 
 
-def _read_digests(path: Path) -> dict[str, str]:
-    """Path -> digest, as listed in a file of sha256sum."""
-    if not path.is_file():
-        return {}
+def read_digests(path: Path) -> dict[str, str]:
+    """Path -> digest, as listed in a file of sha256sum.
+
+    Raises:
+        ChecksumError: a line has another form.
+    """
     digests = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)

@@ -6,7 +6,7 @@ import random
 import string
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import DataError, TemplateError
 from pipeline.prompts.template import Template, parse_template
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.data.geonames.places import Places
 
 Record = dict[str, Any]
+Value = TypeVar("Value")
 
 # The longest field of SuperGLUE has about 12,000 characters; in a damaged file, one field may hold
 # everything.
@@ -195,9 +196,7 @@ def text(record: Record, key: str) -> str:
     Raises:
         DataError: it is missing, not text, or far longer than any real value.
     """
-    value = _present(record, key)
-    if not isinstance(value, str):
-        raise DataError(f"{key} is {_shown(value)}, not text")
+    value = _field(record, key, str, "text")
     if len(value) > MAX_CHARACTERS:
         raise DataError(
             f"{key} has {len(value):,} characters, more than {MAX_CHARACTERS:,}; is the file "
@@ -207,38 +206,20 @@ def text(record: Record, key: str) -> str:
 
 
 def number(record: Record, key: str) -> int:
-    """A field that must hold an integer.
-
-    Raises:
-        DataError: it is missing, or not an integer.
-    """
-    value = _present(record, key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise DataError(f"{key} is {_shown(value)}, not an integer")
-    return value
-
-
-def items(record: Record, key: str) -> list[Record]:
-    """A field that must hold a list of one or more objects.
-
-    Raises:
-        DataError: it is missing, empty, or something else.
-    """
-    value = _present(record, key)
-    if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
-        raise DataError(f"{key} is {_shown(value)}, not a list of objects")
-    return value
+    """A field that must hold an integer; otherwise a DataError."""
+    return _field(record, key, int, "an integer")
 
 
 def section(record: Record, key: str) -> Record:
-    """A field that must hold an object.
+    """A field that must hold an object; otherwise a DataError."""
+    return _field(record, key, dict, "an object")
 
-    Raises:
-        DataError: it is missing, or something else.
-    """
-    value = _present(record, key)
-    if not isinstance(value, dict):
-        raise DataError(f"{key} is {_shown(value)}, not an object")
+
+def items(record: Record, key: str) -> list[Record]:
+    """A field that must hold a list of one or more objects; otherwise a DataError."""
+    value: list[Record] = _field(record, key, list, "a list of objects")
+    if not value or not all(isinstance(item, dict) for item in value):
+        raise DataError(f"{key} is {_shown(value)}, not a list of objects")
     return value
 
 
@@ -252,7 +233,9 @@ def label(record: Record, labels: Mapping[Any, str]) -> str:
     Raises:
         DataError: the value is missing or unknown.
     """
-    value = _present(record, "label")
+    if "label" not in record:
+        raise DataError("no label")
+    value = record["label"]
     for known, name in labels.items():
         if type(value) is type(known) and value == known:
             return name
@@ -268,10 +251,14 @@ def labeled(value: Any) -> Callable[[Record], Record]:
     return lambda record: {**record, "label": value}
 
 
-def _present(record: Record, key: str) -> Any:
+def _field(record: Record, key: str, value_type: type[Value], what: str) -> Value:
     if key not in record:
         raise DataError(f"no {key}")
-    return record[key]
+    value = record[key]
+    # Not isinstance: true is not a number.
+    if type(value) is not value_type:
+        raise DataError(f"{key} is {_shown(value)}, not {what}")
+    return value
 
 
 def _shown(value: Any) -> str:

@@ -99,59 +99,35 @@ def run_tasks(
     Raises:
         ValueError: a task precedes one that it depends on.
     """
-    queue = _Queue(tasks, gpus)
+    names = [task.name for task in tasks]
+    for place, task in enumerate(tasks):
+        if late := sorted(task.after - set(names[:place])):
+            raise ValueError(f"{task.name} precedes {late}")
+    results: dict[str, Result] = {}
+    waiting, free_gpus = list(tasks), list(gpus)
     running: dict[Future[Result], tuple[Task, str | None]] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        while True:
-            while len(running) < jobs and (start := queue.pop()) is not None:
-                running[pool.submit(_timed, run, *start)] = start
-            if not running:
-                break
+        while waiting or running:
+            for task in list(waiting):
+                if not task.after <= results.keys():
+                    continue
+                blocked_by = tuple(sorted(n for n in task.after if not results[n].status.ok))
+                if blocked_by:
+                    results[task.name] = Result(TaskStatus.NOT_RUN, blocked_by=blocked_by)
+                    waiting.remove(task)
+                elif len(running) < jobs and (free_gpus or not (task.gpu and gpus)):
+                    gpu = free_gpus.pop(0) if task.gpu and gpus else None
+                    running[pool.submit(_timed, run, task, gpu)] = task, gpu
+                    waiting.remove(task)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                queue.finish(*running.pop(future), future.result())
-    return {task.name: queue.results[task.name] for task in tasks}
+                task, gpu = running.pop(future)
+                results[task.name] = future.result()
+                if gpu is not None:
+                    free_gpus.append(gpu)
+    return {name: results[name] for name in names}
 
 
 def _timed(run: Run, task: Task, gpu: str | None) -> Result:
     started = monotonic()
     status = run(task, gpu)
     return Result(status, monotonic() - started)
-
-
-class _Queue:
-    """The waiting tasks, the results, and the free GPUs."""
-
-    def __init__(self, tasks: Sequence[Task], gpus: Sequence[str]) -> None:
-        seen: set[str] = set()
-        for task in tasks:
-            if not task.after <= seen:
-                raise ValueError(f"{task.name} precedes {sorted(task.after - seen)}")
-            seen.add(task.name)
-        self.results: dict[str, Result] = {}
-        self._waiting = list(tasks)
-        self._has_gpus = bool(gpus)
-        self._free_gpus = list(gpus)
-
-    def pop(self) -> tuple[Task, str | None] | None:
-        """The first task that can start, with its GPU; None if all must wait.
-
-        A task after one that is not ok gets the result "not run".
-        """
-        for task in list(self._waiting):
-            if not task.after <= self.results.keys():
-                continue
-            blocked_by = tuple(sorted(n for n in task.after if not self.results[n].status.ok))
-            needs_gpu = task.gpu and self._has_gpus
-            if not blocked_by and needs_gpu and not self._free_gpus:
-                continue
-            self._waiting.remove(task)
-            if not blocked_by:
-                return task, self._free_gpus.pop(0) if needs_gpu else None
-            self.results[task.name] = Result(TaskStatus.NOT_RUN, blocked_by=blocked_by)
-        return None
-
-    def finish(self, task: Task, gpu: str | None, result: Result) -> None:
-        """Record a task's result and free its GPU."""
-        self.results[task.name] = result
-        if gpu is not None:
-            self._free_gpus.append(gpu)

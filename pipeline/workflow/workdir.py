@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,21 +117,20 @@ def work_folder(
 def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) -> None:
     """Delete the progress of all work that DVC has recorded, unless a process uses it."""
     folders = {path.name: path for path in (root / ".work").glob("*") if _is_work(path)}
-    for key in sorted(recorded(folders)) if folders else []:
-        try:
-            with locked(folders[key], None):
-                shutil.rmtree(folders[key], ignore_errors=True)
-        except BlockingIOError:
-            continue
+    _delete_unused(folders[key] for key in sorted(recorded(folders) if folders else []))
 
 
 def clear_units(root: Path) -> None:
     """Delete the units that no stage has used for a month."""
     oldest = time.time() - _UNIT_DAYS * 24 * 3600
-    for folder in sorted((root / ".work" / _UNITS).glob("*")):
-        if _is_work(folder) and folder.stat().st_mtime < oldest:
-            with contextlib.suppress(BlockingIOError), locked(folder, None):
-                shutil.rmtree(folder, ignore_errors=True)
+    folders = filter(_is_work, sorted((root / ".work" / _UNITS).glob("*")))
+    _delete_unused(folder for folder in folders if folder.stat().st_mtime < oldest)
+
+
+def _delete_unused(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(BlockingIOError), locked(folder, None):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_work(path: Path) -> bool:

@@ -93,7 +93,7 @@ def test_results_that_differ_are_refused(tiny_models: dict[str, PromptedModel]) 
     asked = work(tiny_models["bert"])
     ended = asked.bank(8, few=True)
     assert bank.compare(asked, ended, ended)["vectors"] == 0.0
-    with pytest.raises(RuntimeError, match="do not end alike"):
+    with pytest.raises(RuntimeError, match="the plain loop differ"):
         bank.compare(asked, ended, work(tiny_models["bert"], seed=6).bank(8, few=True))
     untouched = asked.bank(8, few=True, epochs=0)
     with pytest.raises(RuntimeError, match="nothing to compare"):
@@ -133,9 +133,8 @@ def test_the_command_writes_what_the_readme_shows(
     assert ratio["of_minima"] == pytest.approx(
         plain["milliseconds_per_fact"] / whole["milliseconds_per_fact"]
     )
-    assert f"{ratio['of_minima']:.2f} times as fast" in capsys.readouterr().out
+    assert f"**{ratio['of_minima']:.2f}**" in capsys.readouterr().out
     shown = readme.results_table([result])
-    assert f"{ratio['of_minima']:.2f}" in shown
     assert "tiny-causal" in shown
 
 
