@@ -226,7 +226,9 @@ def test_a_pipeline_killed_again_and_again_ends_as_if_nothing_had_happened(
     assert {logged.info.status for logged in runs_of(project, "evaluate-lama@p-tuning")} == {
         "FINISHED"
     }
-    assert [path for path in (project / ".work").rglob("*") if path.is_file()] == []
+    # What was trained stays for those who add a seed.
+    left = [path for path in (project / ".work").rglob("*") if path.is_file()]
+    assert {path.relative_to(project).parts[1] for path in left} == {"units"}
 
 
 def kill_dvc(attempt: Attempt, stage: psutil.Process) -> None:
