@@ -14,16 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.server import (
-    STAGE,
-    Server,
-    differences,
-    make_prepared,
-    send,
-    train,
-)
 from pipeline.workflow.lock import read_lock
 from tests.project import ROOT, environment_of, run
+from tests.team import STAGE, Server, differences, make_prepared, send, train
 from tools.server.folder import Folder, ServerError
 from tools.server.history import History
 from tools.server.objects import Objects

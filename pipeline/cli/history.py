@@ -14,7 +14,6 @@ from pipeline.errors import PipelineError, TrackingError
 
 if TYPE_CHECKING:
     from pipeline.history.journal import SendReport
-    from pipeline.history.reproduction import Comparison
 
 # The commands' imports take seconds, which help must not cost.
 
@@ -46,27 +45,10 @@ def lineage(
     are not on record are reported as missing.
     """
     with report_errors():
-        from pipeline.history.executions import TrackedHistory
-        from pipeline.history.lineage import Tracer, trace
+        from pipeline.history.lineage import trace, workspace_tracer
         from pipeline.history.lineage_text import as_json, as_tree
-        from pipeline.workflow.git import Commits
-        from pipeline.workflow.lock import read_lock
-        from pipeline.workflow.project import folder_listings, workspace_hashes
 
-        history = TrackedHistory()
-        tracer = Tracer(
-            read_lock(Path("dvc.lock")),
-            history,
-            hash_at=Commits(Path()).hash_at,
-            listing=folder_listings(),
-        )
-        traces = trace(
-            target,
-            tracer,
-            find_run=history.find,
-            workspace_hashes=workspace_hashes,
-            forward=forward,
-        )
+        traces = trace(target, workspace_tracer(), forward=forward)
         if as_data:
             typer.echo(json.dumps([as_json(node) for node in traces], indent=2))
         else:
@@ -97,7 +79,6 @@ def reproduce(
         from pipeline.history.reproduction import check_reproducible, compare
         from pipeline.workflow.git import Commits, worktree
         from pipeline.workflow.lock import read_lock
-        from pipeline.workflow.project import folder_listings
 
         history = TrackedHistory()
         run = history.find(run_id)
@@ -117,11 +98,11 @@ def reproduce(
         with worktree(root, commit, place, keep=keep) as folder:
             _repro(folder, root, stage)
             again = read_lock(folder / "dvc.lock")[stage]
-            comparison = compare(run, metrics, again, folder, listing=folder_listings())
-        _print_comparison(comparison)
+            report, same = compare(run, metrics, again, folder)
+        typer.echo("\n".join(report))
         if keep:
             typer.echo(f"The worktree: {place}   To remove it: git worktree remove --force {place}")
-        if comparison.different:
+        if not same:
             raise typer.Exit(1)
 
 
@@ -142,21 +123,6 @@ def _repro(folder: Path, root: Path, stage: str) -> None:
     done = subprocess.run(command, cwd=folder, env=environment, check=False)
     if done.returncode != 0:
         raise PipelineError(f"{stage} failed (exit code {done.returncode}); see its message above")
-
-
-def _print_comparison(comparison: "Comparison") -> None:
-    for path, (before, after) in comparison.inputs.items():
-        typer.echo(f"input      {path}: {before}, now {after}")
-    for path in comparison.same:
-        typer.echo(f"same       {path}")
-    for difference in comparison.different:
-        typer.echo(f"different  {difference.path}")
-        for name in difference.files:
-            typer.echo(f"             {name}")
-        for name, (old, new) in difference.metrics.items():
-            typer.echo(f"             {name}: {old}, now {new}")
-    total = len(comparison.same) + len(comparison.different)
-    typer.echo(f"{len(comparison.same)} of {total} outputs have the same bytes")
 
 
 SEND_EXAMPLES = """Examples:
@@ -226,7 +192,6 @@ def sync() -> None:
     with report_errors():
         from pipeline.history.journal import send_all
         from pipeline.history.restore import restore_missing
-        from pipeline.workflow.git import Commits
         from pipeline.workflow.lock import read_lock
 
         for report in send_all():
@@ -240,9 +205,9 @@ def sync() -> None:
                 )
         lock = read_lock(Path("dvc.lock"))
         num_created = 0
-        for restored in restore_missing(lock, Path(), commit_of=Commits(Path()).of_entries(lock)):
-            typer.echo(f"{restored.stage}  run {restored.run_id}")
-            for path in restored.left_out:
+        for stage, run_id, left_out in restore_missing(lock):
+            typer.echo(f"{stage}  run {run_id}")
+            for path in left_out:
                 typer.echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
             num_created += 1
         typer.echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")

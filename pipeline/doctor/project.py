@@ -117,8 +117,8 @@ def check_history(seconds: float) -> str:
     Raises:
         TrackingError: it cannot be used.
     """
-    from pipeline.history.store import check_store
+    from pipeline.history.store import check_store, store_address, without_password
 
-    store = check_store(seconds)
-    state = "its schema is current" if store.exists else "the first stage will create it"
-    return f"{store.address}, {state}"
+    exists = check_store(seconds)
+    state = "its schema is current" if exists else "the first stage will create it"
+    return f"{without_password(store_address())}, {state}"

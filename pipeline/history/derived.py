@@ -6,19 +6,15 @@ evaluated, which makes the list a leaderboard.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pipeline.history.events import Derived, Event
-from pipeline.history.executions import READ, WROTE, TrackedHistory, tags_below
-from pipeline.history.lineage import Tracer
+from pipeline.history.executions import READ, WROTE, tags_below
+from pipeline.history.lineage import workspace_tracer
 from pipeline.history.lineage_text import as_tree
 from pipeline.history.store import connect
 from pipeline.workflow.command import EXPERIMENTS
-from pipeline.workflow.git import Commits
-from pipeline.workflow.lock import read_lock
-from pipeline.workflow.project import folder_listings
 
 _MODEL_TYPE = "trained-prompts"
 _NAME_TAGS = ("benchmark", "task", "method")
@@ -28,16 +24,10 @@ _MAX_VALUE = 500
 
 def log_lineage(run_id: str, write: Callable[[Event], None]) -> None:
     """Write the trace back to the raw data, and a tag for each run that produced an input."""
-    history = TrackedHistory()
-    run = history.find(run_id)
+    tracer = workspace_tracer()
+    run = tracer.history.find(run_id)
     if run is None:
         return
-    tracer = Tracer(
-        read_lock(Path("dvc.lock")),
-        history,
-        hash_at=Commits(Path()).hash_at,
-        listing=folder_listings(),
-    )
     node = tracer.back_from(run)
     write(Event("text", run_id, {"text": as_tree(node), "name": "lineage.txt"}))
     producers = {a.path: a.made_by.run for a in node.inputs if a.made_by is not None}
@@ -60,40 +50,28 @@ def list_models(run_id: str, _: Callable[[Event], None] | None = None) -> None:
     run = mlflow.get_run(run_id)
     match run.data.tags.get("stage"):
         case "train":
-            list_trained(mlflow, run)
+            _list_trained(mlflow, run)
         case "evaluate":
-            list_evaluated(mlflow, run)
+            _list_evaluated(mlflow, run)
 
 
-def list_trained(mlflow: ModuleType, run: Any) -> None:
-    """Link a training with the entry of each folder that it wrote; create missing entries.
-
-    Args:
-        mlflow: The library, connected to the store.
-        run: The training; a new entry gets its name, tags and parameters.
-    """
+def _list_trained(mlflow: ModuleType, run: Any) -> None:
+    """Link a training with the entry of each folder that it wrote; create missing entries."""
     from mlflow.entities import LoggedModelOutput
 
     linked = {output.model_id for output in run.outputs.model_outputs}
     for path, md5 in _folders(run, WROTE).items():
-        model = find_trained(mlflow, path, md5) or _create(mlflow, run, path, md5)
+        model = _find_entry(mlflow, path, md5) or _create(mlflow, run, path, md5)
         if model.model_id not in linked:
             output = LoggedModelOutput(model.model_id, 0)
             mlflow.MlflowClient().log_outputs(run.info.run_id, [output])
 
 
-def list_evaluated(mlflow: ModuleType, run: Any) -> None:
-    """Link an evaluation with the model that it read, and copy its metrics to the model's entry.
-
-    Without an entry, nothing happens.
-
-    Args:
-        mlflow: The library, connected to the store.
-        run: The evaluation, with all its metrics.
-    """
+def _list_evaluated(mlflow: ModuleType, run: Any) -> None:
+    """Link an evaluation with the entry of the model that it read, and add its metrics to it."""
     from mlflow.entities import LoggedModelInput, Metric
 
-    models = (find_trained(mlflow, *item) for item in _folders(run, READ).items())
+    models = (_find_entry(mlflow, *item) for item in _folders(run, READ).items())
     model = next(filter(None, models), None)
     if model is None:
         return
@@ -112,14 +90,8 @@ def list_evaluated(mlflow: ModuleType, run: Any) -> None:
     client.log_batch(run_id, metrics=points)
 
 
-def find_trained(mlflow: ModuleType, path: str, md5: str) -> Any | None:
-    """Return the entry of a folder with this content; None if there is none.
-
-    Args:
-        mlflow: The library, connected to the store.
-        path: The folder's path, as in `dvc.lock`.
-        md5: DVC's hash of the folder.
-    """
+def _find_entry(mlflow: ModuleType, path: str, md5: str) -> Any | None:
+    """Return the entry of a folder with this content; None if there is none."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENTS["train"])
     if experiment is None:
         return None

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
@@ -27,16 +27,6 @@ _BATCH = 100
 _INHERITED = ("mlflow.source.git.commit", "git.dirty", "dvc.run_key", "dvc.restored", "model")
 
 
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    rest = list(items)
-    for start in range(0, len(rest), _BATCH):
-        yield rest[start : start + _BATCH]
-
-
 @dataclass(frozen=True)
 class Event:
     """One log event of a run.
@@ -51,7 +41,7 @@ class Event:
     kind: Kind
     run: str
     values: Mapping[str, Any] = field(default_factory=dict)
-    time: int = field(default_factory=_now)
+    time: int = field(default_factory=lambda: int(time.time() * 1000))
 
     def to_line(self) -> str:
         """Return the event as a line of JSON, in ASCII."""
@@ -97,19 +87,13 @@ class MlflowWriter:
         Args:
             mlflow: The library, connected to the store.
             derived: Name -> function of an event of kind `derived`.
-            check_existing: Whether any run may have events that this process has not written.
+            check_existing: Whether a run may have metrics that this process has not written.
         """
         self._client = mlflow.MlflowClient()
         self._derived = derived
         self._check_existing = check_existing
-        self._stale: set[str] = set()
         self._steps: dict[tuple[str, str], set[int]] = {}
         self._children: dict[str, str] = {}
-
-    def invalidate_cache(self, run_id: str) -> None:
-        """Ask MLflow for the existing metrics of a run before more of them are written."""
-        self._stale.add(run_id)
-        self._steps = {key: steps for key, steps in self._steps.items() if key[0] != run_id}
 
     def child_id(self, run: str) -> str | None:
         """Return MLflow's id of a child run, if this writer has opened it."""
@@ -128,10 +112,14 @@ class MlflowWriter:
         try:
             self._apply(run_id, event)
         except BaseException:
-            self.invalidate_cache(run_id)  # it may have arrived nevertheless
+            # The event may have arrived nevertheless.
+            self._check_existing = True
+            self._steps.clear()
             raise
 
     def _apply(self, run_id: str, event: Event) -> None:
+        from mlflow.entities import RunTag
+
         values = event.values
         match event.kind:
             case "metrics":
@@ -139,7 +127,8 @@ class MlflowWriter:
             case "params":
                 self._log_params(run_id, values)
             case "tags":
-                self._log_tags(run_id, values)
+                tags = [RunTag(*item) for item in values.items()]
+                self._log_batches(run_id, tags=tags)
             case "untag":
                 if values["name"] in self._client.get_run(run_id).data.tags:
                     self._client.delete_tag(run_id, values["name"])
@@ -163,14 +152,13 @@ class MlflowWriter:
             for key, value in event.values["metrics"].items()
             if step not in self._existing_steps(run_id, key)
         ]
-        for batch in _batches(metrics):
-            self._client.log_batch(run_id, metrics=batch)
-            for metric in batch:
-                self._existing_steps(run_id, metric.key).add(step)
+        self._log_batches(run_id, metrics=metrics)
+        for metric in metrics:
+            self._existing_steps(run_id, metric.key).add(step)
 
     def _existing_steps(self, run_id: str, key: str) -> set[int]:
         if (run_id, key) not in self._steps:
-            check = self._check_existing or run_id in self._stale
+            check = self._check_existing
             points = self._client.get_metric_history(run_id, key) if check else []
             self._steps[run_id, key] = {point.step for point in points}
         return self._steps[run_id, key]
@@ -178,14 +166,13 @@ class MlflowWriter:
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
-        for batch in _batches(params.items()):
-            self._client.log_batch(run_id, params=[Param(*item) for item in batch])
+        self._log_batches(run_id, params=[Param(*item) for item in params.items()])
 
-    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        for batch in _batches(tags.items()):
-            self._client.log_batch(run_id, tags=[RunTag(*item) for item in batch])
+    def _log_batches(self, run_id: str, **entities: list[Any]) -> None:
+        """Log a list of one type, in requests that MLflow accepts."""
+        for kind, values in entities.items():
+            for start in range(0, len(values), _BATCH):
+                self._client.log_batch(run_id, **{kind: values[start : start + _BATCH]})
 
     def _log_dataset(self, run_id: str, values: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -208,7 +195,6 @@ class MlflowWriter:
             child_id = self._create_child(event)
         else:
             self._client.update_run(child_id, status="RUNNING")
-            self.invalidate_cache(child_id)
         self._log_params(child_id, event.values["params"])
         self._children[event.run] = child_id
 

@@ -36,40 +36,24 @@ _UNREACHABLE = "MLflow cannot be reached, log events are kept until it can"
 _REFUSED = "MLflow refuses a log event"
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The header of a log.
-
-    Attributes:
-        store: The address of the MLflow store, without credentials.
-        name: The name of the stage's run, such as `train/lama/p-tuning`.
-    """
-
-    store: str
-    name: str
-
-
 class EventLog:
     """The log of one stage's run on disk.
 
     Attributes:
         run_id: MLflow's.
+        name: The name of the stage's run, such as `train/lama/p-tuning`.
+        store: The address of the MLflow store, without credentials.
         folder: Where the log is.
-        origin: The header; None while there is none.
         begun: When the first event happened, in milliseconds since 1970; 0 without events.
         pending: The events that MLflow does not have, in order.
     """
 
-    def __init__(self, root: Path, run_id: str) -> None:
-        """Initialize the log; `load` reads an existing one.
-
-        Args:
-            root: The root of the main checkout.
-            run_id: MLflow's.
-        """
+    def __init__(self, run_id: str, *, name: str = "") -> None:
+        """Initialize the log of a run in the current store; `load` reads an existing one."""
         self.run_id = run_id
-        self.folder = _logs_folder(root) / run_id
-        self.origin: Origin | None = None
+        self.name = name
+        self.store = store_identity()
+        self.folder = _logs_folder() / run_id
         self.begun = 0
         self.pending: deque[Event] = deque()
         self._events = self.folder / "entries.jsonl"
@@ -93,14 +77,16 @@ class EventLog:
         content = _read_if_there(self._events)
         # A last line without a line end was being written when the process was killed.
         self._end = content.rfind(b"\n") + 1
-        header, *lines = content[: self._end].split(b"\n")[:-1] or [b""]
-        line = header
+        line = b""
+        events = []
         try:
-            self.origin = Origin(**json.loads(header)) if header else None
             self._num_sent = int(_read_if_there(self._position) or 0)
-            events = []
-            for line in lines:
-                events.append(Event.from_line(line.decode()))
+            for number, line in enumerate(content[: self._end].split(b"\n")[:-1]):
+                if number == 0:
+                    header = json.loads(line)
+                    self.store, self.name = header["store"], header["name"]
+                else:
+                    events.append(Event.from_line(line.decode()))
         except (KeyError, TypeError, ValueError):
             raise TrackingError(
                 f"{self._events}: cannot be parsed at {line[:60].decode(errors='replace')!r}; fix "
@@ -109,20 +95,15 @@ class EventLog:
         self.begun = events[0].time if events else 0
         self.pending = deque(events[self._num_sent :])
 
-    def begin(self, origin: Origin) -> None:
-        """Set the header, which is written before the first event."""
-        self.origin = origin
-
     def append(self, event: Event) -> None:
         """Add an event, with a copy of its file; both survive a loss of power.
 
         Raises:
             OSError: The disk is full, or the event's file does not exist.
         """
-        assert self.origin is not None, "begin() comes first"
         if self._end == 0:
             self.folder.mkdir(exist_ok=True)
-            self._write_line(json.dumps(vars(self.origin)))
+            self._write_line(json.dumps({"store": self.store, "name": self.name}))
         if event.kind == "file":
             event = replace(event, values={**event.values, "path": self._copy(event)})
         self._write_line(event.to_line())
@@ -195,11 +176,7 @@ class LiveLog:
     """
 
     def __init__(
-        self,
-        log: EventLog,
-        writer: MlflowWriter,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, log: EventLog, writer: MlflowWriter, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Initialize with a log whose lock is held, and the writer to its store."""
         self.writer = writer
@@ -271,7 +248,7 @@ def send_all() -> Iterator[SendReport]:
     Raises:
         TrackingError: The store cannot be used, or a log cannot be parsed; nothing has changed.
     """
-    if not logged_runs(project_root()):
+    if not logged_runs():
         return
     mlflow = connect()
     try:
@@ -296,47 +273,43 @@ def forward_logs(mlflow: ModuleType) -> Iterator[SendReport]:
     """
     writer = MlflowWriter(mlflow, DERIVED, check_existing=True)
     blocked_by = ""
-    for log in _load_logs(project_root()):
+    logs = [EventLog(run_id) for run_id in logged_runs()]
+    for log in logs:
+        log.load()
+    for log in sorted(logs, key=lambda log: log.begun):
         try:
             with log.lock():
                 log.load()
                 report = _forward(log, writer, blocked_by)
         except BlockingIOError:  # its stage still runs, and forwards its events itself
-            report = _report(log) if log.pending else None
-        if report is None:
-            continue
-        yield report
+            report = SendReport(log.name, log.run_id, num_pending=len(log.pending))
         if report.trouble and not report.other_store and not blocked_by:
             blocked_by = f"blocked by events of {report.name} {report.run_id[:10]}"
+        if report.num_sent or report.refused or report.num_pending:
+            yield report
 
 
-def _forward(log: EventLog, writer: MlflowWriter, blocked_by: str) -> SendReport | None:
-    """Forward one log unless it is blocked; None if there was nothing to forward."""
-    if not log.pending or log.origin is None:
-        log.delete()
-        return None
-    report = _report(log)
-    if log.origin.store != store_identity():
-        trouble = f"they belong to {log.origin.store}; set MLFLOW_TRACKING_URI to it"
-        return replace(report, trouble=trouble, other_store=True)
-    if blocked_by:
-        return replace(report, trouble=blocked_by)
+def _forward(log: EventLog, writer: MlflowWriter, blocked_by: str) -> SendReport:
+    """Forward one log unless it is blocked."""
+    num_before = len(log.pending)
     refused: list[str] = []
-    trouble = ""
-    try:
-        log.forward(writer, refused.append)
-    except Exception as error:  # MLflow raises many types
-        trouble = without_password(first_line(error))
-    num_sent = report.num_pending - len(log.pending) - len(refused)
-    report = replace(_report(log), num_sent=num_sent, refused=tuple(refused), trouble=trouble)
-    if not log.pending:
+    trouble = blocked_by
+    other_store = log.store != store_identity()
+    if other_store:
+        trouble = f"they belong to {log.store}; set MLFLOW_TRACKING_URI to it"
+    elif not blocked_by:
+        try:
+            log.forward(writer, refused.append)
+        except Exception as error:  # MLflow raises many types
+            trouble = without_password(first_line(error))
+    num_pending = len(log.pending)
+    num_sent = num_before - num_pending - len(refused)
+    if not num_pending:
         log.delete()
-    return report
-
-
-def _report(log: EventLog) -> SendReport:
-    name = log.origin.name if log.origin is not None else ""
-    return SendReport(name, log.run_id, num_pending=len(log.pending))
+        trouble = ""
+    return SendReport(
+        log.name, log.run_id, num_sent, tuple(refused), num_pending, trouble, other_store
+    )
 
 
 def drop_log(run: str) -> str:
@@ -348,18 +321,14 @@ def drop_log(run: str) -> str:
     Raises:
         PipelineError: No or several logs match, or the run's stage still runs.
     """
-    run_ids = logged_runs(project_root())
+    run_ids = logged_runs()
     matches = [run_id for run_id in run_ids if run_id.startswith(run)]
-    if not run_ids:
-        raise PipelineError(f"--drop {run}: nothing to drop: MLflow is up to date")
-    if not matches:
+    if len(matches) != 1:
         raise PipelineError(
-            f"--drop {run}: no unsent events of such a run; there are events of "
-            f"{', '.join(run_ids)}"
+            f"--drop {run}: matches {len(matches)} of the runs with unsent events: "
+            + (", ".join(run_ids) or "none, MLflow is up to date")
         )
-    if len(matches) > 1:
-        raise PipelineError(f"--drop {run}: ambiguous; choose from {', '.join(matches)}")
-    log = EventLog(project_root(), matches[0])
+    log = EventLog(matches[0])
     try:
         with log.lock():
             log.delete()
@@ -368,20 +337,9 @@ def drop_log(run: str) -> str:
     return log.run_id
 
 
-def logged_runs(root: Path) -> list[str]:
-    """Return MLflow's ids of the runs that have a log, sorted.
-
-    Args:
-        root: The root of the main checkout.
-    """
-    return sorted(path.name for path in _logs_folder(root).glob("*") if path.is_dir())
-
-
-def _load_logs(root: Path) -> list[EventLog]:
-    logs = [EventLog(root, run_id) for run_id in logged_runs(root)]
-    for log in logs:
-        log.load()
-    return sorted(logs, key=lambda log: log.begun)
+def logged_runs() -> list[str]:
+    """Return MLflow's ids of the runs that have a log, sorted."""
+    return sorted(path.name for path in _logs_folder().glob("*") if path.is_dir())
 
 
 def _read_if_there(path: Path) -> bytes:
@@ -391,5 +349,5 @@ def _read_if_there(path: Path) -> bytes:
         return b""
 
 
-def _logs_folder(root: Path) -> Path:
-    return root / ".work" / "unsent"
+def _logs_folder() -> Path:
+    return project_root() / ".work" / "unsent"

@@ -5,23 +5,16 @@ two records: `dvc.lock`, of what the workspace holds now, and the history in MLf
 ever logged. A link that is in neither is reported as missing.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import PurePosixPath
-from typing import Protocol
+from pathlib import Path, PurePosixPath
 
 from pipeline.errors import DataError
-from pipeline.history.executions import RUN_ID, TrackedRun
-from pipeline.workflow.lock import Execution, folder_hash, outputs_within
-
-
-class History(Protocol):
-    """The part of the history that a trace reads; see `TrackedHistory`."""
-
-    def producers(self, path: str, digest: str) -> Sequence[TrackedRun]: ...
-    def consumers(self, path: str, digest: str) -> Sequence[TrackedRun]: ...
-    def find_by_run_key(self, run_key: str) -> Sequence[TrackedRun]: ...
+from pipeline.history.executions import RUN_ID, TrackedHistory, TrackedRun
+from pipeline.workflow.git import Commits
+from pipeline.workflow.lock import Execution, folder_hash, outputs_within, read_lock
+from pipeline.workflow.project import folder_listing, workspace_hashes
 
 
 @dataclass(frozen=True)
@@ -80,10 +73,10 @@ class Tracer:
     def __init__(
         self,
         lock: Mapping[str, Execution],
-        history: History,
+        history: TrackedHistory,
         *,
         hash_at: Callable[[str, str], str | None],
-        listing: Callable[[str], Sequence[tuple[str, str]] | None],
+        listing: Callable[[str], Sequence[tuple[str, str]] | None] = folder_listing,
     ) -> None:
         """Initialize with the records.
 
@@ -94,7 +87,7 @@ class Tracer:
             listing: Hash of a folder -> path and hash of each file in it; None if it is unknown.
         """
         self.lock = lock
-        self._history = history
+        self.history = history
         self._hash_at = hash_at
         self._listing = listing
         self._nodes: dict[tuple[str, str | None, datetime | None], LineageNode] = {}
@@ -108,7 +101,7 @@ class Tracer:
             before: The start of a run that read it: only earlier runs can have produced it. None
                 for the content of the workspace, whose producer is in `dvc.lock`.
         """
-        runs = list(self._history.producers(path, digest))
+        runs = list(self.history.producers(path, digest))
         locked = next((e for e in self.lock.values() if e.outputs.get(path) == digest), None)
         if before is not None:
             runs = [run for run in runs if run.started <= before] or runs[-1:]
@@ -128,7 +121,7 @@ class Tracer:
     def back_from_stage(self, name: str) -> LineageNode:
         """Trace a stage's execution in `dvc.lock` to its origins."""
         execution = self.lock[name]
-        runs = self._history.find_by_run_key(execution.run_key) if execution.run_key else []
+        runs = self.history.find_by_run_key(execution.run_key) if execution.run_key else []
         return self._node(execution, runs[0] if runs else None, None)
 
     def forward(self, path: str, digest: str) -> Used:
@@ -204,7 +197,7 @@ class Tracer:
     def _consumers(self, path: str, digest: str) -> list[tuple[Execution, TrackedRun | None, int]]:
         """Return the executions that read content, with their newest run and number of others."""
         by_key: dict[str, list[TrackedRun]] = {}
-        for run in self._history.consumers(path, digest):
+        for run in self.history.consumers(path, digest):
             by_key.setdefault(run.execution.run_key or run.run_id, []).append(run)
         consumers: list[tuple[Execution, TrackedRun | None, int]] = [
             (runs[0].execution, runs[0], len(runs) - 1) for runs in by_key.values()
@@ -218,22 +211,19 @@ class Tracer:
         return consumers
 
 
-def trace(
-    target: str,
-    tracer: Tracer,
-    *,
-    find_run: Callable[[str], TrackedRun | None],
-    workspace_hashes: Callable[[Collection[str]], Mapping[str, str | None]],
-    forward: bool,
-) -> list[Trace]:
+def workspace_tracer() -> Tracer:
+    """Return the tracer of the current folder and its history."""
+    lock = read_lock(Path("dvc.lock"))
+    return Tracer(lock, TrackedHistory(), hash_at=Commits(Path()).hash_at)
+
+
+def trace(target: str, tracer: Tracer, *, forward: bool) -> list[Trace]:
     """Trace a target that a user names.
 
     Args:
         target: A stage of `dvc.lock`; a path relative to the project's root, of an output, inside
             one, or around some, and forward also of an input; or a run's id or its beginning.
         tracer: Follows the links.
-        find_run: An id, or its beginning -> run.
-        workspace_hashes: Paths of outputs -> their hashes; None for one that does not exist.
         forward: Whether to trace to what was made from the target.
 
     Returns:
@@ -259,7 +249,7 @@ def trace(
     inputs = {dep: digest for e in lock.values() for dep, digest in e.inputs.items() if dep == path}
     if inputs and forward:
         return onward(inputs)
-    run = find_run(target) if RUN_ID.fullmatch(target) else None
+    run = tracer.history.find(target) if RUN_ID.fullmatch(target) else None
     if run is not None:
         return onward(run.execution.outputs) if forward else [tracer.back_from(run)]
     if inputs:

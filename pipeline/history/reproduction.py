@@ -1,46 +1,13 @@
 """Compare a run's outputs and metrics with those of a second execution."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.errors import TrackingError
 from pipeline.files import read_json
 from pipeline.history.executions import TrackedRun
 from pipeline.workflow.lock import Execution, file_hash
-
-Listing = Callable[[str], Sequence[tuple[str, str]] | None]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An output that differs.
-
-    Attributes:
-        path: The output's.
-        files: Files of a folder that differ, or exist on one side only; empty for a single file,
-            or if DVC's cache does not have the earlier folder's listing.
-        metrics: Name -> value before and after, in a metrics file; None where it is missing.
-    """
-
-    path: str
-    files: Sequence[str] = ()
-    metrics: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A run compared with a second execution of its stage.
-
-    Attributes:
-        same: Outputs with the same bytes.
-        different: Outputs with other bytes.
-        inputs: Path of each input that differed -> hash before and after.
-    """
-
-    same: Sequence[str]
-    different: Sequence[Difference]
-    inputs: Mapping[str, tuple[str, str]]
+from pipeline.workflow.project import folder_listing
 
 
 def check_reproducible(run: TrackedRun, hash_at: Callable[[str, str], str | None]) -> str:
@@ -79,51 +46,53 @@ def check_reproducible(run: TrackedRun, hash_at: Callable[[str, str], str | None
 
 
 def compare(
-    run: TrackedRun,
-    metrics: Mapping[str, float],
-    again: Execution,
-    folder: Path,
-    *,
-    listing: Listing,
-) -> Comparison:
-    """Compare a run with a second execution.
+    run: TrackedRun, metrics: Mapping[str, float], again: Execution, folder: Path
+) -> tuple[list[str], bool]:
+    """Compare a run with a second execution of its stage.
 
     Args:
         run: The first execution.
         metrics: Its logged metrics.
         again: The second execution, as in `dvc.lock`.
         folder: The root of the second execution's project.
-        listing: Hash -> content of the first execution's folders; see `folder_listings`.
+
+    Returns:
+        A report, line by line: inputs that differ with both hashes, then each output; of one that
+        differs, the metrics with both values, or the files of the folder if DVC's cache has the
+        earlier folder's listing. And whether all outputs have the same bytes.
     """
-    before = run.execution.outputs
-    same = [path for path, digest in again.outputs.items() if before.get(path) == digest]
-    inputs = {
-        path: (digest, again.inputs.get(path, "none"))
+    lines = [
+        f"input      {path}: {digest}, now {again.inputs.get(path, 'none')}"
         for path, digest in run.execution.inputs.items()
         if again.inputs.get(path) != digest
         and not any(path.startswith(f"{other}/") for other in again.inputs)
-    }
-    different = [
-        _difference(path, before.get(path), folder / path, metrics, listing)
-        for path in again.outputs
-        if path not in same
     ]
-    return Comparison(same, different, inputs)
+    before = run.execution.outputs
+    same = [path for path, digest in again.outputs.items() if before.get(path) == digest]
+    lines += [f"same       {path}" for path in same]
+    for path in again.outputs:
+        if path not in same:
+            lines.append(f"different  {path}")
+            details = _differences(path, before.get(path), folder / path, metrics)
+            lines += [f"             {detail}" for detail in details]
+    lines.append(f"{len(same)} of {len(again.outputs)} outputs have the same bytes")
+    return lines, len(same) == len(again.outputs)
 
 
-def _difference(
-    path: str, digest: str | None, output: Path, metrics: Mapping[str, float], listing: Listing
-) -> Difference:
+def _differences(
+    path: str, digest: str | None, output: Path, metrics: Mapping[str, float]
+) -> Iterator[str]:
+    """Yield the metrics of a file, or the files of a folder, that differ."""
     if path.startswith("metrics/"):
-        values = read_json(output).items()
-        changed = {k: (metrics.get(k), value) for k, value in values if metrics.get(k) != value}
-        return Difference(path, metrics=changed)
-    files = listing(digest) if digest is not None and output.is_dir() else None
-    if files is None:
-        return Difference(path)
-    after = {
-        (file.relative_to(output).as_posix(), file_hash(file.read_bytes()))
-        for file in output.rglob("*")
-        if file.is_file()
-    }
-    return Difference(path, sorted({name for name, _ in set(files) ^ after}))
+        for name, value in read_json(output).items():
+            if metrics.get(name) != value:
+                yield f"{name}: {metrics.get(name)}, now {value}"
+        return
+    listing = folder_listing(digest) if digest is not None and output.is_dir() else None
+    if listing is not None:
+        after = {
+            (file.relative_to(output).as_posix(), file_hash(file.read_bytes()))
+            for file in output.rglob("*")
+            if file.is_file()
+        }
+        yield from sorted({name for name, _ in {*listing} ^ after})

@@ -6,7 +6,6 @@ numbers. Who ran it, when and where is lost, and is not made up.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +14,9 @@ from pipeline.files import read_csv, read_json
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter
 from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory
-from pipeline.history.run import params_as_text
 from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.workflow.command import StageInfo
+from pipeline.workflow.git import Commits
 from pipeline.workflow.lock import Execution, file_hash, outputs_within
 
 _NOTE = """Stage `{stage}`, restored from `dvc.lock` and its output files by `ptune sync`.
@@ -26,37 +25,23 @@ When, where and in which environment it ran is unknown: this history did not rec
 """
 
 
-@dataclass(frozen=True)
-class Restored:
-    """A run that was created afterward.
-
-    Attributes:
-        run_id: MLflow's.
-        stage: The execution's.
-        left_out: Files whose numbers are not in the run, as they are missing or have changed.
-    """
-
-    run_id: str
-    stage: str
-    left_out: list[str]
-
-
-def restore_missing(
-    lock: Mapping[str, Execution], root: Path, *, commit_of: Mapping[str, str]
-) -> Iterator[Restored]:
+def restore_missing(lock: Mapping[str, Execution]) -> Iterator[tuple[str, str, list[str]]]:
     """Create a run for each execution that has none; a second call creates none.
 
     Trained and evaluated models are added to MLflow's list where they are missing.
 
     Args:
-        lock: Stage -> execution, as in `dvc.lock`.
-        root: The root of the project.
-        commit_of: Stage -> the commit that holds the execution's record, where one does.
+        lock: Stage -> execution, as in the project's `dvc.lock`.
+
+    Yields:
+        The stage, the id of its new run, and those of its files whose numbers are not in the run,
+        as they are missing or have changed.
 
     Raises:
         TrackingError: The tracking server or store cannot be used.
     """
     history = TrackedHistory()
+    commit_of = Commits(Path()).of_entries(lock)
     for execution in lock.values():
         info = StageInfo.from_command(execution.command)
         if info is None or execution.run_key is None:
@@ -73,27 +58,27 @@ def restore_missing(
             tags = _tags(execution, info, within, commit_of.get(execution.stage))
             run_id = _open(mlflow, info, tags)
             files = [path for path in execution.outputs if path.endswith((".csv", ".json"))]
-            current = [path for path in files if _is_current(execution, root, path)]
-            for event in _events(run_id, execution, info, root, current):
+            current = [path for path in files if _is_current(execution, path)]
+            for event in _events(run_id, execution, info, current):
                 writer.write(event)
         except Exception as error:
             raise TrackingError(
                 without_password(f"{execution.stage}: MLflow failed ({first_line(error)}); ")
                 + "run `ptune sync` again when MLflow works, to create what is missing"
             ) from error
-        left_out = [path for path in files if path not in current]
-        yield Restored(run_id, execution.stage, left_out)
+        yield execution.stage, run_id, [path for path in files if path not in current]
 
 
 def _tags(
     execution: Execution, info: StageInfo, within: Mapping[str, str], commit: str | None
 ) -> dict[str, str]:
     model = flat_params(execution.params).get("model.name")
+    # The report reads the results of several models.
+    has_model = model is not None and info.stage != "report"
     inputs = {**execution.inputs, **within}
     return {
         **info.tags,
-        # As the stages with a language model do; the report reads several runs' results.
-        **({} if model is None or info.stage == "report" else {"model": str(model)}),
+        **({"model": str(model)} if has_model else {}),
         RESTORED: "true",
         "dvc.run_key": str(execution.run_key),
         **({} if commit is None else {"mlflow.source.git.commit": commit}),
@@ -124,22 +109,22 @@ def _open(mlflow: ModuleType, info: StageInfo, tags: Mapping[str, str]) -> str:
     return str(client.create_run(experiment, run_name=info.name, tags=dict(tags)).info.run_id)
 
 
-def _is_current(execution: Execution, root: Path, path: str) -> bool:
+def _is_current(execution: Execution, path: str) -> bool:
     """Whether a file holds what the execution wrote."""
-    file = root / path
+    file = Path(path)
     return file.is_file() and file_hash(file.read_bytes()) == execution.outputs[path]
 
 
 def _events(
-    run_id: str, execution: Execution, info: StageInfo, root: Path, files: list[str]
+    run_id: str, execution: Execution, info: StageInfo, files: list[str]
 ) -> Iterator[Event]:
     """Yield the events that the stage itself would have logged."""
-    yield Event("params", run_id, params_as_text(execution.params))
+    yield Event("params", run_id, flat_params(execution.params))
     children: dict[str, None] = {}
     for path in files:
-        yield Event("file", run_id, {"path": str(root / path), "folder": None})
+        yield Event("file", run_id, {"path": path, "folder": None})
         points: dict[tuple[str, int], dict[str, float]] = {}
-        for child, key, value, step in _numbers(path, root / path):
+        for child, key, value, step in _numbers(path):
             points.setdefault((child, step), {})[key] = value
         for (child, step), metrics in points.items():
             run = f"{run_id}/{child}" if child else run_id
@@ -152,12 +137,13 @@ def _events(
     yield Event("derived", run_id, {"name": "models"})
 
 
-def _numbers(path: str, file: Path) -> Iterator[tuple[str, str, float, int]]:
+def _numbers(path: str) -> Iterator[tuple[str, str, float, int]]:
     """Yield child run (empty for the stage), name, value and epoch of each number of a file.
 
     Names and epochs are those of a run that was logged by its stage.
     """
-    match Path(path).parts:
+    file = Path(path)
+    match file.parts:
         case ("metrics", *_):
             for key, value in read_json(file).items():
                 yield "", key, float(value), 0
@@ -172,12 +158,15 @@ def _numbers(path: str, file: Path) -> Iterator[tuple[str, str, float, int]]:
 def _epoch(row: Mapping[str, str], task: str) -> Iterator[tuple[str, str, float, int]]:
     """Yield the numbers of one row of a curve.
 
-    A file of LAMA does not tell which relations trained together; it is taken for one bank a seed.
+    Which relations trained together is not on record: one bank for each seed is assumed.
     """
-    numbers = f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
-    child, suffix = f"{task}/{numbers}", ""
-    if "relation" in row:
-        child, suffix = f"bank-1/seed-{row['seed']}", f"/{row['relation']}/{numbers}"
+    if "setting" not in row:  # a curve of an earlier version, with one training a relation
+        child, suffix = "", f"/{row['relation']}"
+    else:
+        numbers = f"setting-{row['setting']}/split-{row['split']}/seed-{row['seed']}"
+        child, suffix = f"{task}/{numbers}", ""
+        if "relation" in row:
+            child, suffix = f"bank-1/seed-{row['seed']}", f"/{row['relation']}/{numbers}"
     for column in ("train_loss", "dev_loss", "dev_p_at_1", "dev_score"):
         if row.get(column):
             key = column.replace("_", "/", 1) + suffix

@@ -27,16 +27,10 @@ from pipeline.history.context import (
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, Kind, MlflowWriter
 from pipeline.history.executions import READ, WROTE
-from pipeline.history.journal import EventLog, LiveLog, Origin, forward_logs
-from pipeline.history.store import (
-    connect,
-    first_line,
-    flat_params,
-    store_identity,
-    without_password,
-)
+from pipeline.history.journal import EventLog, LiveLog, forward_logs
+from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.workflow.command import StageInfo
-from pipeline.workflow.project import StageIdentity, output_hashes, project_root
+from pipeline.workflow.project import StageIdentity, output_hashes
 
 _MAX_TAG = 5000
 
@@ -67,7 +61,7 @@ class StageRun:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters under their dotted paths."""
-        self._record("params", params_as_text(params))
+        self._record("params", flat_params(params))
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a small file."""
@@ -87,7 +81,7 @@ class StageRun:
             params: Dotted path -> value, the parameters that distinguish the unit.
         """
         key = f"{self.run_id}/{name}"
-        values = {"tags": {**machine_tags(), **tags}, "params": params_as_text(params)}
+        values = {"tags": {**machine_tags(), **tags}, "params": flat_params(params)}
         self._log.record(Event("child", key, values))
         child = StageRun(self._log.writer.child_id(key) or key, self._log)
         with _ending(child):
@@ -119,16 +113,9 @@ class StageRun:
         """Set tags; values that are too long for MLflow are cut."""
         self._record("tags", {key: value[:_MAX_TAG] for key, value in tags.items()})
 
-    def resume(self, earlier: Any) -> None:
-        """Count this attempt, and remove the error of the earlier one.
-
-        Args:
-            earlier: The run as MLflow has it.
-        """
-        self.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
-        self.set_tags({"attempt": str(self.attempt)})
-        if "error" in earlier.data.tags:
-            self._record("untag", {"name": "error"})
+    def remove_tag(self, name: str) -> None:
+        """Remove a tag if the run has it."""
+        self._record("untag", {"name": name})
 
     def end(self, status: str) -> None:
         """Log the run's final status, as named by MLflow."""
@@ -161,22 +148,19 @@ def stage_run(
     with contextlib.ExitStack() as locks:
         try:
             _close_killed_runs(mlflow, stage)
-            earlier, log = _resume(mlflow, resumes, locks)
+            earlier = _resume(mlflow, resumes, locks)
             run_id = _open_run(mlflow, earlier, info, _tags(stage, info))
         except Exception as error:
             raise TrackingError(
                 without_password(f"MLflow opens no run: {first_line(error)}")
             ) from error
-        if log is None:
-            log = EventLog(project_root(), run_id)
+        log = EventLog(run_id, name=info.name)
+        if earlier is None:
             locks.enter_context(log.lock())
-        log.begin(Origin(store_identity(), info.name))
         live = LiveLog(log, MlflowWriter(mlflow, DERIVED, check_existing=earlier is not None))
-        run = StageRun(run_id, live)
+        run = StageRun(run_id, live, attempt=_attempt(earlier))
         try:
             with _ending(run), _logging_errors(run):
-                if earlier is not None:
-                    run.resume(earlier)
                 _log_start(run, stage)
                 yield run
                 _log_outputs(run, live)
@@ -212,22 +196,24 @@ def _logging_errors(run: StageRun) -> Iterator[None]:
         raise
 
 
-def _resume(
-    mlflow: ModuleType, run_id: str | None, locks: contextlib.ExitStack
-) -> tuple[Any | None, EventLog | None]:
-    """Return an earlier run that is to be resumed, and its log, locked and forwarded.
+def _resume(mlflow: ModuleType, run_id: str | None, locks: contextlib.ExitStack) -> Any | None:
+    """Return an earlier run that is to be resumed, after locking and forwarding its log.
 
-    Both are None without such a run. It may be finished: dvc can be killed after the stage ends
-    and before dvc records it.
+    None without such a run. It may be finished: dvc can be killed after the stage ends and before
+    dvc records it.
     """
     if run_id is None or _find_run(mlflow, run_id) is None:
-        return None, None
-    log = EventLog(project_root(), run_id)
+        return None
+    log = EventLog(run_id)
     locks.enter_context(log.lock(on_wait=lambda: None))  # `ptune send` may hold it
     log.load()
     log.forward(MlflowWriter(mlflow, DERIVED, check_existing=True), lambda _: None)
     log.delete()
-    return _find_run(mlflow, run_id), log
+    return _find_run(mlflow, run_id)
+
+
+def _attempt(earlier: Any | None) -> int:
+    return 1 if earlier is None else int(earlier.data.tags.get("attempt", "1")) + 1
 
 
 def _find_run(mlflow: ModuleType, run_id: str) -> Any | None:
@@ -290,6 +276,9 @@ def _forward_others(mlflow: ModuleType) -> None:
 
 
 def _log_start(run: StageRun, stage: StageIdentity | None) -> None:
+    if run.attempt > 1:
+        run.set_tags({"attempt": str(run.attempt)})
+        run.remove_tag("error")
     if stage is not None:
         run.log_params(stage.params)
     run.log_text(environment(), "environment.json")
@@ -362,8 +351,3 @@ def _description(stage: StageIdentity, *, dirty: bool) -> str:
         + (" The tree had changes: apply `git/diff.patch` first." if dirty else ""),
     ]
     return "\n".join(lines)
-
-
-def params_as_text(params: Mapping[str, Any]) -> dict[str, str]:
-    """Return nested parameters as dotted path -> text, as MLflow stores them."""
-    return {key: str(value) for key, value in flat_params(params).items()}

@@ -10,7 +10,6 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,21 +127,8 @@ def local_store(root: Path) -> Path:
     return store
 
 
-@dataclass(frozen=True)
-class Store:
-    """The state of the store.
-
-    Attributes:
-        address: Without credentials.
-        exists: Whether a history has been created.
-    """
-
-    address: str
-    exists: bool
-
-
-def check_store(timeout_seconds: float) -> Store:
-    """Return the state of the store, without changing it.
+def check_store(timeout_seconds: float) -> bool:
+    """Check that the store can be used, without changing it; return whether it has a history.
 
     Args:
         timeout_seconds: How long to wait for a server.
@@ -151,12 +137,11 @@ def check_store(timeout_seconds: float) -> Store:
         TrackingError: It cannot be reached, or belongs to another version of MLflow.
     """
     address = store_address()
-    shown = without_password(address)
     if not history_exists():
-        return Store(shown, False)
+        return False
     try:
         if address.startswith(_SQL):
-            return Store(shown, _has_current_schema(address))
+            return _has_current_schema(address)
         if address.startswith("http"):
             # MLflow's client would retry for a long time.
             requests.get(address, timeout=timeout_seconds).close()
@@ -169,8 +154,8 @@ def check_store(timeout_seconds: float) -> Store:
             reason = f"no answer within {timeout_seconds:g} seconds"
         elif isinstance(error, requests.RequestException):
             reason = f"cannot be reached: {reason}"
-        raise TrackingError(without_password(f"{shown}: {reason}; {_FIX}")) from error
-    return Store(shown, True)
+        raise TrackingError(without_password(f"{address}: {reason}; {_FIX}")) from error
+    return True
 
 
 def _has_current_schema(address: str) -> bool:
@@ -225,12 +210,12 @@ def unreadable(error: Exception) -> TrackingError:
     )
 
 
-def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested parameters as dotted path -> value; an empty group stays as `{}`."""
-    flat: dict[str, Any] = {}
+def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested parameters as dotted path -> text, as MLflow stores them."""
+    flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat.update(flat_params(value, f"{prefix}{key}."))
+            flat |= flat_params(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = str(value)
     return flat

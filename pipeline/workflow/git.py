@@ -1,7 +1,9 @@
 """The project's files in git: worktrees, differences, and DVC's hashes at a commit."""
 
 import contextlib
+import io
 import subprocess
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,15 +24,21 @@ def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> It
     Raises:
         PipelineError: git fails; the text is git's.
     """
+
+    def git(*arguments: str) -> None:
+        done = _git("worktree", *arguments, root=root)
+        if done.returncode != 0:
+            raise PipelineError(f"git worktree: {done.stderr.decode(errors='replace').strip()}")
+
     if folder.exists():
-        _checked("worktree", "remove", "--force", str(folder), root=root)
-    _checked("worktree", "prune", root=root)
-    _checked("worktree", "add", "--quiet", "--detach", str(folder), commit, root=root)
+        git("remove", "--force", str(folder))
+    git("prune")
+    git("add", "--quiet", "--detach", str(folder), commit)
     try:
         yield folder
     finally:
         if not keep:
-            _checked("worktree", "remove", "--force", str(folder), root=root)
+            git("remove", "--force", str(folder))
 
 
 def git_text(*arguments: str, root: Path | None = None) -> str | None:
@@ -40,14 +48,8 @@ def git_text(*arguments: str, root: Path | None = None) -> str | None:
         arguments: Git's.
         root: The root of the checkout; None for the current folder.
     """
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace",
-            check=False,
-        )  # fmt: skip
-    except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+    done = _git(*arguments, root=root)
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
 def changes(*paths: str) -> str:
@@ -58,33 +60,26 @@ def changes(*paths: str) -> str:
     Args:
         paths: Files or folders to compare; they need not exist.
     """
-    options = ("--binary", "--no-color", "--no-ext-diff")
-    known = _diff(*options, "HEAD", "--", *paths)
+    diff = ("diff", "--binary", "--no-color", "--no-ext-diff")
+    known = git_text(*diff, "HEAD", "--", *paths)
     if known is None:
         return ""
     listed = git_text("ls-files", "--others", "--exclude-standard", "-z", "--", *paths) or ""
-    new = [
-        _diff(*options, "--no-index", "--", "/dev/null", path)
+    new = (
+        _git(*diff, "--no-index", "--", "/dev/null", path).stdout.decode(errors="replace")
         for path in listed.split("\0")
         if path
-    ]
-    return "".join([known, *filter(None, new)])
+    )
+    return "".join([known, *new])
 
 
-def _diff(*arguments: str) -> str | None:
-    """Return the output of `git diff` with its line ends; None if it fails."""
+def _git(*arguments: str, root: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run git; a system without git looks like a failure."""
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(["git", "diff", *arguments], capture_output=True, check=False)
-    except FileNotFoundError:
-        return None
-    # With --no-index, 1 means that there is a difference.
-    return done.stdout.decode(errors="replace") if done.returncode in (0, 1) else None
-
-
-def _checked(*arguments: str, root: Path) -> None:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise PipelineError(f"git {arguments[0]}: {done.stderr.strip()}")
+        return subprocess.run(command, cwd=root, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        return subprocess.CompletedProcess(command, 127, b"", str(error).encode())
 
 
 class Commits:
@@ -107,47 +102,23 @@ class Commits:
 
     def of_entries(self, lock: Mapping[str, Execution]) -> dict[str, str]:
         """Return stage -> HEAD's commit, for the entries of `dvc.lock` that are equal there."""
-        commit = self._git("rev-parse", "HEAD").decode().strip()
-        committed = self._git("show", "HEAD:dvc.lock")
-        if not committed:
+        commit = git_text("rev-parse", "HEAD", root=self._root)
+        committed = git_text("show", "HEAD:dvc.lock", root=self._root)
+        if commit is None or committed is None:
             return {}
-        at_head = parse_lock(committed, "HEAD:dvc.lock")
-        return {stage: commit for stage, entry in lock.items() if at_head.get(stage) == entry}
+        at_head = parse_lock(committed.encode(), "HEAD:dvc.lock")
+        return {stage: commit.strip() for stage, e in lock.items() if at_head.get(stage) == e}
 
     def _hash(self, commit: str, path: str) -> str | None:
-        listing = self._git("ls-tree", "-r", "-z", commit, "--", path)
-        if not listing:
+        archive = _git("archive", "--format=tar", commit, "--", path, root=self._root).stdout
+        if not archive:
             return None
-        files = {}
-        for entry in listing.decode().rstrip("\0").split("\0"):
-            columns, _, name = entry.partition("\t")
-            files[name] = columns.split()[2]
-        contents = self._blobs(list(files.values()))
-        if list(files) == [path]:
-            return file_hash(contents[0])
-        return folder_hash(
-            (name.removeprefix(f"{path}/"), file_hash(content))
-            for name, content in zip(files, contents, strict=True)
-        )
-
-    def _blobs(self, names: list[str]) -> list[bytes]:
-        """Return the content of each object."""
-        answer = self._git("cat-file", "--batch", stdin="".join(f"{n}\n" for n in names).encode())
-        contents = []
-        at = 0
-        for _ in names:
-            end = answer.index(b"\n", at)
-            size = int(answer[at:end].split()[2])
-            contents.append(answer[end + 1 : end + 1 + size])
-            at = end + 1 + size + 1
-        return contents
-
-    def _git(self, *arguments: str, stdin: bytes | None = None) -> bytes:
-        """Return git's output; empty without git, a checkout or a commit."""
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=self._root, input=stdin, capture_output=True, check=False
-            )
-        except FileNotFoundError:
-            return b""
-        return done.stdout if done.returncode == 0 else b""
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            files = {
+                member.name: file_hash(content.read())
+                for member in tar
+                if (content := tar.extractfile(member)) is not None
+            }
+        if path in files:
+            return files[path]
+        return folder_hash((name.removeprefix(f"{path}/"), files[name]) for name in files)

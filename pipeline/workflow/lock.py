@@ -91,12 +91,12 @@ def folder_hash(files: Iterable[tuple[str, str]]) -> str:
         files: Path relative to the folder, with `/`, and MD5 of each file.
     """
     listing = [{"md5": digest, "relpath": name} for name, digest in sorted(files)]
-    return f"{_md5(json.dumps(listing, sort_keys=True).encode())}.dir"
+    return f"{file_hash(json.dumps(listing, sort_keys=True).encode())}.dir"
 
 
 def file_hash(content: bytes) -> str:
     """Return DVC's hash of a file."""
-    return _md5(content)
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _execution(name: str, entry: Mapping[str, Any]) -> Execution:
@@ -123,14 +123,10 @@ def _run_key(entry: Mapping[str, Any]) -> str | None:
     deps, outs = entry.get("deps"), entry.get("outs")
     if not deps or not outs or any("://" in part["path"] for part in [*deps, *outs]):
         return None
-    content = {**entry, "deps": [_without_sizes(dep) for dep in deps]}
-    content["outs"] = [out["path"] for out in outs]
+    sizes = ("size", "nfiles")
+    content = {
+        **entry,
+        "deps": [{key: dep[key] for key in dep if key not in sizes} for dep in deps],
+        "outs": [out["path"] for out in outs],
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _without_sizes(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in ("size", "nfiles")}
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -5,10 +5,10 @@ run cache computes it: the same in every checkout, temporary folder and machine.
 MLflow run. Only this file imports dvc.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ class StageIdentity:
         params: Dotted path in `params.yaml` -> value, as declared by the stage.
         inputs: Path -> DVC's hash of each dependency (MD5; that of a folder ends in `.dir`).
         within: Path -> hash of other stages' outputs inside the folders among the inputs.
-        outputs: The paths of the outputs.
         run_key: 64 hexadecimal digits; None for a stage that DVC's run cache excludes.
         experiment: The name of a `dvc exp` run; None in the workspace.
     """
@@ -37,7 +36,6 @@ class StageIdentity:
     params: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     within: dict[str, str] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
     run_key: str | None = None
     experiment: str | None = None
 
@@ -47,18 +45,34 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
+@contextlib.contextmanager
+def _repo() -> Iterator[Any]:
+    """Open the DVC project of the current folder; its errors become PipelineErrors."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(Path.cwd())) as repo:
+            yield repo
+    except DvcException as error:
+        causes = [error, *([error.__cause__] if error.__cause__ else [])]
+        reason = ": ".join(" ".join(str(cause).split()) for cause in causes)
+        raise PipelineError(
+            f"{reason}; run from the root of the project, and check dvc.yaml"
+        ) from error
+
+
 def running_stage() -> StageIdentity | None:
     """Return the stage that DVC is running this process for; None if DVC is not."""
     name = os.environ.get("DVC_STAGE")
     if not name:
         return None
     from dvc.dependency import ParamsDependency
-    from dvc.repo import Repo
 
     # Private, without a public alternative; a test compares the key with the run cache.
     from dvc.stage.cache import _can_hash, _get_stage_hash
 
-    with Repo(str(Path.cwd())) as repo:
+    with _repo() as repo:
         stage = repo.stage.load_one(name=name)
         stage.save_deps()
         params: dict[str, Any] = {}
@@ -75,33 +89,32 @@ def running_stage() -> StageIdentity | None:
             inputs=inputs,
             # DVC records them before it runs a stage that reads them.
             within=outputs_within(read_lock(Path("dvc.lock")), inputs),
-            outputs=tuple(out.def_path for out in stage.outs),
             run_key=_get_stage_hash(stage) if _can_hash(stage) else None,
             experiment=os.environ.get("DVC_EXP_NAME"),
         )
 
 
-def folder_listings() -> Callable[[str], list[tuple[str, str]] | None]:
-    """Return a function of a folder's hash: path and hash of each file in it.
+def output_hashes() -> dict[str, str]:
+    """Return path -> DVC's hash of each existing output of the running stage."""
+    name = os.environ.get("DVC_STAGE")
+    if not name:
+        return {}
+    with _repo() as repo:
+        stage = repo.stage.load_one(name=name)
+        return {out.def_path: out.get_hash().value for out in stage.outs if out.exists}
 
-    It returns None for a folder that DVC's cache does not have.
+
+def folder_listing(digest: str) -> list[tuple[str, str]] | None:
+    """Return path and hash of each file in a folder; None if DVC's cache does not have it.
+
+    Args:
+        digest: DVC's hash of the folder.
     """
-
-    @cache
-    def path_of() -> Callable[[str], str]:
-        from dvc.repo import Repo
-
-        with Repo(str(Path.cwd())) as repo:
-            oid_to_path: Callable[[str], str] = repo.cache.local.oid_to_path
-            return oid_to_path
-
-    def listing(digest: str) -> list[tuple[str, str]] | None:
-        path = Path(path_of()(digest))
-        if not path.is_file():
-            return None
-        return [(entry["relpath"], entry["md5"]) for entry in read_json(path)]
-
-    return listing
+    with _repo() as repo:
+        path = Path(repo.cache.local.oid_to_path(digest))
+    if not path.is_file():
+        return None
+    return [(entry["relpath"], entry["md5"]) for entry in read_json(path)]
 
 
 def workspace_hashes(paths: Collection[str]) -> dict[str, str | None]:
@@ -113,42 +126,22 @@ def workspace_hashes(paths: Collection[str]) -> dict[str, str | None]:
     Raises:
         PipelineError: This is not a DVC project, or `dvc.yaml` cannot be read.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(Path.cwd())) as repo:
-            outs = {out.def_path: out for stage in repo.index.stages for out in stage.outs}
-            return {
-                path: outs[path].get_hash().value if outs[path].exists else None
-                for path in paths
-                if path in outs
-            }
-    except DvcException as error:
-        raise PipelineError(f"DVC: {error}") from error
+    with _repo() as repo:
+        outs = {out.def_path: out for stage in repo.index.stages for out in stage.outs}
+        return {
+            path: outs[path].get_hash().value if outs[path].exists else None
+            for path in paths
+            if path in outs
+        }
 
 
 def recorded_run_keys(keys: Collection[str]) -> set[str]:
     """Return the run keys that are in DVC's run cache, whose stages are finished."""
     if not keys:
         return set()
-    from dvc.repo import Repo
-
-    with Repo(str(Path.cwd())) as repo:
+    with _repo() as repo:
         runs = Path(repo.stage_cache.cache_dir)
         return {key for key in keys if (runs / key[:2] / key).is_dir()}
-
-
-def output_hashes() -> dict[str, str]:
-    """Return path -> DVC's hash of each existing output of the running stage."""
-    name = os.environ.get("DVC_STAGE")
-    if not name:
-        return {}
-    from dvc.repo import Repo
-
-    with Repo(str(Path.cwd())) as repo:
-        stage = repo.stage.load_one(name=name)
-        return {out.def_path: out.get_hash().value for out in stage.outs if out.exists}
 
 
 @dataclass(frozen=True)
@@ -177,24 +170,17 @@ def read_project(names: Collection[str] = ()) -> Project:
         PipelineError: This is not a DVC project, or dvc.yaml or dvc.lock cannot be read.
     """
     from dvc.dependency import ParamsDependency
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
-    try:
-        with Repo(str(Path.cwd())) as repo:
-            stages = repo.index.stages
-            outputs = {
-                stage.addressing: Path(stage.outs[0].def_path)
-                for stage in stages
-                if stage.addressing in names
-                and stage.outs[0].exists
-                and not any(d.status() for d in stage.deps if isinstance(d, ParamsDependency))
-            }
-            return Project(len(stages), Path(repo.cache.local.path), outputs)
-    except DvcException as error:
-        raise PipelineError(
-            f"{' '.join(str(error).split())}; run from the root of the project, and check dvc.yaml"
-        ) from error
+    with _repo() as repo:
+        stages = repo.index.stages
+        outputs = {
+            stage.addressing: Path(stage.outs[0].def_path)
+            for stage in stages
+            if stage.addressing in names
+            and stage.outs[0].exists
+            and not any(d.status() for d in stage.deps if isinstance(d, ParamsDependency))
+        }
+        return Project(len(stages), Path(repo.cache.local.path), outputs)
 
 
 @dataclass(frozen=True)
@@ -221,24 +207,18 @@ def stage_graph(targets: Sequence[str] = ()) -> list[StageNode]:
     Raises:
         PipelineError: There is no such stage or project, or `dvc.yaml` cannot be read.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.repo.reproduce import plan_repro
 
-    try:
-        with Repo(str(Path.cwd())) as repo:
-            selected = [stage for target in targets for stage in repo.stage.collect(target)]
-            graph = repo.index.graph
-            stages = plan_repro(graph, selected)
-            changed = repo.status([stage.addressing for stage in stages])
-            return [
-                StageNode(
-                    stage.addressing,
-                    frozenset(before.addressing for before in graph.successors(stage)),
-                    stage.addressing in changed,
-                )
-                for stage in stages
-            ]
-    except DvcException as error:
-        causes = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
-        raise PipelineError(": ".join(causes)) from error
+    with _repo() as repo:
+        selected = [stage for target in targets for stage in repo.stage.collect(target)]
+        graph = repo.index.graph
+        stages = plan_repro(graph, selected)
+        changed = repo.status([stage.addressing for stage in stages])
+        return [
+            StageNode(
+                stage.addressing,
+                frozenset(before.addressing for before in graph.successors(stage)),
+                stage.addressing in changed,
+            )
+            for stage in stages
+        ]

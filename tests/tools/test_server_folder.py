@@ -56,7 +56,7 @@ def test_two_programs_get_no_port_in_common(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
     folder = Folder(tmp_path / "server")
-    with folder.lock(), pytest.raises(ServerError, match=f"port {number} .*two programs.*--port"):
+    with folder.lock(), pytest.raises(ServerError, match=f"port {number} .*in use.*--port"):
         folder.prepare(port=number, objects_port=number)
     assert not folder.exists
 
@@ -132,7 +132,7 @@ def test_a_disk_that_is_nearly_full_is_told_before_objects_are_lost(
 
 def test_a_program_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
     daemon = Daemon("the clock", tmp_path)
-    daemon.start([sys.executable, "-c", "raise SystemExit('no spring')"], dict(os.environ))
+    daemon.launch([sys.executable, "-c", "raise SystemExit('no spring')"], dict(os.environ))
     with pytest.raises(ServerError, match=r"(?s)the clock ended.*no spring"):
         daemon.wait_until(lambda: False, seconds=30)
 
@@ -142,7 +142,7 @@ def test_a_program_is_ended_with_all_that_it_has_started(
 ) -> None:
     monkeypatch.setattr(daemons, "_GRACE_SECONDS", 0.5)
     daemon = Daemon("the clock", tmp_path)
-    daemon.start(["bash", "-c", "sleep 300 & sleep 300; true"], dict(os.environ))
+    daemon.launch(["bash", "-c", "sleep 300 & sleep 300; true"], dict(os.environ))
     process = daemon.process()
     assert process is not None
     daemon.wait_until(lambda: len(process.children()) == 2, seconds=10)

@@ -15,15 +15,17 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Name -> password, as MLflow has them."""
     passwords: dict[str, str] = {}
 
-    def answer(_: History, method: str, path: str, values: Mapping[str, str] | None = None) -> None:
-        if method == "GET":
-            if path.removeprefix("users/get?username=") not in passwords:
-                response = requests.Response()
-                response.status_code = 404
-                raise requests.HTTPError("no such user", response=response)
-            return
-        assert values is not None
-        passwords[values["username"]] = values["password"]
+    def answer(
+        _: History, method: str, path: str, values: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        response = requests.Response()
+        response.status_code = 200
+        if method != "GET":
+            assert values is not None
+            passwords[values["username"]] = values["password"]
+        elif path.removeprefix("users/get?username=") not in passwords:
+            response.status_code = 404
+        return response
 
     monkeypatch.setattr(History, "_request", answer)
     return passwords

@@ -70,15 +70,17 @@ def up(
         for name in member or []:
             _check_name(name)
         folder = Folder(data)
-        services = _services(folder)
-        for service in services.values():
+        postgres, objects, mlflow = _services(folder).values()
+        for service in (postgres, objects, mlflow):
             service.check()
         with folder.lock():
             folder.prepare(port=port, objects_port=objects_port)
-            _start(services)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda service: service.start(), (postgres, objects)))
+            mlflow.start()  # it needs both
             for name in member or []:
                 _add_member(folder, name)
-        _print_services(services)
+        _print_status(folder)
 
 
 @app.command()
@@ -89,7 +91,7 @@ def down(data: Data, services: Named = None) -> None:
         every = _services(folder)
         with folder.lock():
             # MLflow first: it needs the others to finish its requests.
-            for name in (Service.MLFLOW, Service.OBJECTS, Service.POSTGRES):
+            for name in reversed(every):
                 if services is None or name in services:
                     stopped = every[name].stop()
                     typer.echo(f"{name}  {'stopped' if stopped else 'was not running'}")
@@ -99,9 +101,7 @@ def down(data: Data, services: Named = None) -> None:
 def status(data: Data) -> None:
     """Show each program's state and address; exit with 1 if one is not running."""
     with report_errors():
-        services = _services(_existing(data))
-        _print_services(services)
-        if not all(service.is_running() for service in services.values()):
+        if not _print_status(_existing(data)):
             raise typer.Exit(1)
 
 
@@ -120,18 +120,13 @@ def _existing(data: Path) -> Folder:
     return folder
 
 
-def _start(services: dict[Service, Postgres | Objects | History]) -> None:
-    """Start the database and the object store in parallel, then MLflow, which needs both."""
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda name: services[name].start(), (Service.POSTGRES, Service.OBJECTS)))
-    services[Service.MLFLOW].start()
-
-
-def _print_services(services: dict[Service, Postgres | Objects | History]) -> None:
-    for name, service in services.items():
-        typer.echo(
-            f"{name:9} {'running' if service.is_running() else 'stopped':8} {service.address}"
-        )
+def _print_status(folder: Folder) -> bool:
+    """Print each program's state and address; return whether all are running."""
+    running = []
+    for name, service in _services(folder).items():
+        running.append(service.is_running())
+        typer.echo(f"{name:9} {'running' if running[-1] else 'stopped':8} {service.address}")
+    return all(running)
 
 
 def _check_name(name: str) -> None:

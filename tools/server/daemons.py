@@ -4,7 +4,6 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,22 +17,20 @@ _PAUSE_SECONDS = 0.2
 _LINES_SHOWN = 15
 
 
-@dataclass(frozen=True)
 class Daemon:
     """A program in the background.
 
     Attributes:
         name: The program's, for messages.
-        folder: The program's current folder, with its log and process id.
+        place: The program's current folder, with its log and process id.
     """
 
-    name: str
-    folder: Path
-
-    @property
-    def log(self) -> Path:
-        """The file with its output."""
-        return self.folder / "log.txt"
+    def __init__(self, name: str, place: Path) -> None:
+        """Initialize with name and folder; nothing is started."""
+        self.name = name
+        self.place = place
+        self._log = place / "log.txt"
+        self._pid_file = place / "process.txt"
 
     def process(self) -> psutil.Process | None:
         """Return its process; None if it is not running."""
@@ -46,11 +43,15 @@ class Daemon:
         except (FileNotFoundError, psutil.NoSuchProcess):
             return None
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it; it continues after this process ends."""
-        with self.log.open("ab") as log:
+    def is_running(self) -> bool:
+        """Whether it is running."""
+        return self.process() is not None
+
+    def launch(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start its process, which continues after this one ends."""
+        with self._log.open("ab") as log:
             program = subprocess.Popen(
-                command, cwd=self.folder, env=environment, start_new_session=True,
+                command, cwd=self.place, env=environment, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         created = psutil.Process(program.pid).create_time()
@@ -65,13 +66,14 @@ class Daemon:
         """
         until = time.monotonic() + seconds
         while not ready():
-            if self.process() is None:
+            if not self.is_running():
+                lines = self._log.read_text(errors="replace").splitlines()[-_LINES_SHOWN:]
                 raise ServerError(
-                    f"{self.name} ended; the end of {self.log}:\n{self._last_lines()}"
+                    f"{self.name} ended; the end of {self._log}:\n" + "\n".join(lines)
                 )
             if time.monotonic() > until:
                 raise ServerError(
-                    f"{self.name} has not responded for {seconds:.0f} seconds; see {self.log}"
+                    f"{self.name} has not responded for {seconds:.0f} seconds; see {self._log}"
                 )
             time.sleep(_PAUSE_SECONDS)
 
@@ -90,11 +92,3 @@ class Daemon:
         psutil.wait_procs(left)
         self._pid_file.unlink(missing_ok=True)
         return True
-
-    @property
-    def _pid_file(self) -> Path:
-        return self.folder / "process.txt"
-
-    def _last_lines(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join(lines[-_LINES_SHOWN:])

@@ -47,10 +47,10 @@ class KeyPair:
     access: str
     secret: str
 
-    @classmethod
-    def make(cls) -> "KeyPair":
-        """Return new random credentials."""
-        return cls(secrets.token_hex(10), secrets.token_hex(20))
+
+def new_password() -> str:
+    """Return a random password of 32 characters that need no quotes in a shell."""
+    return secrets.token_urlsafe(24)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Secrets:
     @classmethod
     def make(cls) -> "Secrets":
         """Return new random secrets."""
-        pairs = (KeyPair.make(), KeyPair.make(), KeyPair.make())
+        pairs = [KeyPair(secrets.token_hex(10), secrets.token_hex(20)) for _ in range(3)]
         return cls(new_password(), new_password(), new_password(), *pairs)
 
 
@@ -101,12 +101,6 @@ class Folder:
         with FileLock(self.root / "lock"):
             yield
 
-    def place(self, name: str) -> Path:
-        """Return the folder of a program, created if absent."""
-        path = self.root / name
-        path.mkdir(exist_ok=True)
-        return path
-
     def prepare(self, *, port: int, objects_port: int) -> None:
         """Create the folder, with ports and secrets; existing ones are kept.
 
@@ -116,10 +110,13 @@ class Folder:
         """
         # PostgreSQL may run as another user, who needs access to its folder in this one.
         self.root.chmod(0o711)
+        for name in ("objects", "mlflow", "members"):
+            (self.root / name).mkdir(exist_ok=True)
         if not self._secrets.exists():
             write_private(self._secrets, json.dumps(asdict(Secrets.make()), indent=2))
         if not self._ports.exists():
-            write_json(self._ports, asdict(_choose_ports(port, objects_port)))
+            ports = _free_ports({"mlflow": port, "objects": objects_port})
+            write_json(self._ports, asdict(ports))
 
     @property
     def ports(self) -> Ports:
@@ -133,12 +130,7 @@ class Folder:
 
     def member_file(self, name: str) -> Path:
         """Return the path of a member's environment file."""
-        return self.place("members") / f"{name}.env"
-
-
-def new_password() -> str:
-    """Return a random password of 32 characters that need no quotes in a shell."""
-    return secrets.token_urlsafe(24)
+        return self.root / "members" / f"{name}.env"
 
 
 def write_private(path: Path, text: str) -> None:
@@ -161,32 +153,22 @@ def from_lines(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _choose_ports(port: int, objects_port: int) -> Ports:
-    """Return the requested ports, and free ones for the rest.
+def _free_ports(requested: Mapping[str, int]) -> Ports:
+    """Return free ports, of which some are requested.
 
     Raises:
-        ServerError: A requested port is in use, or both are equal.
+        ServerError: A requested port is in use, or requested twice.
     """
-    requested = {"mlflow": port, "objects": objects_port}
     with contextlib.ExitStack() as sockets:  # all open at once, so that each port is chosen once
         ports: dict[str, int] = {}
-        for field in fields(Ports):
-            server = sockets.enter_context(socket.socket())
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            number = requested.get(field.name, 0)
+        for part in fields(Ports):
+            number = requested.get(part.name, 0)
             try:
-                server.bind((HOST, number))
+                server = sockets.enter_context(socket.create_server((HOST, number)))
             except OSError as error:
                 raise ServerError(
-                    f"port {number} of {HOST} cannot be used ({error.strerror}); choose another "
-                    "with --port or --objects-port, 0 chooses a free one"
+                    f"port {number} of {HOST} cannot be used ({os.strerror(error.errno or 0)}); "
+                    "choose another with --port or --objects-port, 0 chooses a free one"
                 ) from error
-            chosen = int(server.getsockname()[1])
-            # SO_REUSEADDR allows two sockets with the same port.
-            if chosen in ports.values():
-                raise ServerError(
-                    f"port {chosen} of {HOST} is requested for two programs; choose another with "
-                    "--port or --objects-port, 0 chooses a free one"
-                )
-            ports[field.name] = chosen
+            ports[part.name] = int(server.getsockname()[1])
     return Ports(**ports)

@@ -30,13 +30,12 @@ auth_cache_ttl_seconds = 60
 """
 
 
-class History:
+class History(Daemon):
     """The MLflow server of a folder."""
-
-    name = "mlflow"
 
     def __init__(self, folder: Folder) -> None:
         """Initialize with the server's folder."""
+        super().__init__("MLflow", folder.root / "mlflow")
         self._folder = folder
         self._postgres = Postgres(folder)
 
@@ -44,11 +43,6 @@ class History:
     def address(self) -> str:
         """The address that it listens on."""
         return f"http://{HOST}:{self._folder.ports.mlflow}"
-
-    @property
-    def daemon(self) -> Daemon:
-        """The process."""
-        return Daemon("MLflow", self._folder.place("mlflow"))
 
     def check(self) -> None:
         """Check that it is installed.
@@ -60,28 +54,19 @@ class History:
             if importlib.util.find_spec(library) is None:
                 raise ServerError(f"the library {library} is missing; {INSTALL}")
 
-    def is_running(self) -> bool:
-        """Whether it is running."""
-        return self.daemon.process() is not None
-
     def start(self) -> None:
         """Migrate the databases to the schema of this MLflow, then start it.
 
         Raises:
             ServerError: The databases cannot be used, or it does not start.
         """
-        daemon = self.daemon
         if not self.is_running():
-            configuration = daemon.folder / "accounts.ini"
             accounts = self._postgres.uri("accounts")
-            write_private(configuration, _CONFIGURATION.format(accounts=accounts, admin=ADMIN))
+            configuration = _CONFIGURATION.format(accounts=accounts, admin=ADMIN)
+            write_private(self.place / "accounts.ini", configuration)
             self._upgrade()
-            daemon.start(self._command(), self._environment())
-        daemon.wait_until(self._responds, _START_SECONDS)
-
-    def stop(self) -> bool:
-        """Stop it; return whether it was running."""
-        return self.daemon.stop()
+            self.launch(self._command(), self._environment())
+        self.wait_until(self._responds, _START_SECONDS)
 
     def add_member(self, name: str, password: str, *, renew: bool) -> None:
         """Create an account if there is none.
@@ -95,17 +80,13 @@ class History:
             ServerError: MLflow rejects the request.
         """
         account = {"username": name, "password": password}
-        try:
-            self._request("GET", f"users/get?username={name}")
-        except requests.HTTPError as error:
-            if error.response is None or error.response.status_code != 404:
-                raise ServerError(
-                    f"MLflow rejects the lookup of {name}: {_message(error)}"
-                ) from error
-            self._post("POST", "users/create", account)
-        else:
-            if renew:
-                self._post("PATCH", "users/update-password", account)
+        answer = self._request("GET", f"users/get?username={name}")
+        if answer.status_code == 404:
+            answer = self._request("POST", "users/create", account)
+        elif answer.ok and renew:
+            answer = self._request("PATCH", "users/update-password", account)
+        if not answer.ok:
+            raise ServerError(f"MLflow rejects the account {name}: {answer.text[:300]}")
 
     def _command(self) -> list[str]:
         return [
@@ -121,7 +102,7 @@ class History:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "AWS_"))}
         return {
             **inherited,
-            "MLFLOW_AUTH_CONFIG_PATH": str(self._folder.place("mlflow") / "accounts.ini"),
+            "MLFLOW_AUTH_CONFIG_PATH": str(self.place / "accounts.ini"),
             "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.admin,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.session,
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -135,54 +116,42 @@ class History:
 
     def _upgrade(self) -> None:
         """Create or migrate the tables; concurrent migrations by workers would break them."""
-        python = (sys.executable, "-m")
+        upgrade = "db", "upgrade"
         commands = [
-            (*python, "mlflow", "db", "upgrade", self._postgres.uri("mlflow")),
-            (
-                *python, "mlflow.server.auth", "db", "upgrade",
-                "--url", self._postgres.uri("accounts"),
-            ),
-        ]  # fmt: skip
+            ["mlflow", *upgrade, self._postgres.uri("mlflow")],
+            ["mlflow.server.auth", *upgrade, "--url", self._postgres.uri("accounts")],
+        ]
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._run, commands))
 
-    def _run(self, command: tuple[str, ...]) -> None:
+    def _run(self, command: list[str]) -> None:
         done = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, check=False
-        )
+            [sys.executable, "-m", *command], env=self._environment(), capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
         if done.returncode:
             last_line = done.stderr.strip().splitlines()[-1:]
-            raise ServerError(f"{' '.join(command[1:6])} failed: {' '.join(last_line)}")
+            raise ServerError(f"{' '.join(command[:3])} failed: {' '.join(last_line)}")
 
     def _responds(self) -> bool:
         with contextlib.suppress(OSError):
-            self._request("GET", f"users/get?username={ADMIN}")
-            return True
+            return self._request("GET", f"users/get?username={ADMIN}").ok
         return False
 
-    def _post(self, method: str, path: str, values: Mapping[str, str]) -> None:
-        try:
-            self._request(method, path, values)
-        except requests.HTTPError as error:
-            raise ServerError(f"MLflow rejects {path}: {_message(error)}") from error
-
-    def _request(self, method: str, path: str, values: Mapping[str, str] | None = None) -> None:
+    def _request(
+        self, method: str, path: str, values: Mapping[str, str] | None = None
+    ) -> requests.Response:
         """Send a request to MLflow as its admin.
 
         Raises:
-            OSError: It does not respond, or responds with an error.
+            OSError: It does not respond.
         """
         with requests.Session() as session:
             session.trust_env = False  # ignore the environment's proxies
-            session.request(
+            return session.request(
                 method,
                 f"{self.address}/api/2.0/mlflow/{path}",
                 json=values,
                 auth=(ADMIN, self._folder.secrets.admin),
                 timeout=_TIMEOUT_SECONDS,
-            ).raise_for_status()
-
-
-def _message(error: requests.HTTPError) -> str:
-    text = "" if error.response is None else error.response.text
-    return text[:300] or str(error)
+            )

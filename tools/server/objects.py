@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tools.server.daemons import Daemon
-from tools.server.folder import HOST, INSTALL, Folder, KeyPair, ServerError, write_private
+from tools.server.folder import HOST, INSTALL, Folder, ServerError, write_private
 
 MLFLOW_BUCKET = "mlflow"
 DVC_BUCKET = "dvc"
@@ -22,24 +22,18 @@ _VOLUMES = 10_000
 _FREE_MB = 256
 
 
-class Objects:
+class Objects(Daemon):
     """The object store of a folder."""
-
-    name = "objects"
 
     def __init__(self, folder: Folder) -> None:
         """Initialize with the server's folder."""
+        super().__init__("the object store", folder.root / "objects")
         self._folder = folder
 
     @property
     def address(self) -> str:
         """The address that it listens on."""
         return f"http://{HOST}:{self._folder.ports.objects}"
-
-    @property
-    def daemon(self) -> Daemon:
-        """The process."""
-        return Daemon("the object store", self._folder.place("objects"))
 
     def check(self) -> None:
         """Check that it is installed.
@@ -49,26 +43,23 @@ class Objects:
         """
         _program()
 
-    def is_running(self) -> bool:
-        """Whether it is running."""
-        return self.daemon.process() is not None
-
     def start(self) -> None:
         """Start it and create the buckets.
 
         Raises:
             ServerError: The disk is nearly full, or it does not start.
         """
-        daemon = self.daemon
         if not self.is_running():
             self._check_space()
-            write_private(daemon.folder / "identities.json", self._identities())
-            daemon.start(self._command(), self._environment())
-        daemon.wait_until(self._has_buckets, _START_SECONDS)
+            write_private(self.place / "identities.json", self._identities())
+            # Add one volume at a time to a bucket, not seven: enough for a team's uploads.
+            growth = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+            self.launch(self._command(), {**os.environ, **growth, "TMPDIR": str(self.place)})
+        self.wait_until(self._has_buckets, _START_SECONDS)
 
     def stop(self) -> bool:
         """Stop it; return whether it was running."""
-        stopped = self.daemon.stop()
+        stopped = super().stop()
         ports = self._folder.ports
         # SeaweedFS leaves these files if it is killed; their path cannot be configured.
         for part, port in (
@@ -81,11 +72,11 @@ class Objects:
         return stopped
 
     def _command(self) -> list[str]:
-        ports, folder = self._folder.ports, self._folder.place("objects")
-        data = folder / "data"
+        ports = self._folder.ports
+        data = self.place / "data"
         data.mkdir(exist_ok=True)
         return [
-            _program(), f"-logdir={folder}", "server", f"-dir={data}", f"-ip={HOST}",
+            _program(), f"-logdir={self.place}", "server", f"-dir={data}", f"-ip={HOST}",
             f"-ip.bind={HOST}", f"-master.port={ports.master}",
             f"-master.port.grpc={ports.master_grpc}", "-master.telemetry=false",
             f"-master.volumeSizeLimitMB={_VOLUME_MB}", f"-volume.port={ports.volume}",
@@ -101,40 +92,35 @@ class Objects:
             "-s3.autoCreateBucket=false", "-s3.config=identities.json",
         ]  # fmt: skip
 
-    def _environment(self) -> dict[str, str]:
-        # Add one volume at a time to a bucket, not seven: enough for a team's uploads.
-        growth = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
-        return {**os.environ, **growth, "TMPDIR": str(self.daemon.folder)}
-
     def _check_space(self) -> None:
-        folder = self.daemon.folder
-        free = shutil.disk_usage(folder).free // 2**20
+        free = shutil.disk_usage(self.place).free // 2**20
         if free < 2 * _FREE_MB:
             raise ServerError(
-                f"the disk of {folder} has {free} MB free, the object store needs {2 * _FREE_MB}; "
-                "free some space or choose another --data"
+                f"the disk of {self.place} has {free} MB free, {self.name} needs "
+                f"{2 * _FREE_MB}; free some space or choose another --data"
             )
 
     def _identities(self) -> str:
         """Return the access rules as JSON: each bucket has a separate key."""
         secrets = self._folder.secrets
-
-        def identity(name: str, keys: KeyPair, *actions: str) -> dict[str, object]:
-            pair = {"accessKey": keys.access, "secretKey": keys.secret}
-            return {"name": name, "credentials": [pair], "actions": actions}
-
-        def within(bucket: str) -> list[str]:
-            return [f"{action}:{bucket}" for action in ("Read", "Write", "List")]
-
-        return json.dumps(
+        within = {
+            bucket: [f"{action}:{bucket}" for action in ("Read", "Write", "List")]
+            for bucket in (MLFLOW_BUCKET, DVC_BUCKET)
+        }
+        rules = [
+            ("admin", secrets.objects_admin, ["Admin"]),
+            ("mlflow", secrets.objects_mlflow, within[MLFLOW_BUCKET]),
+            ("team", secrets.objects_team, within[DVC_BUCKET]),
+        ]
+        identities = [
             {
-                "identities": [
-                    identity("admin", secrets.objects_admin, "Admin"),
-                    identity("mlflow", secrets.objects_mlflow, *within(MLFLOW_BUCKET)),
-                    identity("team", secrets.objects_team, *within(DVC_BUCKET)),
-                ]
+                "name": name,
+                "credentials": [{"accessKey": keys.access, "secretKey": keys.secret}],
+                "actions": actions,
             }
-        )
+            for name, keys, actions in rules
+        ]
+        return json.dumps({"identities": identities})
 
     def _has_buckets(self) -> bool:
         """Create missing buckets; return whether all exist."""

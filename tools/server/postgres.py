@@ -1,11 +1,13 @@
 """PostgreSQL: a separate cluster, independent of the system's."""
 
+import contextlib
 import os
 import pwd
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tools.server.folder import HOST, Folder, ServerError, write_private
 
@@ -19,8 +21,6 @@ _ACCOUNT = "postgres"
 
 class Postgres:
     """The database server of a folder."""
-
-    name = "postgres"
 
     def __init__(self, folder: Folder) -> None:
         """Initialize with the server's folder."""
@@ -40,7 +40,7 @@ class Postgres:
         Raises:
             ServerError: A program is missing, or there is no account to run it as.
         """
-        for program in ("initdb", "pg_ctl", "psql"):
+        for program in ("initdb", "pg_ctl"):
             _program(program)
         _account()
 
@@ -81,25 +81,24 @@ class Postgres:
         # MLflow is tested with psycopg2, which is not SQLAlchemy's default driver.
         return f"postgresql+psycopg2://{USER}@{self.address}/{database}?passfile={self._pass_file}"
 
-    def query(self, database: str, sql: str) -> str:
-        """Return a statement's result, one row a line, with columns separated by `|`.
+    def query(self, database: str, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement's result.
 
         Raises:
             ServerError: It fails.
         """
-        done = subprocess.run(
-            [
-                _program("psql"), "--no-psqlrc", "--tuples-only", "--no-align", "--quiet",
-                "--set=ON_ERROR_STOP=1", "--host", HOST,
-                "--port", str(self._folder.ports.postgres), "--username", USER,
-                "--no-password", "--dbname", database, "--command", sql,
-            ],
-            env={**os.environ, "PGPASSFILE": str(self._pass_file)},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise ServerError(f"PostgreSQL at {self.address}: {done.stderr.strip()}")
-        return done.stdout.strip()
+        import psycopg2
+
+        try:
+            # libpq does not know SQLAlchemy's name of the driver.
+            address = self.uri(database).replace("+psycopg2", "")
+            with contextlib.closing(psycopg2.connect(address)) as connection:
+                connection.autocommit = True
+                with connection.cursor() as cursor:
+                    cursor.execute(sql)
+                    return list(cursor.fetchall()) if cursor.description else []
+        except psycopg2.Error as error:
+            raise ServerError(f"PostgreSQL at {self.address}: {str(error).strip()}") from error
 
     def _create_cluster(self) -> None:
         password = self._folder.secrets.postgres

@@ -252,8 +252,8 @@ def test_a_bar_counts_the_answers(project: Path, monkeypatch: pytest.MonkeyPatch
         ("lama", "lama: give a relation and a subject, such as P17 Lyon; or --file with a column"),
         ("lama P30", "lama: give a relation and a subject, such as P30 Lyon; or --file"),
         ("lama P17 ' '", "subject is empty"),
-        ("lama P17 Lyon --method x --method manual", "models/lama: no method x was trained; "
-         "trained are manual, p-tuning"),
+        ("lama P17 Lyon --method x --method manual", "models/lama: no trained prompts for x; "
+         "available: manual, p-tuning"),
         ("lama P17 Lyon --file rows.csv", "--file holds the questions, so leave out Lyon"),
         ("lama P17 Lyon --out a.csv", "--out belongs to --file; answers to what is typed are"),
         ("lama P17 --file rows.csv --out a.txt", "--out a.txt: answers are .csv or .jsonl"),
@@ -265,8 +265,8 @@ def test_a_bar_counts_the_answers(project: Path, monkeypatch: pytest.MonkeyPatch
         ("rte --premise a --hypothesis ''", "rte: hypothesis is empty"),
         ("rte --premise a --file rows.csv", "--file holds the questions, so leave out --premise"),
         ("rte --file rows.csv", "rows.csv: no column premise, hypothesis; the first line names"),
-        ("rte --premise a --hypothesis b --method classifier", "models/superglue/rte: no method "
-         "classifier was trained; trained are manual, p-tuning"),
+        ("rte --premise a --hypothesis b --method classifier", "models/superglue/rte: no trained "
+         "prompts for classifier; available: manual, p-tuning"),
         ("cb --premise a --hypothesis b", "cb was not trained; trained are copa, rte (superglue."),
         ("copa --premise a --choice1 b --choice2 c --question why", "copa: question 'why' is not "
          "one of cause, effect"),
@@ -311,7 +311,7 @@ def test_a_bad_line_is_named(project: Path, name: str, text: str, said: str) -> 
         ("data/model", "lama P17 Lyon", "data/model: not there; run `dvc repro`, or `dvc check"),
         ("data/splits/lama", "lama P17 Lyon", "data/splits/lama: not there; run `dvc repro`"),
         ("models", "lama P17 Lyon", "models/lama: nothing has been trained; run `dvc repro`, or"),
-        ("models", "cb --premise a --hypothesis b", "models/superglue/cb: nothing was trained"),
+        ("models", "cb --premise a --hypothesis b", "models/superglue/cb: nothing has been"),
         ("params.yaml", "lama P17 Lyon", "params.yaml: no such file; run from the root of the"),
     ],
 )  # fmt: skip

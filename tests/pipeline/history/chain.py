@@ -49,6 +49,7 @@ class Runs:
     """A history that is searched from end to end."""
 
     runs: list[TrackedRun] = field(default_factory=list)
+    by_id: dict[str, TrackedRun] = field(default_factory=dict)
 
     def producers(self, path: str, digest: str) -> Sequence[TrackedRun]:
         return self._where(lambda run: run.execution.outputs.get(path) == digest)
@@ -58,6 +59,9 @@ class Runs:
 
     def find_by_run_key(self, run_key: str) -> Sequence[TrackedRun]:
         return self._where(lambda run: run.execution.run_key == run_key)
+
+    def find(self, run_id: str) -> TrackedRun | None:
+        return self.by_id.get(run_id)
 
     def _where(self, condition) -> list[TrackedRun]:
         found = [run for run in self.runs if condition(run)]

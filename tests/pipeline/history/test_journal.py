@@ -17,11 +17,11 @@ from pipeline.errors import TrackingError
 from pipeline.files import write_text
 from pipeline.history import journal
 from pipeline.history.events import Event, Kind, MlflowWriter, is_refusal
-from pipeline.history.journal import EventLog, LiveLog, Origin, send_all
+from pipeline.history.journal import EventLog, LiveLog, send_all
 from pipeline.history.store import store_identity
 
 FIRST, SECOND = "a" * 32, "b" * 32
-HERE = Origin("mlflow.db", "train/lama/p-tuning")
+NAME = "train/lama/p-tuning"
 
 
 class Store:
@@ -63,18 +63,18 @@ def text(value: str, run: str = FIRST, time: int = 1) -> Event:
     return Event("text", run, {"text": value, "name": "note.txt"}, time)
 
 
-def logged(*values: str, run: str = FIRST, time: int = 1, origin: Origin = HERE) -> EventLog:
+def logged(*values: str, run: str = FIRST, time: int = 1, store: str = "mlflow.db") -> EventLog:
     """The log that a killed stage left."""
-    log = EventLog(Path(), run)
+    log = EventLog(run, name=NAME)
     log.folder.parent.mkdir(parents=True, exist_ok=True)
-    log.begin(origin)
+    log.store = store
     for value in values:
         log.append(text(value, run, time))
     return log
 
 
 def reloaded(log: EventLog) -> EventLog:
-    again = EventLog(Path(), log.run_id)
+    again = EventLog(log.run_id)
     again.load()
     return again
 
@@ -300,13 +300,13 @@ def test_a_log_that_is_never_accepted_can_be_dropped_for_the_rest(store: Store) 
 
 def test_one_log_is_dropped_at_a_time_and_none_of_a_running_stage(store: Store) -> None:
     nothing = send("--drop", "x")
-    assert "--drop x: nothing to drop: MLflow is up to date" in nothing.stderr
+    assert "events: none, MLflow is up to date" in nothing.stderr
     log = logged("one", run=FIRST)
     logged("two", run=SECOND)
     unknown, several = send("--drop", "x"), send("--drop", "")
     both = f"{FIRST}, {SECOND}"
-    assert f"no unsent events of such a run; there are events of {both}\n" in unknown.stderr
-    assert f"--drop : ambiguous; choose from {both}\n" in several.stderr
+    assert f"--drop x: matches 0 of the runs with unsent events: {both}\n" in unknown.stderr
+    assert f"--drop : matches 2 of the runs with unsent events: {both}\n" in several.stderr
     with log.lock():
         running = send("--drop", FIRST)
     assert "its stage still runs; stop it first" in running.stderr
@@ -345,7 +345,7 @@ def test_a_log_that_mlflow_has_is_deleted_in_silence(store: Store) -> None:
 
 
 def test_events_of_another_store_stay(store: Store) -> None:
-    log = logged("one", origin=Origin("other.db", "train/lama/p-tuning"))
+    log = logged("one", store="other.db")
     before = [path.read_bytes() for path in sorted(log.folder.iterdir())]
     logged("two", run=SECOND)
     result = send()

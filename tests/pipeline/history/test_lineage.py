@@ -1,8 +1,10 @@
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
 from pipeline.errors import DataError
+from pipeline.history import lineage
 from pipeline.history.lineage import Artifact, LineageNode, Tracer, Used, trace
 from pipeline.workflow.lock import folder_hash
 from tests.pipeline.history.chain import (
@@ -210,17 +212,13 @@ def test_the_download_has_no_input_but_its_code() -> None:
 
 HISTORY = logged(*CHAIN)
 RUN = HISTORY.runs[2]
+HISTORY.by_id = {"abcdef": RUN, "abcdef01": RUN}
 
 
 def traces(target: str, *, forward: bool = False, workspace: dict[str, str | None] | None = None):
     every = {path: digest for e in CHAIN for path, digest in e.outputs.items()}
-    return trace(
-        target,
-        tracer(history=HISTORY),
-        find_run={"abcdef": RUN, "abcdef01": RUN}.get,
-        workspace_hashes=lambda _: workspace or every,
-        forward=forward,
-    )
+    with patch.object(lineage, "workspace_hashes", lambda _: workspace or every):
+        return trace(target, tracer(history=HISTORY), forward=forward)
 
 
 @pytest.mark.parametrize(

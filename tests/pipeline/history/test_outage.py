@@ -186,8 +186,8 @@ def test_a_server_that_dies_during_a_stage_costs_neither_results_nor_history(
     assert picture(run_id) == expected
 
 
-def pending(root: Path, run_id: str) -> deque[Event]:
-    log = EventLog(root, run_id)
+def pending(run_id: str) -> deque[Event]:
+    log = EventLog(run_id)
     log.load()
     return log.pending
 
@@ -206,7 +206,7 @@ def test_a_send_that_is_killed_after_every_entry_logs_nothing_twice(
     expected = picture(a_stage())
     with monkeypatch.context() as away:
         run_id = a_stage(in_the_middle=lambda: away.setattr(MlflowWriter, "write", gone))
-    entries = len(pending(own_folder, run_id))
+    entries = len(pending(run_id))
     assert entries > 10
     notes: list[str] = []
 
@@ -285,7 +285,7 @@ def test_a_resumed_run_first_sends_its_kept_events(
 ) -> None:
     run_id = leave_kept(monkeypatch)
     with open_run(resumes=run_id) as run:
-        assert not pending(own_folder, run_id)
+        assert not pending(run_id)
         run.log_metrics({"dev/loss": 2.0}, 1)
         run.log_metrics({"dev/loss": 1.0}, 2)
     assert history_of(run_id, "dev/loss") == [(0, 3.0), (1, 2.0), (2, 1.0)]

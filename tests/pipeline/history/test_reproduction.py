@@ -5,7 +5,8 @@ import pytest
 
 from pipeline.errors import TrackingError
 from pipeline.files import write_json
-from pipeline.history.reproduction import Difference, check_reproducible, compare
+from pipeline.history import reproduction
+from pipeline.history.reproduction import check_reproducible, compare
 from pipeline.workflow.git import Commits, worktree
 from pipeline.workflow.lock import Execution, file_hash, folder_hash
 from tests.pipeline.history.chain import run
@@ -51,23 +52,32 @@ def test_code_that_was_not_the_commits_is_refused_whatever_the_run_says(dirty) -
 
 
 def test_the_same_bytes_are_the_same(tmp_path: Path) -> None:
-    found = compare(RUN, {}, THEN, tmp_path, listing=lambda _: None)
-    assert found.same == ["metrics/p.json", "predictions"]
-    assert (found.different, found.inputs) == ([], {})
+    assert compare(RUN, {}, THEN, tmp_path) == (
+        ["same       metrics/p.json", "same       predictions",
+         "2 of 2 outputs have the same bytes"],
+        True,
+    )  # fmt: skip
 
 
-def test_other_metrics_are_told_by_their_values(tmp_path: Path) -> None:
+def test_metrics_that_differ_are_reported_with_both_values(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics" / "p.json", {"test/p_at_1": 0.5, "test/facts": 9, "new": 1.0})
     again = replace(THEN, outputs={**THEN.outputs, "metrics/p.json": "a1"})
-    found = compare(
-        RUN, {"test/p_at_1": 0.25, "test/facts": 9.0}, again, tmp_path, listing=lambda _: None
+    assert compare(RUN, {"test/p_at_1": 0.25, "test/facts": 9.0}, again, tmp_path) == (
+        [
+            "same       predictions",
+            "different  metrics/p.json",
+            "             test/p_at_1: 0.25, now 0.5",
+            "             new: None, now 1.0",
+            "1 of 2 outputs have the same bytes",
+        ],
+        False,
     )
-    assert found.same == ["predictions"]
-    metrics = {"test/p_at_1": (0.25, 0.5), "new": (None, 1.0)}
-    assert found.different == [Difference("metrics/p.json", metrics=metrics)]
 
 
-def test_another_folder_is_told_by_its_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_a_folder_that_differs_is_reported_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
     inner = tmp_path / "predictions" / "deep"
     inner.mkdir(parents=True)
     (inner / "same.txt").write_text("1")
@@ -75,22 +85,27 @@ def test_another_folder_is_told_by_its_files(tmp_path: Path) -> None:
     (inner.parent / "new.txt").write_text("3")
     before = [("deep/same.txt", file_hash(b"1")), ("deep/other.txt", "0"), ("gone.txt", "1")]
     digest = folder_hash(before)
+    monkeypatch.setattr(reproduction, "folder_listing", {digest: before}.get if known else {}.get)
     first = replace(RUN, execution=replace(THEN, outputs={"predictions": digest}))
     again = replace(THEN, outputs={"predictions": "b1.dir"})
-    found = compare(first, {}, again, tmp_path, listing={digest: before}.get)
+    lines, same = compare(first, {}, again, tmp_path)
     files = ["deep/other.txt", "gone.txt", "new.txt"]
-    assert found.different == [Difference("predictions", files)]
-    unknown = compare(first, {}, again, tmp_path, listing=lambda _: None)
-    assert unknown.different == [Difference("predictions")]
+    assert lines[:-1] == [
+        "different  predictions", *(f"             {name}" for name in files if known),
+    ]  # fmt: skip
+    assert not same
 
 
-def test_other_inputs_are_named_with_both_hashes(tmp_path: Path) -> None:
+def test_inputs_that_differ_are_reported_with_both_hashes(tmp_path: Path) -> None:
     first = replace(
         RUN, execution=replace(THEN, inputs={**THEN.inputs, "metrics": "x", "metrics/q.json": "q"})
     )
     again = replace(THEN, inputs={**THEN.inputs, "data/model": "m1.dir", "metrics": "x"})
-    found = compare(first, {}, again, tmp_path, listing=lambda _: None)
-    assert found.inputs == {"data/model": ("m0.dir", "m1.dir")}
+    lines, same = compare(first, {}, again, tmp_path)
+    assert [line for line in lines if line.startswith("input")] == [
+        "input      data/model: m0.dir, now m1.dir"
+    ]
+    assert same
 
 
 def test_a_worktree_has_the_commit_and_is_removed(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ STAGE = StageIdentity(
     command="python -m stages.train lama p-tuning",
     params={"seed": 34, "lama": {"training": {"tune": ["prompt"], "epochs": 4}, "empty": {}}},
     inputs={"data/splits/lama": "0123456789abcdef0123456789abcdef.dir"},
-    outputs=("models/lama/p-tuning",),
     run_key="ab" * 32,
     experiment="quick-fox",
 )

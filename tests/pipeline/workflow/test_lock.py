@@ -15,7 +15,7 @@ from pipeline.workflow.lock import (
     parse_lock,
     read_lock,
 )
-from pipeline.workflow.project import folder_listings, workspace_hashes
+from pipeline.workflow.project import folder_listing, workspace_hashes
 from tests.project import run
 from tests.server import serving
 
@@ -92,12 +92,11 @@ def test_the_listing_of_a_folder_is_in_the_cache(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(repo)
-    listing = folder_listings()
     digest = read_lock(repo / "dvc.lock")["make"].outputs["out"]
-    files = listing(digest)
+    files = folder_listing(digest)
     assert files is not None
     assert folder_hash(files) == digest
-    assert listing("0" * 32 + ".dir") is None
+    assert folder_listing("0" * 32 + ".dir") is None
 
 
 def test_the_hash_in_the_workspace_is_of_what_is_there(

@@ -1,14 +1,9 @@
-"""Kill the shared server during a stage, and check that nothing is lost.
+"""A shared server for tests, killed during a stage; checks that nothing is lost.
 
-The benchmark sets up a server on this machine as in docs/server.md: MLflow on PostgreSQL with
-accounts, and an object store for artifacts. A member runs a tiny project against it. MLflow's
-server is killed during a training, which continues to its end. The server is started again, `ptune
-send` sends the kept events, and the history is compared with that of an undisturbed training.
-
-    python -m benchmarks.server
+The server is set up on this machine as in docs/server.md: MLflow on PostgreSQL with accounts, and
+an object store for artifacts. A member runs a tiny project against it.
 """
 
-import argparse
 import contextlib
 import os
 import shutil
@@ -23,12 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from benchmarks.environment import ENVIRONMENT
 from pipeline.files import sha256
 from tests.project import ROOT, environment_of, make_project, run
-from tests.tiny import save_tiny
 from tools.server.folder import Folder, from_lines
 from tools.server.history import History
 from tools.server.postgres import Postgres
@@ -48,8 +39,6 @@ _RUN_SPECIFIC_TAGS = (
 )
 _RUN_SPECIFIC_METRICS = ("seconds",)
 _RUN_SPECIFIC_ARTIFACTS = ("lineage.txt",)
-
-console = Console(width=110)
 
 
 class Server:
@@ -79,19 +68,14 @@ class Server:
 
     def kill_mlflow(self) -> None:
         """Kill MLflow's server with its workers."""
-        process = History(self.folder).daemon.process()
+        process = History(self.folder).process()
         assert process is not None, "MLflow is not running"
         # As one process group, so that no worker sees another one end first.
         os.killpg(process.pid, signal.SIGKILL)
 
     def rows(self, sql: str, database: str = "mlflow") -> list[tuple[Any, ...]]:
         """Return the rows of a query of PostgreSQL."""
-        import psycopg2
-
-        address = Postgres(self.folder).uri(database).replace("+psycopg2", "")
-        with contextlib.closing(psycopg2.connect(address)) as store, store.cursor() as cursor:
-            cursor.execute(sql)
-            return list(cursor.fetchall())
+        return Postgres(self.folder).query(database, sql)
 
 
 @dataclass
@@ -125,6 +109,18 @@ def undisturbed_history(project: Path) -> list[Logged]:
     """Return the runs of a project with a local history."""
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
         return history(lambda sql: store.execute(sql).fetchall())
+
+
+def trainings(runs: list[Logged]) -> list[Logged]:
+    """Return the stage's runs, each with the content of its child runs under their names."""
+    stages = {run.run_id: run for run in runs if run.tags.get("dvc.stage") == STAGE}
+    for child in runs:
+        parent = stages.get(child.tags.pop("mlflow.parentRunId", ""))
+        if parent is not None:
+            parent.params |= {f"{child.name}/{key}": child.params[key] for key in child.params}
+            parent.tags |= {f"{child.name}/{key}": child.tags[key] for key in child.tags}
+            parent.points += [(f"{child.name}/{key}", *rest) for key, *rest in child.points]
+    return list(stages.values())
 
 
 def download_digests(run_id: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -212,9 +208,9 @@ def differences(
     undisturbed: Path, server: Server, environment: Mapping[str, str]
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the name of each check, and the differences that it has found."""
-    (expected,) = [r for r in undisturbed_history(undisturbed) if r.tags["dvc.stage"] == STAGE]
+    (expected,) = trainings(undisturbed_history(undisturbed))
     every = history(server.rows)
-    trained = [r for r in every if r.tags["dvc.stage"] == STAGE]
+    trained = trainings(every)
     yield "the training has one run", [] if len(trained) == 1 else [str(len(trained))]
     logged = trained[-1]
     yield "no run is left running", [r.name for r in every if r.status != "FINISHED"]
@@ -236,34 +232,3 @@ def differences(
             f"{len(theirs)} {name} are the same",
             sorted(k for k in {*ours} | {*theirs} if ours.get(k) != theirs.get(k)),
         )
-
-
-def main() -> int:
-    """Run the benchmark; return 0 if nothing is lost."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.server", description=__doc__)
-    parser.parse_args()
-    os.environ.update(ENVIRONMENT)
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptune-server-")))
-        folder.chmod(0o711)  # PostgreSQL may run as another user
-        server = Server(folder / "server")
-        stack.callback(server.command, "down")
-        console.print("setting up the server", style="dim")
-        server.up("ada")
-        ada = server.member("ada")
-        console.print("running the stages before the training", style="dim")
-        project = make_prepared(folder, save_tiny("gpt2", folder / "model"), ada)
-        console.print(f"training; the server is killed after epoch {KILLED_AFTER}", style="dim")
-        undisturbed, _ = train(project, server, ada)
-        console.print("the training has finished; starting the server again", style="dim")
-        server.up()
-        console.print(send(project, ada).strip())
-        checks = list(differences(undisturbed, server, ada))
-    for name, failures in checks:
-        result = f"differs: {', '.join(failures)}" if failures else "OK"
-        console.print(f"{name}: {result}")
-    return 1 if any(failures for _, failures in checks) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
