@@ -1,7 +1,6 @@
 """Killed at any moment, gone on with by `dvc repro`, and in the end as if nothing had happened."""
 
 import contextlib
-import hashlib
 import os
 import random
 import re
@@ -23,7 +22,7 @@ from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import parse_template
 from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
 from tests.jobs import fact_job
-from tests.project import edit_params, environment_of, make_project, run
+from tests.project import edit_params, environment_of, make_project, outputs, run
 from tests.worked import VOCABULARY, make_facts
 
 pytestmark = pytest.mark.slow
@@ -134,17 +133,6 @@ def at_epoch(relation: str, epoch: int) -> Callable[[str], bool]:
         return found is not None and found[1] == relation and int(found[2]) >= epoch
 
     return seen
-
-
-def outputs(root: Path, *folders: str) -> dict[str, str]:
-    """Path -> digest of each file that the stages have written; half-written ones too."""
-    wanted = folders or ("models", "curves", "metrics", "evaluation", "report")
-    files = [path for folder in wanted for path in sorted((root / folder).rglob("*"))]
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if path.is_file()
-    }
 
 
 def runs_of(root: Path, stage: str) -> list[mlflow.entities.Run]:
