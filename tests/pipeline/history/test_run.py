@@ -23,7 +23,7 @@ from tests.project import run as shell
 from tests.server import serving
 
 STAGE = StageIdentity(
-    name="train-lama@p-tuning",
+    stage="train-lama@p-tuning",
     command="python -m stages.train lama p-tuning",
     params={"seed": 34, "lama": {"training": {"tune": ["prompt"], "epochs": 4}, "empty": {}}},
     inputs={"data/splits/lama": "0123456789abcdef0123456789abcdef.dir"},
@@ -58,7 +58,7 @@ def test_a_run_holds_what_identifies_the_stage(own_folder: Path) -> None:
     }  # fmt: skip
     tags = logged.data.tags
     assert tags["dvc.run_key"] == STAGE.run_key
-    assert tags["dvc.stage"] == STAGE.name
+    assert tags["dvc.stage"] == STAGE.stage
     assert tags["dvc.experiment"] == "quick-fox"
     assert tags["dvc.dep.data/splits/lama"] == STAGE.inputs["data/splits/lama"]
     assert tags["method"] == "p-tuning"
@@ -393,7 +393,8 @@ def test_a_child_run_belongs_to_its_stage_and_resumes_with_it(own_folder: Path) 
     with open_run(resumes=run.run_id) as again, again.child("seed-2", **about) as child:
         child.log_metrics({"dev/score": 0.25}, epoch=0)
         child.log_metrics({"dev/score": 0.5}, epoch=1)
-        assert mlflow.get_run(child.run_id).info.status == "RUNNING"
+        statuses = {run.info.run_name: run.info.status for run in all_runs()}
+        assert statuses["seed-2"] == "RUNNING"
     runs = {run.info.run_name: run for run in all_runs()}
     assert set(runs) == {"train/lama/p-tuning", "seed-2"}
     below = runs["seed-2"]
