@@ -244,6 +244,7 @@ def test_an_entry_that_arrived_although_its_call_failed_is_not_logged_twice(
     assert picture(run_id) == expected
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_logged(
     own_folder: Path,
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_signal_leaves_a_killed_run(own_folder: Path, signal: type[BaseExcepti
     assert only_run().info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_key_whose_process_is_gone_is_closed(own_folder: Path) -> None:
     code = (
         "import os\nfrom tests.pipeline.history.test_run import open_run\n"
@@ -360,6 +361,7 @@ def _use_store(root: str) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_three_first_users_at_once_make_one_good_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
