@@ -25,7 +25,6 @@ from benchmarks.machine import (
     Timed,
     count_flops,
     describe,
-    hardware_name,
     peak_flops,
     slug,
     timed,
@@ -78,14 +77,7 @@ _DEFAULT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 256}
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained, and how; for both sides.
-
-    Attributes:
-        model: the language model, frozen.
-        relations: all of them.
-        one_by_one: how many of them the plain loop takes.
-        config: of the method, for each relation.
-    """
+    """What is trained, and how, on both sides; the plain loop takes the first `one_by_one`."""
 
     model: PromptedModel
     relations: Sequence[Relation]
@@ -129,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = choose_device(options.device)
     bfloat16 = choose_precision(options.dtype, device) == "bfloat16"
     model = _model(options, device)
+    hardware = describe(device)
     started = time.perf_counter()
     words = allowed_words(model, options.words)
     # No relation stops early.
@@ -145,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one_by_one = min(options.plain_relations, options.relations)
     work = Work(model, relations, one_by_one, config)
     rows = options.max_rows_per_forward or [_DEFAULT_ROWS[device.type]]
-    _say(f"{options.name}, {hardware_name(device)}: {len(words)} allowed words")
+    _say(f"{options.name}, {hardware['name']}: {len(words)} allowed words")
     equality = None
     if bfloat16:
         # Rounding in bfloat16 would drown what is to be seen.
@@ -158,19 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "benchmark": "bank",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": _command(options),
-        "hardware": describe(device),
+        "hardware": hardware,
         "versions": versions(),
         "model": _describe_model(options, model),
         "settings": {
-            "relations": options.relations,
+            **{name: getattr(options, name) for name in _COUNTS if name != "words"},
             "plain_relations": one_by_one,
-            "facts": options.facts,
-            "dev": options.dev,
-            "batch": options.batch,
-            "epochs": options.epochs,
             "allowed_words": len(words),
-            "repeats": options.repeats,
-            "seed": options.seed,
             "optimizer": OPTIMIZER.model_dump(),
         },
         "prepare_seconds": prepared,
@@ -183,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{_bank(tried['max_rows_per_forward'])}: {tried['milliseconds_per_fact']:.2f} ms/fact"
         )
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"bank-{slug(options.name)}-{slug(hardware_name(device))}.json"
+    path = options.output / f"bank-{slug(options.name)}-{slug(hardware['name'])}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     _say(f"written: {path}")
 
@@ -248,15 +235,10 @@ def differences(
 def measure(
     work: Work, rows: Sequence[int], repeats: int
 ) -> tuple[dict[str, Any], dict[str, TrainingResult], dict[str, TrainingResult]]:
-    """Time every step of the ladder and the bank, in turns.
-
-    Args:
-        work: what to train.
-        rows: the bank's rows of a pass, each tried.
-        repeats: turns.
+    """Time every step of the ladder and the bank with each number of rows a pass, in turns.
 
     Returns:
-        The figures of the result file, and how the relations ended in the plain loop and the bank.
+        The figures of the result file, and the results of the plain loop and the bank.
     """
     device, dtype = work.model.device, work.model.input_embeddings.dtype
     runs: dict[str, Callable[[], Any]] = {
@@ -389,6 +371,20 @@ def _command(options: argparse.Namespace) -> str:
     return " ".join(["python -m benchmarks.bank", *words])
 
 
+# Option -> default and help.
+_COUNTS = {
+    "relations": (41, "that the bank trains together"),
+    "plain_relations": (3, "of those, that the plain loop trains one by one"),
+    "facts": (16, "of a relation, to learn from"),
+    "dev": (8, "further facts of a relation, scored before and after each epoch"),
+    "batch": (8, "facts of a relation in a step"),
+    "epochs": (1, "of each relation"),
+    "words": (21018, "allowed words, at most; LAMA's common vocabulary has 21018"),
+    "repeats": (2, "turns"),
+    "seed": (34, "of all that is random"),
+}
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bank",
@@ -399,18 +395,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--model", type=Path, help="folder of a model of transformers")
     what.add_argument("--shape", choices=SHAPES, default="smollm2-135m", help="random weights")
     parser.add_argument("--name", help="of the results; else the shape's or the folder's")
-    for name, default, text in (
-        ("relations", 41, "that the bank trains together"),
-        ("plain-relations", 3, "of those, that the plain loop trains one by one"),
-        ("facts", 16, "of a relation, to learn from"),
-        ("dev", 8, "further facts of a relation, scored before and after each epoch"),
-        ("batch", 8, "facts of a relation in a step"),
-        ("epochs", 1, "of each relation"),
-        ("words", 21018, "allowed words, at most; LAMA's common vocabulary has 21018"),
-        ("repeats", 2, "turns"),
-        ("seed", 34, "of all that is random"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    for name, (default, text) in _COUNTS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16; when timed")
     parser.add_argument("--threads", type=int, help="of the CPU; else torch's choice")

@@ -21,7 +21,7 @@ _SPACES = "\u0120\u2581"
 
 
 def allowed_words(model: PromptedModel, count: int) -> list[str]:
-    """Return at most so many words that are one token within a sentence, by token id."""
+    """At most `count` words that are one token within a sentence, by token id."""
     tokens = model.codec.tokenizer.get_vocab()
     words: list[str] = []
     for text, token in sorted(tokens.items(), key=lambda item: item[1]):
@@ -42,14 +42,10 @@ def make_relations(
     *,
     seed: int,
 ) -> list[Relation]:
-    """Make relations for a model.
+    """Make relations for a model: the same for the same seed.
 
-    Args:
-        model: who is asked.
-        config: of the method.
-        sizes: number of relations, of facts of each to learn from, and of further ones for dev.
-        words: the allowed words; subjects are made of them as well.
-        seed: the same seed gives the same relations.
+    `sizes` are the number of relations, of facts of each for train, and of further ones for dev;
+    `words` are the allowed words, of which subjects are made as well.
     """
     template = apply_layout(_LAYOUT, manual_template("[X] is [Y] ."), masked=model.masked)
     relations, facts, dev = sizes

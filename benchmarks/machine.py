@@ -75,20 +75,14 @@ def count_flops(run: Callable[[], Any]) -> int:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The hardware's name, its cores and torch's threads."""
+    """A name such as `NVIDIA H200` or `2 cores of AMD EPYC`, the cores and torch's threads."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "name": hardware_name(device),
+        "name": context.hardware_name(gpu),
         "device": device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-
-
-def hardware_name(device: torch.device) -> str:
-    """A name such as `NVIDIA H200` or `2 cores of AMD EPYC`."""
-    return context.hardware_name(
-        torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    )
 
 
 def slug(text: str) -> str:

@@ -33,14 +33,7 @@ _NO_LABEL = -100
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation, for both sides of the comparison.
-
-    Attributes:
-        template: with prompt tokens.
-        train_subjects: of the facts to learn from.
-        dev_subjects: of the others.
-        job: the same facts as the bank takes them, in the same order.
-    """
+    """A relation for both sides; `job` has the facts of the subjects, in the same order."""
 
     template: Template
     train_subjects: list[str]
@@ -54,7 +47,7 @@ class Switches:
 
     Attributes:
         every_position: loss and sorting run over every position of a row, as in the released code.
-        answer_head: the vocabulary head runs at the answer alone.
+        answer_head: the vocabulary head runs only at the answer.
         placed_at_once: all prompt vectors are placed by one operation.
         best_allowed: the best word is the largest score among the allowed words.
     """

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.environment import ENVIRONMENT
-from pipeline.files import sha256, write_json
-from tests.project import environment_of, make_project
+from pipeline.files import write_json
+from tests.project import environment_of, make_project, outputs
 from tests.tiny import save_tiny
 
 RESULTS = Path(__file__).parent / "results" / "restart.json"
@@ -113,9 +113,9 @@ class Attempt:
                 timer.start()
             self.lines[self.stage].append(line)
         self._end_stage()
-        self.failed = self._process.wait() != 0 and not self.killed
         if timer:
             timer.cancel()
+        self.failed = self._process.wait() != 0 and not self.killed
 
     @property
     def stage(self) -> str:
@@ -185,16 +185,6 @@ def run_disturbed(project: Path, moments: list[Moment], order: list[str]) -> lis
     return kills
 
 
-def digests(project: Path) -> dict[str, str]:
-    """Path -> SHA-256 of every file that the stages have written, partial files included."""
-    return {
-        path.relative_to(project).as_posix(): sha256(path)
-        for folder in _OUTPUTS
-        for path in sorted((project / folder).rglob("*"))
-        if path.is_file()
-    }
-
-
 @dataclass(frozen=True)
 class Logged:
     """An MLflow run: its stage, its status, and each point of its metrics except durations."""
@@ -217,51 +207,39 @@ def history(project: Path) -> dict[str, list[Logged]]:
                 "ORDER BY key, step",
                 [run_id],
             ).fetchall()
-            key = tags.get("dvc.run_key", "")
-            runs.setdefault(key, []).append(Logged(tags["dvc.stage"], status, points))
+            # A child run has its parent's key, and the name of a unit in place of a stage.
+            unit = tags.get("unit", "")
+            key = f"{tags.get('dvc.run_key', '')} {unit}"
+            runs.setdefault(key, []).append(Logged(tags.get("dvc.stage", unit), status, points))
         return runs
 
 
 def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each comparison and the differences."""
-    before, after = digests(undisturbed), digests(killed)
-    yield (
-        f"{len(before)} output files are byte-equal",
-        sorted(
-            path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
-        ),
-    )
+    before, after = outputs(undisturbed, *_OUTPUTS), outputs(killed, *_OUTPUTS)
+    different = {path for path, _ in before.items() ^ after.items()}
+    yield f"{len(before)} output files are byte-equal", sorted(different)
     left = [path.name for path in (killed / ".work").iterdir() if _RUN_KEY.match(path.name)]
     yield "no progress is left over", left
     expected, runs = history(undisturbed), history(killed)
-    yield (
-        f"the history has the same {len(expected)} run keys",
-        sorted(expected.keys() ^ runs.keys()),
-    )
+    different = expected.keys() ^ runs.keys()
+    yield f"the history has the same {len(expected)} run keys", sorted(different)
     every = [run for group in runs.values() for run in group]
     yield "no run is left running", [run.stage for run in every if run.status == "RUNNING"]
     finished = {key: [run for run in own if run.status == "FINISHED"] for key, own in runs.items()}
-    yield (
-        "each key has one finished run",
-        [f"{runs[key][0].stage}: {len(own)}" for key, own in finished.items() if len(own) != 1],
-    )
-    yield (
-        "no epoch is logged twice",
-        [
-            f"{run.stage} {name} {step}"
-            for run in every
-            for (name, step), count in Counter((k, s) for k, s, _ in run.points).items()
-            if count > 1
-        ],
-    )
-    yield (
-        "the finished runs have the same metrics",
-        [
-            own[0].stage
-            for key, own in expected.items()
-            if all(run.points != own[0].points for run in finished.get(key, []))
-        ],
-    )
+    several = [
+        f"{runs[key][0].stage}: {len(own)}" for key, own in finished.items() if len(own) != 1
+    ]
+    yield "each key has one finished run", several
+    logged = Counter(f"{run.stage} {name} {step}" for run in every for name, step, _ in run.points)
+    again = Counter(f"{run.stage} {n} {s}" for run in every for n, s in {p[:2] for p in run.points})
+    yield "no epoch is logged twice", sorted(logged - again)
+    other = [
+        own[0].stage
+        for key, own in expected.items()
+        if all(run.points != own[0].points for run in finished.get(key, []))
+    ]
+    yield "the finished runs have the same metrics", other
 
 
 def show(kills: list[Kill], checks: list[tuple[str, list[str]]]) -> None:

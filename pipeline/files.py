@@ -101,12 +101,9 @@ def read_json(path: Path) -> Any:
 def read_jsonl(path: Path, required: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Read one JSON object a line.
 
-    Args:
-        path: the file.
-        required: keys that every object must have.
-
     Raises:
-        DataError: the file is missing, or a line is truncated, not an object, or lacks a key.
+        DataError: the file is missing, or a line is truncated, not an object, or lacks a required
+            key.
     """
     records = []
     with _opened(path) as file:

@@ -97,7 +97,7 @@ def _log(
     tags: Mapping[str, str] | None = None,
 ) -> str:
     identity = StageIdentity(
-        name=f"{stage}-{about[0]}",
+        stage=f"{stage}-{about[0]}",
         command=f"python -m stages.{stage} {' '.join(filter(None, about))} {options}",
         params=dict(params or {}),
         inputs=dict(read or {}),

@@ -170,6 +170,17 @@ def _run_warm(
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
+def outputs(root: Path, *folders: str) -> dict[str, str]:
+    """Path -> digest of each file that the stages have written, partial files included."""
+    chosen = folders or ("models", "curves", "metrics", "evaluation", "report")
+    files = [path for folder in chosen for path in sorted((root / folder).rglob("*"))]
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file()
+    }
+
+
 def environment_of(folder: Path, **more: str) -> dict[str, str]:
     """Return the environment of a user in this project: nothing of the test's own project."""
     keep = {key: value for key, value in os.environ.items() if not key.startswith("DVC_")}

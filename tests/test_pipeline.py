@@ -158,10 +158,8 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
         },
         set(),
     ),
-    (
-        {"seed": 35},
-        {"splits-lama", "splits-superglue@rte", "train-lama@p-tuning"},
-    ),
+    ({"seed": 35}, {"splits-lama", "splits-superglue@rte"}),
+    ({"lama__seeds": [34, 35]}, {"train-lama@p-tuning"}),
     ({"superglue__seeds": [34, 35]}, {"train-superglue@rte-p-tuning"}),
     ({"superglue__selection": "none"}, {"train-superglue@rte-p-tuning"}),
     ({"superglue__grid__p-tuning": {"batch_size": [4, 8]}}, {"train-superglue@rte-p-tuning"}),
@@ -473,7 +471,7 @@ def test_an_older_run_is_made_again_with_the_same_bytes(project: Path) -> None:
     metrics = (project / "metrics/lama/p-tuning.json").read_bytes()
 
     done = run(project, "ptune", "reproduce", older.info.run_id[:10], "--keep")
-    assert "4 of 4 outputs have the same bytes" in done.stdout
+    assert "6 of 6 outputs have the same bytes" in done.stdout
     for path in ("metrics/lama/p-tuning.json", "evaluation/lama/p-tuning/predictions"):
         assert f"same       {path}" in done.stdout
     assert "Running stage 'download-model'" in done.stdout

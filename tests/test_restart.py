@@ -1,7 +1,6 @@
 """Killed at any moment, gone on with by `dvc repro`, and in the end as if nothing had happened."""
 
 import contextlib
-import hashlib
 import os
 import random
 import re
@@ -17,20 +16,22 @@ from typing import Any
 import mlflow
 import psutil
 import pytest
-from pipeline.training.problems import lama_problem
 
-from pipeline.evaluation.metrics import accuracy
+from pipeline.config.schema import SearchParams
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import parse_template
 from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
-from tests.project import edit_params, environment_of, make_project, run
+from tests.jobs import fact_job
+from tests.project import edit_params, environment_of, make_project, outputs, run
 from tests.worked import VOCABULARY, make_facts
 
 pytestmark = pytest.mark.slow
 
 RELATIONS = ("P17", "P30")
 EPOCHS = {"p-tuning": 30, "manual-fine-tuning": 40, "discrete": 40}
-PROGRESS = re.compile(r"^(P\d+) epoch (\d+) ", re.MULTILINE)
+# A trial is named by its relation, setting, split, and seed.
+TRIAL = "setting-1/split-1/seed-34"
+PROGRESS = re.compile(rf"^(P\d+)/{TRIAL} epoch (\d+) ", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -134,17 +135,6 @@ def at_epoch(relation: str, epoch: int) -> Callable[[str], bool]:
     return seen
 
 
-def outputs(root: Path, *folders: str) -> dict[str, str]:
-    """Path -> digest of each file that the stages have written; half-written ones too."""
-    wanted = folders or ("models", "curves", "metrics", "evaluation", "report")
-    files = [path for folder in wanted for path in sorted((root / folder).rglob("*"))]
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-        if path.is_file()
-    }
-
-
 def runs_of(root: Path, stage: str) -> list[mlflow.entities.Run]:
     """The MLflow runs of a stage, the oldest first."""
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
@@ -156,12 +146,23 @@ def runs_of(root: Path, stage: str) -> list[mlflow.entities.Run]:
 
 
 def steps(root: Path, run: mlflow.entities.Run) -> dict[str, list[int]]:
-    """Metric -> the epochs under which it was logged."""
+    """Metric and trial -> the epochs under which it was logged, in the runs below a stage's run.
+
+    The metrics of trials that train together name their trial; a run of one trial has its name.
+    """
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
-    return {
-        metric: [point.step for point in client.get_metric_history(run.info.run_id, metric)]
-        for metric in run.data.metrics
-    }
+    below = client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    )
+    found: dict[str, list[int]] = {}
+    for one in below:
+        assert one.info.status == "FINISHED"
+        for metric in one.data.metrics:
+            name = metric if TRIAL in metric else f"{metric}/{one.info.run_name}"
+            assert name not in found
+            points = client.get_metric_history(one.info.run_id, metric)
+            found[name] = [point.step for point in points]
+    return found
 
 
 def assert_one_run(root: Path, stage: str, *, attempts: int, last_epoch: int) -> None:
@@ -170,15 +171,10 @@ def assert_one_run(root: Path, stage: str, *, attempts: int, last_epoch: int) ->
     assert logged.info.status == "FINISHED"
     assert int(logged.data.tags.get("attempt", "1")) == attempts
     assert "error" not in logged.data.tags
-    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
-    below = f"tags.`mlflow.parentRunId` = '{logged.info.run_id}'"
-    (bank,) = client.search_runs([logged.info.experiment_id], below)
-    assert bank.info.status == "FINISHED"
-    found = steps(root, bank)
+    found = steps(root, logged)
     for relation in RELATIONS:
         for metric in ("dev/loss", "dev/p_at_1"):
-            key = f"{metric}/{relation}/setting-1/split-1/seed-34"
-            assert found[key] == list(range(last_epoch + 1))
+            assert found[f"{metric}/{relation}/{TRIAL}"] == list(range(last_epoch + 1))
     assert not [metric for metric, own in found.items() if len(own) != len(set(own))]
 
 
@@ -206,19 +202,21 @@ def test_a_pipeline_killed_again_and_again_ends_as_if_nothing_had_happened(
     assert len(work_folders(project)) == 1
 
     in_evaluation = Attempt(project)
-    in_evaluation.wait_for(lambda line: line.startswith("P17  test/p_at_1"))
+    in_evaluation.wait_for(lambda line: line.startswith(f"P17/{TRIAL}  test/p_at_1"))
     in_evaluation.kill()
     assert 0 < in_evaluation.epochs[0][1] <= told[-1][1] + 1
     assert_one_run(project, "train-lama@p-tuning", attempts=4, last_epoch=EPOCHS["p-tuning"])
 
     last = run(project, "dvc", "repro")
-    assert "P17  test/p_at_1" not in last.stderr
+    assert f"P17/{TRIAL}  test/p_at_1" not in last.stderr
     assert "test/p_at_1 " in last.stderr
     assert outputs(project) == outputs(undisturbed.result())
     assert {logged.info.status for logged in runs_of(project, "evaluate-lama@p-tuning")} == {
         "FINISHED"
     }
-    assert list((project / ".work").iterdir()) == []
+    # What was trained stays for those who add a seed.
+    left = [path for path in (project / ".work").rglob("*") if path.is_file()]
+    assert {path.relative_to(project).parts[1] for path in left} == {"units"}
 
 
 def kill_dvc(attempt: Attempt, stage: psutil.Process) -> None:
@@ -272,7 +270,7 @@ def test_a_tuned_model_and_a_search_go_on_too(
     assert epochs(forced.stderr) == [(r, e) for r in RELATIONS for e in range(EPOCHS[method] + 1)]
     assert outputs(project) == ended
     first, second = runs_of(project, stage)
-    assert steps(project, second)["dev/loss/P17"] == steps(project, first)["dev/loss/P17"]
+    assert steps(project, second) == steps(project, first)
     assert second.info.status == "FINISHED"
     assert "attempt" not in second.data.tags
 
@@ -323,23 +321,16 @@ def test_a_search_killed_between_note_and_log_misses_no_iteration_in_the_log(
     model = tiny_models["gpt2"]
     template = parse_template("{subject} [P*2] {mask} .", ["subject"])
     facts = {"train": make_facts(7), "dev": make_facts(4, start=3)}
-    problem = lama_problem(model, "P17", template, facts, VOCABULARY)
+    job = fact_job(model, "P17", template, facts, VOCABULARY)
     logged: list[int] = []
 
     def search(on_iteration: Callable[[SearchRecord], None]) -> None:
         search_words(
             model,
-            name="P17",
-            tokens=2,
-            train=problem.train,
-            dev=problem.dev,
+            job,
+            SearchParams(prompts="gradient", iterations=4, candidates=3, batch_size=4),
             allowed=filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
-            score=accuracy,
-            iterations=4,
-            candidates=3,
-            batch=4,
             max_rows_per_forward=64,
-            seed=7,
             checkpoint=tmp_path / "P17.json",
             on_iteration=on_iteration,
         )

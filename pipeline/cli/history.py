@@ -85,9 +85,8 @@ def reproduce(
         if run is None:
             raise TrackingError(f"{run_id}: the history has no stage run with this id")
         commit = check_reproducible(run, Commits(Path()).hash_at)
-        metrics = history.metrics(run.run_id)  # the server may be away when the stage has run
         current = library_versions()
-        libraries = history.libraries(run.run_id).items()
+        libraries = history.libraries(run).items()
         changed = [f"{k} {v} (now {current.get(k)})" for k, v in libraries if current.get(k) != v]
         if changed:
             typer.echo(f"The run used other libraries: {', '.join(changed)}")
@@ -98,7 +97,7 @@ def reproduce(
         with worktree(root, commit, place, keep=keep) as folder:
             _repro(folder, root, stage)
             again = read_lock(folder / "dvc.lock")[stage]
-            report, same = compare(run, metrics, again, folder)
+            report, same = compare(run, again, folder)
         typer.echo("\n".join(report))
         if keep:
             typer.echo(f"The worktree: {place}   To remove it: git worktree remove --force {place}")

@@ -7,12 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.data.geonames.facts import (
-    GEONAMES_RELATIONS,
-    answer_vocabulary,
-    get_relation,
-    relation_facts,
-)
+from pipeline.data.geonames.facts import GEONAMES_RELATIONS, answer_vocabulary, relation_facts
 from pipeline.data.geonames.places import read_places
 from pipeline.data.lama import (
     ALL,
@@ -37,12 +32,7 @@ Dropped = dict[str, dict[str, int]]
 
 
 def build_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
-    """Build the splits of all relations.
-
-    Args:
-        raw: folder of the source `params.source`.
-        params: section `lama`.
-        seed: for all draws.
+    """Build the splits of all relations from the raw folder of `params.source`.
 
     Returns:
         The splits, and the numbers of dropped facts.
@@ -60,7 +50,7 @@ def build_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dr
 def _from_geonames(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
     """Split the facts of GeoNames; none are dropped."""
     places = read_places(raw)
-    relations = GEONAMES_RELATIONS if params.relations == ALL else params.relations
+    relations = list(GEONAMES_RELATIONS) if params.relations == ALL else params.relations
     facts = {
         relation: split_facts(
             relation_facts(places, relation),
@@ -70,7 +60,7 @@ def _from_geonames(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits
         for relation in relations
     }
     splits = LamaSplits(
-        relations={relation: get_relation(relation) for relation in relations},
+        relations={relation: GEONAMES_RELATIONS[relation] for relation in relations},
         facts=facts,
         vocabulary=answer_vocabulary(places),
         prompts=PAPER_PROMPTS,

@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 def build_superglue(
     raw: Path, task: Task, params: SuperGlueParams, seed: int
 ) -> dict[str, list[Record]]:
-    """Build the splits of a task.
-
-    Args:
-        raw: folder of the source `params.source`.
-        task: defines how records are read and grouped.
-        params: section `superglue`.
-        seed: for all draws.
+    """Build the splits of a task from the raw folder of `params.source`.
 
     Returns:
         `test`, and `1/train`, `1/dev`, `2/train`, ... -> records in the official schema. The

@@ -2,6 +2,8 @@
 
 Source: facebookresearch/LAMA (`relations.jsonl`, `TREx/<relation>.jsonl`) and the split of
 AutoPrompt that P-tuning uses (`<relation>/{train,dev,test}.jsonl`).
+
+All readers raise `DataError` if a file is missing, damaged, or lacks a key.
 """
 
 from collections import Counter
@@ -102,11 +104,7 @@ def write_lama(folder: Path, splits: LamaSplits) -> None:
 
 
 def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
-    """Read the files of `write_lama`, with the named splits only.
-
-    Raises:
-        DataError: a file is missing, damaged, or lacks a key.
-    """
+    """Read the files of `write_lama`, with the named splits only."""
     relations = read_relations(folder / "relations.jsonl")
     vocabulary = _lines(folder / "vocabulary.txt")
     facts = {
@@ -123,9 +121,6 @@ def read_vocabulary(raw: Path, subset: str) -> list[str]:
         raw: folder of the source `lama`.
         subset: `34k`: LAMA's common vocabulary, 21,018 words; `29k`: the P-tuning release's, 18,154
             words that are one token of BERT, RoBERTa and GPT-2.
-
-    Raises:
-        DataError: the file is missing or has another form.
     """
     if subset == "34k":
         return _lines(raw / "common_vocab_cased.txt")
@@ -138,11 +133,7 @@ def read_vocabulary(raw: Path, subset: str) -> list[str]:
 
 
 def read_removed_overlaps(raw: Path) -> Counter[tuple[str, str]]:
-    """(relation, split) -> number of facts that the source removed because splits overlapped.
-
-    Raises:
-        DataError: the file is damaged, or lacks a key.
-    """
+    """(relation, split) -> number of facts that the source removed because splits overlapped."""
     path = raw / "removed_overlaps.jsonl"
     if not path.exists():
         return Counter()
@@ -155,9 +146,6 @@ def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, l
 
     Templates without subject or object and duplicates are skipped. Braces, which some searched
     prompts contain, are doubled, as the template language requires.
-
-    Raises:
-        DataError: a file is damaged, or lacks a key.
     """
     prompts: dict[str, dict[str, list[str]]] = {}
     for path in sorted((raw / "prompts").glob("*.jsonl")):
@@ -174,11 +162,7 @@ def read_prompts(raw: Path, relations: Collection[str]) -> dict[str, dict[str, l
 
 
 def read_relations(path: Path) -> dict[str, Relation]:
-    """Read relations with their manual templates, by id, in the order of the file.
-
-    Raises:
-        DataError: the file is missing, damaged, or lacks a key.
-    """
+    """Read relations with their manual templates, by id, in the order of the file."""
     return {
         record["relation"]: Relation(record["relation"], record["template"], record["label"])
         for record in read_jsonl(path, ["relation", "template", "label"])
@@ -186,11 +170,7 @@ def read_relations(path: Path) -> dict[str, Relation]:
 
 
 def read_facts(path: Path) -> list[Fact]:
-    """Read facts; keys other than those of `Fact` are ignored.
-
-    Raises:
-        DataError: the file is missing or damaged, or a label is missing or empty.
-    """
+    """Read facts; keys other than those of `Fact` are ignored."""
     keys = Fact.__dataclass_fields__
     facts = []
     records = read_jsonl(path, ["predicate_id", "sub_label", "obj_label"])

@@ -53,16 +53,9 @@ def split_items(
 def holdout_split(
     items: Sequence[Item], *, fraction: float, group: Callable[[Item], Hashable], rng: random.Random
 ) -> dict[str, list[Item]]:
-    """Move a fraction of train to dev, in whole groups; both keep their order.
+    """Move a fraction of a train set, at least one item, to `dev`; both keep their order.
 
-    Args:
-        items: the whole train set.
-        fraction: of the items that go to dev, from 0 to 1; at least one item.
-        group: items with an equal group stay together.
-        rng: shuffles the groups.
-
-    Returns:
-        `train` and `dev`.
+    Items with an equal group stay together.
 
     Raises:
         DataError: train would be empty.
@@ -98,11 +91,7 @@ def multi_split(
 ) -> list[dict[str, list[Item]]]:
     """Split items into train and dev several times, independently, in whole groups.
 
-    Args:
-        items: all labeled examples.
-        train_fraction: fraction of the items that goes to train (r), between 0 and 1.
-        group: items with an equal group stay together.
-        rngs: one per split (K).
+    `train_fraction` (r) of the items goes to train; there is one of `rngs` per split (K).
 
     Raises:
         DataError: there are fewer items than splits, or a train set would be empty.
@@ -127,10 +116,7 @@ def subsample(items: Sequence[Item], size: int | None, rng: random.Random) -> li
 def check_not_empty(place: str, unit: str, splits: dict[str, list[Item]]) -> None:
     """Check that no split is empty: a group may be larger than the size of its split.
 
-    Args:
-        place: for the message, such as `lama.splits: P17`.
-        unit: of the items, in the plural.
-        splits: name -> items.
+    The message has `place`, such as `lama.splits: P17`, and `unit` of the items, in the plural.
 
     Raises:
         DataError: a split is empty.

@@ -17,14 +17,9 @@ Read = TypeVar("Read")
 def read_records(
     path: Path, examples: Callable[[Record], Iterable[Read]]
 ) -> list[tuple[Record, list[Read]]]:
-    """Read the records of one split and check them.
+    """Read and check the records of one split: each, unchanged, with its examples.
 
-    Args:
-        path: the file.
-        examples: reads the examples of a record (see `Task.examples`).
-
-    Returns:
-        Each record, unchanged, with its examples.
+    `examples` reads those of a record (see `Task.examples`).
 
     Raises:
         DataError: the file is missing or empty, a line is damaged, or a record does not follow

@@ -35,10 +35,7 @@ def check_torch(threads: int | None) -> str:
 
 
 def check_gpu(device: str) -> str | Problem:
-    """List the GPUs, and check that the configured device is available.
-
-    Args:
-        device: `runtime.device`.
+    """List the GPUs, and check that the configured device (`runtime.device`) is available.
 
     Raises:
         ModelError: the device is not available.
@@ -94,11 +91,7 @@ def _listed(names: list[str]) -> str:
 
 
 def check_disk(folders: Mapping[str, Path]) -> str | Problem:
-    """The free space on the disk of each folder.
-
-    Args:
-        folders: description -> folder.
-    """
+    """The free space on the disk of each folder (description -> folder)."""
     free = {what: shutil.disk_usage(path).free / _GIGABYTE for what, path in folders.items()}
     message = ", ".join(f"{gigabytes:.1f} GB free for {what}" for what, gigabytes in free.items())
     if min(free.values()) < _FULL_GIGABYTES:

@@ -25,12 +25,7 @@ _GRACE_SECONDS = 5.0
 
 
 def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
-    """Run all checks.
-
-    Args:
-        params_file: `params.yaml`.
-        seconds: timeout for each host.
-    """
+    """Run all checks; `seconds` is the timeout for each host."""
     checkout = _Checkout(params_file)
     params_results = run_checks({"params": checkout.check_params}, _LOCAL_SECONDS)
     dvc_results = run_checks({"dvc": checkout.check_dvc}, _LOCAL_SECONDS)
@@ -111,11 +106,8 @@ def check_git() -> str | Problem:
 def check_history(seconds: float) -> str:
     """Check that the history can be used, and return where it is.
 
-    Args:
-        seconds: timeout of a server.
-
     Raises:
-        TrackingError: it cannot be used.
+        TrackingError: it cannot be used; a server has not answered within `seconds`.
     """
     from pipeline.history.store import check_store, store_address, without_password
 

@@ -73,11 +73,7 @@ def machine_tags() -> dict[str, str]:
 
 
 def has_ended(tags: dict[str, str]) -> bool:
-    """Whether the process of a run ran on this machine and is gone.
-
-    Args:
-        tags: the run's tags, with those of `machine_tags`.
-    """
+    """Whether the process of a run, by the tags of `machine_tags`, ran here and is gone."""
     if tags.get("host") != socket.gethostname():
         return False
     pid, _, created = tags.get("process", "").partition(" ")

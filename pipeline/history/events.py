@@ -95,10 +95,6 @@ class MlflowWriter:
         self._steps: dict[tuple[str, str], set[int]] = {}
         self._children: dict[str, str] = {}
 
-    def child_id(self, run: str) -> str | None:
-        """Return MLflow's id of a child run, if this writer has opened it."""
-        return self._children.get(run)
-
     def write(self, event: Event) -> None:
         """Apply an event.
 

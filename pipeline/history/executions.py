@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,8 @@ READ, WROTE = "dvc.dep.", "dvc.out."
 RESTORED = "dvc.restored"
 # A run's id, or enough of its beginning to identify it.
 RUN_ID = re.compile(r"[0-9a-f]{6,32}")
+# MLflow's limit on the length of a tag.
+MAX_TAG = 5000
 _PAGE = 1000
 
 
@@ -32,6 +34,7 @@ class TrackedRun:
         dirty: Whether code or parameters differed from the commit; None if it was not logged.
         restored: Whether it was created by `ptune sync`.
         execution: Inputs, outputs and parameters (as text, MLflow's).
+        metrics: The last value of each metric.
     """
 
     run_id: str
@@ -42,6 +45,7 @@ class TrackedRun:
     dirty: bool | None
     restored: bool
     execution: Execution
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrackedHistory:
@@ -82,25 +86,10 @@ class TrackedHistory:
             raise TrackingError(f"several run ids begin with {run_id}: {names}; add more digits")
         return runs[0] if runs else None
 
-    def metrics(self, run_id: str) -> dict[str, float]:
-        """Return the last value of each metric of a run.
-
-        Raises:
-            TrackingError: The tracking server or store cannot be used.
-        """
-        if self._mlflow is None:
-            return {}
-        try:
-            return dict(self._mlflow.get_run(run_id).data.metrics)
-        except Exception as error:  # of MLflow, its database and its client
-            raise unreadable(error) from error
-
-    def libraries(self, run_id: str) -> dict[str, str]:
+    def libraries(self, run: TrackedRun) -> dict[str, str]:
         """Return library -> version, as logged by a run; empty if it is not available."""
-        if self._mlflow is None:
-            return {}
         try:
-            text = self._mlflow.artifacts.load_text(f"runs:/{run_id}/environment.json")
+            text = connect().artifacts.load_text(f"runs:/{run.run_id}/environment.json")
             return dict(json.loads(text)["libraries"])
         except Exception:  # MLflow raises many types for a file that it does not have
             return {}
@@ -129,6 +118,23 @@ class TrackedHistory:
         return [_tracked(run) for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
+def execution_tags(execution: Execution, within: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that record an execution, in which this module searches.
+
+    Args:
+        execution: Of a stage.
+        within: Path -> hash of other stages' outputs inside the folders among the inputs.
+    """
+    inputs = {**execution.inputs, **within}
+    return {
+        "dvc.stage": execution.stage,
+        "dvc.command": execution.command[:MAX_TAG],
+        **({} if execution.run_key is None else {"dvc.run_key": execution.run_key}),
+        **{f"{READ}{path}": digest for path, digest in inputs.items()},
+        **{f"{WROTE}{path}": digest for path, digest in execution.outputs.items()},
+    }
+
+
 def tags_below(tags: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Return key without prefix -> value of the tags with a prefix, sorted by key."""
     return {key.removeprefix(prefix): tags[key] for key in sorted(tags) if key.startswith(prefix)}
@@ -153,4 +159,5 @@ def _tracked(run: Any) -> TrackedRun:
             inputs=tags_below(tags, READ),
             outputs=tags_below(tags, WROTE),
         ),
+        metrics=run.data.metrics,
     )

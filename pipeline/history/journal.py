@@ -169,17 +169,13 @@ class EventLog:
 
 
 class LiveLog:
-    """The log of a running stage: events are forwarded at once, or later if MLflow is away.
-
-    Attributes:
-        writer: Writes to MLflow.
-    """
+    """The log of a running stage: events are forwarded at once, or later if MLflow is away."""
 
     def __init__(
         self, log: EventLog, writer: MlflowWriter, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Initialize with a log whose lock is held, and the writer to its store."""
-        self.writer = writer
+        self._writer = writer
         self._log = log
         self._clock = clock
         self._next_try = 0.0
@@ -190,11 +186,11 @@ class LiveLog:
         try:
             self._log.append(event)
         except OSError as error:
-            if self._log.pending or not self._try(lambda: self.writer.write(event)):
+            if self._log.pending or not self._try(lambda: self._writer.write(event)):
                 self.warn("a log event could be neither sent nor kept", first_line(error))
             return
         if self._clock() >= self._next_try:
-            self._try(lambda: self._log.forward(self.writer, lambda r: self.warn(_REFUSED, r)))
+            self._try(lambda: self._log.forward(self._writer, lambda r: self.warn(_REFUSED, r)))
 
     def warn(self, problem: str, reason: str) -> None:
         """Warn the user about a problem with the log, once per problem."""
@@ -267,9 +263,6 @@ def forward_logs(mlflow: ModuleType) -> Iterator[SendReport]:
     """Forward the logs that belong to this store, in the order in which their runs began.
 
     Events of a run may be derived from earlier runs, so runs behind one that cannot be sent wait.
-
-    Args:
-        mlflow: The library, connected to the store.
     """
     writer = MlflowWriter(mlflow, DERIVED, check_existing=True)
     blocked_by = ""
@@ -313,10 +306,7 @@ def _forward(log: EventLog, writer: MlflowWriter, blocked_by: str) -> SendReport
 
 
 def drop_log(run: str) -> str:
-    """Delete the log of a run with its unsent events, and return the run's id.
-
-    Args:
-        run: The run's id, or its beginning.
+    """Delete the log of a run, by its id or the beginning of it, and return the id.
 
     Raises:
         PipelineError: No or several logs match, or the run's stage still runs.

@@ -81,7 +81,7 @@ class Tracer:
         """Initialize with the records.
 
         Args:
-            lock: Stage -> execution, as in `dvc.lock`.
+            lock: Stage -> execution.
             history: MLflow's.
             hash_at: (commit, path) -> DVC's hash of git's content there; None if it has none.
             listing: Hash of a folder -> path and hash of each file in it; None if it is unknown.
@@ -97,7 +97,7 @@ class Tracer:
 
         Args:
             path: An output's.
-            digest: Its hash.
+            digest: DVC's hash.
             before: The start of a run that read it: only earlier runs can have produced it. None
                 for the content of the workspace, whose producer is in `dvc.lock`.
         """

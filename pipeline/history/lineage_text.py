@@ -11,11 +11,9 @@ _SHORT = 10
 
 
 def as_tree(node: Trace, *, params: bool = False) -> str:
-    """Return a trace as lines of text; a node that occurs several times is printed once.
+    """Return a trace as lines of text, with `params` also of parameters.
 
-    Args:
-        node: A trace.
-        params: Whether to include the parameters of each node.
+    A node that occurs several times is printed once.
     """
     return "".join(f"{line}\n" for line in _lines(node, params, printed=set()))
 

@@ -45,14 +45,11 @@ def check_reproducible(run: TrackedRun, hash_at: Callable[[str, str], str | None
     return run.commit
 
 
-def compare(
-    run: TrackedRun, metrics: Mapping[str, float], again: Execution, folder: Path
-) -> tuple[list[str], bool]:
+def compare(run: TrackedRun, again: Execution, folder: Path) -> tuple[list[str], bool]:
     """Compare a run with a second execution of its stage.
 
     Args:
         run: The first execution.
-        metrics: Its logged metrics.
         again: The second execution, as in `dvc.lock`.
         folder: The root of the second execution's project.
 
@@ -73,7 +70,7 @@ def compare(
     for path in again.outputs:
         if path not in same:
             lines.append(f"different  {path}")
-            details = _differences(path, before.get(path), folder / path, metrics)
+            details = _differences(path, before.get(path), folder / path, run.metrics)
             lines += [f"             {detail}" for detail in details]
     lines.append(f"{len(same)} of {len(again.outputs)} outputs have the same bytes")
     return lines, len(same) == len(again.outputs)

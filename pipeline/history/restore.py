@@ -13,7 +13,7 @@ from pipeline.errors import TrackingError
 from pipeline.files import read_csv, read_json
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter
-from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory
+from pipeline.history.executions import RESTORED, TrackedHistory, execution_tags
 from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.git import Commits
@@ -75,18 +75,13 @@ def _tags(
     model = flat_params(execution.params).get("model.name")
     # The report reads the results of several models.
     has_model = model is not None and info.stage != "report"
-    inputs = {**execution.inputs, **within}
     return {
         **info.tags,
         **({"model": str(model)} if has_model else {}),
         RESTORED: "true",
-        "dvc.run_key": str(execution.run_key),
         **({} if commit is None else {"mlflow.source.git.commit": commit}),
-        "dvc.stage": execution.stage,
-        "dvc.command": execution.command,
         "mlflow.note.content": _NOTE.format(stage=execution.stage),
-        **{f"{READ}{path}": digest for path, digest in inputs.items()},
-        **{f"{WROTE}{path}": digest for path, digest in execution.outputs.items()},
+        **execution_tags(execution, within),
     }
 
 

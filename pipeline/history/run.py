@@ -26,13 +26,11 @@ from pipeline.history.context import (
 )
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, Kind, MlflowWriter
-from pipeline.history.executions import READ, WROTE
+from pipeline.history.executions import MAX_TAG, WROTE, execution_tags
 from pipeline.history.journal import EventLog, LiveLog, forward_logs
 from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity, output_hashes
-
-_MAX_TAG = 5000
 
 
 @dataclass
@@ -43,7 +41,7 @@ class StageRun:
     the log.
 
     Attributes:
-        run_id: MLflow's; for a child run that could not be opened yet, its key in the log.
+        run_id: MLflow's; for a child run, its key in the log.
         attempt: 1 for a new run, and one more each time that the run is resumed.
     """
 
@@ -83,7 +81,7 @@ class StageRun:
         key = f"{self.run_id}/{name}"
         values = {"tags": {**machine_tags(), **tags}, "params": flat_params(params)}
         self._log.record(Event("child", key, values))
-        child = StageRun(self._log.writer.child_id(key) or key, self._log)
+        child = StageRun(key, self._log)
         with _ending(child):
             yield child
 
@@ -111,11 +109,7 @@ class StageRun:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; values that are too long for MLflow are cut."""
-        self._record("tags", {key: value[:_MAX_TAG] for key, value in tags.items()})
-
-    def remove_tag(self, name: str) -> None:
-        """Remove a tag if the run has it."""
-        self._record("untag", {"name": name})
+        self._record("tags", {key: value[:MAX_TAG] for key, value in tags.items()})
 
     def end(self, status: str) -> None:
         """Log the run's final status, as named by MLflow."""
@@ -158,7 +152,9 @@ def stage_run(
         if earlier is None:
             locks.enter_context(log.lock())
         live = LiveLog(log, MlflowWriter(mlflow, DERIVED, check_existing=earlier is not None))
-        run = StageRun(run_id, live, attempt=_attempt(earlier))
+        run = StageRun(run_id, live)
+        if earlier is not None:
+            run.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
         try:
             with _ending(run), _logging_errors(run):
                 _log_start(run, stage)
@@ -210,10 +206,6 @@ def _resume(mlflow: ModuleType, run_id: str | None, locks: contextlib.ExitStack)
     log.forward(MlflowWriter(mlflow, DERIVED, check_existing=True), lambda _: None)
     log.delete()
     return _find_run(mlflow, run_id)
-
-
-def _attempt(earlier: Any | None) -> int:
-    return 1 if earlier is None else int(earlier.data.tags.get("attempt", "1")) + 1
 
 
 def _find_run(mlflow: ModuleType, run_id: str) -> Any | None:
@@ -278,7 +270,7 @@ def _forward_others(mlflow: ModuleType) -> None:
 def _log_start(run: StageRun, stage: StageIdentity | None) -> None:
     if run.attempt > 1:
         run.set_tags({"attempt": str(run.attempt)})
-        run.remove_tag("error")
+        run._record("untag", {"name": "error"})
     if stage is not None:
         run.log_params(stage.params)
     run.log_text(environment(), "environment.json")
@@ -322,22 +314,15 @@ def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
         tags |= {"dvc.stage": "", "dvc.experiment": "outside DVC"}
     else:
         note = _description(stage, dirty=commit.get("git.dirty") == "true")
-        inputs = {**stage.inputs, **stage.within}
-        tags |= {
-            "dvc.stage": stage.name,
-            "dvc.command": stage.command[:_MAX_TAG],
-            "dvc.experiment": stage.experiment or "workspace",
-            **{f"{READ}{path}": digest for path, digest in inputs.items()},
-        }
-        if stage.run_key is not None:
-            tags["dvc.run_key"] = stage.run_key
+        tags |= execution_tags(stage, stage.within)
+        tags["dvc.experiment"] = stage.experiment or "workspace"
     return {**tags, "mlflow.note.content": note}
 
 
 def _description(stage: StageIdentity, *, dirty: bool) -> str:
     """Return Markdown that describes the run and how to reproduce it."""
     lines = [
-        f"Stage `{stage.name}` of the pipeline.",
+        f"Stage `{stage.stage}` of the pipeline.",
         "",
         "```",
         stage.command.replace(" --", " \\\n  --"),
@@ -347,7 +332,7 @@ def _description(stage: StageIdentity, *, dirty: bool) -> str:
         "|---|---|",
         *(f"| `{path}` | `{digest}` |" for path, digest in stage.inputs.items()),
         "",
-        f"To reproduce it: check out this run's commit, then `dvc repro -s {stage.name}`."
+        f"To reproduce it: check out this run's commit, then `dvc repro -s {stage.stage}`."
         + (" The tree had changes: apply `git/diff.patch` first." if dirty else ""),
     ]
     return "\n".join(lines)

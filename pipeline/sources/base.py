@@ -43,10 +43,7 @@ class Source(Protocol):
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:
         """Describe where `fetch` would find the files, without fetching them.
 
-        Args:
-            cache: see `fetch`.
-            mirror: see `fetch`.
-            seconds: timeout for each host.
+        `seconds` is the timeout for each host.
 
         Raises:
             PipelineError: they are not available; the first line says why, the others what to do.

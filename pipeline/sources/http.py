@@ -25,47 +25,27 @@ from pipeline.sources.base import SET_MIRROR, check_sha256
 _CHUNK_BYTES = 1 << 16
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how long to try.
-
-    Attributes:
-        attempts: maximum number of requests for one file.
-        backoff: seconds before the second attempt, doubled before each further one.
-        max_backoff: maximum of each wait in seconds, also of one that the server asks for.
-        read_timeout: seconds without any data after which a connection counts as dead.
-    """
-
-    attempts: int = 5
-    backoff: float = 1.0
-    max_backoff: float = 60.0
-    read_timeout: float = 30.0
-
-    def wait_seconds(self, attempt: int, retry_after: float | None) -> float:
-        """Seconds to wait after the attempt of this number, the first being 1."""
-        wait = self.backoff * 2.0 ** (attempt - 1)
-        return min(max(wait, retry_after or 0), self.max_backoff)
+ATTEMPTS = 5
+# Before the second attempt; doubled before each further one.
+BACKOFF_SECONDS = 1.0
+# Of each wait, also of one that the server asks for.
+MAX_WAIT_SECONDS = 60.0
+# Without any data; then a connection counts as dead.
+READ_TIMEOUT_SECONDS = 30.0
 
 
-RETRY = RetryPolicy()
-
-
-def download_to_cache(
-    url: str, cache: Path, *, sha256: str | None = None, retry: RetryPolicy = RETRY
-) -> Path:
+def download_to_cache(url: str, cache: Path, *, sha256: str | None = None) -> Path:
     """Download into a cache folder (see `download`) and return the file's path.
 
     The path depends on the URL, so a file from a previous address is never used for a new one.
     """
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
     target = cache / key / (Path(urlsplit(url).path).name or "file")
-    download(url, target, sha256=sha256, retry=retry)
+    download(url, target, sha256=sha256)
     return target
 
 
-def download(
-    url: str, target: Path, *, sha256: str | None = None, retry: RetryPolicy = RETRY
-) -> None:
+def download(url: str, target: Path, *, sha256: str | None = None) -> None:
     """Download a file to `target`, unless it exists.
 
     Bytes go to `<target>.partial`, which is renamed when complete. After an interruption the
@@ -76,7 +56,6 @@ def download(
         url: an http or https address.
         target: path of the file; its folder is created if absent.
         sha256: expected digest; None if unknown.
-        retry: number of attempts, and timeouts.
 
     Raises:
         DownloadError: the file could not be downloaded completely.
@@ -88,7 +67,7 @@ def download(
         if target.is_file() and (sha256 is None or files.sha256(target) == sha256):
             return
         partial = _Partial(url, target)
-        partial.complete(retry)
+        partial.complete()
         if sha256 is not None:
             try:
                 advice = f"Nothing was kept. Run again, and if it repeats, {SET_MIRROR}"
@@ -115,7 +94,7 @@ class _RemoteFile:
 class _Retryable(Exception):
     """An attempt failed in a way that another may not."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float = 0) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
 
@@ -133,22 +112,23 @@ class _Partial:
         self.data.unlink(missing_ok=True)
         self._description.unlink(missing_ok=True)
 
-    def complete(self, retry: RetryPolicy) -> None:
+    def complete(self) -> None:
         """Request what is missing until nothing is."""
         for attempt in itertools.count(1):
             try:
                 with _clear_errors(self._url, self.data):
-                    self._request(retry.read_timeout)
+                    self._request()
                 return
             except _Retryable as error:
-                if attempt >= retry.attempts:
+                if attempt >= ATTEMPTS:
                     resumes = " (the download resumes)" if self._remote() else ""
                     raise DownloadError(
                         f"{self._url}: {error}; gave up after {attempt} attempts.\n"
                         f"Check the network and its proxy settings and run again{resumes}, or "
                         f"{SET_MIRROR}"
                     ) from error
-                time.sleep(retry.wait_seconds(attempt, error.retry_after))
+                seconds = max(BACKOFF_SECONDS * 2.0 ** (attempt - 1), error.retry_after)
+                time.sleep(min(seconds, MAX_WAIT_SECONDS))
 
     def _size(self) -> int:
         return self.data.stat().st_size if self.data.exists() else 0
@@ -166,7 +146,7 @@ class _Partial:
         self.delete()
         raise _Retryable(reason)
 
-    def _request(self, read_timeout: float) -> None:
+    def _request(self) -> None:
         remote, start = self._remote(), self._size()
         if remote is not None and start == remote.length:
             return  # killed before the final rename
@@ -174,7 +154,7 @@ class _Partial:
         if remote is not None:
             headers |= {"Range": f"bytes={start}-", "If-Range": str(remote.validator)}
         with requests.get(
-            self._url, headers=headers, stream=True, timeout=read_timeout
+            self._url, headers=headers, stream=True, timeout=READ_TIMEOUT_SECONDS
         ) as response:
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise DownloadError(
@@ -259,7 +239,7 @@ def _raise_for_status(url: str, response: requests.Response) -> NoReturn:
     status = response.status_code
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or status >= 500:
         retry_after = response.headers.get("Retry-After", "")
-        raise _Retryable(_status(response), float(retry_after) if retry_after.isdecimal() else None)
+        raise _Retryable(_status(response), float(retry_after) if retry_after.isdecimal() else 0)
     raise DownloadError(
         f"{url}: {_status(response)}.\nThe file no longer exists or access is denied; {SET_MIRROR}"
     )

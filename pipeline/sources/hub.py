@@ -30,6 +30,23 @@ _LEGACY = frozenset(
 
 RepoType = Literal["model", "dataset"]
 
+# Error of the hub's client -> the reason, and what to do.
+_REASONS = {
+    "GatedRepoError": (
+        "the hub gives access to this {type} only after you accept its terms",
+        "Accept them on its page and set HF_TOKEN to your token",
+    ),
+    "RepositoryNotFoundError": (
+        "the hub has no {type} {repository!r}, or it is private; no local folder of that name "
+        "exists either",
+        "Check the name; if it is private, set HF_TOKEN to your token",
+    ),
+    "RevisionNotFoundError": (
+        "the {type} has no revision {revision!r}",
+        "Name one of its branches, tags or commits",
+    ),
+}
+
 
 def is_hub_name(name: str) -> bool:
     """Whether a name has the form `organization/name`, with or without `@revision`.
@@ -88,15 +105,10 @@ def fetch_from_hub(
 
 
 def probe_hub(name: str, repo_type: RepoType, seconds: float) -> None:
-    """Check that the hub has a repository, and that it may be fetched.
-
-    Args:
-        name: see `fetch_from_hub`.
-        repo_type: see `fetch_from_hub`.
-        seconds: timeout.
+    """Check that the hub has a repository (see `fetch_from_hub`), and that it may be fetched.
 
     Raises:
-        DownloadError: it does not, or does not answer.
+        DownloadError: it does not, or has not answered within `seconds`.
     """
     from huggingface_hub import HfApi, constants
 
@@ -141,22 +153,9 @@ def _explain(error: Exception, name: str, repo_type: str, cache: Path | None) ->
     from huggingface_hub import constants, errors
 
     repository, _, revision = name.partition("@")
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"the hub gives access to this {repo_type} only after you accept its terms",
-            "Accept them on its page and set HF_TOKEN to your token",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"the hub has no {repo_type} {repository!r}, or it is private; no local folder of that "
-            "name exists either",
-            "Check the name; if it is private, set HF_TOKEN to your token",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return (
-            f"the {repo_type} has no revision {revision!r}",
-            "Name one of its branches, tags or commits",
-        )
+    if type(error).__name__ in _REASONS:
+        reason, advice = _REASONS[type(error).__name__]
+        return reason.format(type=repo_type, repository=repository, revision=revision), advice
     reason = _first_line(error)
     if isinstance(error, errors.LocalEntryNotFoundError):
         reason = _first_line(error.__cause__ or error)

@@ -18,7 +18,7 @@ from pipeline.files import read_json, read_jsonl, write_jsonl, write_text
 from pipeline.sources.archives import extract_members
 from pipeline.sources.base import SET_MIRROR, Source
 from pipeline.sources.geonames import GEONAMES
-from pipeline.sources.http import RETRY, RetryPolicy, download_to_cache, probe_hosts
+from pipeline.sources.http import download_to_cache, probe_hosts
 from pipeline.sources.mirror import copy_from_mirror, probe_mirror
 
 _GITHUB = "https://codeload.github.com"
@@ -83,14 +83,12 @@ class LamaSource:
         urls: part -> address; the keys of `URLS`.
         test_facts: relation -> number of its test facts.
         license: of the content.
-        retry: number of attempts, and timeouts.
         name: as shown to the user.
     """
 
     urls: Mapping[str, str]
     test_facts: Mapping[str, int]
     license: str
-    retry: RetryPolicy = RETRY
     name: str = "lama"
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
@@ -101,7 +99,7 @@ class LamaSource:
             advice = f"It comes from {mirror / 'lama'}: copy it there again"
         else:
             for part, url in self.urls.items():
-                fetched[part] = download_to_cache(url, cache / "lama" / part, retry=self.retry)
+                fetched[part] = download_to_cache(url, cache / "lama" / part)
             advice = (
                 "The downloads are deleted. Run again, and if it repeats, "
                 f"{SET_MIRROR}, lama/: {_LAYOUT}"
@@ -139,11 +137,7 @@ LAMA = LamaSource(
 
 
 def lama_source(name: str) -> Source:
-    """The source of knowledge probing's raw data.
-
-    Args:
-        name: `lama.source` of params.yaml: `lama` or `geonames`.
-    """
+    """The raw data of `lama.source` in params.yaml: `lama` or `geonames`."""
     return LAMA if name == "lama" else GEONAMES
 
 

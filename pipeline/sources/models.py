@@ -30,23 +30,12 @@ PACKAGED_MODELS = {
 
 # The files that transformers loads by default: no weights in other formats, no code.
 _MODEL_FILES = [
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*-of-*.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
+    "config.json", "generation_config.json", "model.safetensors",
+    "model.safetensors.index.json", "model-*-of-*.safetensors", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
     "chat_template.jinja",
-]
+]  # fmt: skip
 _REQUIRED = ("config.json", "tokenizer.json")
 
 

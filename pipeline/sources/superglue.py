@@ -15,10 +15,10 @@ from typing import Any
 
 from pipeline.errors import ChecksumError, ParamsError
 from pipeline.files import write_text
-from pipeline.sources.archives import extract_members
+from pipeline.sources.archives import extract_checked
 from pipeline.sources.base import SET_MIRROR, Source, check_sha256
 from pipeline.sources.geonames import GEONAMES
-from pipeline.sources.http import RETRY, RetryPolicy, download_to_cache, probe_hosts
+from pipeline.sources.http import download_to_cache, probe_hosts
 from pipeline.sources.hub import fetch_from_hub, probe_hub
 from pipeline.sources.mirror import copy_from_mirror, probe_mirror, read_digests
 
@@ -48,7 +48,6 @@ class SuperGlueSource:
             folder, files of `fewglue` into its folder of that name.
         urls: part -> address; the keys of `URLS`.
         from_hub: whether the official examples come from the Hugging Face hub, not the archive.
-        retry: number of attempts, and timeouts.
         license: of the content.
     """
 
@@ -56,7 +55,6 @@ class SuperGlueSource:
     digests: Mapping[str, Mapping[str, str]]
     urls: Mapping[str, str]
     from_hub: bool = False
-    retry: RetryPolicy = RETRY
     license: str = "its authors', different for each SuperGLUE task; FewGLUE_32dev: MIT, P-tuning"
 
     @property
@@ -74,7 +72,7 @@ class SuperGlueSource:
             return
         for name, digest in self.digests["fewglue"].items():
             url = f"{self.urls['fewglue']}/{self.task}/{name}"
-            path = download_to_cache(url, cache / "fewglue", sha256=digest, retry=self.retry)
+            path = download_to_cache(url, cache / "fewglue", sha256=digest)
             shutil.copyfile(path, few_target / name)
         if self.from_hub:
             self._fetch_from_hub(target, cache)
@@ -100,15 +98,10 @@ class SuperGlueSource:
 
     def _fetch_archive(self, target: Path, cache: Path) -> None:
         url, digests = self._archive_url(), self.digests["superglue"]
-        archive = download_to_cache(url, cache / "superglue", retry=self.retry)
+        archive = download_to_cache(url, cache / "superglue")
+        members = {f"{self.task}/{name}": digest for name, digest in digests.items()}
         try:
-            with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
-                extract_members(archive, Path(folder), [f"{self.task}/{name}" for name in digests])
-                for name, digest in digests.items():
-                    unpacked = Path(folder, self.task, name)
-                    what = f"{archive}: another {self.task}/{name} than expected"
-                    check_sha256(unpacked, digest, what, "It may be a new version")
-                    unpacked.replace(target / name)
+            extract_checked(archive, target, members, "It may be a new version")
         except ChecksumError as error:
             archive.unlink(missing_ok=True)
             raise ChecksumError(
@@ -140,12 +133,7 @@ SUPERGLUE = _sources()
 
 
 def superglue_source(task: str, source: str, superglue_from: str) -> Source:
-    """The source of a task's raw data.
-
-    Args:
-        task: name of the task.
-        source: `superglue.source` of params.yaml: `superglue` or `geonames`.
-        superglue_from: `data.superglue_from` of params.yaml: `archive` or `hub`.
+    """The raw data of a task, by `superglue.source` and `data.superglue_from` of params.yaml.
 
     Raises:
         ParamsError: the task has no official files.
@@ -232,32 +220,20 @@ def _wsc(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _multirc(rows: Iterable[Row]) -> Iterator[Row]:
+    """One record a passage; the hub repeats passage and question in the row of each answer."""
     for passage, of_passage in groupby(rows, key=lambda row: row["idx"]["paragraph"]):
         passage_rows = list(of_passage)
-        questions = [
-            _question(number, list(of_question))
-            for number, of_question in groupby(passage_rows, key=lambda row: row["idx"]["question"])
-        ]
-        text = _same(passage_rows, "paragraph")
+        questions = []
+        for number, of_question in groupby(passage_rows, key=lambda row: row["idx"]["question"]):
+            texts, answers = set(), []
+            for row in of_question:
+                texts.add(row["question"])
+                label = int(_BOOLEAN[row["label"]])
+                answers.append({"text": row["answer"], "idx": row["idx"]["answer"], "label": label})
+            (question,) = texts
+            questions.append({"question": question, "answers": answers, "idx": number})
+        (text,) = {row["paragraph"] for row in passage_rows}
         yield {"idx": passage, **_VERSION, "passage": {"text": text, "questions": questions}}
-
-
-def _question(number: int, rows: list[Row]) -> Row:
-    answers = [
-        {
-            "text": row["answer"],
-            "idx": row["idx"]["answer"],
-            "label": int(_BOOLEAN[row["label"]]),
-        }
-        for row in rows
-    ]
-    return {"question": _same(rows, "question"), "answers": answers, "idx": number}
-
-
-def _same(rows: list[Row], column: str) -> str:
-    """The one value of a column that the hub repeats in each row."""
-    (value,) = {row[column] for row in rows}
-    return str(value)
 
 
 # Task -> rows of the hub -> official records, their keys in the official order.

@@ -133,13 +133,10 @@ class Task:
 
 
 def task_template(task: Task, pattern: str, *, classifier: bool) -> Template:
-    """Parse a template of a task, by the name of a pattern or as text.
+    """Parse a key of `Task.patterns`, or text in the template language.
 
-    Args:
-        task: defines the fields that the template may use.
-        pattern: a key of `Task.patterns`, or text in the template language.
-        classifier: whether a classification head reads the text, which then has a mask only if
-            the examples have candidate answers.
+    If a classification head reads the text, it has a mask only if the examples have candidate
+    answers.
 
     Raises:
         TemplateError: unknown pattern, or the text does not fit the task.
@@ -226,9 +223,7 @@ def items(record: Record, key: str) -> list[Record]:
 def label(record: Record, labels: Mapping[Any, str]) -> str:
     """The task's label of a record.
 
-    Args:
-        record: with a key `label`.
-        labels: value in the file -> the task's label. true and 1 are different values.
+    `labels` are value in the file -> the task's label; true and 1 are different values.
 
     Raises:
         DataError: the value is missing or unknown.

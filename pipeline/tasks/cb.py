@@ -39,28 +39,22 @@ def _from_geonames(places: Places, rng: random.Random) -> Iterator[Record]:
 
 def _premise(first: Town, second: Town, third: Town, rng: random.Random) -> str:
     small, large = sorted((first, third), key=lambda town: town.population)
-    sentences = [
-        rng.choice(
-            (
-                f"{first.name} is a city in {first.country}, and {first.capital} is the capital.",
-                f"{first.capital} is the capital of {first.country}, to which the city of "
-                f"{first.name} belongs too.",
-            )
+    wordings = (
+        (
+            f"{first.name} is a city in {first.country}, and {first.capital} is the capital.",
+            f"{first.capital} is the capital of {first.country}, to which the city of "
+            f"{first.name} belongs too.",
         ),
-        rng.choice(
-            (
-                f"{second.name} is a city in {second.country}.",
-                f"The city of {second.name} belongs to {second.country}.",
-            )
+        (
+            f"{second.name} is a city in {second.country}.",
+            f"The city of {second.name} belongs to {second.country}.",
         ),
-        rng.choice(
-            (
-                f"{large.name} is larger than {small.name}.",
-                f"{small.name} is smaller than {large.name}.",
-            )
+        (
+            f"{large.name} is larger than {small.name}.",
+            f"{small.name} is smaller than {large.name}.",
         ),
-    ]
-    return " ".join(rng.sample(sentences, 3))
+    )
+    return " ".join(rng.sample([rng.choice(sentences) for sentences in wordings], 3))
 
 
 def _hypotheses(first: Town, second: Town, third: Town) -> list[dict[str, list[str]]]:

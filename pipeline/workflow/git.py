@@ -42,12 +42,7 @@ def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> It
 
 
 def git_text(*arguments: str, root: Path | None = None) -> str | None:
-    """Return git's output; None without git, a checkout or a commit.
-
-    Args:
-        arguments: Git's.
-        root: The root of the checkout; None for the current folder.
-    """
+    """Return git's output in a folder; None without git, a checkout or a commit."""
     done = _git(*arguments, root=root)
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
@@ -55,10 +50,7 @@ def git_text(*arguments: str, root: Path | None = None) -> str | None:
 def changes(*paths: str) -> str:
     """Return a patch from the commit to the current folder; empty without a difference.
 
-    It includes binary files, and files that are neither tracked nor ignored.
-
-    Args:
-        paths: Files or folders to compare; they need not exist.
+    It includes binary files, and files that are neither tracked nor ignored. Paths need not exist.
     """
     diff = ("diff", "--binary", "--no-color", "--no-ext-diff")
     known = git_text(*diff, "HEAD", "--", *paths)

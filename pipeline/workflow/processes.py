@@ -50,11 +50,9 @@ class StageProcesses:
         self._lock = threading.RLock()
 
     def run(self, task: Task, gpu: str | None) -> TaskStatus:
-        """Run a stage with `dvc repro --single-item`.
+        """Run the task's stage with `dvc repro --single-item`.
 
-        Args:
-            task: has the name of the stage.
-            gpu: the only GPU that the stage sees; None or an empty string hides none.
+        `gpu` is the only GPU that the stage sees; None or an empty string hides none.
         """
         child = self._start(task.name, gpu)
         if child is None:

@@ -7,36 +7,26 @@ MLflow run. Only this file imports dvc.
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.workflow.lock import command_text, outputs_within, read_lock
+from pipeline.workflow.lock import Execution, command_text, outputs_within, read_lock
 
 
 @dataclass(frozen=True)
-class StageIdentity:
-    """A stage execution, identified by content.
+class StageIdentity(Execution):
+    """The execution of a running stage, without outputs.
 
     Attributes:
-        name: As in `dvc.yaml`, such as `train-lama@p-tuning`.
-        command: What DVC runs; see `command_text`.
-        params: Dotted path in `params.yaml` -> value, as declared by the stage.
-        inputs: Path -> DVC's hash of each dependency (MD5; that of a folder ends in `.dir`).
         within: Path -> hash of other stages' outputs inside the folders among the inputs.
-        run_key: 64 hexadecimal digits; None for a stage that DVC's run cache excludes.
         experiment: The name of a `dvc exp` run; None in the workspace.
     """
 
-    name: str
-    command: str
-    params: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
-    within: dict[str, str] = field(default_factory=dict)
-    run_key: str | None = None
+    within: Mapping[str, str] = field(default_factory=dict)
     experiment: str | None = None
 
 
@@ -83,7 +73,7 @@ def running_stage() -> StageIdentity | None:
             else:
                 inputs[dependency.def_path] = dependency.hash_info.value
         return StageIdentity(
-            name=stage.addressing,
+            stage=stage.addressing,
             command=command_text(stage.cmd),
             params=params,
             inputs=inputs,
@@ -105,11 +95,7 @@ def output_hashes() -> dict[str, str]:
 
 
 def folder_listing(digest: str) -> list[tuple[str, str]] | None:
-    """Return path and hash of each file in a folder; None if DVC's cache does not have it.
-
-    Args:
-        digest: DVC's hash of the folder.
-    """
+    """Return path and hash of each file in a folder with a hash; None if DVC's cache has none."""
     with _repo() as repo:
         path = Path(repo.cache.local.oid_to_path(digest))
     if not path.is_file():

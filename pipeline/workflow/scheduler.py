@@ -32,7 +32,6 @@ class Task:
     """A node of the graph.
 
     Attributes:
-        name: unique.
         after: the tasks that must be ok before it starts.
         gpu: whether it needs a GPU for itself, if there are any.
     """
@@ -44,13 +43,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of a task.
-
-    Attributes:
-        status: how it ended.
-        seconds: its duration.
-        blocked_by: if it was not run: the tasks before it that are not ok.
-    """
+    """Outcome of a task; `blocked_by` has the tasks because of which it was not run."""
 
     status: TaskStatus
     seconds: float = 0.0

@@ -34,9 +34,7 @@ class WorkFolder:
     def __init__(self, folder: Path, *, forced: bool = False) -> None:
         """Initialize with an existing folder.
 
-        Args:
-            folder: of the progress.
-            forced: whether DVC has recorded this work and the user runs it again, from the start.
+        `forced`: DVC has recorded this work, and the user runs it again, from the start.
         """
         self.folder = folder
         self._forced = forced
@@ -139,11 +137,9 @@ def _is_work(path: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """Hold the lock of a folder, which is a file next to it.
+    """Hold the lock of a folder, which is a file next to it; the folder need not exist.
 
-    Args:
-        folder: need not exist.
-        on_wait: called once if another process holds the lock, before waiting for it.
+    If another process holds the lock, `on_wait` is called once before waiting for it.
 
     Raises:
         BlockingIOError: another process holds the lock, and `on_wait` is None.

@@ -5,11 +5,11 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock
 from pydantic import TypeAdapter
 
 from pipeline.errors import PipelineError
@@ -94,19 +94,16 @@ class Folder:
         """Whether it contains a server."""
         return self._ports.exists()
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder's lock, so that its programs are started and stopped by one process."""
+    def lock(self) -> BaseFileLock:
+        """Return the folder's lock, so that its programs are started and stopped by one process."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / "lock"):
-            yield
+        return FileLock(self.root / "lock")
 
     def prepare(self, *, port: int, objects_port: int) -> None:
-        """Create the folder, with ports and secrets; existing ones are kept.
+        """Create the folder, with ports (0 chooses a free one) and secrets; existing ones are kept.
 
-        Args:
-            port: MLflow's; 0 chooses a free one.
-            objects_port: The object store's; 0 chooses a free one.
+        Raises:
+            ServerError: A port cannot be used.
         """
         # PostgreSQL may run as another user, who needs access to its folder in this one.
         self.root.chmod(0o711)

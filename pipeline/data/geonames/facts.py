@@ -12,10 +12,23 @@ from pipeline.data.lama import Fact, Relation
 
 Pairs = Iterator[tuple[str, str]]
 
+# Relation id -> relation with LAMA's manual template.
+GEONAMES_RELATIONS = {
+    relation: Relation(relation, template, label)
+    for relation, template, label in (
+        ("P17", "[X] is located in [Y] .", "country"),
+        ("P30", "[X] is located in [Y] .", "continent"),
+        ("P36", "The capital of [X] is [Y] .", "capital"),
+        ("P1376", "[X] is the capital of [Y] .", "capital of"),
+        ("P131", "[X] is located in [Y] .", "located in the administrative territorial entity"),
+        ("P47", "[X] shares border with [Y] .", "shares border with"),
+    )
+}
+
 
 def relation_facts(places: Places, relation: str) -> list[Fact]:
     """All facts of a relation, in the order of the source, without duplicates."""
-    _, pairs, one_object = _RELATIONS[relation]
+    pairs, one_object = _PAIRS[relation], relation not in _SEVERAL_OBJECTS
     objects: dict[str, set[str]] = {}
     for subject, object_ in pairs(places):
         objects.setdefault(subject, set()).add(object_)
@@ -26,11 +39,6 @@ def relation_facts(places: Places, relation: str) -> list[Fact]:
         and subject != object_
         and not (one_object and len(objects[subject]) > 1)
     ]
-
-
-def get_relation(name: str) -> Relation:
-    """The relation with LAMA's manual template."""
-    return _RELATIONS[name][0]
 
 
 def answer_vocabulary(places: Places) -> list[str]:
@@ -72,25 +80,13 @@ def _borders(places: Places) -> Pairs:
                 yield country.name, places.countries[code].name
 
 
-# Relation id -> relation, its pairs, and whether a subject has one true object.
-_RELATIONS: dict[str, tuple[Relation, Callable[[Places], Pairs], bool]] = {
-    relation.relation: (relation, pairs, one_object)
-    for relation, pairs, one_object in (
-        (Relation("P17", "[X] is located in [Y] .", "country"), _city_country, True),
-        (Relation("P30", "[X] is located in [Y] .", "continent"), _country_continent, True),
-        (Relation("P36", "The capital of [X] is [Y] .", "capital"), _country_capital, True),
-        (Relation("P1376", "[X] is the capital of [Y] .", "capital of"), _capital_country, True),
-        (
-            Relation(
-                "P131",
-                "[X] is located in [Y] .",
-                "located in the administrative territorial entity",
-            ),
-            _county_state,
-            True,
-        ),
-        (Relation("P47", "[X] shares border with [Y] .", "shares border with"), _borders, False),
-    )
+_PAIRS: dict[str, Callable[[Places], Pairs]] = {
+    "P17": _city_country,
+    "P30": _country_continent,
+    "P36": _country_capital,
+    "P1376": _capital_country,
+    "P131": _county_state,
+    "P47": _borders,
 }
-
-GEONAMES_RELATIONS = tuple(_RELATIONS)
+# Of these, a subject has several true objects.
+_SEVERAL_OBJECTS = {"P47"}

@@ -74,6 +74,7 @@ def test_a_server_that_goes_away_during_the_work_costs_no_result(
             f"    outs:\n    - path: {METRICS}\n      md5: bb\n"
         )
         monkeypatch.setattr(mlflow, "get_run", gone)
+        monkeypatch.setattr(mlflow, "search_runs", gone)
 
     monkeypatch.setattr(command, "_repro", work)
     done = reproduce(run_id)
@@ -82,12 +83,12 @@ def test_a_server_that_goes_away_during_the_work_costs_no_result(
     assert "dev/score: 0.5, now 0.75" in done.stdout
 
 
-def test_metrics_that_cannot_be_read_stop_before_any_work(
+def test_a_run_that_cannot_be_read_stops_before_any_work(
     run_id: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worked: list[str] = []
     monkeypatch.setattr(command, "_repro", lambda *_: worked.append("a stage"))
-    monkeypatch.setattr(mlflow, "get_run", gone)
+    monkeypatch.setattr(mlflow, "search_runs", gone)
     done = reproduce(run_id)
     assert done.exit_code == 1
     assert "cannot be read: http://***@host is gone" in done.stderr

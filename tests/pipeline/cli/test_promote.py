@@ -305,6 +305,7 @@ print(json.dumps({"answers": list(answers["answer"]), "files": files}))
 """
 
 
+@pytest.mark.slow
 def test_it_answers_without_the_repository(project: Path, tmp_path_factory: Any) -> None:
     promote("lama")
     away = tmp_path_factory.mktemp("away")

@@ -17,10 +17,9 @@ from pipeline.config.schema import Params, load_params
 from pipeline.doctor.checks import CheckResult, run_checks
 from pipeline.doctor.sources import needed_sources, source_checks
 from pipeline.errors import ChecksumError
-from pipeline.sources import lama, superglue
+from pipeline.sources import lama, packages, superglue
 from pipeline.sources.base import Source
 from pipeline.sources.geonames import GEONAMES
-from pipeline.sources.http import RetryPolicy
 from pipeline.sources.lama import LAMA
 from pipeline.sources.superglue import SUPERGLUE
 from stages import download
@@ -28,8 +27,6 @@ from stages.runtime import downloads_folder
 from tests.hub import Hub
 from tests.pipeline.params_text import write_params
 from tests.server import Server, serving
-
-HASTY = RetryPolicy(attempts=1, read_timeout=2)
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
         def local(source: Any) -> Any:
             urls = {k: re.sub("^https://", f"{server.url}/", u) for k, u in source.urls.items()}
-            return replace(source, urls=urls, retry=HASTY)
+            return replace(source, urls=urls)
 
         monkeypatch.setattr(lama, "LAMA", local(LAMA))
         monkeypatch.setitem(SUPERGLUE, "rte", local(SUPERGLUE["rte"]))
@@ -184,7 +181,10 @@ def test_a_whole_mirror_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "sha256" in check(params, "data superglue/rte", tmp_path).message
 
 
-def test_a_package_is_looked_up_in_the_index_of_pip(tmp_path: Path, index: Server) -> None:
+def test_a_package_is_looked_up_in_the_index_of_pip(
+    tmp_path: Path, index: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "_PIP_START", 60)  # on a busy machine
     params = params_of(tmp_path)
     missing = check(params, "data geonames", tmp_path)
     assert missing.state == "failed"

@@ -13,14 +13,14 @@ from pipeline.workflow.project import StageIdentity
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 SPLITS = "fedcba9876543210fedcba9876543210.dir"
 TRAIN = StageIdentity(
-    name="train-lama@p-tuning",
+    stage="train-lama@p-tuning",
     command="python -m stages.train lama p-tuning",
     params={"seed": 34, "model": {"name": "tiny"}, "lama": {"prompts": {"p-tuning": "x" * 900}}},
     inputs={"data/splits/lama": SPLITS},
     run_key="ab" * 32,
 )
 EVALUATE = StageIdentity(
-    name="evaluate-lama@p-tuning",
+    stage="evaluate-lama@p-tuning",
     command="python -m stages.evaluate lama p-tuning",
     inputs={
         "data/splits/lama": SPLITS,

@@ -39,7 +39,7 @@ def test_a_run_says_what_stage_it_is_of(own_folder: Path) -> None:
     (run,) = TrackedHistory().producers("models/lama/p-tuning", "aa.dir")
     assert run.name == "train/lama/p-tuning"
     assert abs((datetime.now(UTC) - run.started).total_seconds()) < 60
-    assert run.execution.stage == STAGE.name
+    assert run.execution.stage == STAGE.stage
     assert run.execution.command == STAGE.command
     assert run.execution.run_key == STAGE.run_key
     assert run.execution.inputs == STAGE.inputs
@@ -95,24 +95,25 @@ def test_reading_makes_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     history = TrackedHistory()
     assert history.find("0" * 32) is None
     assert history.find_by_run_key("ab" * 32) == history.producers(SPLITS, DIGEST) == []
-    assert history.metrics("0" * 32) == history.libraries("0" * 32) == {}
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metrics_that_cannot_be_read_are_an_error_without_a_password(
+def test_a_history_that_cannot_be_read_is_an_error_without_a_password(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_run() as run:
         run.log_metrics({"dev/loss": 1.0})
     history = TrackedHistory()
-    assert history.metrics(run.run_id) == {"dev/loss": 1.0}
+    logged = history.find(run.run_id)
+    assert logged is not None
+    assert logged.metrics == {"dev/loss": 1.0}
 
-    def gone(_: str) -> None:
+    def gone(**_: object) -> None:
         raise mlflow.MlflowException("http://me:secret@host is gone")
 
-    monkeypatch.setattr(mlflow, "get_run", gone)
+    monkeypatch.setattr(mlflow, "search_runs", gone)
     with pytest.raises(TrackingError, match=r"cannot be read: http://\*\*\*@host is gone"):
-        history.metrics(run.run_id)
+        history.find(run.run_id)
 
 
 def test_a_restored_run_says_so(own_folder: Path) -> None:

@@ -244,6 +244,7 @@ def test_an_entry_that_arrived_although_its_call_failed_is_not_logged_twice(
     assert picture(run_id) == expected
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_logged(
     own_folder: Path,
 ) -> None:
@@ -326,7 +327,7 @@ def test_a_stage_that_starts_sends_first_what_the_runs_before_it_kept(
         with open_run() as training:
             away.setattr(MlflowWriter, "write", gone)
     assert kept(own_folder)
-    with open_run(replace(STAGE, name="evaluate-lama@p-tuning", inputs=output)) as run:
+    with open_run(replace(STAGE, stage="evaluate-lama@p-tuning", inputs=output)) as run:
         assert mlflow.get_run(training.run_id).info.status == "FINISHED"
     assert kept(own_folder) == []
     tags = mlflow.get_run(run.run_id).data.tags

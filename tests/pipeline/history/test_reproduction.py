@@ -52,7 +52,7 @@ def test_code_that_was_not_the_commits_is_refused_whatever_the_run_says(dirty) -
 
 
 def test_the_same_bytes_are_the_same(tmp_path: Path) -> None:
-    assert compare(RUN, {}, THEN, tmp_path) == (
+    assert compare(RUN, THEN, tmp_path) == (
         ["same       metrics/p.json", "same       predictions",
          "2 of 2 outputs have the same bytes"],
         True,
@@ -62,7 +62,8 @@ def test_the_same_bytes_are_the_same(tmp_path: Path) -> None:
 def test_metrics_that_differ_are_reported_with_both_values(tmp_path: Path) -> None:
     write_json(tmp_path / "metrics" / "p.json", {"test/p_at_1": 0.5, "test/facts": 9, "new": 1.0})
     again = replace(THEN, outputs={**THEN.outputs, "metrics/p.json": "a1"})
-    assert compare(RUN, {"test/p_at_1": 0.25, "test/facts": 9.0}, again, tmp_path) == (
+    first = replace(RUN, metrics={"test/p_at_1": 0.25, "test/facts": 9.0})
+    assert compare(first, again, tmp_path) == (
         [
             "same       predictions",
             "different  metrics/p.json",
@@ -88,7 +89,7 @@ def test_a_folder_that_differs_is_reported_with_its_files(
     monkeypatch.setattr(reproduction, "folder_listing", {digest: before}.get if known else {}.get)
     first = replace(RUN, execution=replace(THEN, outputs={"predictions": digest}))
     again = replace(THEN, outputs={"predictions": "b1.dir"})
-    lines, same = compare(first, {}, again, tmp_path)
+    lines, same = compare(first, again, tmp_path)
     files = ["deep/other.txt", "gone.txt", "new.txt"]
     assert lines[:-1] == [
         "different  predictions", *(f"             {name}" for name in files if known),
@@ -101,7 +102,7 @@ def test_inputs_that_differ_are_reported_with_both_hashes(tmp_path: Path) -> Non
         RUN, execution=replace(THEN, inputs={**THEN.inputs, "metrics": "x", "metrics/q.json": "q"})
     )
     again = replace(THEN, inputs={**THEN.inputs, "data/model": "m1.dir", "metrics": "x"})
-    lines, same = compare(first, {}, again, tmp_path)
+    lines, same = compare(first, again, tmp_path)
     assert [line for line in lines if line.startswith("input")] == [
         "input      data/model: m0.dir, now m1.dir"
     ]

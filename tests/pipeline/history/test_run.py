@@ -23,7 +23,7 @@ from tests.project import run as shell
 from tests.server import serving
 
 STAGE = StageIdentity(
-    name="train-lama@p-tuning",
+    stage="train-lama@p-tuning",
     command="python -m stages.train lama p-tuning",
     params={"seed": 34, "lama": {"training": {"tune": ["prompt"], "epochs": 4}, "empty": {}}},
     inputs={"data/splits/lama": "0123456789abcdef0123456789abcdef.dir"},
@@ -58,7 +58,7 @@ def test_a_run_holds_what_identifies_the_stage(own_folder: Path) -> None:
     }  # fmt: skip
     tags = logged.data.tags
     assert tags["dvc.run_key"] == STAGE.run_key
-    assert tags["dvc.stage"] == STAGE.name
+    assert tags["dvc.stage"] == STAGE.stage
     assert tags["dvc.experiment"] == "quick-fox"
     assert tags["dvc.dep.data/splits/lama"] == STAGE.inputs["data/splits/lama"]
     assert tags["method"] == "p-tuning"
@@ -108,6 +108,7 @@ def test_a_signal_leaves_a_killed_run(own_folder: Path, signal: type[BaseExcepti
     assert only_run().info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_key_whose_process_is_gone_is_closed(own_folder: Path) -> None:
     code = (
         "import os\nfrom tests.pipeline.history.test_run import open_run\n"
@@ -360,6 +361,7 @@ def _use_store(root: str) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_three_first_users_at_once_make_one_good_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,7 +393,8 @@ def test_a_child_run_belongs_to_its_stage_and_resumes_with_it(own_folder: Path) 
     with open_run(resumes=run.run_id) as again, again.child("seed-2", **about) as child:
         child.log_metrics({"dev/score": 0.25}, epoch=0)
         child.log_metrics({"dev/score": 0.5}, epoch=1)
-        assert mlflow.get_run(child.run_id).info.status == "RUNNING"
+        statuses = {run.info.run_name: run.info.status for run in all_runs()}
+        assert statuses["seed-2"] == "RUNNING"
     runs = {run.info.run_name: run for run in all_runs()}
     assert set(runs) == {"train/lama/p-tuning", "seed-2"}
     below = runs["seed-2"]

@@ -250,6 +250,7 @@ def test_a_masked_model_of_an_unknown_type_is_refused_by_name(
         PromptedModel(network, tiny_models["bert"].codec, masked=True)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_many_rows_is_summed_in_one_order(
     tiny_models: dict[str, PromptedModel],
 ) -> None:

@@ -17,13 +17,13 @@ import pytest
 from pipeline.data.lama import PROMPT_COLLECTIONS, TEST_FACTS, read_facts
 from pipeline.errors import ChecksumError, DataError, DownloadError
 from pipeline.files import read_jsonl
+from pipeline.sources import http
 from pipeline.sources.geonames import GEONAMES
-from pipeline.sources.http import RetryPolicy
 from pipeline.sources.lama import LAMA, PROMPT_FILES, URLS, LamaSource, lama_source
 from tests.server import Server, serving
 
 REAL_MIRROR = Path(__file__).parents[4] / "shared" / "mirror"
-HASTY = RetryPolicy(attempts=2, backoff=0.001, read_timeout=600)
+HASTY = {"ATTEMPTS": 2, "BACKOFF_SECONDS": 0.001, "READ_TIMEOUT_SECONDS": 600}
 RELATIONS = {"P19": 3, "P36": 2, "P31": 1}
 
 Files = dict[str, bytes]
@@ -132,6 +132,12 @@ def _urls(server: Server) -> dict[str, str]:
     return {part: re.sub("^https://", f"{server.url}/", url) for part, url in URLS.items()}
 
 
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in HASTY.items():
+        monkeypatch.setattr(http, name, value)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Serve everything well."""
@@ -145,7 +151,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def source(server: Server) -> LamaSource:
-    return LamaSource(_urls(server), RELATIONS, license="none", retry=HASTY)
+    return LamaSource(_urls(server), RELATIONS, license="none")
 
 
 @pytest.fixture

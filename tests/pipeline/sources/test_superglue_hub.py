@@ -13,7 +13,6 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from pipeline.errors import ChecksumError, DownloadError
 from pipeline.sources import superglue
-from pipeline.sources.http import RetryPolicy
 from pipeline.sources.superglue import REPOSITORY, SUPERGLUE, fetch_official
 from pipeline.tasks import get_task
 from tests.hub import Hub, asking_here
@@ -288,7 +287,6 @@ def test_the_real_examples_by_way_of_the_hub_are_the_official_bytes(
         SUPERGLUE[task],
         from_hub=True,
         urls={"fewglue": f"{server.url}/few"},
-        retry=RetryPolicy(attempts=1),
     )
     real = {
         name: (REAL_MIRROR / "superglue" / source.task / name).read_bytes()

@@ -3,7 +3,6 @@ import pytest
 from pipeline.data.geonames.facts import (
     GEONAMES_RELATIONS,
     answer_vocabulary,
-    get_relation,
     relation_facts,
 )
 
@@ -59,8 +58,8 @@ def test_the_vocabulary_is_every_object_once_and_sorted(places):
 
 @pytest.mark.parametrize("relation", FACTS)
 def test_templates_have_a_place_for_subject_and_object(relation):
-    template = get_relation(relation).template
-    assert get_relation(relation).relation == relation
+    template = GEONAMES_RELATIONS[relation].template
+    assert GEONAMES_RELATIONS[relation].relation == relation
     assert (template.count("[X]"), template.count("[Y]")) == (1, 1)
 
 
@@ -77,4 +76,4 @@ def test_templates_have_a_place_for_subject_and_object(relation):
     ],
 )
 def test_templates_are_those_of_lama(relation, template):
-    assert get_relation(relation).template == template
+    assert GEONAMES_RELATIONS[relation].template == template
