@@ -412,4 +412,4 @@ def test_what_is_not_what_was_recorded_is_not_promoted(project: Path) -> None:
     shutil.rmtree(project / ".dvc")
     result = promote("lama")
     assert result.exit_code == 1
-    assert "error: DVC:" in result.stderr
+    assert "not inside of a DVC repository" in result.stderr
