@@ -15,7 +15,6 @@ from pipeline.config.presets import (
     apply_values,
     edit_params,
     list_presets,
-    put,
     read_assignments,
     read_preset,
 )
@@ -177,7 +176,7 @@ def test_a_preset_applies_and_keeps_comments_and_where_stages_run(name: str, par
     assert apply_values(params, values_of(name))
     text, applied = params.read_text(), load_params(params)
     assert (applied.data, applied.runtime) == (shipped.data, shipped.runtime)
-    assert edit_params(params, values_of(name)).text == text
+    assert edit_params(params, values_of(name))[0] == text
     comments = {line.partition("# ")[2] for line in text.split("\n")}
     assert {line.partition("# ")[2] for line in before.split("\n")} <= comments
 
@@ -189,6 +188,13 @@ def test_a_preset_sets_all_that_its_run_depends_on(name: str) -> None:
     for path, value in [*_scrambled(values, ()), *values_of(name)]:
         values = put(values, path, value)
     assert "something else" not in str(run_of(_resolved(values)))
+
+
+def put(values: Any, path: tuple[str, ...], value: Any) -> Any:
+    """A copy of nested dictionaries with the value at a path set."""
+    if not path:
+        return value
+    return {**values, path[0]: put(values.get(path[0], {}), path[1:], value)}
 
 
 def _scrambled(values: Any, path: tuple[str, ...]) -> Assignments:
@@ -306,15 +312,15 @@ def test_presets_of_the_embedded_model_share_its_settings(
 
 
 @each_preset
-def test_a_preset_says_what_it_is_where_from_and_what_it_costs(name: str) -> None:
+def test_the_comment_of_a_preset_has_source_differences_and_cost(name: str) -> None:
     comment = [line for line in read_preset(FOLDER, name).text.split("\n") if line.startswith("#")]
     assert comment[1] == "#"
     for words in ("Source: ", "Differs from the paper", "Costs: "):
         assert any(line.startswith(f"# {words}") for line in comment), words
-    # What a comment tells to set can be set.
-    told = re.findall(r"--set (\S+=\S+)", "\n".join(comment))
-    assert told or not name.startswith("lama-34k")
-    read_assignments(told)
+    # The values that a comment suggests can be set.
+    suggested = re.findall(r"--set (\S+=\S+)", "\n".join(comment))
+    assert suggested or not name.startswith("lama-34k")
+    read_assignments(suggested)
 
 
 @pytest.mark.parametrize("name", OF_SUPERGLUE)
@@ -346,7 +352,7 @@ def test_the_patterns_of_table_7_are_tried_in_its_order(params: Path) -> None:
     assert settings[4].template.source.endswith("[P]")
 
 
-def test_each_pattern_of_the_stability_preset_has_its_twin_with_a_prompt_token(
+def test_each_pattern_has_a_variant_with_a_prompt_token(
     params: Path,
 ) -> None:
     apply_values(params, values_of("superglue-patterns-albert"))
@@ -358,9 +364,9 @@ def test_each_pattern_of_the_stability_preset_has_its_twin_with_a_prompt_token(
     assert [source.replace("[P] ", "") for source in tuned] == manual
 
 
-def test_what_the_readme_of_the_presets_names_is_there() -> None:
+def test_the_readme_names_only_existing_presets() -> None:
     text = (FOLDER / "README.md").read_text()
     assert set(re.findall(r"(?:lama|superglue)-[\w-]+", text)) <= set(PRESETS)
-    told = re.findall(r"--set (\S+=[^\s`]+)", text)
-    assert told
-    read_assignments(told)
+    suggested = re.findall(r"--set (\S+=[^\s`]+)", text)
+    assert suggested
+    read_assignments(suggested)

@@ -41,7 +41,7 @@ def show(
     with report_errors():
         preset = read_preset(folder, name)
         typer.echo(preset.text)
-        _print_changes(params_file, edit_params(params_file, preset.values).changes, "Would change")
+        _print_changes(params_file, edit_params(params_file, preset.values)[1], "Would change")
 
 
 @app.command(

@@ -94,7 +94,6 @@ def collect(
     A record with the same name is replaced.
     """
     from pipeline.config.schema import load_params
-    from pipeline.results.records import RecordInfo
     from pipeline.results.records import collect as collect_record
     from pipeline.workflow.lock import read_lock
 
@@ -102,10 +101,14 @@ def collect(
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
             raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
         params = load_params(params_file)
-        today = datetime.date.today().isoformat()
-        info = RecordInfo(name, note, today, hardware(params.runtime.device))
+        head = {
+            "name": name,
+            "note": note,
+            "date": datetime.date.today().isoformat(),
+            "hardware": hardware(params.runtime.device),
+        }
         seconds_of = partial(stage_seconds, read_lock(Path("dvc.lock")))
-        record = collect_record(benchmark, params, Path(), info, seconds_of=seconds_of)
+        record = collect_record(benchmark, params, Path(), head, seconds_of=seconds_of)
         write_json((out or _RESULTS / benchmark) / f"{name}.json", record)
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import rich.box
@@ -27,8 +27,8 @@ _DAYS = ["%Y-%m-%d"]
 # Columns of words; the others hold numbers.
 _WORDS = ("date", "task", "method", "model", "run")
 _FIRST_TO_GO = ("run", "dev", "min", "test n", "date")
-# Characters of a heading that is broken in two lines, and between columns.
-_LONG, _GAP = 10, 2
+# Characters of a heading that is broken in two lines.
+_LONG = 10
 
 
 EXAMPLES = """Examples:
@@ -82,18 +82,23 @@ def results(
                 "--cost cannot be combined with --all, which includes it, or --against"
             )
         # Imports MLflow, which is too slow for --help.
-        from pipeline.history.results import ResultFilter, newest, read_results
+        from pipeline.history.results import newest, read_results
 
-        selection = ResultFilter(
-            models=tuple(model or ()),
-            tasks=tuple(task or ()),
-            methods=tuple(method or ()),
-            since=_day(since),
-            until=_day(until),
-            tags=dict(map(_key_and_value, tag or ())),
-        )
+        tags = dict(map(_key_and_value, tag or ()))
+
+        def is_selected(result: "Result") -> bool:
+            day = result.ended.date()
+            return (
+                (not model or result.model in model)
+                and (not task or result.name in task)
+                and (not method or result.method in method)
+                and (since is None or day >= since.date())
+                and (until is None or day <= until.date())
+                and tags.items() <= result.tags.items()
+            )
+
         evaluations = read_results()
-        selected = [result for result in evaluations if selection.admits(result)]
+        selected = list(filter(is_selected, evaluations))
         if not selected:
             _explain_none(evaluations)
         shown = selected if every else newest(selected)
@@ -104,20 +109,15 @@ def results(
             _print_csv(shown, paper=paper)
         else:
             from pipeline.report.tables import markdown
-            from pipeline.results.compare import cost_tables, method_tables, run_tables
+            from pipeline.results.compare import result_tables
 
-            by_run = run_tables(shown, paper=paper)
-            tables = by_run
-            if not every:
-                tables = cost_tables(shown) if cost else method_tables(shown, paper=paper)
+            by_run = result_tables(shown, "run", paper=paper)
+            show: Literal["test", "min"] = "min" if cost else "test"
+            tables = by_run if every else result_tables(shown, show, paper=paper)
             if as_markdown:
                 typer.echo(markdown(tables), nl=False)
             else:
                 print_tables(tables, narrow=by_run)
-
-
-def _day(moment: datetime | None) -> date | None:
-    return None if moment is None else moment.date()
 
 
 def _key_and_value(text: str) -> tuple[str, str]:
@@ -150,31 +150,26 @@ def _explain_none(evaluations: Sequence["Result"]) -> None:
 
 
 def _print_json(results: Sequence["Result"], *, paper: bool) -> None:
-    from pipeline.results.compare import paper_doubts, paper_records, records
+    from pipeline.results.compare import paper_figures, record_of
 
-    content: dict[str, Any] = {"results": records(results)}
+    content: dict[str, Any] = {"results": list(map(record_of, results))}
     if paper:
-        content |= {"paper": paper_records(results), "doubts": paper_doubts(results)}
+        content["paper"], content["doubts"] = paper_figures(results)
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _print_csv(results: Sequence["Result"], *, paper: bool) -> None:
-    from pipeline.results.compare import (
-        COLUMNS,
-        PAPER_COLUMNS,
-        paper_doubts,
-        paper_records,
-        records,
-    )
+    from pipeline.results.compare import paper_figures, record_of
 
-    rows = records(results)
+    rows = list(map(record_of, results))
     if paper:
+        figures, doubts = paper_figures(results)
         rows = [{"of": "ours", **row} for row in rows]
-        rows += [{"of": "paper", **row} for row in paper_records(results)]
-        for doubt in paper_doubts(results):
+        rows += [{"of": "paper", **row} for row in figures]
+        for doubt in doubts:
             typer.echo(doubt, err=True)
-    columns = ["of", *COLUMNS, *PAPER_COLUMNS] if paper else COLUMNS
-    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
 
@@ -187,14 +182,16 @@ def print_tables(tables: Sequence["Table"], *, narrow: Sequence["Table"]) -> Non
         narrow: printed instead if one of them is too wide; columns are removed until they fit.
     """
     console = Console(markup=False, highlight=False, emoji=False)
-    if any(_least_width(table) > console.width for table in tables):
-        tables = [_narrowed(table, console.width) for table in narrow]
+    if any(_width(console, table) > console.width for table in tables):
+        tables = narrow
     for table in tables:
         console.print(table.title, style="bold")
-        if table.rows or table.paper:
-            console.print(_drawn(table, whole=_least_width(table) <= console.width))
-            if table.notes:
-                console.print()
+        for name in _FIRST_TO_GO:
+            if _width(console, table) > console.width:
+                rows = [{k: v for k, v in row.items() if k != name} for row in table.rows]
+                table = replace(table, rows=rows)
+        if table.rows:
+            console.print(_drawn(table))
         for note in table.notes:
             bullet = rich.table.Table.grid(padding=(0, 1))  # its lines are indented
             bullet.add_row("-", note)
@@ -202,60 +199,19 @@ def print_tables(tables: Sequence["Table"], *, narrow: Sequence["Table"]) -> Non
         console.print()
 
 
-def _narrowed(table: "Table", width: int) -> "Table":
-    """Remove columns, the least important first, until a table fits."""
-    for name in _FIRST_TO_GO:
-        if name in table.columns and _least_width(table) > width:
-            place = table.columns.index(name)
-            table = replace(
-                table,
-                columns=[*table.columns[:place], *table.columns[place + 1 :]],
-                rows=[[*row[:place], *row[place + 1 :]] for row in table.rows],
-            )
-    return table
+def _width(console: Console, table: "Table") -> int:
+    options = console.options.update(max_width=10**6)
+    return console.measure(_drawn(table), options=options).maximum
 
 
-def _drawn(table: "Table", *, whole: bool) -> rich.table.Table:
-    """Return a table for the terminal; `whole`: it is wide enough to break no number."""
+def _drawn(table: "Table") -> rich.table.Table:
+    """Return a table for the terminal, with several lines in long headings and cells."""
     drawn = rich.table.Table(
         box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
     )
-    for name, cells in _columns(table):
-        justify: Literal["left", "right"] = "left" if name in _WORDS else "right"
-        no_wrap = whole and not _is_breakable(cells)
-        drawn.add_column(_heading(name), justify=justify, overflow="fold", no_wrap=no_wrap)
+    for name in table.rows[0] if table.rows else ():
+        heading = name.replace("-", "-\n", 1) if len(name) > _LONG else name
+        drawn.add_column(heading, justify="left" if name in _WORDS else "right", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*row)
-    drawn.add_section()
-    if table.rows and table.paper:
-        drawn.add_row("the paper:")
-    for row in table.paper:
-        drawn.add_row(*row)
+        drawn.add_row(*(cell.replace("), ", "),\n") for cell in row.values()))
     return drawn
-
-
-def _columns(table: "Table") -> list[tuple[str, list[str]]]:
-    """Return each column's name and cells."""
-    rows = [*table.rows, *table.paper]
-    return [(name, [row[place] for row in rows]) for place, name in enumerate(table.columns)]
-
-
-def _heading(name: str) -> str:
-    """Break a method's long name in two lines."""
-    return name.replace("-", "-\n", 1) if len(name) > _LONG else name
-
-
-def _is_breakable(cells: Sequence[str]) -> bool:
-    """Return whether there are words between numbers, as in `34.1 (LPAQA), 43.3 (AutoPrompt)`."""
-    return any("(" in cell or " to " in cell for cell in cells)
-
-
-def _least_width(table: "Table") -> int:
-    """Return how many characters a table needs in order to break no number."""
-    widths = []
-    for name, cells in _columns(table):
-        parts = _heading(name).split("\n")
-        for cell in cells:
-            parts += cell.split() if _is_breakable(cells) else [cell]
-        widths.append(max(map(len, parts)))
-    return sum(widths) + _GAP * len(widths)

@@ -1,11 +1,11 @@
 """Checks of `params.yaml` that need more than its own types: names, templates, folders."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config.grid import lama_configs, superglue_configs
-from pipeline.config.schema import LamaMethod, LamaParams, MethodParams, Params, SearchParams
+from pipeline.config.schema import LamaMethod, LamaParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
 from pipeline.errors import ParamsError, PipelineError
@@ -42,25 +42,23 @@ def check_params(params: Params) -> None:
         for relation in names:
             with at(place):
                 _check_relation(relation, params.lama.source)
-    for name, settings in params.lama.training.items():
-        with at(f"lama.training.{name}.tune"):
-            _check_tune(name, settings.tune, _TUNES)
-        with at(f"lama.training.{name}.search"):
-            _check_search(name, settings.search, params.lama.source)
-        if name in params.lama.prompts:
-            # None for the settings of a relation that overrides nothing.
-            for overriding in (None, *params.lama.overrides):
-                with at(None):
-                    _check_lama_configs(params.lama, overriding, name)
+    for benchmark, section in (("lama", params.lama), ("superglue", params.superglue)):
+        for method, settings in section.training.items():
+            with at(f"{benchmark}.training.{method}.tune"):
+                _check_tune(benchmark, method, list(settings.tune))
+            with at(f"{benchmark}.training.{method}.search"):
+                _check_search(method, settings.search, params.lama.source)
+    for name in (name for name in params.lama.training if name in params.lama.prompts):
+        # None for the settings of a relation that overrides nothing.
+        for overriding in (None, *params.lama.overrides):
+            with at(None):
+                _check_lama_configs(params.lama, overriding, name)
     for relation in params.lama.stability.relations if params.lama.stability.methods else ():
         with at("lama.stability"):
             _check_stability(relation, params.lama)
     for relation, template in params.lama.templates.items():
         with at(f"lama.templates.{relation}"):
             manual_template(template)
-    for method, settings in params.superglue.training.items():
-        with at(f"superglue.training.{method}"):
-            _check_superglue_training(method, settings)
     for task, prompts in params.superglue.prompts.items():
         with at(f"superglue.prompts.{task}.verbalizer"):
             task_verbalizer(get_task(task), prompts.verbalizer)
@@ -87,9 +85,10 @@ def _check_relation(relation: str, source: str) -> None:
         raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
 
 
-# What each method may tune; the first is the paper's.
+# What each method may tune; the first is the paper's on LAMA.
 _TUNES: dict[str, list[list[str]]] = {
     "manual": [[]],
+    "classifier": [["model"]],
     "fine-tuning": [["model"]],
     "manual-fine-tuning": [["model"]],
     "p-tuning": [["prompt"], ["prompt", "model"]],
@@ -98,26 +97,13 @@ _TUNES: dict[str, list[list[str]]] = {
 }
 
 
-# What each method may tune on SuperGLUE, where prompts and model are trained together.
-_SUPERGLUE_TUNES: dict[str, list[list[str]]] = {
-    "manual": [[]],
-    "classifier": [["model"]],
-    "manual-fine-tuning": [["model"]],
-    "p-tuning": [["prompt", "model"], ["prompt"]],
-    "prompt-tuning": [["prompt"]],
-}
-
-
-def _check_tune(method: str, tune: Sequence[str], allowed: Mapping[str, list[list[str]]]) -> None:
-    if list(tune) not in allowed[method]:
-        choices = " or ".join(map(str, allowed[method]))
-        raise ParamsError(f"{list(tune)}, but {method} tunes {choices}; choose another method")
-
-
-def _check_superglue_training(method: str, settings: MethodParams) -> None:
-    _check_tune(method, settings.tune, _SUPERGLUE_TUNES)
-    if settings.search is not None:
-        raise ParamsError("section 'search' is only used by lama.training.discrete")
+def _check_tune(benchmark: str, method: str, tune: list[str]) -> None:
+    allowed = _TUNES[method]
+    if (benchmark, method) == ("superglue", "prompt-tuning"):
+        allowed = [["prompt"]]
+    if tune not in allowed:
+        choices = " or ".join(map(str, allowed))
+        raise ParamsError(f"{tune}, but {method} tunes {choices}; choose another method")
 
 
 def _check_search(method: str, search: SearchParams | None, source: str) -> None:

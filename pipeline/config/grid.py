@@ -61,18 +61,9 @@ class _Axis:
     place: str
 
 
-@dataclass(frozen=True)
-class _Method:
-    """A method's section, and the values that replace parts of it."""
-
-    name: str
-    training: MethodParams
-    grid: Mapping[str, Any]
-    overrides: Mapping[str, Any]
-
-
-# A value of `params.yaml` -> the values of the axis that it describes.
-_Reader = Callable[[Any], list[Any]]
+# Part of a prompt -> its value, the key of the benchmark's section that gives it, and a reader: a
+# value of `params.yaml` -> the values of the axis that it describes.
+_Prompt = dict[str, tuple[Any, str, Callable[[Any], list[Any]]]]
 
 
 def lama_configs(
@@ -97,17 +88,11 @@ def lama_configs(
     Raises:
         ParamsError: an unknown path, or an invalid value or layout; the text begins with its key.
     """
-    section = _Method(
-        method,
-        params.training[method],
-        params.grid.get(method, {}) if grid else {},
-        params.overrides.get(relation, {}).get(method, {}) if grid else {},
-    )
-    trained = "prompt" in section.training.tune or method == "discrete"
     parse = partial(apply_layout, manual=manual, masked=masked)
+    trained = "prompt" in params.training[method].tune or method == "discrete"
     templates = partial(_read_templates, parse=parse, trained=trained, masked=masked)
-    prompt = {"template": (_Axis([params.prompts[method]], f"prompts.{method}"), templates)}
-    return _configs("lama", relation, section, prompt)
+    prompt: _Prompt = {"template": (params.prompts[method], f"prompts.{method}", templates)}
+    return _configs(params, relation, method, prompt, grid=grid)
 
 
 def superglue_configs(
@@ -126,27 +111,17 @@ def superglue_configs(
         ParamsError: an unknown path, or an invalid value, template or verbalizer; the text begins
             with its key.
     """
-    prompts, classifier = params.prompts[task], method == "classifier"
-    section = _Method(
-        method,
-        params.training[method],
-        params.grid.get(method, {}),
-        params.overrides.get(task, {}).get(method, {}),
-    )
-    templates = partial(
-        _read_templates,
-        parse=partial(task_template, get_task(task), classifier=classifier),
-        trained="prompt" in section.training.tune,
-        masked=masked,
-    )
+    prompts, classifier, place = params.prompts[task], method == "classifier", f"prompts.{task}"
+    parse = partial(task_template, get_task(task), classifier=classifier)
+    trained = "prompt" in params.training[method].tune
+    templates = partial(_read_templates, parse=parse, trained=trained, masked=masked)
     verbalizers = partial(_read_verbalizer, get_task(task), classifier=classifier)
-    place = f"prompts.{task}"
-    prompt: dict[str, tuple[_Axis, _Reader]] = {
-        "template": (_Axis([prompts.templates[method]], f"{place}.templates.{method}"), templates),
-        "verbalizer": (_Axis([prompts.verbalizer], f"{place}.verbalizer"), verbalizers),
-        "max_length": (_Axis([prompts.max_length], f"{place}.max_length"), _read_length),
+    prompt: _Prompt = {
+        "template": (prompts.templates[method], f"{place}.templates.{method}", templates),
+        "verbalizer": (prompts.verbalizer, f"{place}.verbalizer", verbalizers),
+        "max_length": (prompts.max_length, f"{place}.max_length", _read_length),
     }
-    return _configs("superglue", task, section, prompt)
+    return _configs(params, task, method, prompt)
 
 
 def insert_prompt_tokens(pattern: str, count: int, *, after_mask: bool) -> list[str]:
@@ -170,58 +145,60 @@ def insert_prompt_tokens(pattern: str, count: int, *, after_mask: bool) -> list[
 
 
 def _configs(
-    benchmark: str, task: str, method: _Method, prompt: Mapping[str, tuple[_Axis, _Reader]]
+    params: LamaParams | SuperGlueParams,
+    task: str,
+    method: Any,
+    prompt: _Prompt,
+    *,
+    grid: bool = True,
 ) -> list[TrialConfig]:
     """The product of all axes; those of the prompt come first."""
+    benchmark = "lama" if isinstance(params, LamaParams) else "superglue"
     training = {
-        key: value for key, value in method.training.model_dump().items() if value is not None
+        key: value
+        for key, value in params.training[method].model_dump().items()
+        if value is not None
     }
-    axes = {
-        name: _Axis(axis.values, f"{benchmark}.{axis.place}") for name, (axis, _) in prompt.items()
-    }
+    axes = {name: _Axis([value], f"{benchmark}.{at}") for name, (value, at, _) in prompt.items()}
     known = [*prompt, *_leaves(training)]
     for place, values in (
-        (f"{benchmark}.grid.{method.name}", method.grid),
-        (f"{benchmark}.overrides.{task}.{method.name}", method.overrides),
+        (f"grid.{method}", params.grid.get(method, {})),
+        (f"overrides.{task}.{method}", params.overrides.get(task, {}).get(method, {})),
     ):
-        for path, value in values.items():
-            axes[path] = _Axis(value if isinstance(value, list) else [value], f"{place}.{path}")
-            _check_axis(axes[path], path, known)
-    for name, (_, read) in prompt.items():
+        for path, value in values.items() if grid else ():
+            axis = _Axis(
+                value if isinstance(value, list) else [value], f"{benchmark}.{place}.{path}"
+            )
+            if not axis.values:
+                raise ParamsError(f"{axis.place}: empty list; write one or more values")
+            if path not in known:
+                valid = ", ".join(known)
+                raise ParamsError(f"{axis.place}: unknown key for this method; valid keys: {valid}")
+            axes[path] = axis
+    for name, (_, _, read) in prompt.items():
         with _at(axes[name].place):
             parsed = [item for value in axes[name].values for item in read(value)]
         axes[name] = _Axis(parsed, axes[name].place)
     configs = []
     for number, point in enumerate(itertools.product(*(axis.values for axis in axes.values())), 1):
         setting = dict(zip(axes, point, strict=True))
+        tried = {
+            path: value.source if isinstance(value, Template) else value
+            for path, value in setting.items()
+            if len(axes[path].values) > 1
+        }
+        values = {path: value for path, value in setting.items() if path not in prompt}
         configs.append(
             TrialConfig(
                 number=number,
-                tried={
-                    path: value.source if isinstance(value, Template) else value
-                    for path, value in setting.items()
-                    if len(axes[path].values) > 1
-                },
+                tried=tried,
                 template=setting["template"],
                 verbalizer=setting.get("verbalizer"),
                 max_length=setting.get("max_length"),
-                training=_replaced(
-                    training,
-                    {path: value for path, value in setting.items() if path not in prompt},
-                    axes,
-                    f"{benchmark}.training.{method.name}",
-                ),
+                training=_replaced(training, values, axes, f"{benchmark}.training.{method}"),
             )
         )
     return configs
-
-
-def _check_axis(axis: _Axis, path: str, known: list[str]) -> None:
-    with _at(axis.place):
-        if not axis.values:
-            raise ParamsError("empty list; write one or more values")
-        if path not in known:
-            raise ParamsError(f"unknown key for this method; valid keys: {', '.join(known)}")
 
 
 def _leaves(training: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -300,7 +277,8 @@ def _replaced(
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
         place = axes[path].place if path in axes else default
-        raise ParamsError(f"{place}: {first['msg']} (found {first['input']!r})") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ParamsError(f"{place}: {message} (found {first['input']!r})") from None
 
 
 @contextmanager

@@ -61,14 +61,6 @@ class Change:
     new: str | None
 
 
-@dataclass(frozen=True)
-class Edited:
-    """The new text of a parameters file, and what differs."""
-
-    text: str
-    changes: list[Change]
-
-
 def list_presets(folder: Path) -> dict[str, str]:
     """Name -> first line of the file's comment, sorted by name.
 
@@ -107,16 +99,8 @@ def read_assignments(assignments: Iterable[str]) -> Assignments:
     return [pair for assignment in assignments for pair in _read_assignment(assignment)]
 
 
-def put(values: Any, path: tuple[str, ...], value: Any) -> Any:
-    """A copy of nested dictionaries with the value at a path set."""
-    if not path:
-        return value
-    section = values if isinstance(values, dict) else {}
-    return {**section, path[0]: put(section.get(path[0]), path[1:], value)}
-
-
-def edit_params(path: Path, values: Assignments) -> Edited:
-    """The new text of a parameters file; nothing is checked or written.
+def edit_params(path: Path, values: Assignments) -> tuple[str, list[Change]]:
+    """The new text of a parameters file, and what differs; nothing is checked or written.
 
     Raises:
         ParamsError: the file is missing or not YAML, or it has anchors, so that a value cannot be
@@ -124,18 +108,14 @@ def edit_params(path: Path, values: Assignments) -> Edited:
     """
     text = read_yaml(path)
     lines = text.replace("\r\n", "\n")
-    document = _parse(lines, str(path))
-    before = after = _plain(document)
+    before, document = _parse(lines, str(path)), _parse(lines, str(path))
+    if yaml_edit.has_anchors(lines):
+        raise ParamsError(f"{path} has anchors; write each value out, or edit it by hand")
     for names, value in values:
         yaml_edit.assign(document, names, value)
-        after = put(after, names, value)
-    edited = yaml_edit.write(document)
-    if not yaml_edit.same(_parse(edited, str(path)), after):
-        raise ParamsError(f"{path} has anchors; write each value out, or edit it by hand")
-    changes = list(_changes(before, after, ""))
-    if not changes:
-        return Edited(text, [])
-    return Edited(edited.replace("\n", "\r\n") if "\r\n" in text else edited, changes)
+    changes = list(_changes(before, document, ""))
+    edited = yaml_edit.write(document) if changes else lines
+    return edited.replace("\n", "\r\n") if "\r\n" in text else edited, changes
 
 
 def apply_values(path: Path, values: Assignments) -> list[Change]:
@@ -147,18 +127,18 @@ def apply_values(path: Path, values: Assignments) -> list[Change]:
         ParamsError: as `edit_params`, or as `load_params` and `check_params` of the result; the
             file is unchanged.
     """
-    edited = edit_params(path, values)
+    text, changes = edit_params(path, values)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
-        write_text(copy, edited.text)
+        write_text(copy, text)
         try:
             check_params(load_params(copy))
         except ParamsError as error:
             lines = str(error).replace(str(copy), str(path))
             raise ParamsError(f"{lines}\nNothing was written: {path} is unchanged") from error
-    if edited.changes:
-        write_text(path.resolve(), edited.text)
-    return edited.changes
+    if changes:
+        write_text(path.resolve(), text)
+    return changes
 
 
 def _read_assignment(assignment: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -174,11 +154,7 @@ def _read_assignment(assignment: str) -> Iterator[tuple[tuple[str, ...], Any]]:
         if keys is None:
             raise ParamsError(f"{where}: {above} is set as a whole; write {above}=VALUE")
         annotation = _known(keys, name, where, names[:place])
-    try:
-        value = yaml_edit.parse(f"value: {text}")["value"]
-    except YAMLError as error:
-        raise ParamsError(f"{where}: not YAML: {_in_one_line(error)}") from error
-    yield from _flatten(value, annotation, where, names)
+    yield from _flatten(_parse(f"value: {text}", where)["value"], annotation, where, names)
 
 
 def _flatten(
@@ -189,13 +165,10 @@ def _flatten(
     if keys is None or not isinstance(values, dict):
         yield path, values
         return
-    nested = [
-        assignment
-        for name, value in values.items()
-        for assignment in _flatten(
-            value, _known(keys, str(name), where, path), where, (*path, str(name))
-        )
-    ]
+    nested: Assignments = []
+    for name, value in values.items():
+        known = _known(keys, str(name), where, path)
+        nested += _flatten(value, known, where, (*path, str(name)))
     yield from [(path, values)] if annotation is MethodParams else nested
 
 
@@ -210,17 +183,10 @@ def _parse(text: str, where: str) -> Any:
     try:
         values = yaml_edit.parse(text)
     except YAMLError as error:
-        raise ParamsError(f"{where}: not YAML: {_in_one_line(error)}") from error
+        raise ParamsError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ParamsError(f"{where}: holds no keys; write `key: value` lines as in params.yaml")
     return values
-
-
-def _plain(value: Any) -> Any:
-    """A copy in which no two places share a container, as anchors do."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _changes(old: Any, new: Any, prefix: str) -> Iterator[Change]:
@@ -232,7 +198,3 @@ def _changes(old: Any, new: Any, prefix: str) -> Iterator[Change]:
         elif (name in old) != (name in new) or not yaml_edit.same(before, after):
             shown = [yaml_edit.one_line(v[name]) if name in v else None for v in (old, new)]
             yield Change(path, *shown)
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

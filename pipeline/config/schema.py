@@ -7,7 +7,6 @@ apply to some methods only (`prompt`, `model`, `search`) are `None` for the othe
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from copy import copy
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -19,10 +18,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    create_model,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -55,7 +53,7 @@ def _known_task(name: str) -> str:
     try:
         return check_task(name)
     except ParamsError as error:
-        raise PydanticCustomError("task", "{error}", {"error": str(error)}) from None
+        raise ValueError(str(error)) from None
 
 
 SuperGlueTask = Annotated[str, AfterValidator(_known_task)]
@@ -154,51 +152,29 @@ class MethodParams(Section):
     def _has_what_it_tunes(self) -> Self:
         for name, section in (("prompt", self.prompt), ("model", self.model)):
             if (name in self.tune) != (section is not None):
-                raise PydanticCustomError(
-                    "tune",
-                    "section '{name}' is {state} when tune contains '{name}'",
-                    {"name": name, "state": "required" if section is None else "only used"},
-                )
+                state = "required" if section is None else "only used"
+                raise ValueError(f"section '{name}' is {state} when tune contains '{name}'")
         if self.model is not None and self.model.gradient_accumulation_steps > self.batch_size:
-            raise PydanticCustomError(
-                "accumulation",
-                "model.gradient_accumulation_steps is {steps}, more than batch_size {batch}",
-                {"steps": self.model.gradient_accumulation_steps, "batch": self.batch_size},
+            raise ValueError(
+                f"model.gradient_accumulation_steps is {self.model.gradient_accumulation_steps}, "
+                f"more than batch_size {self.batch_size}"
             )
         if bool(self.tune) != bool(self.epochs):
-            raise PydanticCustomError(
-                "epochs", "epochs must be 0 if nothing is tuned, and 1 or more otherwise"
-            )
+            raise ValueError("epochs must be 0 if nothing is tuned, and 1 or more otherwise")
         return self
 
 
-def _partial(section: type[Section], *without: str) -> Any:
-    """A section whose keys are all optional, those of the sections within it too."""
-    fields: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
-        if name not in without:
-            nested = _section_within(field.annotation)
-            optional = copy(field)
-            optional.default = None
-            fields[name] = (_partial(nested), None) if nested else (field.annotation, optional)
-    return create_model(f"{section.__name__}Defaults", __base__=Section, **fields)
-
-
-def _section_within(annotation: Any) -> type[Section] | None:
-    candidates = [annotation, *get_args(annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
-
-
-_TrainingDefaults = _partial(MethodParams, "tune", "search")
-_Defaults = create_model("_Defaults", defaults=(_TrainingDefaults, ...), __base__=Section)
+class TrainingDefaults(MethodParams):
+    """What all methods share, unless their section has the key; `section_keys` uses it only."""
 
 
 def _merge_defaults(training: Any) -> Any:
     """Each method's section merged over `defaults`; `prompt` and `model` only if it tunes them."""
     if not isinstance(training, dict):
         return training
-    _Defaults.model_validate({key: training[key] for key in ("defaults",) if key in training})
-    defaults = training["defaults"]
+    defaults = training.get("defaults")
+    if not isinstance(defaults, dict):
+        raise ValueError("section 'defaults' is required; it may be {}")
     return {
         method: _merged(section, defaults) if isinstance(section, dict) else section
         for method, section in training.items()
@@ -358,7 +334,7 @@ def load_params(path: Path) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        lines = _explain(error.errors())
+        lines = _explain(error.errors(), values)
         raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
@@ -383,7 +359,7 @@ def section_keys(annotation: Any) -> dict[str, Any] | None:
         return {name: field.annotation for name, field in annotation.model_fields.items()}
     if origin is dict and arguments[0] is not str:
         names = task_names() if arguments[0] == SuperGlueTask else get_args(arguments[0])
-        shared = {"defaults": _TrainingDefaults} if arguments[1] is MethodParams else {}
+        shared = {"defaults": TrainingDefaults} if arguments[1] is MethodParams else {}
         return {**shared, **dict.fromkeys(names, arguments[1])}
     if origin in (Annotated, Union, UnionType):
         candidates = arguments[:1] if origin is Annotated else arguments
@@ -407,36 +383,29 @@ def _check_list(
 ) -> None:
     duplicates = sorted({value for value in chosen if chosen.count(value) > 1})
     if duplicates:
-        raise PydanticCustomError(
-            "list",
-            "{name}: duplicate value {values}",
-            {"name": name, "values": ", ".join(map(str, duplicates))},
-        )
+        raise ValueError(f"{name}: duplicate value {', '.join(map(str, duplicates))}")
     missing = [value for value in chosen if settings is not None and value not in settings]
     if missing:
-        raise PydanticCustomError(
-            "list",
-            "{where}: no entry for {missing}, which {name} lists",
-            {"where": where, "missing": ", ".join(missing), "name": name},
-        )
+        raise ValueError(f"{where}: no entry for {', '.join(missing)}, which {name} lists")
 
 
 # What pydantic puts into a path for a member of a union or a key of a dictionary.
 _INTERNAL = re.compile(r"str|int|\[key\]|(?:list|dict|literal)\[.*|constrained-.*")
 
 
-def _explain(errors: list[ErrorDetails]) -> list[str]:
+def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
     """One line for each place: the dotted path, what is wrong, the choices."""
     by_place: dict[tuple[str, ...], list[ErrorDetails]] = {}
     unknown_names = set()
     for details in errors:
         place = tuple(str(p) for p in details["loc"] if not _INTERNAL.fullmatch(str(p)))
+        place = _written_place(place, values)
         by_place.setdefault(place, []).append(details)
         if "[key]" in details["loc"]:
             unknown_names.add(place)
     lines = []
     for place, members in by_place.items():
-        # Of a union, the member that got furthest says what is wrong.
+        # Of a union, the error of the member that matches furthest is the right one.
         within = [other for other in by_place if other[: len(place)] == place != other]
         below_unknown = any(place[:end] in unknown_names for end in range(len(place)))
         old_names = [old for old, new in RENAMED_KEYS.items() if place and new == place[-1]]
@@ -446,21 +415,32 @@ def _explain(errors: list[ErrorDetails]) -> list[str]:
     return lines
 
 
+def _written_place(place: tuple[str, ...], values: Any) -> tuple[str, ...]:
+    """The place in `defaults` if a method's value comes from there."""
+    written = (*place[:2], "defaults", *place[3:])
+    merged = place[1:2] == ("training",) and len(place) > 3
+    return written if merged and not _has(values, place) and _has(values, written) else place
+
+
+def _has(values: Any, path: tuple[str, ...]) -> bool:
+    inner = values.get(path[0]) if path and isinstance(values, dict) else None
+    return not path or (inner is not None and _has(inner, path[1:]))
+
+
 def _message(members: list[ErrorDetails], place: tuple[str, ...]) -> str:
     details, value = members[0], members[0]["input"]
     match details["type"]:
         case "extra_forbidden":
             return explain_unknown_key(place[-1], _known_keys(place))
         case "missing":
-            return "; ".join(
-                filter(None, ("this key is missing", _ADDED_KEYS.get(".".join(place))))
-            )
+            added = _ADDED_KEYS.get(".".join(place))
+            return f"this key is missing; {added}" if added else "this key is missing"
         case "literal_error" if isinstance(value, str) and value in RENAMED_VALUES:
             return f"'{value}' is now '{RENAMED_VALUES[value]}'"
         case "literal_error":
             return f"{value!r} is not one of {details['ctx']['expected']}"
-        case "value_error" | "list" | "tune" | "accumulation" | "epochs" | "task":
-            return details["msg"]
+        case "value_error":
+            return details["msg"].removeprefix("Value error, ")
     texts = [re.sub(" or instance of .*", "", m["msg"].removeprefix("Input ")) for m in members]
     texts = [texts[0], *(text.removeprefix("should be ") for text in texts[1:])]
     shown = repr(value) if not isinstance(value, dict | list) else type(value).__name__

@@ -1,11 +1,13 @@
 """Edit values of a YAML document and keep its comments, order, quotes and line ends."""
 
 import io
+import json
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark
+from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarfloat import ScalarFloat
 from ruamel.yaml.tokens import CommentToken
@@ -34,6 +36,11 @@ def parse(text: str) -> Any:
         YAMLError: it is not YAML.
     """
     return _yaml().load(text)
+
+
+def has_anchors(text: str) -> bool:
+    """Whether a change of one value would change another."""
+    return any(isinstance(event, AliasEvent) for event in _yaml().parse(text))
 
 
 def write(document: Any) -> str:
@@ -66,17 +73,9 @@ def assign(mapping: CommentedMap, path: tuple[str, ...], value: Any) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal; 1, 1.0 and true are different."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return _scalar_type(one) is _scalar_type(other) and bool(one == other)
-
-
-def _scalar_type(value: Any) -> type:
-    # ruamel.yaml has its own subclasses, and its own boolean.
-    return next((t for t in (bool, int, float, str) if isinstance(value, t)), type(value))
+    """Whether two values are equal; 1, 1.0 and true are different, 1e-4 and 0.0001 are not."""
+    first, second = (json.dumps(value, default=repr) for value in (one, other))
+    return first == second
 
 
 def _set(mapping: CommentedMap, key: str, value: Any) -> None:

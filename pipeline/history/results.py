@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -92,39 +92,6 @@ class Result:
         """Return a metric that counts something; None if the run has none."""
         value = self.metrics.get(key)
         return None if value is None else int(value)
-
-
-@dataclass(frozen=True)
-class ResultFilter:
-    """Selects results; a field that is empty or None selects all.
-
-    Attributes:
-        models: names of models.
-        tasks: SuperGLUE tasks, or `lama`, or `stability`.
-        methods: their names.
-        since: first day.
-        until: last day.
-        tags: of the run, each with its value.
-    """
-
-    models: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    since: date | None = None
-    until: date | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def admits(self, result: Result) -> bool:
-        """Return whether a result is selected."""
-        day = result.ended.date()
-        return (
-            (not self.models or result.model in self.models)
-            and (not self.tasks or result.name in self.tasks)
-            and (not self.methods or result.method in self.methods)
-            and (self.since is None or day >= self.since)
-            and (self.until is None or day <= self.until)
-            and all(result.tags.get(key) == value for key, value in self.tags.items())
-        )
 
 
 def read_results() -> list[Result]:

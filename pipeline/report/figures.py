@@ -75,17 +75,8 @@ def relations_figure(results: Sequence[MethodResult]) -> str:
 
 def trainings_figure(results: Sequence[MethodResult]) -> str:
     """Draw the test score of each training: a strip for each task and method."""
-    benchmark = results[0].benchmark
-    tasks = list(dict.fromkeys(row["task"] for result in results for row in result.trainings))
-    strips: list[_Strip] = []
-    for task, result in [(task, result) for task in tasks for result in results][::-1]:
-        scores = [row["test_score"] for row in result.trainings if row["task"] == task]
-        if scores:
-            name = f"{task} {result.method}"
-            place = len(strips) + 0.6 * tasks[::-1].index(task)  # a gap between tasks
-            majority = [_majority(result, task)]
-            strips.append(_Strip(name, {"majority": majority, result.method: scores}, place))
-    label = f"test {LABELS[HEADLINE[benchmark]]}, %, a mark for each training"
+    strips = _grouped(results, "trainings", "task", "test_score")
+    label = f"test {LABELS[HEADLINE[results[0].benchmark]]}, %, a mark for each training"
     return _strips_figure(strips, label, inches=0.3, legend=1)
 
 
@@ -98,13 +89,22 @@ def _majority(result: MethodResult, task: str) -> float:
 
 def stability_figure(results: Sequence[MethodResult]) -> str:
     """Draw P@1 under each template: a strip for each relation and method."""
-    relations = list(dict.fromkeys(row["relation"] for r in results for row in r.templates))
-    strips: list[_Strip] = []
-    for relation, result in [(name, r) for name in relations for r in results][::-1]:
-        scores = [row["p_at_1"] for row in result.templates if row["relation"] == relation]
-        place = len(strips) + 0.6 * (len(strips) // len(results))  # a gap between relations
-        strips.append(_Strip(f"{relation} {result.method}", {result.method: scores}, place))
+    strips = _grouped(results, "templates", "relation", "p_at_1")
     return _strips_figure(strips, "test P@1, %, a mark for each template", inches=0.3)
+
+
+def _grouped(results: Sequence[MethodResult], rows: str, group: str, score: str) -> list["_Strip"]:
+    """Return a strip for each group of rows and method; trainings have a mark of the majority."""
+    groups = list(dict.fromkeys(row[group] for result in results for row in getattr(result, rows)))
+    strips: list[_Strip] = []
+    for name, result in [(name, result) for name in groups for result in results][::-1]:
+        scores = [row[score] for row in getattr(result, rows) if row[group] == name]
+        control = {"majority": [_majority(result, name)]} if rows == "trainings" else {}
+        if scores:
+            place = len(strips) + 0.6 * groups[::-1].index(name)  # a gap between groups
+            marks = {**control, result.method: scores}
+            strips.append(_Strip(f"{name} {result.method}", marks, place))
+    return strips
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pipeline.report.scores import (
     ResultFolders,
     Row,
     count_epochs,
+    percent,
     read_answers,
     read_result,
 )
@@ -90,8 +91,7 @@ def write_report(folder: Path, data: ReportData) -> None:
         "report.md.j2",
         data=data,
         figures=figures,
-        relations={result.method: result.relations for result in data.lama},
-        lama_rows=[tables.LamaRow(data.params.model.name, data.params.model.name, data.lama)],
+        lama_relations={result.method: result.relations for result in data.lama},
     )
     for name, figure in figures.items():
         write_text(folder / "figures" / f"{name}.svg", figure)
@@ -122,6 +122,7 @@ def render(template: str, folder: Path = Path(__file__).parent, **values: object
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"escaped": tables.escaped, "percent": percent}
     text = environment.get_template(template).render(tables=tables, **values)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n" if ".md" in template else text
 
@@ -130,7 +131,7 @@ def _figures(data: ReportData) -> dict[str, str]:
     figures = {}
     if data.lama:
         figures["lama_relations"] = relations_figure(data.lama)
-        if tables.trainings_table(data.lama):
+        if tables.repeated(data.lama, "trainings"):
             figures["lama_trainings"] = trainings_figure(data.lama)
         figures["lama_curves"] = curves_figure(data.lama)
     if data.stability:

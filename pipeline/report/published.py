@@ -102,6 +102,8 @@ def table_1_metrics() -> dict[str, dict[str, float]]:
         ("manual", "p-tuning"), zip(*TABLE_1.values(), strict=True), strict=True
     ):
         metrics[method] = {
+            "test/relations": 1,
+            "test/templates": len(column),
             "test/p_at_1": statistics.mean(column) / 100,
             "test/p_at_1_worst": min(column) / 100,
             "test/p_at_1_best": max(column) / 100,
@@ -153,7 +155,10 @@ def lama_differences(
         for column in _LAMA["subsets"][subset]["columns"]
     ]
     return [
-        *(_model_difference(model, named(model)) for model in dict.fromkeys(models)),
+        *(
+            _difference(named(m), paper_name(m), "of the paper: compare methods, not numbers")
+            for m in dict.fromkeys(models)
+        ),
         *([f"Fewer relations than the paper's {RELATIONS} give another mean."] if fewer else []),
         "An object must be one token of the model here; other facts are left out.",
         _LAMA["setting"],
@@ -162,25 +167,17 @@ def lama_differences(
     ]
 
 
-def _model_difference(model: str, written: str) -> str:
-    name = paper_name(model)
-    if name is None:
-        return f"{written} is not a model of the paper: compare methods, not numbers."
-    return f"{written} is the paper's {name}."
-
-
 def task_differences(protocol: str, model: str, *, named: Callable[[str], str] = str) -> list[str]:
-    """Return how our rows differ from the paper's, and what is doubtful.
-
-    Args:
-        protocol: one of `PROTOCOLS`.
-        model: name of the language model.
-        named: formats it.
-    """
+    """Return the same for a table of SuperGLUE; `protocol` is one of `PROTOCOLS`."""
     table = _table(protocol)
-    same = [row["model"] for row in table["rows"] if row["hub"] == _hub_name(model)]
-    which = f"the paper's {same[0]}" if same else "not a model of this table: compare methods"
-    return [f"{named(model)} is {which}.", *table["doubts"]]
+    name = next((row["model"] for row in table["rows"] if row["hub"] == _hub_name(model)), None)
+    return [_difference(named(model), name, "of this table: compare methods"), *table["doubts"]]
+
+
+def _difference(model: str, name: str | None, other: str) -> str:
+    if name is None:
+        return f"{model} is not a model {other}."
+    return f"{model} is the paper's {name}."
 
 
 def _table(protocol: str) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def read_result(
     """
     name = "/".join(filter(None, (benchmark, task, method)))
     folder = folders.evaluation / name
-    trainings = _read(_trials_file(folder), task, optional=benchmark != "superglue")
+    trainings = _read(folder / "trials.csv", task)
     relations: list[Row] = []
     if benchmark == "lama":
         rows = zip(_read(folder / "controls.csv"), _read(folder / "relations.csv"), strict=True)
@@ -214,31 +214,18 @@ def read_result(
         relations=relations,
         templates=_read(folder / "templates.csv") if benchmark == "stability" else [],
         trainings=trainings,
-        settings=_read(folder / "settings.csv", task, optional=benchmark != "superglue"),
+        settings=_read(folder / "settings.csv", task),
         curves=_curves(folders.curves / f"{name}.csv", task, trainings) if curves else [],
     )
 
 
-def _trials_file(folder: Path) -> Path:
-    """Return the file of trials; before all benchmarks had one, SuperGLUE's had another name.
-
-    LAMA and stability had neither it nor settings.csv. To drop support for that, read
-    `trials.csv` only, and remove `optional`.
-    """
-    path = folder / "trials.csv"
-    return path if path.exists() else folder / "units.csv"
-
-
-def _read(path: Path, task: str = "", *, optional: bool = False) -> list[Row]:
+def _read(path: Path, task: str = "") -> list[Row]:
     """Return the rows of a table with numbers as numbers and empty cells as None.
 
     Args:
         path: of the table.
         task: SuperGLUE task, for a table without a column `task`.
-        optional: whether the file may be missing.
     """
-    if optional and not path.exists():
-        return []
     rows: list[Row] = [
         {key: value if key in _TEXTS else _value(value) for key, value in row.items()}
         for row in read_csv(path)
@@ -254,13 +241,13 @@ def _value(text: str) -> Any:
 
 
 def _curves(path: Path, task: str, trainings: Sequence[Row]) -> list[Row]:
-    """Return the points of the trainings that were evaluated; of all if none are recorded."""
+    """Return the points of the trainings that were evaluated."""
     evaluated = {tuple(row[key] for key in ("task", *_TRAINING[1:])) for row in trainings}
     points = []
     for row in read_csv(path):
-        training = tuple(int(row[key]) for key in _TRAINING[1:] if key in row)
+        training = tuple(int(row[key]) for key in _TRAINING[1:])
         name = row.get("relation", task)
-        if not evaluated or (name, *training) in evaluated:
+        if (name, *training) in evaluated:
             value = float(row.get("dev_score") or row["dev_p_at_1"])
             point = {"task": name, "training": training, "epoch": int(row["epoch"])}
             points.append({**point, "dev_score": value})

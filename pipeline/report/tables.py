@@ -1,7 +1,7 @@
 """Tables: pivots of the table of scores, and Markdown."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -28,7 +28,6 @@ from pipeline.report.scores import (
     Row,
     Score,
     join,
-    percent,
 )
 
 _SPLITS = ("train", "dev", "test")
@@ -40,44 +39,50 @@ class Table:
 
     Attributes:
         title: its heading.
-        columns: their names.
-        rows: as many cells each as there are columns.
-        paper: rows of the paper, shown below, apart from ours.
+        rows: column -> cell, with the same columns each.
         notes: what a reader has to know.
     """
 
     title: str
-    columns: list[str]
-    rows: list[list[str]]
-    paper: list[list[str]] = field(default_factory=list)
+    rows: list[dict[str, str]]
     notes: list[str] = field(default_factory=list)
 
 
-def pivot(
-    scores: Iterable[Score], row: Callable[[Score], Any], column: Callable[[Score], str]
-) -> dict[Any, dict[str, str]]:
-    """Return row -> column -> cell; several numbers in one cell are separated by commas."""
-    cells: dict[Any, dict[str, list[str]]] = {}
-    for score in scores:
-        cells.setdefault(row(score), {}).setdefault(column(score), []).append(str(score))
-    return {key: {c: ", ".join(texts) for c, texts in of.items()} for key, of in cells.items()}
+def pivot(cells: Iterable[tuple[Any, str, object]]) -> dict[Any, dict[str, str]]:
+    """Return row -> column -> text; several values of one cell are separated by commas.
+
+    Args:
+        cells: row, column and value.
+    """
+    table: dict[Any, dict[str, str]] = {}
+    for row, column, value in cells:
+        before = table.setdefault(row, {}).get(column)
+        table[row][column] = str(value) if before is None else f"{before}, {value}"
+    return table
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; columns of numbers are aligned to the right."""
-    rule = ["---:" if all(map(_is_number, cells)) else "---" for cells in zip(*rows, strict=True)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *rows)) + "\n"
+def markdown_table(rows: Iterable[Mapping[str, object]]) -> str:
+    """Return rows, column -> cell, as a Markdown table; '' without rows.
+
+    The columns are those of the first row; a missing or None value is an empty cell. Columns of
+    numbers are aligned to the right.
+    """
+    lines = list(rows)
+    columns = list(lines[0]) if lines else []
+    cells = [
+        ["" if line.get(name) is None else str(line[name]) for name in columns] for line in lines
+    ]
+    rule = ["---:" if all(map(_is_number, of)) else "---" for of in zip(*cells, strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, rule, *cells) if lines)
 
 
 def markdown(tables: Iterable[Table]) -> str:
     """Return tables as Markdown, each with its title and notes."""
     parts = []
     for table in tables:
-        paper = [[f"paper: {name}", *cells] for name, *cells in table.paper]
-        rows = [list(map(escaped, row)) for row in [*table.rows, *paper]]
-        parts.append(f"### {escaped(table.title)}\n")
-        parts += [markdown_table(table.columns, rows)] if rows else []
-        parts += [bullets(map(escaped, table.notes))] if table.notes else []
+        rows = [{name: escaped(cell) for name, cell in row.items()} for row in table.rows]
+        texts = (markdown_table(rows), bullets(map(escaped, table.notes)))
+        parts += [f"### {escaped(table.title)}\n", *filter(None, texts)]
     return "\n".join(parts)
 
 
@@ -119,37 +124,31 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     trainings only then.
     """
     benchmark = results[0].benchmark
-    label, count = LABELS[HEADLINE[benchmark]], f"test {COUNTS[benchmark]}"
+    metric = HEADLINE[benchmark]
     groups: dict[tuple[str, str], dict[tuple[str, str], Score]] = {}
     for score in (score for result in results for score in result.scores):
         group = groups.setdefault((score.task, score.method), {})
         group.setdefault((score.split, score.metric), score)
-    tasks = list(dict.fromkeys(result.task for result in results))
-    rows = []
-    for (task, method), group in sorted(
-        groups.items(),
-        key=lambda item: (tasks.index(item[0][0]), item[0][1] in CONTROLS.values()),
-    ):
-        first = next(iter(group.values()))
-        rows.append(
-            {
-                "task": task,
-                "method": method,
-                f"test {label}": _cell(group.get(("test", HEADLINE[benchmark]))),
-                f"dev {label}": _cell(group.get(("dev", HEADLINE[benchmark]))),
-                "metrics": metric_parts(s for (split, _), s in group.items() if split == "test"),
-                "trainings": _cell(first.trainings),
-                count: str(first.n),
-            }
-        )
     several = any(score.std is not None for group in groups.values() for score in group.values())
     hidden = () if benchmark == "superglue" else ("task", "metrics", "trainings")[: 3 - several]
-    columns = [name for name in rows[0] if name not in hidden]
-    return markdown_table(columns, [[row[name] for name in columns] for row in rows])
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+    tasks = list(dict.fromkeys(result.task for result in results))
+    rows = []
+    for task, method in sorted(
+        groups, key=lambda key: (tasks.index(key[0]), key[1] in CONTROLS.values())
+    ):
+        group = groups[task, method]
+        first = next(iter(group.values()))
+        row = {
+            "task": task,
+            "method": method,
+            f"test {LABELS[metric]}": group.get(("test", metric)),
+            f"dev {LABELS[metric]}": group.get(("dev", metric)),
+            "metrics": metric_parts(s for (split, _), s in group.items() if split == "test"),
+            "trainings": first.trainings,
+            f"test {COUNTS[benchmark]}": first.n,
+        }
+        rows.append({name: cell for name, cell in row.items() if name not in hidden})
+    return markdown_table(rows)
 
 
 def metric_parts(scores: Iterable[Score]) -> str:
@@ -179,91 +178,14 @@ def lama_counts(metrics: Row, splits: Row) -> str:
     )
 
 
-def relations_table(columns: Mapping[str, Sequence[Row]]) -> str:
-    """Return the controls and P@1 of each relation; empty where a method was not evaluated.
-
-    Args:
-        columns: name of the column -> `MethodResult.relations`.
-    """
-    rows = [
-        [
-            escaped(f"{row['relation']} {row['label']}"),
-            str(row["facts"]),
-            str(row["left_out"]),
-            *(percent(row[control]) for control in CONTROLS),
-            *(percent(row.get(name)) for name in columns),
-        ]
-        for row in join(columns, "relation")
-    ]
-    return markdown_table(["relation", "facts", "left out", *CONTROLS.values(), *columns], rows)
-
-
-def answers_table(methods: Sequence[str], answers: Sequence[Row]) -> str:
-    """Return facts with the answer of each method; correct answers are bold."""
-
-    def cell(row: Row, method: str) -> str:
-        answer = escaped(row.get(method, ""))
-        return f"**{answer}**" if row.get(method) == row["object"] else answer
-
-    rows = [
-        [
-            row["relation"],
-            escaped(row["subject"]),
-            escaped(row["object"]),
-            *(cell(row, method) for method in methods),
-        ]
-        for row in answers
-    ]
-    return markdown_table(["relation", "subject", "object", *methods], rows)
-
-
-def settings_table(results: Sequence[MethodResult]) -> str:
-    """Return each setting of the tasks and methods that tried several; empty if none did."""
-    rows = [
-        [
-            row["task"],
-            result.method,
-            str(row["setting"]),
-            escaped(row["tried"]),
-            escaped(row["template"]),
-            str(row["trainings"]),
-            percent(row["dev_score"], row["dev_score_std"]),
-            percent(row["test_score"], row["test_score_std"]),
-            "yes" if row["chosen"] else "",
-        ]
-        for result, row in _repeated(results, "settings")
-    ]
-    task, label = _names(results)
-    columns = [task, "method", "setting", "tried", "template", "trainings"]
-    columns += [f"dev {label}", f"test {label}", "chosen"]
-    return markdown_table(columns, rows) if rows else ""
-
-
-def trainings_table(results: Sequence[MethodResult]) -> str:
-    """Return each training of the tasks and methods that have several; empty if none has."""
-    rows = [
-        [
-            row["task"],
-            result.method,
-            *(str(row[key]) for key in ("setting", "split", "seed", "best_epoch")),
-            percent(row["dev_score"]),
-            percent(row["test_score"]),
-        ]
-        for result, row in _repeated(results, "trainings")
-    ]
-    task, label = _names(results)
-    columns = [task, "method", "setting", "split", "seed", "best epoch"]
-    return markdown_table([*columns, f"dev {label}", f"test {label}"], rows) if rows else ""
-
-
-def _names(results: Sequence[MethodResult]) -> tuple[str, str]:
+def headings(results: Sequence[MethodResult]) -> tuple[str, str]:
     """Return the heading of a benchmark's tasks, and of its score."""
     benchmark = results[0].benchmark if results else "superglue"
     task = "task" if benchmark == "superglue" else "relation"
     return task, LABELS[HEADLINE[benchmark]]
 
 
-def _repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodResult, Row]]:
+def repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodResult, Row]]:
     """Return the rows of those tasks that have several of them with one method."""
     repeated = []
     for result in results:
@@ -271,19 +193,6 @@ def _repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodRe
         tasks = [row["task"] for row in rows]
         repeated += [(result, row) for row in rows if tasks.count(row["task"]) > 1]
     return repeated
-
-
-def budget_table(budgets: Mapping[str, Row]) -> str:
-    """Return how much was trained.
-
-    Args:
-        budgets: name of a metrics file, without its ending -> `count_epochs` of its curves.
-    """
-    rows = [
-        [*name.rsplit("/", 1), str(budget["trainings"]), str(budget["epochs"])]
-        for name, budget in budgets.items()
-    ]
-    return markdown_table(["benchmark", "method", "trainings", "epochs"], rows)
 
 
 def training_summary(training: Row) -> str:
@@ -300,52 +209,28 @@ def training_summary(training: Row) -> str:
     return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {batch_size}"
 
 
-@dataclass(frozen=True)
-class LamaRow:
-    """A row of ours that is compared with the paper's.
+def lama_paper(
+    subset: str, ours: Mapping[str, Sequence[MethodResult]], models: Iterable[str]
+) -> str:
+    """Return our rows above the same subset of the paper's Table 3, and how they differ.
 
-    Attributes:
-        name: of the row.
-        model: name of the language model.
-        results: of its methods.
+    Args:
+        subset: of LAMA.
+        ours: name of a row -> results of its methods.
+        models: names of our language models.
     """
-
-    name: str
-    model: str
-    results: Sequence[MethodResult]
-
-    @property
-    def relations(self) -> int:
-        """Number of relations that were evaluated."""
-        return len(self.results[0].relations)
-
-
-def lama_paper(subset: str, ours: Sequence[LamaRow]) -> str:
-    """Return our rows above the same subset of the paper's Table 3, and how they differ."""
-    paper = [row.score for row in lama_published(subset)]
-    scores = [result.score() for row in ours for result in row.results]
-    order: tuple[str, ...] = get_args(LamaMethod)
-    methods = [name for name in order if name in {score.method for score in [*scores, *paper]}]
-    rows = [
-        [
-            f"ours: {escaped(row.name)}",
-            f"{row.relations} of {RELATIONS}",
-            str(row.results[0].metrics["test/facts"]),
-            *({r.method: str(r.score()) for r in row.results}.get(name, "") for name in methods),
-        ]
-        for row in ours
-    ]
-    rows += [
-        [model, str(RELATIONS), published_facts(subset), *(cells.get(m, "") for m in methods)]
-        for model, cells in pivot(paper, lambda s: s.origin, lambda s: s.method).items()
-    ]
-    differences = lama_differences(
-        subset,
-        [row.model for row in ours],
-        fewer=any(row.relations != RELATIONS for row in ours),
-        named=escaped,
-    )
-    table = markdown_table(["model", "relations", "facts", *methods], rows)
+    cells: list[tuple[tuple[str, ...], str, Score]] = []
+    for name, results in ours.items():
+        number = f"{len(results[0].relations)} of {RELATIONS}"
+        row = (f"ours: {escaped(name)}", number, str(results[0].metrics["test/facts"]))
+        cells += [(row, result.method, result.score()) for result in results]
+    same = (str(RELATIONS), published_facts(subset))
+    cells += [((r.score.origin, *same), r.score.method, r.score) for r in lama_published(subset)]
+    used = {method for _, method, _ in cells}
+    methods = [method for method in get_args(LamaMethod) if method in used]
+    fewer = any(len(results[0].relations) != RELATIONS for results in ours.values())
+    differences = lama_differences(subset, models, fewer=fewer, named=escaped)
+    table = _pivot_table(("model", "relations", "facts"), cells, methods)
     return f"{table}\n{bullets(differences)}"
 
 
@@ -357,85 +242,50 @@ def tasks_paper(protocol: str, model: str, results: Sequence[MethodResult]) -> s
         model: name of the language model.
         results: of our methods.
     """
-    scores = [result.score() for result in results]
-    tasks = list(dict.fromkeys(score.task for score in scores))
-    rows = [
-        [f"ours: {escaped(model)}", method, *(cells.get(task, "") for task in tasks)]
-        for method, cells in pivot(scores, lambda s: s.method, lambda s: s.task).items()
-    ]
-    published = for_model(tasks_published(protocol), model)
-    called = {row.score.method: row.called for row in published}
-    paper = pivot(
-        (row.score for row in published), lambda s: (s.origin, s.method), lambda s: s.task
-    )
-    rows += [
-        [origin, f"{method} ({called[method]})", *(cells.get(task, "") for task in tasks)]
-        for (origin, method), cells in paper.items()
-    ]
-    table = markdown_table(["model", "method", *tasks], rows)
+    cells = [((f"ours: {escaped(model)}", r.method), r.task, r.score()) for r in results]
+    for row in for_model(tasks_published(protocol), model):
+        method = f"{row.score.method} ({row.called})"
+        cells.append(((row.score.origin, method), row.score.task, row.score))
+    tasks = dict.fromkeys(result.task for result in results)
+    table = _pivot_table(("model", "method"), cells, tasks)
     differences = bullets(task_differences(protocol, model, named=escaped))
     return f"The paper's rows: {published_table(protocol)}.\n\n{table}\n{differences}"
 
 
-@dataclass(frozen=True)
-class StabilityTables:
-    """The tables of stability over templates, as Markdown.
-
-    Attributes:
-        methods: spread over templates of each method: mean, worst, best, standard deviation.
-        templates: P@1 under each template, one column for each method.
-        paper: remark on the paper's rows; empty if the paper has none on these templates.
-    """
-
-    methods: str
-    templates: str
-    paper: str
+def _pivot_table(
+    head: Sequence[str], cells: Iterable[tuple[Any, str, object]], columns: Iterable[str]
+) -> str:
+    """Return the pivot of cells as Markdown; `head` names the parts of a row."""
+    return markdown_table(
+        {**dict(zip(head, row, strict=True)), **{name: of.get(name) for name in columns}}
+        for row, of in pivot(cells).items()
+    )
 
 
-def stability_tables(source: str, results: Sequence[MethodResult]) -> StabilityTables:
-    """Return the tables of stability, with the paper's Table 1 if it is about the same templates.
+def stability_rows(
+    source: str, results: Sequence[MethodResult]
+) -> tuple[dict[str, Row], list[Row], list[str], str]:
+    """Return what is shown of stability over templates.
 
     Args:
         source: of the facts.
         results: of the methods.
+
+    Returns:
+        Method -> metrics; a row for each template, with P@1 under each method's name; the names;
+        a remark. The paper's Table 1 is among them if it is about the same templates.
     """
     # The text of a template is that of the manual method, the template itself, where it was run.
     order = sorted(results, key=lambda result: result.method != "manual")
-    templates = join({r.method: r.templates for r in order}, "relation", "number")
-    pairs = {(row["relation"], _lama_form(row)) for row in templates}
-    same = source == "lama" and pairs == {("P17", template) for template in TABLE_1}
-    paper = table_1_metrics() if same else {}
-    spreads = [
-        [r.method, *(str(r.metrics[f"test/{key}"]) for key in ("relations", "templates")),
-         *_spread(r.metrics)]
-        for r in results
-    ]  # fmt: skip
-    spreads += [[f"{m} (paper)", "1", str(len(TABLE_1)), *_spread(of)] for m, of in paper.items()]
-    methods = [result.method for result in results]
-    rows = [
-        [
-            row["relation"],
-            str(row["number"]),
-            escaped(row["template"]),
-            str(row["facts"]),
-            *(percent(row.get(method)) for method in methods),
-            *(f"{value:.1f}" for value in (TABLE_1[_lama_form(row)] if same else ())),
-        ]
-        for row in templates
-    ]
-    columns = ["relation", "number", "template", "facts", *methods]
-    return StabilityTables(
-        markdown_table(
-            ["method", "relations", "templates", "mean", "worst", "best", "std"], spreads
-        ),
-        markdown_table([*columns, *(f"{method} (paper)" for method in paper)], rows),
-        TABLE_1_SOURCE if same else "",
-    )
-
-
-def _spread(metrics: Row) -> list[str]:
-    shares = [metrics[f"test/p_at_1{suffix}"] for suffix in ("", "_worst", "_best")]
-    return [*map(percent, shares), f"{100 * metrics['test/p_at_1_std']:.2f}"]
+    rows = join({r.method: r.templates for r in order}, "relation", "number")
+    metrics = {result.method: result.metrics for result in results}
+    pairs = {(row["relation"], _lama_form(row)) for row in rows}
+    if source != "lama" or pairs != {("P17", template) for template in TABLE_1}:
+        return metrics, rows, list(metrics), ""
+    paper = {f"{method} (paper)": of for method, of in table_1_metrics().items()}
+    for row in rows:
+        row |= {name: p / 100 for name, p in zip(paper, TABLE_1[_lama_form(row)], strict=True)}
+    return metrics | paper, rows, [*metrics, *paper], TABLE_1_SOURCE
 
 
 def _lama_form(row: Row) -> str:

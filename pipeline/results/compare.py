@@ -1,8 +1,7 @@
 """Tables of the evaluations in the history, and the paper's figures on the same data."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args
 
 from pipeline.config.schema import LamaMethod, SuperGlueMethod
 from pipeline.history.results import Result
@@ -34,111 +33,66 @@ _METHODS: tuple[str, ...] = tuple(
     )
 )
 _TASKS: tuple[str, ...] = ("lama", "stability", *task_names())
+# The half of Table 3 that is shown, for orientation, with facts that are not LAMA's.
+_ORIENTATION = "34k"
 
-# Of `records`.
-COLUMNS = (
-    "run", "date", "model", "benchmark", "task", "method", "source", "data", "splits",
-    "test_score", "test_score_std", "dev_score", "dev_score_std", "test_examples", "relations",
-    "trainings", "train_seconds", "evaluate_seconds", "hardware", "experiment", "restored",
-    "commit", "changed",
-)  # fmt: skip
-# What `paper_records` has in addition.
-PAPER_COLUMNS = ("called", "table", "status")
+# The cells of one run, or of one figure of the paper.
+_Line = dict[str, str]
 
 
-@dataclass(frozen=True)
-class PaperRows:
-    """The paper's rows that are shown below ours.
-
-    Attributes:
-        rows: (name, number of facts) -> method -> cell.
-        notes: differences, and what is doubtful.
-    """
-
-    rows: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def method_tables(results: Sequence[Result], *, paper: bool = False) -> list[Table]:
-    """Return a table of scores for each model and data: a row for a task, a column for a method.
+def result_tables(
+    results: Sequence[Result], show: Literal["test", "min", "run"], *, paper: bool = False
+) -> list[Table]:
+    """Return a table for each model and data.
 
     Args:
-        results: the newest first, at most one for each model, data, task and method.
-        paper: whether the paper's rows are shown below. For facts that are not LAMA's they have a
-            table of their own.
+        results: the newest first.
+        show: `test` or `min`: a row for a task, a column for a method, with the test score, or
+            with the minutes of training and evaluation; of each method on a task, the results have
+            one at most. `run`: a row for each run.
+        paper: whether the paper's figures follow ours; if the facts are not LAMA's, they are in
+            a separate table.
     """
     tables = []
     for group in _groups(results):
-        rows = paper_rows(group) if paper else PaperRows()
-        tables.append(_by_method(group, _test_score, rows, _notes(group)))
+        published, differences = paper_rows(group) if paper else ([], [])
+        ordered = group if show == "run" else sorted(group, key=lambda r: _place(_TASKS)(r.name))
+        lines = [*_lines(ordered), *map(_paper_line, published)]
+        notes = [*(_cost_notes(group) if show == "min" else _notes(group)), *differences]
+        title = f"{group[0].model} on {group[0].data}"
+        rows = lines if show == "run" else _by_method(lines, show)
+        tables.append(Table(title, rows, notes))
     return tables + (_for_orientation(results) if paper else [])
 
 
-def cost_tables(results: Sequence[Result]) -> list[Table]:
-    """Return the tables of `method_tables` with minutes instead of scores."""
-    return [
-        _by_method(group, _minutes, PaperRows(), _cost_notes(group)) for group in _groups(results)
-    ]
-
-
-def run_tables(results: Sequence[Result], *, paper: bool = False) -> list[Table]:
-    """Return a table for each model and data with a row for each run; `paper` as above."""
-    columns = ["date", "task", "method", "test", "dev", "test n", "min", "run"]
-    tables = []
-    for group in _groups(results):
-        names = _names(group)
-        rows = [
-            [
-                result.ended.date().isoformat(),
-                names[result.run_id],
-                result.method,
-                _text(result.score("test")),
-                _text(result.score("dev")),
-                _count(result),
-                _minutes(result),
-                result.run_id[:8],
-            ]
-            for result in group
-        ]
-        published = paper_rows(group) if paper else PaperRows()
-        table = Table(_title(group), columns, rows, notes=_notes(group))
-        if published.rows:
-            tables += [table, _paper_table(f"The paper's figures for {_title(group)}", published)]
-        else:
-            tables.append(replace(table, notes=[*table.notes, *published.notes]))
-    return tables + (_for_orientation(results) if paper else [])
-
-
-def records(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """Return results as plain values, scores as shares of 1; None where there is no number."""
-    return [dict(zip(COLUMNS, _values(result), strict=True)) for result in results]
-
-
-def _values(result: Result) -> tuple[Any, ...]:
+def record_of(result: Result) -> dict[str, Any]:
+    """Return a result as plain values, scores as shares of 1; None where there is no number."""
     test, dev = result.score("test"), result.score("dev")
-    return (
-        result.run_id,
-        result.ended.date().isoformat(),
-        result.model,
-        result.benchmark,
-        result.task,
-        result.method,
-        result.source,
-        result.data,
-        result.contents.get("splits"),
-        *((test.mean, test.std) if test else (None, None)),
-        *((dev.mean, dev.std) if dev else (None, None)),
-        result.count(f"test/{COUNTS.get(result.benchmark)}"),
-        result.relations or result.count("test/relations"),
-        result.count("test/trainings"),
-        result.seconds.get("train"),
-        result.seconds.get("evaluate"),
-        result.tags.get("hardware"),
-        result.tags.get("dvc.experiment"),
-        result.restored,
-        result.tags.get("mlflow.source.git.commit"),
-        {"true": True, "false": False}.get(result.tags.get("git.dirty", "")),
-    )
+    return {
+        "run": result.run_id,
+        "date": result.ended.date().isoformat(),
+        "model": result.model,
+        "benchmark": result.benchmark,
+        "task": result.task,
+        "method": result.method,
+        "source": result.source,
+        "data": result.data,
+        "splits": result.contents.get("splits"),
+        "test_score": test and test.mean,
+        "test_score_std": test and test.std,
+        "dev_score": dev and dev.mean,
+        "dev_score_std": dev and dev.std,
+        "test_examples": result.count(f"test/{COUNTS.get(result.benchmark)}"),
+        "relations": result.relations or result.count("test/relations"),
+        "trainings": result.count("test/trainings"),
+        "train_seconds": result.seconds.get("train"),
+        "evaluate_seconds": result.seconds.get("evaluate"),
+        "hardware": result.tags.get("hardware"),
+        "experiment": result.tags.get("dvc.experiment"),
+        "restored": result.restored,
+        "commit": result.tags.get("mlflow.source.git.commit"),
+        "changed": {"true": True, "false": False}.get(result.tags.get("git.dirty", "")),
+    }
 
 
 def _groups(results: Iterable[Result]) -> list[list[Result]]:
@@ -149,52 +103,53 @@ def _groups(results: Iterable[Result]) -> list[list[Result]]:
     return list(groups.values())
 
 
-def _title(group: Sequence[Result]) -> str:
-    return f"{group[0].model} on {group[0].data}"
-
-
-def _by_method(
-    group: Sequence[Result], cell: Callable[[Result], str], paper: PaperRows, notes: list[str]
-) -> Table:
-    published = {method for cells in paper.rows.values() for method in cells}
-    methods = _sorted_methods({*(result.method for result in group), *published})
+def _lines(group: Sequence[Result]) -> list[_Line]:
     names = _names(group)
-    rows: dict[tuple[str, ...], list[Result]] = {}
-    for result in sorted(group, key=lambda result: _place(_TASKS)(result.name)):
-        rows.setdefault((result.name, *result.contents.values()), []).append(result)
-    # A column of dates only where they differ, to leave room for the methods.
-    same = len(set(map(_dates, rows.values()))) == 1
-    return Table(
-        title=_title(group) + (f", {_dates(group)}" if same else ""),
-        columns=["task", "test n", *([] if same else ["date"]), *methods],
-        rows=[
-            [
-                names[row[0].run_id],
-                " / ".join(dict.fromkeys(map(_count, row))),
-                *([] if same else [_dates(row)]),
-                *_cells({result.method: cell(result) for result in row}, methods),
-            ]
-            for row in rows.values()
-        ],
-        paper=[
-            [name, facts, *([] if same else [""]), *_cells(cells, methods)]
-            for (name, facts), cells in paper.rows.items()
-        ],
-        notes=[*notes, *paper.notes],
-    )
+    return [
+        {
+            "date": result.ended.date().isoformat(),
+            "task": names[result.run_id],
+            "method": result.method,
+            "test": str(result.score("test") or ""),
+            "dev": str(result.score("dev") or ""),
+            "test n": str(result.count(f"test/{COUNTS.get(result.benchmark)}") or ""),
+            "min": _minutes(result),
+            "run": result.run_id[:8],
+        }
+        for result in group
+    ]
 
 
-def _sorted_methods(methods: Iterable[str]) -> list[str]:
-    return sorted(set(methods), key=_place(_METHODS))
+def _paper_line(row: Published) -> _Line:
+    score = row.score
+    line = dict.fromkeys(("date", "task", "method", "test", "dev", "test n", "min", "run"), "")
+    task = ", ".join(filter(None, (score.task, score.origin)))
+    facts = published_facts(row.data.removeprefix("lama ")) if score.benchmark == "lama" else ""
+    return line | {
+        "task": f"paper: {task}", "method": score.method, "test": str(score), "test n": facts,
+    }  # fmt: skip
+
+
+def _by_method(lines: Sequence[_Line], value: str) -> list[_Line]:
+    """Pivot lines: a row for each task, a column for each method."""
+    cells = pivot((line["task"], line["method"], line[value]) for line in lines)
+    methods = sorted({line["method"] for line in lines}, key=_place(_METHODS))
+    rows: list[_Line] = []
+    for task, values in cells.items():
+        of = [line for line in lines if line["task"] == task]
+        counts, days = dict.fromkeys(line["test n"] for line in of), sorted(x["date"] for x in of)
+        head = {
+            "task": task,
+            "test n": " / ".join(counts),
+            "date": " to ".join(dict.fromkeys([days[0], days[-1]])),
+        }
+        rows.append(head | {method: values.get(method, "") for method in methods})
+    return rows
 
 
 def _place(order: Sequence[str]) -> Callable[[str], int]:
     """Return a key that sorts names in this order; unknown names are last."""
     return lambda name: order.index(name) if name in order else len(order)
-
-
-def _cells(cells: Mapping[str, str], methods: Iterable[str]) -> list[str]:
-    return [cells.get(method, "") for method in methods]
 
 
 def _names(group: Iterable[Result]) -> dict[str, str]:
@@ -214,18 +169,6 @@ def _names(group: Iterable[Result]) -> dict[str, str]:
     return names
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _test_score(result: Result) -> str:
-    return _text(result.score("test"))
-
-
-def _count(result: Result) -> str:
-    return _text(result.count(f"test/{COUNTS.get(result.benchmark)}"))
-
-
 def _minutes(result: Result) -> str:
     """Return the minutes of training and evaluation together; '' if either is unknown."""
     return f"{sum(result.seconds.values()) / 60:.1f}" if len(result.seconds) == 2 else ""
@@ -238,11 +181,6 @@ def _cost_notes(group: Sequence[Result]) -> list[str]:
         f"Minutes of training and evaluation together, loading included; on {_listed(machines)}.",
         *([f"Unknown for {unknown} of {len(group)}."] if unknown else []),
     ]
-
-
-def _dates(row: Sequence[Result]) -> str:
-    days = sorted({result.ended.date().isoformat() for result in row})
-    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
 def _notes(group: Sequence[Result]) -> list[str]:
@@ -285,8 +223,11 @@ def _listed(values: Iterable[object]) -> str:
     return " or ".join(map(str, values))
 
 
-def paper_rows(group: Sequence[Result]) -> PaperRows:
-    """Return the paper's rows on the same data as the results of one model, and the differences."""
+def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
+    """Return the paper's figures on the same data as the results of one model, and notes.
+
+    The notes are the differences, and what is doubtful.
+    """
     rows: list[Published] = []
     notes: list[str] = []
     source, model = group[0].source, group[0].model
@@ -312,20 +253,7 @@ def paper_rows(group: Sequence[Result]) -> PaperRows:
     if any(map(_is_table_1, group)):
         rows += table_1_published()
         notes.append(TABLE_1_SOURCE)
-    return PaperRows(_published_rows(rows), notes)
-
-
-def _published_rows(rows: Iterable[Published]) -> dict[tuple[str, str], dict[str, str]]:
-    """Return (name, number of facts) -> method -> cell."""
-    names = {}
-    for row in rows:
-        name, facts = row.score.origin, ""
-        if row.score.benchmark == "lama":
-            facts = published_facts(row.data.removeprefix("lama "))
-        elif row.score.task:
-            name = f"{row.score.task}, {name}"
-        names[row.score] = (name, facts)
-    return pivot(names, lambda score: names[score], lambda score: score.method)
+    return rows, notes
 
 
 def _protocol(result: Result) -> str | None:
@@ -345,18 +273,18 @@ def _is_table_1(result: Result) -> bool:
     )
 
 
-def paper_records(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return the paper's figures that belong to results, under the names of `records`."""
-    rows = [row for subset in _subsets(results) for row in lama_published(subset)]
-    tasks: dict[tuple[str, str], str] = {}
-    for result in results:
-        protocol = _protocol(result)
-        if protocol is not None:
-            tasks.setdefault((published_table(protocol), result.task), protocol)
-    for (_, task), protocol in tasks.items():
-        rows += [row for row in tasks_published(protocol) if row.score.task == task]
-    rows += table_1_published() if any(map(_is_table_1, results)) else []
-    return [
+def paper_figures(results: Sequence[Result]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the paper's figures that tables of the results show, and what is doubtful.
+
+    The figures have the keys of `record_of`, and `called`, `table` and `status`.
+    """
+    shown = [paper_rows(group) for group in _groups(results)]
+    rows = [row for published, _ in shown for row in published]
+    notes = [note for _, notes in shown for note in notes]
+    for table in _for_orientation(results):
+        rows += lama_published(_ORIENTATION)
+        notes += table.notes
+    figures = [
         {
             "model": row.model,
             "benchmark": row.score.benchmark,
@@ -370,43 +298,16 @@ def paper_records(results: Sequence[Result]) -> list[dict[str, Any]]:
             "table": row.table,
             "status": row.status,
         }
-        for row in rows
+        for row in dict.fromkeys(rows)
     ]
-
-
-def paper_doubts(results: Sequence[Result]) -> list[str]:
-    """Return what is known against comparing results with the paper's figures."""
-    notes = [note for group in _groups(results) for note in paper_rows(group).notes]
-    notes += [note for table in _for_orientation(results) for note in table.notes]
-    return list(dict.fromkeys(notes))
-
-
-def _subsets(results: Iterable[Result]) -> list[str]:
-    """Return the halves of Table 3 that belong to results of knowledge probing.
-
-    Facts that are not LAMA's have no subset; the paper's whole LAMA is shown for them.
-    """
-    subsets = {
-        result.params.get("lama.subset") if result.source == "lama" else "34k"
-        for result in results
-        if result.benchmark == "lama"
-    }
-    return [subset for subset in SUBSETS if subset in subsets]
+    return figures, list(dict.fromkeys(notes))
 
 
 def _for_orientation(results: Sequence[Result]) -> list[Table]:
-    """Return the paper's rows in tables of their own, for facts that are not LAMA's."""
-    notes = ["P@1 in percent, for orientation only."]
-    return [
-        _paper_table(
-            f"The paper's Table 3, on LAMA {subset}: other facts, other models",
-            PaperRows(_published_rows(lama_published(subset)), [*notes, *lama_doubts(subset)]),
-        )
-        for subset in _subsets(result for result in results if result.source != "lama")
-    ]
-
-
-def _paper_table(title: str, paper: PaperRows) -> Table:
-    methods = _sorted_methods(method for cells in paper.rows.values() for method in cells)
-    rows = [[name, facts, *_cells(cells, methods)] for (name, facts), cells in paper.rows.items()]
-    return Table(title, ["model", "facts", *methods], [], rows, paper.notes)
+    """Return the paper's figures in a separate table if some facts are not LAMA's."""
+    if all(r.benchmark != "lama" or r.source == "lama" for r in results):
+        return []
+    title = f"The paper's Table 3, on LAMA {_ORIENTATION}: other facts, other models"
+    notes = ["P@1 in percent, for orientation only.", *lama_doubts(_ORIENTATION)]
+    lines = list(map(_paper_line, lama_published(_ORIENTATION)))
+    return [Table(title, _by_method(lines, "test"), notes)]

@@ -1,31 +1,19 @@
 """The pages of results in docs/results, Markdown, from records."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import get_args
+from typing import Any, get_args
 
-from pipeline.config.schema import (
-    LamaMethod,
-    SuperGlueMethod,
-    SuperGlueParams,
-)
+from pipeline.config.schema import LamaMethod, SuperGlueMethod, SuperGlueParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
 from pipeline.report.page import render
 from pipeline.report.published import SUBSETS, lama_published, paper_name
 from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_of
-from pipeline.report.tables import (
-    LamaRow,
-    bullets,
-    escaped,
-    lama_counts,
-    markdown_table,
-    metric_parts,
-    training_summary,
-)
+from pipeline.report.tables import bullets, escaped, markdown_table, metric_parts
 from pipeline.results.records import Benchmark, Record
 from pipeline.tasks import get_task, task_names
 
@@ -59,63 +47,23 @@ def insert_between(text: str, begin: str, end: str, content: str) -> str:
 
 def _lama(records: Sequence[Record]) -> dict[str, object]:
     probing = [record for record in records if record.results]
+    compared = {
+        subset: [r for r in probing if (r.source, r.params["subset"]) == ("lama", subset)]
+        for subset in SUBSETS
+    }
     return {
-        "runs": markdown_table(
-            ["run", "model", "facts of", "relations", "seed", "machine", "date", "commit", "note"],
-            [
-                [r.name, escaped(r.model), r.data, r.relations, _listed(r.seeds), *r.provenance()]
-                for r in records
-            ],
-        ),
-        "scores": _lama_scores(probing) if probing else "",
-        "settings": _lama_settings(records),
+        "probing": probing,
+        "several": any(result.score().std is not None for r in probing for result in r.results),
         "groups": list(_same_facts(probing)),
         "compare": _compare,
         "columns": _columns,
         "paper": {
-            subset: [
-                LamaRow(f"{r.model} ({r.content['name']})", r.model, r.results)
-                for r in probing
-                if (r.source, r.params["subset"]) == ("lama", subset)
-            ]
-            for subset in SUBSETS
+            subset: {f"{r.model} ({r.content['name']})": r.results for r in of}
+            for subset, of in compared.items()
         },
+        "models": {subset: [r.model for r in of] for subset, of in compared.items()},
         "gaps": _lama_gaps(records),
     }
-
-
-def _lama_scores(records: Sequence[Record]) -> str:
-    columns = ["run", "method", "relations", "test facts", "left out", "test P@1", "dev P@1"]
-    several = any(result.score().std is not None for r in records for result in r.results)
-    columns += [*(["trainings"] if several else []), "training, min", "evaluation, min"]
-    rows = []
-    for record in records:
-        first = record.results[0].metrics
-        counts = [len(record.results[0].relations), first["test/facts"], first["test/left_out"]]
-        for result in record.results:
-            counts[1:] = [result.metrics[f"test/{key}"] for key in ("facts", "left_out")]
-            scores = [str(result.score(split)) for split in ("test", "dev")]
-            scores += [str(result.metrics.get("test/trainings", ""))] if several else []
-            minutes = record.minutes(result)
-            rows.append([record.name, result.method, *map(str, counts), *scores, *minutes])
-        counts[1:] = [first["test/facts"], first["test/left_out"]]
-        for control, name in CONTROLS.items():
-            score = percent(first[f"test/{control}"])
-            row = [record.name, name, *map(str, counts), score]
-            rows.append(row + [""] * (len(columns) - len(row)))
-    sentences = [
-        f"{r.name}: {lama_counts(r.results[0].metrics, r.content['splits'])}" for r in records
-    ]
-    return f"{markdown_table(columns, rows)}\n{bullets(sentences)}"
-
-
-def _lama_settings(records: Sequence[Record]) -> str:
-    rows = [
-        [r.name, method, escaped(r.params["prompts"][method]), training_summary(training)]
-        for r in records
-        for method, training in r.params["training"].items()
-    ]
-    return markdown_table(["run", "method", "prompt", "training"], rows)
 
 
 Group = Sequence[tuple[Record, MethodResult]]
@@ -146,34 +94,30 @@ def _columns(group: Group) -> dict[str, list[Row]]:
 
 def _compare(group: Group) -> str:
     """Return the means over the relations that all trained methods share; '' if none is trained."""
-    by_relation = [{row["relation"]: row for row in result.relations} for _, result in group]
-    trained = [
-        rows
-        for rows, (_, result) in zip(by_relation, group, strict=True)
-        if result.method != "manual"
+    rows = [
+        (record.name, result.method, {row["relation"]: row for row in result.relations})
+        for record, result in group
     ]
+    trained = [(run, of) for run, method, of in rows if method != "manual"]
     if not trained:
         return ""
-    shared = [relation for relation in trained[0] if all(relation in rows for rows in trained)]
+    run, first = trained[0]
+    shared = [relation for relation in first if all(relation in of for _, of in trained)]
     if not shared:
         return "No relation was run with all trained methods.\n"
-
-    def cells(method: str, run: str, rows: Mapping[str, Row], key: str) -> list[str]:
-        used = [rows[relation] for relation in shared]
-        facts = sum(row["facts"] for row in used)
-        mean = percent(fmean(row[key] for row in used))
-        return [method, run, str(len(used)), str(facts), mean]
-
-    table = [
-        cells(result.method, record.name, rows, "p_at_1")
-        for rows, (record, result) in zip(by_relation, group, strict=True)
-        if all(relation in rows for relation in shared)
-    ]
-    first = by_relation.index(trained[0])
-    run = group[first][0].name
-    table += [cells(name, run, trained[0], control) for control, name in CONTROLS.items()]
-    columns = ["method", "run", "relations", "test facts", "test P@1"]
-    return f"On {', '.join(shared)}.\n\n{markdown_table(columns, table)}"
+    lines = [(method, name, of, "p_at_1") for name, method, of in rows if of.keys() >= set(shared)]
+    lines += [(name, run, first, control) for control, name in CONTROLS.items()]
+    table = markdown_table(
+        {
+            "method": method,
+            "run": name,
+            "relations": len(shared),
+            "test facts": sum(of[relation]["facts"] for relation in shared),
+            "test P@1": percent(fmean(of[relation][key] for relation in shared)),
+        }
+        for method, name, of, key in lines
+    )
+    return f"On {', '.join(shared)}.\n\n{table}"
 
 
 def _lama_gaps(records: Sequence[Record]) -> list[str]:
@@ -207,24 +151,22 @@ def _missing(what: str, everything: Iterable[str], done: Collection[str | None])
 
 def _missing_relations(records: Sequence[Record]) -> list[str]:
     """Return, by model and source, the relations without a run; equal methods share a line."""
-    done: dict[tuple[str, str, str], dict[str, set[str]]] = {}
-    for record in records:
-        methods = done.setdefault((record.model, record.source, record.data), {})
-        for result in record.results:
-            methods.setdefault(result.method, set()).update(r["relation"] for r in result.relations)
-    lines = []
-    for (model, source, data), methods in done.items():
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for method, names in methods.items():
-            missing = tuple(name for name in _RELATIONS[source] if name not in names)
-            alike.setdefault(missing, []).append(method)
-        lines += [
-            f"Relations of {data} not run with {escaped(model)}, {', '.join(names)}: "
-            f"{len(missing)} of {len(_RELATIONS[source])} ({', '.join(missing)})."
-            for missing, names in alike.items()
-            if missing
-        ]
-    return lines
+    done = _grouped(
+        ((record.model, record.source, record.data, result.method), row["relation"])
+        for record in records
+        for result in record.results
+        for row in result.relations
+    )
+    alike = _grouped(
+        ((*about, tuple(name for name in _RELATIONS[about[1]] if name not in names)), method)
+        for (*about, method), names in done.items()
+    )
+    return [
+        f"Relations of {data} not run with {escaped(model)}, {', '.join(methods)}: "
+        f"{len(missing)} of {len(_RELATIONS[source])} ({', '.join(missing)})."
+        for (model, source, data, missing), methods in alike.items()
+        if missing
+    ]
 
 
 def _caps(records: Iterable[Record]) -> Iterator[str]:
@@ -237,16 +179,18 @@ def _caps(records: Iterable[Record]) -> Iterator[str]:
 
 def _single_seeds(records: Iterable[Record]) -> list[str]:
     """Return sentences on the trained methods that have one seed."""
-    seeds: dict[tuple[str, str, str], set[int]] = {}
-    for record in records:
-        for result in (*record.results, *record.stability):
-            if result.method != "manual":
-                key = (record.model, record.data, result.method)
-                seeds.setdefault(key, set()).update(record.seeds)
-    alike: dict[tuple[str, str, int], list[str]] = {}
-    for (model, data, method), values in seeds.items():
-        if len(values) == 1:
-            alike.setdefault((model, data, min(values)), []).append(method)
+    seeds = _grouped(
+        ((record.model, record.data, result.method), seed)
+        for record in records
+        for result in (*record.results, *record.stability)
+        for seed in record.seeds
+        if result.method != "manual"
+    )
+    alike = _grouped(
+        ((model, data, used[0]), method)
+        for (model, data, method), used in seeds.items()
+        if len(set(used)) == 1
+    )
     return [
         f"Only one seed ({seed}), so the spread over seeds is unknown, with {escaped(model)} on "
         f"{data}: {', '.join(methods)}."
@@ -254,24 +198,17 @@ def _single_seeds(records: Iterable[Record]) -> list[str]:
     ]
 
 
+def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 def _superglue(records: Sequence[Record]) -> dict[str, object]:
-    rows = [
-        [
-            r.name,
-            escaped(r.model),
-            f"`{r.source}`, `{r.params['protocol']}`",
-            _listed(r.params["tasks"]),
-            _listed(r.seeds),
-            *r.provenance(),
-        ]
-        for r in records
-    ]
-    columns = ["run", "model", "data", "tasks", "seeds", "machine", "date", "commit", "note"]
     return {
-        "runs": markdown_table(columns, rows),
         "chance": _chance,
-        "settings": _task_settings,
-        "majority": _majority,
+        "majority_metrics": _majority_metrics,
         "gaps": _superglue_gaps(records),
     }
 
@@ -298,44 +235,9 @@ def _chance(record: Record) -> str:
     return bullets(lines)
 
 
-def _task_settings(record: Record) -> str:
-    glue = record.params
-    rows = []
-    for result in record.results:
-        overrides = glue["overrides"][result.task].get(result.method, {})
-        templates = dict.fromkeys(escaped(setting["template"]) for setting in result.settings)
-        rows.append(
-            [
-                result.task,
-                result.method,
-                "; ".join(templates),
-                str(glue["prompts"][result.task]["max_length"]),
-                training_summary(glue["training"][result.method]),
-                _listed(escaped(f"{k}: {v}") for k, v in overrides.items() if k != "template"),
-                *record.minutes(result),
-            ]
-        )
-    columns = ["task", "method", "template", "max. length", "training", "overrides"]
-    return markdown_table([*columns, "training, min", "evaluation, min"], rows)
-
-
-def _majority(record: Record) -> str:
-    rows = []
-    for task, of in record.content["tasks"].items():
-        counts, values = of["counts"], of["majority"]
-        scores = scores_of({f"test/{k}": v for k, v in values.items()}, "superglue", task, "")
-        sizes = [counts.get(f"1/{split}/examples", "") for split in ("train", "dev")]
-        rows.append(
-            [
-                task,
-                *map(str, [*sizes, counts["test/examples"]]),
-                escaped(values["label"]),
-                percent(values["score"]),
-                metric_parts(scores),
-            ]
-        )
-    columns = ["task", "train", "dev", "test", "majority class", "score", "metrics"]
-    return markdown_table(columns, rows)
+def _majority_metrics(task: str, values: Row) -> str:
+    tested = {f"test/{name}": value for name, value in values.items()}
+    return metric_parts(scores_of(tested, "superglue", task, ""))
 
 
 def _superglue_gaps(records: Sequence[Record]) -> list[str]:

@@ -32,41 +32,8 @@ SecondsOf = Callable[..., float | None]
 _SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 
 
-@dataclass(frozen=True)
-class RecordInfo:
-    """The head of a record.
-
-    Attributes:
-        name: of the record.
-        note: a remark; may be empty.
-        date: when it was collected, as YYYY-MM-DD.
-        hardware: `processor`, `cores` and `gpu` (None if none was used).
-    """
-
-    name: str
-    note: str
-    date: str
-    hardware: Row
-
-    def head(self, root: Path) -> Row:
-        """Return the first keys of the record, with the state of git in the project's root."""
-        commit = git_text("rev-parse", "HEAD", root=root)
-        changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
-        git = {
-            "commit": commit and commit.strip(),
-            "dirty": None if changed is None else bool(changed),
-        }
-        return {
-            "name": self.name,
-            "note": self.note,
-            "date": self.date,
-            "git": git,
-            "hardware": self.hardware,
-        }
-
-
 def collect(
-    benchmark: Benchmark, params: Params, root: Path, info: RecordInfo, *, seconds_of: SecondsOf
+    benchmark: Benchmark, params: Params, root: Path, head: Row, *, seconds_of: SecondsOf
 ) -> Row:
     """Return a record of what `params.yaml` lists of a benchmark, ready to be written as JSON.
 
@@ -77,7 +44,8 @@ def collect(
         benchmark: `lama`, with stability over templates, or `superglue`.
         params: of the project, unchanged since its last `dvc repro`.
         root: of the project.
-        info: head of the record.
+        head: first keys of the record: `name`; `note`, a remark, may be empty; `date` as
+            YYYY-MM-DD; `hardware` with `processor`, `cores` and `gpu` (None if none was used).
         seconds_of: seconds that a stage took.
 
     Raises:
@@ -92,7 +60,11 @@ def collect(
         return {"metrics": result.pop("metrics"), "seconds": seconds, **result}
 
     gather = _lama if benchmark == "lama" else _superglue
-    return {**info.head(root), **gather(params, root, record)}
+    commit = git_text("rev-parse", "HEAD", root=root)
+    changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
+    dirty = None if changed is None else bool(changed)
+    git = {"commit": commit and commit.strip(), "dirty": dirty}
+    return {**head, "git": git, **gather(params, root, record)}
 
 
 def _lama(params: Params, root: Path, record: Callable[..., Row]) -> Row:

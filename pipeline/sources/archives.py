@@ -8,11 +8,12 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 from pipeline.errors import ChecksumError
+from pipeline.sources.base import check_sha256
 
 # Far above any archive of the pipeline, and far too small to fill a disk.
 MAX_BYTES = 8 << 30
@@ -81,6 +82,20 @@ def extract_members(
     missing = sorted(set(paths) - extracted)
     if missing and not (incomplete and extracted):
         raise ChecksumError(f"{archive}: no {missing[0]} in this archive")
+
+
+def extract_checked(archive: Path, target: Path, digests: Mapping[str, str], advice: str) -> None:
+    """Extract some files (path -> digest, see `extract_members`) into `target` by their names.
+
+    Raises:
+        ChecksumError: see `extract_members`; or a file has another digest: then with `advice`.
+    """
+    with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
+        extract_members(archive, Path(folder), digests)
+        for path, digest in digests.items():
+            unpacked = Path(folder, path)
+            check_sha256(unpacked, digest, f"{path} in {archive}", advice)
+            unpacked.replace(target / unpacked.name)
 
 
 def _ending(name: str, paths: Collection[str]) -> str | None:

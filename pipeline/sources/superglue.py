@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import ChecksumError, ParamsError
 from pipeline.files import write_text
-from pipeline.sources.archives import extract_members
+from pipeline.sources.archives import extract_checked
 from pipeline.sources.base import SET_MIRROR, Source, check_sha256
 from pipeline.sources.geonames import GEONAMES
 from pipeline.sources.http import download_to_cache, probe_hosts
@@ -99,14 +99,9 @@ class SuperGlueSource:
     def _fetch_archive(self, target: Path, cache: Path) -> None:
         url, digests = self._archive_url(), self.digests["superglue"]
         archive = download_to_cache(url, cache / "superglue")
+        members = {f"{self.task}/{name}": digest for name, digest in digests.items()}
         try:
-            with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
-                extract_members(archive, Path(folder), [f"{self.task}/{name}" for name in digests])
-                for name, digest in digests.items():
-                    unpacked = Path(folder, self.task, name)
-                    what = f"{archive}: another {self.task}/{name} than expected"
-                    check_sha256(unpacked, digest, what, "It may be a new version")
-                    unpacked.replace(target / name)
+            extract_checked(archive, target, members, "It may be a new version")
         except ChecksumError as error:
             archive.unlink(missing_ok=True)
             raise ChecksumError(

@@ -32,14 +32,9 @@ def test_settings_that_no_method_uses_may_be_left_out(tmp_path):
         tmp_path,
         {
             "superglue.methods": ["p-tuning"],
-            "superglue.training.manual": REMOVED,
-            "superglue.prompts.rte.templates.manual": REMOVED,
+            "superglue.training.manual": REMOVED,  # its template is checked all the same
         },
     )
-
-
-def test_a_template_of_a_method_without_settings_is_no_crash(tmp_path):
-    _check(tmp_path, {"superglue.methods": ["p-tuning"], "superglue.training.manual": REMOVED})
 
 
 def test_a_model_may_be_a_folder(tmp_path, tiny_folders):
@@ -62,11 +57,6 @@ def test_an_unknown_model_is_named_with_the_catalog(tmp_path):
     assert "smollm2-135m-instruct" in line
 
 
-def test_the_place_of_a_mistake_is_said_once(tmp_path):
-    (line,) = _mistakes(tmp_path, {"model.name": "gpt5"})
-    assert line.count("model.name") == 1
-
-
 @pytest.mark.parametrize(
     ("lost", "named"),
     [("config.json", "config.json"), ("tokenizer.json", "tokenizer.json"),
@@ -81,7 +71,7 @@ def test_a_model_folder_without_a_file_is_refused(tmp_path, lost, named):
     assert f"{folder} has no {named};" in line
 
 
-def test_a_mirror_that_is_no_folder_is_refused(tmp_path):
+def test_a_mirror_must_be_a_folder(tmp_path):
     (tmp_path / "file").touch()
     for mirror in (str(tmp_path / "file"), str(tmp_path / "absent")):
         (line,) = _mistakes(tmp_path, {"data.mirror": mirror})
@@ -94,7 +84,7 @@ def test_an_unknown_relation_is_named_with_the_known_ones(tmp_path):
     assert "P17, P30" in line
 
 
-def test_a_template_of_an_unknown_relation_is_found_where_it_stands(tmp_path):
+def test_a_template_of_an_unknown_relation_is_named(tmp_path):
     (line,) = _mistakes(tmp_path, {"lama.templates": {"P99": "{subject} {mask}"}})
     assert line.startswith("params.yaml: lama.templates")
     assert "'P99'" in line
@@ -164,15 +154,13 @@ def test_on_lama_the_model_may_be_tuned_with_the_prompt(tmp_path, method):
     ("method", "like", "allowed"),
     [
         ("manual", "fine-tuning", "[]"),
-        ("manual", "p-tuning", "[]"),
         ("fine-tuning", "manual", "['model']"),
         ("manual-fine-tuning", "p-tuning", "['model']"),
         ("p-tuning", "manual", "['prompt'] or ['prompt', 'model']"),
-        ("p-tuning", "fine-tuning", "['prompt'] or ['prompt', 'model']"),
         ("prompt-tuning", "fine-tuning", "['prompt'] or ['prompt', 'model']"),
     ],
 )
-def test_a_method_tunes_what_makes_it_that_method(tmp_path, method, like, allowed):
+def test_a_method_tunes_only_what_defines_it(tmp_path, method, like, allowed):
     settings = load_params(write_params(tmp_path / "params.yaml")).lama.training[like]
     lines = _mistakes(tmp_path, {f"lama.training.{method}": settings.model_dump()})
     (line,) = (line for line in lines if f"lama.training.{method}" in line)
@@ -182,8 +170,7 @@ def test_a_method_tunes_what_makes_it_that_method(tmp_path, method, like, allowe
     )
 
 
-def test_a_model_is_tuned_before_its_prompt_by_no_method(tmp_path):
-    """The order says what the paper calls it; the other is a slip."""
+def test_the_order_of_tune_is_fixed(tmp_path):
     (line,) = _mistakes(
         tmp_path,
         {
@@ -243,7 +230,7 @@ def test_a_bad_layout_is_named(tmp_path, method, layout, said):
 
 
 @pytest.mark.parametrize("layout", ["paper-v1", "released-code", "{before}[P]{mask}{after}"])
-def test_every_layout_with_prompt_tokens_serves_p_tuning(tmp_path, layout):
+def test_p_tuning_takes_every_layout_with_prompt_tokens(tmp_path, layout):
     _check(tmp_path, {"lama.prompts.p-tuning": layout})
 
 
@@ -294,10 +281,7 @@ SEARCHED = "lama.training.discrete.search.prompts"
         ({"lama.stability.relations": ["P47"]}, "lama.stability", "P47"),
     ],
 )
-def test_published_templates_that_the_source_does_not_have_are_named(
-    tmp_path, changes, place, said
-):
-    """Before anything is fetched, and with those that it has."""
+def test_an_unknown_collection_of_templates_lists_the_known_ones(tmp_path, changes, place, said):
     (line,) = _mistakes(tmp_path, changes)
     assert line.startswith(f"params.yaml: {place}: ")
     assert said in line
@@ -306,16 +290,16 @@ def test_published_templates_that_the_source_does_not_have_are_named(
         assert ("lpaqa_mine, lpaqa_paraphrase" in line) == (changes.items() >= LAMA.items())
 
 
-def test_lamas_published_templates_may_be_asked_for(tmp_path):
+def test_published_templates_of_lama_may_be_used(tmp_path):
     _check(tmp_path, {**LAMA, STABILITY: "pararel_patterns", SEARCHED: "autoprompt_bert"})
 
 
-def test_stability_that_is_not_run_may_be_about_anything(tmp_path):
+def test_stability_without_methods_is_not_checked(tmp_path):
     changes = {"lama.stability.methods": [], "lama.stability.relations": ["P131"]}
     _check(tmp_path, {**changes, STABILITY: {}})
 
 
-def test_of_all_relations_stability_takes_a_known_one_too(tmp_path):
+def test_with_all_relations_stability_needs_known_ones(tmp_path):
     changes = {
         "lama.relations": "all",
         "lama.stability.relations": ["P999"],

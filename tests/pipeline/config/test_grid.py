@@ -21,7 +21,7 @@ def params_with(folder: Path, **sections: Any) -> SuperGlueParams:
     return load_params(write_params(folder / "params.yaml", changes)).superglue
 
 
-def test_without_a_grid_there_is_the_method_as_it_stands(tmp_path: Path) -> None:
+def test_without_a_grid_there_is_one_setting(tmp_path: Path) -> None:
     params = params_with(tmp_path)
     (setting,) = superglue_configs(params, "rte", "p-tuning", masked=True)
     assert (setting.number, setting.tried) == (1, {})

@@ -95,15 +95,15 @@ def test_any_values_of_known_keys_come_back_as_they_were_set(
     expected = load(text)
     for path, new in changes.items():
         put(expected, path, new)
-    result = edit_params(
+    edited, differences = edit_params(
         params,
         read_assignments(
             f"{path}={json.dumps(new, ensure_ascii=False)}" for path, new in changes.items()
         ),
     )
-    assert load(result.text) == expected
-    assert len(result.changes) <= len(changes)
-    lines, before = result.text.split("\n"), text.split("\n")
+    assert load(edited) == expected
+    assert len(differences) <= len(changes)
+    lines, before = edited.split("\n"), text.split("\n")
     assert len(lines) == len(before)
     comments = [line for line in before if line.lstrip().startswith("#")]
     assert [line for line in lines if line.lstrip().startswith("#")] == comments
@@ -166,7 +166,7 @@ def test_a_wrong_assignment_is_named(assignment: str, said: str) -> None:
 
 def test_of_two_assignments_the_later_wins(params: Path) -> None:
     values = read_assignments(["seed=1", "lama.splits.dev_facts=2", "seed=3", "lama.splits=null"])
-    after = load(edit_params(params, values).text)
+    after = load(edit_params(params, values)[0])
     assert (after["seed"], after["lama"]["splits"]) == (3, None)
 
 
@@ -175,14 +175,14 @@ def test_a_methods_section_is_replaced_and_then_changed_in_parts(params: Path) -
         ["lama.training.prompt-tuning={tune: [prompt], prompt: {encoder: mlp}}",
          "lama.training.prompt-tuning.epochs=9"]
     )  # fmt: skip
-    result = edit_params(params, values)
-    assert load(result.text)["lama"]["training"]["prompt-tuning"] == {
+    edited, changes = edit_params(params, values)
+    assert load(edited)["lama"]["training"]["prompt-tuning"] == {
         "tune": ["prompt"], "prompt": {"encoder": "mlp"}, "epochs": 9,
     }  # fmt: skip
     path = "lama.training.prompt-tuning"
-    assert result.changes[0] == Change(f"{path}.prompt.encoder", "embedding", "mlp")
-    assert Change(f"{path}.epochs", None, "9") in result.changes
-    assert Change(f"{path}.prompt.optimizer", "adamw", None) in result.changes
+    assert changes[0] == Change(f"{path}.prompt.encoder", "embedding", "mlp")
+    assert Change(f"{path}.epochs", None, "9") in changes
+    assert Change(f"{path}.prompt.optimizer", "adamw", None) in changes
 
 
 def test_a_file_keeps_its_line_ends(params: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_file_keeps_its_line_ends(params: Path) -> None:
     assert params.read_bytes() == before.replace(b"seed: 34", b"seed: 7 ", 1)
 
 
-def test_a_value_with_an_anchor_is_not_changed_behind_the_users_back(tmp_path: Path) -> None:
+def test_a_file_with_anchors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("data: &x {mirror: a}\nmodel: *x\n")
     with pytest.raises(ParamsError, match="anchors"):
@@ -222,9 +222,7 @@ def test_a_preset_is_read(presets: Path) -> None:
         ("", "no preset ''"),
     ],
 )
-def test_an_unknown_preset_is_answered_with_the_known_ones(
-    presets: Path, name: str, said: str
-) -> None:
+def test_an_unknown_preset_lists_the_known_ones(presets: Path, name: str, said: str) -> None:
     with pytest.raises(ParamsError) as caught:
         read_preset(presets, name)
     assert said in str(caught.value)
@@ -253,7 +251,7 @@ def test_a_wrong_preset_is_named(presets: Path, text: str, said: str) -> None:
 
 def test_an_empty_section_of_a_preset_changes_nothing(presets: Path, params: Path) -> None:
     (presets / "mine.yaml").write_text("lama: {}\nmodel:\n  {}\n")
-    assert edit_params(params, read_preset(presets, "mine").values).changes == []
+    assert edit_params(params, read_preset(presets, "mine").values)[1] == []
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -322,41 +320,6 @@ def test_a_file_that_is_no_mapping_is_refused(params: Path, text: bytes) -> None
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="no such file; run from the root of the project"):
         apply_values(tmp_path / "params.yaml", read_assignments(["seed=1"]))
-
-
-def test_a_write_that_is_cut_short_leaves_the_old_file(
-    params: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = params.read_bytes()
-    whole = Path.write_text
-
-    def cut(path: Path, text: str, **options: Any) -> int:
-        if path.parent != params.parent:
-            return whole(path, text, **options)
-        whole(path, text[: len(text) // 2], **options)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_text", cut)
-    with pytest.raises(KeyboardInterrupt):
-        apply_values(params, read_assignments(["seed=7"]))
-    assert params.read_bytes() == before
-
-
-def test_the_new_file_takes_the_place_of_the_old_in_one_step(
-    params: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = params.read_bytes()
-    rename = Path.replace
-    seen: list[tuple[bytes, Any]] = []
-
-    def watched(source: Path, target: Path) -> Path:
-        if target == params:
-            seen.append((target.read_bytes(), load(source.read_text())))
-        return rename(source, target)
-
-    monkeypatch.setattr(Path, "replace", watched)
-    apply_values(params, read_assignments(["seed=7"]))
-    assert seen == [(before, load(params.read_text()))]
 
 
 def test_a_link_stays_a_link(params: Path, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class Files:
     ) -> None:
         """Method number n scores (1 + i) / (10 - n) under a relation's template i."""
         # With torch, which another process that only reads can do without.
-        from pipeline.evaluation.stability import spread_over_templates
+        from pipeline.evaluation.summary import spread_over_templates
 
         for number, method in enumerate(methods):
             before = "" if method == "manual" else "[P*3] "
@@ -154,7 +154,12 @@ class Files:
                 for relation, own in templates.items()
                 for i, template in enumerate(own)
             ]
-            write_csv(self.evaluation / "stability" / method / "templates.csv", list(rows[0]), rows)
+            folder = self.evaluation / "stability" / method
+            tasks = [f"{row['relation']}/{row['number']}" for row in rows]
+            trials, settings = _trials(tasks, [34], number), _settings(tasks, [1], [34])
+            write_csv(folder / "templates.csv", list(rows[0]), rows)
+            write_csv(folder / "trials.csv", list(trials[0]), trials)
+            write_csv(folder / "settings.csv", list(settings[0]), settings)
             write_json(self.metrics / "stability" / f"{method}.json", spread_over_templates(rows))
 
     def add_task(self, task: str, methods: Sequence[str] = METHODS) -> None:

@@ -285,7 +285,7 @@ def test_left_out_and_removed_facts_are_counted_in_the_report(files, report):
     assert "101 train and 32 dev" in text
 
 
-def test_without_any_benchmark_the_report_says_so(report):
+def test_a_report_without_any_benchmark_is_noted(report):
     folder = report()
     assert "No benchmark was run" in (folder / "report.md").read_text()
     assert _page(folder).tables == []

@@ -37,6 +37,8 @@ def test_the_spread_of_table_1_is_that_of_its_four_rows():
     # (31.3 + 19.8 + 31.4 + 51.1) / 4; squared deviations 4.41, 184.96, 4.00, 313.29.
     assert spread["manual"] == pytest.approx(
         {
+            "test/relations": 1,
+            "test/templates": 4,
             "test/p_at_1": 0.334,
             "test/p_at_1_worst": 0.198,
             "test/p_at_1_best": 0.511,

@@ -5,14 +5,13 @@ import json
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.files import read_csv, write_csv, write_jsonl
+from pipeline.files import read_csv, write_jsonl
 from pipeline.report.scores import (
     Score,
     count_epochs,
     from_record,
     join,
     percent,
-    read_result,
     scores_of,
 )
 
@@ -181,10 +180,9 @@ def test_a_fact_that_one_method_left_out_has_the_answers_of_the_others(files):
 @pytest.mark.parametrize(
     ("text", "counts"),
     [
-        ("relation,epoch\nP17,0\nP17,1\nP17,2\nP30,0\nP30,1\n", (2, 3)),
         ("relation,setting,split,seed,epoch\nP17,1,1,7,2\nP17,1,1,8,3\nP30,1,1,7,0\n", (3, 5)),
         ("setting,split,seed,epoch\n1,1,7,0\n1,1,7,3\n1,2,7,2\n2,1,7,1\n1,1,8,1\n", (4, 7)),
-        ("relation,epoch\n", (0, 0)),
+        ("relation,setting,split,seed,epoch\n", (0, 0)),
     ],
 )
 def test_trainings_and_epochs_are_counted(tmp_path, text, counts):
@@ -202,20 +200,3 @@ def test_rows_are_joined_by_their_keys():
         {"relation": "P1", "label": "x", "a": 0.1, "b": 0.3},
         {"relation": "P2", "label": "y", "b": 0.2},
     ]
-
-
-def test_files_of_before_trials_were_recorded_can_be_read(files):
-    files.add_lama()
-    files.add_task("rte")
-    folder = files.evaluation / "superglue/rte/p-tuning"
-    (folder / "trials.csv").rename(folder / "units.csv")
-    for name in ("trials", "settings"):
-        (files.evaluation / f"lama/p-tuning/{name}.csv").unlink()
-    curves = files.curves / "lama" / "p-tuning.csv"
-    old = ("relation", "epoch", "dev_p_at_1")
-    rows = read_csv(curves)
-    write_csv(curves, old, [{key: row[key] for key in old} for row in rows])
-    assert len(files.task("rte")[1].trainings) == 2
-    result = read_result(files.folders, "lama", "p-tuning")
-    assert result.trainings == []
-    assert len(result.curves) == len(rows)

@@ -6,11 +6,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline.report.scores import MethodResult, Score
+from pipeline.report.page import render
+from pipeline.report.scores import MethodResult
 from pipeline.report.tables import (
-    LamaRow,
     Table,
-    answers_table,
     escaped,
     lama_counts,
     lama_paper,
@@ -19,12 +18,8 @@ from pipeline.report.tables import (
     markdown_table,
     methods_table,
     pivot,
-    relations_table,
-    settings_table,
-    stability_tables,
     tasks_paper,
     training_summary,
-    trainings_table,
 )
 from tests.pipeline.report.conftest import SPLITS, TABLE_1
 
@@ -55,32 +50,39 @@ def glue(task, method, score, metrics, trainings=1, **more):
     return MethodResult("superglue", task, method, values)
 
 
+@pytest.fixture
+def macro(tmp_path):
+    """Return what a macro of tables.md.j2 writes."""
+
+    def written(name, *arguments):
+        template = '{% from "tables.md.j2" import ' + name + " with context %}"
+        (tmp_path / "macro.md.j2").write_text(template + "{{ " + name + "(*arguments) }}")
+        return render("macro.md.j2", tmp_path, arguments=arguments)
+
+    return written
+
+
 def cells(text):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
 
 
 def test_a_table_worked_out_by_hand():
-    assert markdown_table(["a", "b", "c"], [["1", "2.5", "3"], ["x", "", "-z"]]) == (
-        "| a | b | c |\n| --- | ---: | --- |\n| 1 | 2.5 | 3 |\n| x |  | -z |\n"
+    rows = [{"a": 1, "b": "2.5", "c": "3"}, {"a": "x", "b": None, "c": "-z"}, {"a": 2}]
+    assert markdown_table(rows) == (
+        "| a | b | c |\n| --- | ---: | --- |\n| 1 | 2.5 | 3 |\n| x |  | -z |\n| 2 |  |  |\n"
     )
+    assert markdown_table([]) == ""
 
 
 def test_a_pivot_joins_the_numbers_of_a_cell():
-    scores = [
-        Score("lama", "", method, "test", "p_at_1", mean, origin=origin)
-        for method, mean, origin in (("a", 0.1, "x"), ("b", 0.2, "x"), ("b", 0.3, "y"),
-                                     ("a", 0.4, "x"))
-    ]  # fmt: skip
-    assert pivot(scores, lambda s: s.origin, lambda s: s.method) == {
-        "x": {"a": "10.0, 40.0", "b": "20.0"},
-        "y": {"b": "30.0"},
-    }
+    cells = [("x", "a", 1), ("x", "b", 2), ("y", "b", "3"), ("x", "a", 4)]
+    assert pivot(cells) == {"x": {"a": "1, 4", "b": "2"}, "y": {"b": "3"}}
 
 
 def test_titles_cells_and_notes_are_escaped():
-    table = Table("a_b", ["x", "y"], [["1|2", "3"]], [["p", "4"]], ["*note*"])
+    table = Table("a_b", [{"x": "1|2", "y": "3"}], ["*note*"])
     assert markdown([table]) == (
-        "### a\\_b\n\n| x | y |\n| --- | ---: |\n| 1\\|2 | 3 |\n| paper: p | 4 |\n\n- \\*note\\*\n"
+        "### a\\_b\n\n| x | y |\n| --- | ---: |\n| 1\\|2 | 3 |\n\n- \\*note\\*\n"
     )
 
 
@@ -119,8 +121,8 @@ def test_tasks_follow_each_other_each_with_its_control():
     ]
 
 
-def test_a_method_without_a_relation_has_an_empty_cell():
-    table = relations_table({"manual": RELATIONS, "discrete": RELATIONS[1:]})
+def test_a_method_without_a_relation_has_an_empty_cell(macro):
+    table = macro("relations", {"manual": RELATIONS, "discrete": RELATIONS[1:]})
     assert table.splitlines() == [
         "| relation | facts | left out | majority class | naive Bayes | manual | discrete |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -129,41 +131,44 @@ def test_a_method_without_a_relation_has_an_empty_cell():
     ]
 
 
-def test_correct_answers_are_bold_and_missing_ones_empty():
+def test_correct_answers_are_bold_and_missing_ones_empty(macro):
     answers = [
         {"relation": "P17", "subject": "Lyon", "object": "France", "a": "Italy", "b": "France"},
         {"relation": "P17", "subject": "Oslo", "object": "Norway", "b": "Norwa"},
     ]
-    assert answers_table(["a", "b"], answers).splitlines()[2:] == [
+    assert macro("answers", ["a", "b"], answers).splitlines()[2:] == [
         "| P17 | Lyon | France | Italy | **France** |",
         "| P17 | Oslo | Norway |  | Norwa |",
     ]
 
 
-def test_settings_and_trainings_are_those_of_tasks_that_have_several(files):
+def test_settings_and_trainings_are_those_of_tasks_that_have_several(files, macro):
     files.add_lama(relations=["P17", "P30"], seeds=(1, 2))
     files.add_task("rte")
     first, second = (f"model.learning\\_rate={number}e-05" for number in (1, 2))
     template = r"{premise} \[P\] {mask}"
-    rows = cells(settings_table(files.task("rte")))
+    title, table, title_2, table_2 = macro("trials", files.task("rte"), ": x").split("\n\n")
+    assert (title, title_2) == ("### Settings that were tried: x", "### By training: x")
+    rows = cells(table)
     assert rows[0][:2] == ["task", "method"]
     assert rows[2:] == [
         ["rte", "p-tuning", "1", first, template, "2", "51.0 ± 1.0", "53.0", "yes"],
         ["rte", "p-tuning", "2", second, template, "2", "41.0 ± 1.0", "", ""],
     ]
-    rows = cells(settings_table(files.lama()))
+    assert [row[1:] for row in cells(table_2)[2:]] == [
+        ["p-tuning", "1", "1", "1", "2", "62.0", "65.3"],
+        ["p-tuning", "1", "1", "2", "2", "64.0", "66.3"],
+    ]
+    _, table, _, table_2 = macro("trials", files.lama()).split("\n\n")
+    rows = cells(table)
     assert rows[0][0] == "relation"
     assert rows[0][-3:] == ["dev P@1", "test P@1", "chosen"]
     assert [row[:3] for row in rows[2:]] == [
         [relation, "p-tuning", setting] for relation in ("P17", "P30") for setting in "12"
     ]
-    assert [row[1:] for row in cells(trainings_table(files.task("rte")))[2:]] == [
-        ["p-tuning", "1", "1", "1", "2", "62.0", "65.3"],
-        ["p-tuning", "1", "1", "2", "2", "64.0", "66.3"],
-    ]
-    assert len(cells(trainings_table(files.lama()))) == 2 + 2 * 2 * 2
+    assert len(cells(table_2)) == 2 + 2 * 2 * 2
     files.add_lama()
-    assert settings_table(files.lama()) == trainings_table(files.lama()) == ""
+    assert macro("trials", files.lama()).strip() == ""
 
 
 @pytest.mark.parametrize(
@@ -214,7 +219,7 @@ MARKUP = st.text(st.sampled_from("\\|*_`~$[](){}<>&;!#a \n"))
 @given(st.lists(MARKUP | st.text(), min_size=1, max_size=3))
 @example(["~~a~~", "a|b", "\\|"])
 def test_any_text_is_shown_as_it_is_in_one_cell(texts):
-    table = markdown_table(["x"] * len(texts), [[escaped(text) for text in texts]])
+    table = markdown_table([{f"x{n}": escaped(text) for n, text in enumerate(texts)}])
     html = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(table)
     shown = [unescape(cell) for cell in re.findall("<td.*?>(.*?)</td>", html)]
     # Markdown replaces NUL.
@@ -227,15 +232,11 @@ def test_a_dollar_opens_no_formula():
 
 def test_our_rows_are_above_the_paper_s_of_the_same_subset():
     values = {"test/facts": 10188}
-    ours = LamaRow(
-        "small|er",
-        "smaller",
-        [
-            lama("manual", {"test/p_at_1": 0.1234, **values}, relations=RELATIONS),
-            lama("prompt-tuning", {"test/p_at_1": 0.5, "test/p_at_1_std": 0.01}),
-        ],
-    )
-    table, differences = lama_paper("34k", [ours]).split("\n\n")
+    ours = [
+        lama("manual", {"test/p_at_1": 0.1234, **values}, relations=RELATIONS),
+        lama("prompt-tuning", {"test/p_at_1": 0.5, "test/p_at_1_std": 0.01}),
+    ]
+    table, differences = lama_paper("34k", {"small|er": ours}, ["smaller"]).split("\n\n")
     assert table.splitlines() == [
         "| model | relations | facts | manual | p-tuning | prompt-tuning | discrete |",
         "| --- | --- | --- | ---: | ---: | ---: | --- |",
@@ -266,49 +267,50 @@ def test_our_tasks_are_above_the_paper_s_with_the_differences():
     assert "64 labeled examples" in text
 
 
-def test_the_spread_over_templates_worked_out_by_hand(files):
+def test_the_spread_over_templates_worked_out_by_hand(files, macro):
     files.add_stability(templates={"P17": ["a {mask}", "b {mask}"], "P19": ["c", "d", "e"]})
     path = files.evaluation / "stability/p-tuning/templates.csv"
     head, *lines = path.read_text().splitlines()
     path.write_text("\n".join([head, *reversed(lines)]) + "\n")
-    tables = stability_tables("geonames", files.stability(["p-tuning", "manual"]))
+    results = files.stability(["p-tuning", "manual"])
+    _, methods, templates = macro("stability", "geonames", results).split("\n\n")
     # manual: 0.1, 0.2 and 0.1, 0.2, 0.3: means 0.15, 0.2; deviations sqrt(0.005), 0.1.
     # p-tuning: the same times 10 / 9.
-    assert tables.methods.splitlines() == [
+    assert methods.splitlines() == [
         "| method | relations | templates | mean | worst | best | std |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| p-tuning | 2 | 5 | 19.4 | 11.1 | 27.8 | 9.48 |",
         "| manual | 2 | 5 | 17.5 | 10.0 | 25.0 | 8.54 |",
     ]
     # The manual method's text is the readable one, in any order of the methods.
-    assert tables.templates.splitlines()[:4] == [
+    assert templates.splitlines()[:4] == [
         "| relation | number | template | facts | p-tuning | manual |",
         "| --- | ---: | --- | ---: | ---: | ---: |",
         "| P17 | 1 | a {mask} | 930 | 11.1 | 10.0 |",
         "| P17 | 2 | b {mask} | 930 | 22.2 | 20.0 |",
     ]
-    assert tables.paper == ""
 
 
-def test_a_template_that_a_method_lacks_has_an_empty_cell(files):
+def test_a_template_that_a_method_lacks_has_an_empty_cell(files, macro):
     files.add_stability()
     manual, tuned = files.stability()
     del tuned.templates[0]
-    assert stability_tables("geonames", [manual, tuned]).templates.splitlines()[2].endswith("|  |")
+    templates = macro("stability", "geonames", [manual, tuned]).split("\n\n")[2]
+    assert templates.splitlines()[2].endswith("|  |")
 
 
-def test_table_1_is_shown_with_the_same_templates_of_lama(files):
+def test_table_1_is_shown_with_the_same_templates_of_lama(files, macro):
     files.add_stability()
-    tables = stability_tables("lama", files.stability())
-    assert tables.methods.splitlines()[4:] == [
+    _, methods, templates, remark = macro("stability", "lama", files.stability()).split("\n\n")
+    assert methods.splitlines()[4:] == [
         "| manual (paper) | 1 | 4 | 33.4 | 19.8 | 51.1 | 13.00 |",
         "| p-tuning (paper) | 1 | 4 | 58.0 | 57.8 | 58.1 | 0.17 |",
     ]
-    assert tables.templates.splitlines()[5] == (
+    assert templates.splitlines()[5] == (
         "| P17 | 4 | {subject} is located in which country? In {mask}. | 930 | 40.0 | 44.4 | 51.1 "
         "| 58.1 |"
     )
-    assert "Table 1 (verified)" in tables.paper
+    assert "Table 1 (verified)" in remark
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,6 @@ def test_table_1_is_shown_with_the_same_templates_of_lama(files):
         ("lama", {"P17": TABLE_1, "P19": TABLE_1}),
     ],
 )
-def test_table_1_is_shown_with_nothing_else(files, source, templates):
+def test_table_1_is_shown_with_no_other_templates(files, macro, source, templates):
     files.add_stability(templates=templates)
-    tables = stability_tables(source, files.stability())
-    assert "paper" not in tables.methods + tables.templates + tables.paper
+    assert "paper" not in macro("stability", source, files.stability())

@@ -3,14 +3,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.history.results import Result, ResultFilter, newest
-from pipeline.results.compare import (
-    method_tables,
-    paper_doubts,
-    paper_records,
-    records,
-    run_tables,
-)
+from pipeline.history.results import Result, newest
+from pipeline.report.tables import Table
+from pipeline.results.compare import paper_figures, record_of, result_tables
 
 DAY = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -41,6 +36,10 @@ def make(method: str = "manual", value: float | None = 0.25, **changes: Any) -> 
     return Result(**fields)
 
 
+def cells(table: Table) -> list[list[str]]:
+    return [list(row.values()) for row in table.rows]
+
+
 def test_results_on_other_splits_or_another_model_of_the_name_have_separate_rows() -> None:
     contents = {"splits": "3333333333", "model": "2222222222"}
     retrained = {"splits": "1111111111", "model": "4444444444"}
@@ -50,13 +49,16 @@ def test_results_on_other_splits_or_another_model_of_the_name_have_separate_rows
         make("discrete", 0.3, contents=contents),
         make("fine-tuning", 0.4, contents=retrained),
     ]
-    (table,) = method_tables(results)
-    assert table.title == "small on lama 29k, 2026-11-25"
-    assert table.columns == ["task", "test n", "manual", "fine-tuning", "p-tuning", "discrete"]
-    assert table.rows == [
-        ["lama (splits 1111111, model 2222222)", "9", "25.0", "", "50.0", ""],
-        ["lama (splits 3333333, model 2222222)", "9", "", "", "", "30.0"],
-        ["lama (splits 1111111, model 4444444)", "9", "", "40.0", "", ""],
+    (table,) = result_tables(results, "test")
+    assert table.title == "small on lama 29k"
+    assert list(table.rows[0]) == [
+        "task", "test n", "date", "manual", "fine-tuning", "p-tuning", "discrete",
+    ]  # fmt: skip
+    day = "2026-11-25"
+    assert cells(table) == [
+        ["lama (splits 1111111, model 2222222)", "9", day, "25.0", "", "50.0", ""],
+        ["lama (splits 3333333, model 2222222)", "9", day, "", "", "", "30.0"],
+        ["lama (splits 1111111, model 4444444)", "9", day, "", "40.0", "", ""],
     ]
 
 
@@ -65,9 +67,9 @@ def test_runs_outside_dvc_share_no_row() -> None:
         make("manual", source=None, params={}, contents={"run": "aaaaaaaaaa"}),
         make("p-tuning", source=None, params={}, contents={"run": "bbbbbbbbbb"}),
     ]
-    (table,) = method_tables(results)
-    assert table.title == "small on unknown data, 2026-11-25"
-    assert [row[0] for row in table.rows] == ["lama (run aaaaaaa)", "lama (run bbbbbbb)"]
+    (table,) = result_tables(results, "test")
+    assert table.title == "small on unknown data"
+    assert [row["task"] for row in table.rows] == ["lama (run aaaaaaa)", "lama (run bbbbbbb)"]
     assert "outside DVC" in table.notes[-1]
 
 
@@ -102,62 +104,61 @@ def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
     assert newest(results) == [results[0], *results[2:]]
 
 
-def test_days_are_those_of_this_machine_s_clock_and_both_ends_count() -> None:
-    result = make()
-    day = result.ended.date()
-    assert ResultFilter(since=day, until=day).admits(result)
-    assert not ResultFilter(since=day.replace(day=26)).admits(result)
-    assert not ResultFilter(until=day.replace(day=24)).admits(result)
-
-
 def test_a_spread_is_shown_and_explained() -> None:
     metrics = {"test/score_std": 0.02, "test/trainings": 3.0, "test/examples": 277.0}
     several = make(benchmark="superglue", task="rte", metrics=metrics)
     stable = {"test/p_at_1_std": 0.1, "test/relations": 1.0, "test/templates": 4.0}
     spread = make(benchmark="stability", metrics=stable)
-    (glue,) = method_tables([several])
-    assert glue.rows == [["rte", "277", "25.0 ± 2.0"]]
+    (glue,) = result_tables([several], "test")
+    assert cells(glue) == [["rte", "277", "2026-11-25", "25.0 ± 2.0"]]
     assert "over 3 trainings" in glue.notes[0]
-    (stability,) = method_tables([spread])
-    assert stability.rows == [["stability", "", "25.0 ± 10.0"]]
+    (stability,) = result_tables([spread], "test")
+    assert cells(stability) == [["stability", "", "2026-11-25", "25.0 ± 10.0"]]
     assert "over templates (4 of 1 relation)" in stability.notes[0]
 
 
 def test_a_run_without_a_score_and_names_of_a_later_version_are_shown() -> None:
     odd = make("new-method", None, benchmark="new", task="new-task")
-    (table,) = method_tables([make(), odd])
-    assert [row[0] for row in table.rows] == ["lama", "new-task"]
-    assert table.columns[-1] == "new-method"
-    assert records([odd])[0]["test_score"] is None
+    (table,) = result_tables([make(), odd], "test")
+    assert [row["task"] for row in table.rows] == ["lama", "new-task"]
+    assert list(table.rows[0])[-1] == "new-method"
+    assert record_of(odd)["test_score"] is None
 
 
-def test_a_restored_run_says_that_its_date_is_of_the_restoring() -> None:
-    (table,) = method_tables([make(tags={"dvc.restored": "true"}), make("p-tuning")])
+def test_a_restored_run_is_noted() -> None:
+    (table,) = result_tables([make(tags={"dvc.restored": "true"}), make("p-tuning")], "test")
     assert "restored by `ptune sync`" in table.notes[-1]
-    assert [row["restored"] for row in records([make(), make(tags={"dvc.restored": "true"})])] == [
-        False, True,
-    ]  # fmt: skip
+    assert record_of(make())["restored"] is False
+    assert record_of(make(tags={"dvc.restored": "true"}))["restored"] is True
 
 
 def test_every_run_has_a_line_in_the_order_given() -> None:
     results = [make("p-tuning", 0.5), make("manual", 0.1), make("p-tuning", 0.4)]
-    (table,) = run_tables(results)
-    assert [row[2:4] for row in table.rows] == [
+    (table,) = result_tables(results, "run")
+    assert [row[2:4] for row in cells(table)] == [
         ["p-tuning", "50.0"], ["manual", "10.0"], ["p-tuning", "40.0"],
     ]  # fmt: skip
 
 
-def test_a_model_that_the_paper_lacks_is_above_all_of_its_models() -> None:
-    (table,) = method_tables([make()], paper=True)
-    assert [row[0] for row in table.paper][:2] == ["BERT-base 109M", "BERT-large 335M"]
+def test_all_models_of_the_paper_follow_a_model_that_it_lacks() -> None:
+    (table,) = result_tables([make()], "test", paper=True)
+    assert [row["task"] for row in table.rows][:3] == [
+        "lama", "paper: BERT-base 109M", "paper: BERT-large 335M",
+    ]  # fmt: skip
+    assert cells(table)[1] == ["paper: BERT-base 109M", "29,521", "", "31.7", "51.6 (recalled)",
+                             "52.1 (recalled)", "52.3", "45.2 (AutoPrompt)"]  # fmt: skip
+    (by_run,) = result_tables([make()], "run", paper=True)
+    assert [row[1:4] for row in cells(by_run)][:2] == [
+        ["lama", "manual", "25.0"], ["paper: BERT-base 109M", "manual", "31.7"],
+    ]  # fmt: skip
     assert "small is not a model of the paper: compare methods, not numbers." in table.notes
     assert "Fewer relations than the paper's 41 give another mean." in table.notes
 
 
 @pytest.mark.parametrize("changes", [{"params": {}}, {"source": None, "contents": {"run": "a"}}])
 def test_unknown_facts_are_compared_with_no_row(changes: dict[str, Any]) -> None:
-    table = method_tables([make(**changes)], paper=True)[0]
-    assert table.paper == []
+    table = result_tables([make(**changes)], "test", paper=True)[0]
+    assert [row["task"] for row in table.rows] == ["lama"]
     assert "The facts are unknown" in table.notes[-1]
 
 
@@ -169,20 +170,22 @@ def test_table_1_is_shown_only_with_its_templates() -> None:
     }
     stable = {"test/p_at_1_std": 0.1, "test/relations": 1.0, "test/templates": 4.0}
     own = make(benchmark="stability", params=params, metrics=stable)
-    (table,) = method_tables([own], paper=True)
-    assert table.paper == [["BERT-base, Table 1 (stability)", "", "33.4 ± 13.0", "58.0 ± 0.2"]]
-    assert [row["table"] for row in paper_records([own])] == ["v2, Table 1"] * 2
+    (table,) = result_tables([own], "test", paper=True)
+    assert cells(table)[1:] == [
+        ["paper: BERT-base, Table 1 (stability)", "", "", "33.4 ± 13.0", "58.0 ± 0.2"],
+    ]  # fmt: skip
+    assert [row["table"] for row in paper_figures([own])[0]] == ["v2, Table 1"] * 2
     for other in (
         make(benchmark="stability", params=params, metrics=stable, source="geonames"),
         make(benchmark="stability", params={"lama.subset": "34k"}, metrics=stable),
         make(benchmark="stability", params=params, metrics={**stable, "test/templates": 2.0}),
     ):
-        (table,) = method_tables([other], paper=True)
-        assert table.paper == []
+        (table,) = result_tables([other], "test", paper=True)
+        assert len(table.rows) == 1
 
 
 def test_doubts_are_listed_once() -> None:
     results = [make("manual"), make("manual", model="other")]
-    doubts = paper_doubts(results)
+    _, doubts = paper_figures(results)
     assert len(doubts) == len(set(doubts))
     assert any("other is not a model" in doubt for doubt in doubts)

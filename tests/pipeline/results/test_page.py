@@ -4,9 +4,9 @@ import re
 
 import pytest
 from markdown_it import MarkdownIt
-from pipeline.evaluation.stability import spread_over_templates
 
 from pipeline.errors import DataError
+from pipeline.evaluation.summary import spread_over_templates
 from pipeline.results.page import insert_between, results_page
 from tests.pipeline.report.conftest import TABLE_1
 

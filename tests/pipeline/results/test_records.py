@@ -9,7 +9,7 @@ import pytest
 from pipeline.config.schema import load_params
 from pipeline.errors import DataError
 from pipeline.files import read_json
-from pipeline.results.records import Record, RecordInfo, collect
+from pipeline.results.records import Record, collect
 from tests.pipeline.report.conftest import SPLITS
 from tests.project import edit_params
 
@@ -26,7 +26,7 @@ def collected(project, benchmark="lama"):
         benchmark,
         load_params(project / "params.yaml"),
         project,
-        RecordInfo("one", "a note", "2026-01-02", HARDWARE),
+        {"name": "one", "note": "a note", "date": "2026-01-02", "hardware": HARDWARE},
         seconds_of=lambda *about: SECONDS.get(about),
     )
 

@@ -9,7 +9,7 @@ from pipeline.tasks.lama import (
     LAYOUTS,
     apply_layout,
     check_layout,
-    fact_values,
+    fact_examples,
     manual_template,
     subject_precedes_mask,
 )
@@ -58,8 +58,9 @@ def sides(manual: Template) -> tuple[str, str]:
     return before, after
 
 
-def test_a_fact_has_its_subject_as_field():
-    assert fact_values(Fact("P17", "Lyon", "France")) == {"subject": "Lyon"}
+def test_a_fact_is_an_example_with_its_subject_as_field_and_its_object_as_label():
+    (example,) = fact_examples([Fact("P17", "Lyon", "France")])
+    assert (example.values, example.label) == ({"subject": "Lyon"}, "France")
 
 
 @pytest.mark.parametrize(
