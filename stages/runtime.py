@@ -1,4 +1,4 @@
-"""What surrounds every stage's own work: one MLflow run, clear errors, and no orphans."""
+"""The common frame of all stages: one MLflow run, clear errors, and no orphans."""
 
 import contextlib
 import hashlib
@@ -46,16 +46,16 @@ TaskName = Annotated[str, typer.Argument(callback=_known_task, help="Name of a t
 
 @contextlib.contextmanager
 def stage(
-    kind: str, benchmark: str = "", task: str = "", method: str = ""
+    name: str, benchmark: str = "", task: str = "", method: str = ""
 ) -> Iterator["RunningStage"]:
     """Run a stage's work as one MLflow run.
 
-    An error that the user can mend ends in its message and exit code 1; so does one of the file
+    An error that the user can fix ends in its message and exit code 1; so does one of the file
     system. `PTUNE_TRACEBACK=1` shows the traceback as well. The process ends when the dvc that
     started it does.
 
     Args:
-        kind: `validate`, `download`, `splits`, `train`, `evaluate` or `report`.
+        name: `validate`, `download`, `splits`, `train`, `evaluate` or `report`.
         benchmark: empty where there is none, as are task and method.
         task: of SuperGLUE.
         method: of `train` and `evaluate`.
@@ -64,8 +64,8 @@ def stage(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         identity = running_stage()
-        info = StageInfo(kind, benchmark, task, method)
-        with _work(kind, identity) as work:
+        info = StageInfo(name, benchmark, task, method)
+        with _work(name, identity) as work:
             resumes = work.noted("run_id") if work is not None else None
             with (
                 stage_run(identity, info, resumes=resumes) as run,
@@ -150,7 +150,7 @@ class RunningStage:
 
 
 def downloads_folder() -> Path:
-    """Return where fetched packages are kept, for all checkouts of `dvc exp` alike."""
+    """Folder of fetched packages, shared by all checkouts of `dvc exp`."""
     return project_root() / ".work" / "downloads"
 
 
@@ -165,19 +165,19 @@ _RESUMABLE = ("train", "evaluate")
 
 
 @contextlib.contextmanager
-def _work(kind: str, identity: StageIdentity | None) -> Iterator[WorkFolder | None]:
+def _work(name: str, identity: StageIdentity | None) -> Iterator[WorkFolder | None]:
     root = project_root()
     if identity is not None:
         clear_recorded(root, recorded_run_keys)
         clear_units(root)
-    if kind not in _RESUMABLE:
+    if name not in _RESUMABLE:
         yield None
         return
     with work_folder(
         root,
         identity.run_key if identity is not None else None,
         recorded=recorded_run_keys,
-        on_wait=lambda: echo("another process is at this very stage; waiting for its end"),
+        on_wait=lambda: echo("another process runs this stage; waiting for it to end"),
     ) as work:
         yield work
 
@@ -210,10 +210,10 @@ def _file_errors_named() -> Iterator[None]:
 
 
 def _end_with_dvc() -> None:
-    """End this process when what started it is gone, so that nothing trains on unseen.
+    """End this process when what started it is gone, so that no training continues unattended.
 
-    dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may stand between
-    the two, so a thread watches. So it does for the `ptune repro` above dvc, if there was one.
+    dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may run between
+    the two, so a thread watches dvc, and the `ptune repro` above it if there is one.
     """
 
     def end(*_: object) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def majority(answers: Sequence[str]) -> str:
-    """Return the most frequent answer, the alphabetically first of several.
+    """The most frequent answer, the alphabetically first of several.
 
     Raises:
         ValueError: there are none.
@@ -21,7 +21,7 @@ def majority(answers: Sequence[str]) -> str:
 
 
 def naive_bayes_share(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> float:
-    """Return the share of test facts that naive Bayes predicts from the subject's words.
+    """The share of test facts that naive Bayes predicts from the subject's words.
 
     Multinomial, add-one smoothing, over words split at white space, case-sensitive. Of equally
     likely answers the alphabetically first counts.

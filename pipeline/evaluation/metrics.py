@@ -9,7 +9,7 @@ from pipeline.tasks import Example, Task
 
 
 def accuracy(log_probs: Tensor, targets: Tensor) -> float:
-    """Return the share of rows whose best word is the right one.
+    """The share of rows whose best word is the right one.
 
     On LAMA this is P@1 of a relation.
 
@@ -32,7 +32,7 @@ def ranks(log_probs: Tensor, targets: Tensor) -> Tensor:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the unweighted mean, as LAMA averages relations.
+    """The unweighted mean, as LAMA averages relations.
 
     Raises:
         ValueError: there are no values.
@@ -43,7 +43,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def mean_and_std(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Return the mean under a name, and the sample standard deviation under `<name>_std`.
+    """The mean under a name, and the sample standard deviation under `<name>_std`.
 
     The standard deviation is left out of a single value.
 
@@ -58,7 +58,7 @@ def mean_and_std(name: str, values: Sequence[float]) -> dict[str, float]:
 def task_metrics(
     task: Task, examples: Sequence[Example], answers: Sequence[str]
 ) -> dict[str, float]:
-    """Return the task's metrics by name, each from 0 to 1.
+    """The task's metrics by name, each from 0 to 1.
 
     Args:
         task: whose metrics they are.
@@ -76,7 +76,7 @@ def task_metrics(
 def score_answers(
     task: Task, examples: Sequence[Example], log_probs: Tensor, targets: Tensor
 ) -> dict[str, float]:
-    """Return the task's metrics of scored examples.
+    """The task's metrics of scored examples.
 
     Args:
         task: whose metrics they are.
@@ -91,9 +91,9 @@ def score_answers(
 
 
 def task_score(metrics: Mapping[str, float]) -> float:
-    """Return one number of a task: the mean of its metrics.
+    """The mean of a task's metrics.
 
-    Source: P-tuning v2, Table 4, whose averages take CB and MultiRC so, as SuperGLUE's own do.
+    Source: P-tuning v2, Table 4, whose averages treat CB and MultiRC so, as SuperGLUE does.
     """
     return mean(list(metrics.values()))
 

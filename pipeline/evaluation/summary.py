@@ -16,13 +16,13 @@ SETTING_COLUMNS = (
 
 
 def trial_columns(metrics: Sequence[str]) -> list[str]:
-    """Return the columns of `trials.csv` for a task with these metrics."""
+    """The columns of `trials.csv` for a task with these metrics."""
     names = ["task", "training", "setting", "split", "seed", "best_epoch", "dev_score"]
     return [*names, "test_score", *(f"test_{metric}" for metric in metrics)]
 
 
 def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> list[Row]:
-    """Return a row for each trial that was evaluated.
+    """A row for each trial that was evaluated.
 
     Args:
         trained: the content of `trials.json`.
@@ -48,7 +48,7 @@ def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
 
 
 def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[Row]:
-    """Return a row for each setting that was trained, selected or not.
+    """A row for each setting that was trained, selected or not.
 
     Args:
         trained: the content of `trials.json`.
@@ -79,7 +79,7 @@ def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[R
 
 
 def task_summary(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Return the metrics of a SuperGLUE task: means, and standard deviations under `_std`.
+    """The metrics of a SuperGLUE task: means, and standard deviations under `_std`.
 
     Args:
         rows: of `trial_rows`.
@@ -103,7 +103,7 @@ def task_summary(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> 
 def relation_summary(
     rows: Sequence[Row], evaluations: Mapping[str, Evaluation]
 ) -> dict[str, float]:
-    """Return the metrics of LAMA: means over relations, and over trainings their deviations.
+    """The metrics of LAMA: means over relations, and over trainings their deviations.
 
     Args:
         rows: of `trial_rows`.
@@ -126,7 +126,7 @@ def relation_summary(
 
 
 def relation_rows(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> list[Row]:
-    """Return a row for each relation: scores and controls, means over its trials.
+    """A row for each relation: scores and controls, means over its trials.
 
     Args:
         rows: of `trial_rows`.
@@ -150,7 +150,7 @@ def relation_rows(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) ->
 def template_rows(
     trained: Mapping[str, Any], rows: Sequence[Row], evaluations: Mapping[str, Evaluation]
 ) -> list[Row]:
-    """Return a row for each template of a relation, whose task is named `P17/1`.
+    """A row for each template of a relation, whose task is named `P17/1`.
 
     Args:
         trained: the content of `trials.json`.
@@ -195,7 +195,7 @@ def spread_over_templates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]
 
 
 def _points(rows: Sequence[Row], value: Callable[[Row], float]) -> list[float]:
-    """Return the values whose mean and deviation are reported, each a mean over the tasks.
+    """The values whose mean and deviation are reported, each a mean over the tasks.
 
     They are one per split and seed; where several settings of a task were kept, one per setting.
     """
@@ -210,7 +210,7 @@ def _points(rows: Sequence[Row], value: Callable[[Row], float]) -> list[float]:
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, int]:
-    """Return the numbers of trainings and settings behind a task's score."""
+    """The numbers of trainings and settings behind a task's score."""
     tasks = list(_group(rows, "task").values())
     return {
         "test/trainings": max(map(len, tasks), default=0),
@@ -236,5 +236,5 @@ def _control(evaluations: Mapping[str, Evaluation], control: str) -> Callable[[R
 
 
 def _tried(values: Mapping[str, Any]) -> str:
-    """Return the values that distinguish a setting, except its template, which has a column."""
+    """The values that distinguish a setting, except its template, which has a column."""
     return ", ".join(f"{path}={value}" for path, value in values.items() if path != "template")

@@ -41,7 +41,7 @@ class PromptFormat:
     def from_prompt(
         cls, task: Task, prompt: StoredPrompt, *, classifier: bool = False
     ) -> "PromptFormat":
-        """Return the format of a trained prompt.
+        """The format of a trained prompt.
 
         Raises:
             TemplateError: its template does not suit the task.
@@ -228,7 +228,7 @@ def _check_fields_before_mask(template: Template) -> None:
 def check_verbalizer(
     codec: PieceTokenizer, template: Template, verbalizer: Mapping[str, str]
 ) -> dict[str, int]:
-    """Return label -> token; each label needs a word of one token that no other label has.
+    """Look up label -> token; each label needs a word of one token that no other label has.
 
     Raises:
         TemplateError: a word is several tokens, or two labels share a token.

@@ -1,8 +1,8 @@
-"""One question, one place: which position is scored, over which words.
+"""Masked and causal language models that score words at one position of a row.
 
-`PromptedModel` takes rows with prompt vectors and gives scores of words at the answer, or of
-answers of several tokens. It is the only place that asks which family a model is of. The vocabulary
-head runs only at answer positions, and only over the asked words.
+`PromptedModel` takes rows with prompt vectors and returns the scores of words at the answer, or of
+answers of several tokens. It is the only class that depends on the model family. The vocabulary
+head runs only at answer positions, and only over the candidate words.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class PromptedModel:
         """Take a model and check that its answers equal its own full forward pass.
 
         Raises:
-            ModelError: this code cannot read the model's vocabulary head as the model does.
+            ModelError: the vocabulary head gives other scores here than in the model.
         """
         self.network = network.eval()
         self.codec = codec
@@ -147,8 +147,9 @@ class PromptedModel:
             )
         # Padding is on the right: no position of a causal model's row ever sees it.
         attention_mask = batch.attention_mask if self.masked else None
+        options = {} if self.masked else {"use_cache": False}
         hidden: Tensor = self.network.base_model(
-            inputs_embeds=embeds, attention_mask=attention_mask, **self._options
+            inputs_embeds=embeds, attention_mask=attention_mask, **options
         )[0]
         return hidden
 
@@ -176,12 +177,8 @@ class PromptedModel:
             )
 
     def _precision(self) -> AbstractContextManager[object]:
-        """Return the context in which the network computes."""
+        """The context in which the network computes."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
-
-    @property
-    def _options(self) -> dict[str, bool]:
-        return {} if self.masked else {"use_cache": False}
 
     @torch.no_grad()
     def _check_against_network(self) -> None:
@@ -212,18 +209,18 @@ class PromptedModel:
 
 
 def _head_transform(network: Any) -> Callable[[Tensor], Tensor]:
-    """Return what a masked model does between its last hidden state and its word scores."""
-    kind = network.config.model_type
-    if kind == "bert":
+    """The layers of a masked model between its last hidden state and its word scores."""
+    model_type = network.config.model_type
+    if model_type == "bert":
         transform: Callable[[Tensor], Tensor] = network.cls.predictions.transform
         return transform
-    if kind in ("roberta", "xlm-roberta", "camembert"):
+    if model_type in ("roberta", "xlm-roberta", "camembert"):
         head = network.lm_head
         return lambda hidden: head.layer_norm(nn.functional.gelu(head.dense(hidden)))
-    if kind == "albert":
+    if model_type == "albert":
         head = network.predictions
         return lambda hidden: head.LayerNorm(head.activation(head.dense(hidden)))
     raise ModelError(
-        f"model type '{kind}': no masked model of this type is known; known are albert, bert, "
+        f"model type '{model_type}' is not supported; supported masked models: albert, bert, "
         "camembert, roberta, xlm-roberta (pipeline/models/language_model.py, _head_transform)"
     )

@@ -27,7 +27,7 @@ _MOST_ROWS = {"cpu": 64, "cuda": 2048, "mps": 256}
 def estimate_max_rows(
     model: PromptedModel, length: int, *, wanted: int | Literal["auto"] = "auto"
 ) -> int:
-    """Return the maximum number of rows in a forward pass of training.
+    """Maximum number of rows in a forward pass of training.
 
     Args:
         model: with its device and dtype.
@@ -45,7 +45,7 @@ def estimate_max_rows(
 
 
 def total_memory(device: torch.device) -> int:
-    """Return the bytes of the device's total memory."""
+    """Total memory of the device, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)

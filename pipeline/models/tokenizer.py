@@ -42,7 +42,7 @@ class PieceTokenizer:
 
         Args:
             text: words; white space in front means that the first word stands apart from what
-                precedes it. Spaces at the end are left out: they belong to what follows.
+                precedes it. Spaces at the end are dropped: they belong to what follows.
             start: whether the text begins the sequence.
         """
         text = text.rstrip(" ")
@@ -53,16 +53,16 @@ class PieceTokenizer:
         return self._ids(text) if start else self._continuation(text)
 
     def single_token_id(self, word: str, *, space_before: bool) -> int | None:
-        """Return the id of a word that is one token at its place in a sentence, else None."""
+        """Id of a word that is one token at its place in a sentence, else None."""
         ids = self._continuation((" " if space_before else "") + word)
         return ids[0] if len(ids) == 1 and ids[0] != self._unknown else None
 
     def count_tokens(self, word: str, *, space_before: bool) -> int:
-        """Return how many tokens a word has at its place in a sentence."""
+        """Number of tokens of a word at its place in a sentence."""
         return len(self._continuation((" " if space_before else "") + word))
 
     def truncate(self, text: str, tokens: int) -> str:
-        """Return the beginning of a text, at most so many tokens of it."""
+        """The first tokens of a text, at most `tokens`."""
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"
         ]

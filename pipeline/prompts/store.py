@@ -1,4 +1,4 @@
-"""What training leaves behind: prompts that carry all that is needed to use them.
+"""Trained prompts on disk, with all that is needed to use them.
 
 A folder holds `prompts.json` (method, templates, words), `prompts.safetensors` (the vectors, by
 prompt name) and, where the language model was tuned, its weights in `weights/<name>.safetensors`.
@@ -27,7 +27,7 @@ class StoredPrompt:
         best_epoch: the epoch that dev chose; 0 is before training.
         dev_score: of that epoch, by the task's metric.
         verbalizer: label -> word; None where the allowed words come with the data.
-        max_length: most positions of a row; None: what the model has.
+        max_length: maximum number of positions of a row; None: the model's.
         words: of a discrete prompt, those whose embeddings the vectors are.
     """
 
@@ -41,12 +41,12 @@ class StoredPrompt:
 
 
 def weights_file(folder: Path, name: str) -> Path:
-    """Return where the tuned model's weights of one prompt stand, if it was tuned."""
+    """Path of the tuned model's weights of one prompt; it exists if the model was tuned."""
     return folder / "weights" / f"{name.replace('/', '-')}.safetensors"
 
 
 def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt]) -> None:
-    """Write the prompts of one method, by name of relation or task."""
+    """Write the prompts of one method, by name of the trial."""
     described: dict[str, Any] = {
         name: {
             "template": prompt.template,

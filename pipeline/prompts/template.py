@@ -4,7 +4,7 @@
     {premise:shorten} Question: {hypothesis}? [P] Answer: {mask}.
 
 `{name}` is a field, `{name:shorten}` one that may be cut to fit the length, `{mask}` the place of
-the answer, `[P]` or `[P*3]` prompt tokens; `{{` and `}}` stand for braces.
+the answer, `[P]` or `[P*3]` prompt tokens; `{{` and `}}` are braces.
 """
 
 import re
@@ -23,7 +23,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Text:
-    """Words that stand in every example."""
+    """Text that every example has."""
 
     text: str
 
@@ -38,7 +38,7 @@ class Field:
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """So many trained vectors."""
+    """A number of trained vectors."""
 
     count: int
 

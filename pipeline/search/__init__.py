@@ -1,1 +1,1 @@
-"""SearchResult discrete prompts."""
+"""Search of discrete prompts."""

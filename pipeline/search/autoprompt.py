@@ -28,7 +28,7 @@ from pipeline.files import read_json, write_json
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import score_batch, score_examples
+from pipeline.models.scoring import micro_batches, score_batch, score_examples
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import make_random
 from pipeline.training.loop import TrainingJob
@@ -38,7 +38,7 @@ TokenIds = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """What one iteration gave.
+    """The result of one iteration.
 
     Attributes:
         iteration: 0 is the start.
@@ -58,7 +58,7 @@ class SearchRecord:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """How a search ended.
+    """The result of a search.
 
     Attributes:
         token_ids: the words of the prompt with the highest dev score, of equals the latest.
@@ -139,7 +139,7 @@ def search_words(
 
 
 def filter_words(codec: PieceTokenizer, words_count: int, forbidden: Collection[str]) -> Tensor:
-    """Choose the tokens that may stand in a prompt.
+    """Select the tokens that a prompt may have.
 
     Left out are special and other added tokens; tokens without a printable text of their own, such
     as white space, control characters and single bytes of a longer character; forbidden words, in
@@ -183,14 +183,14 @@ def prompt_gradient(
     token_ids: TokenIds,
     max_rows_per_forward: int,
 ) -> Tensor:
-    """Return (tokens, size) float32: the gradient of the mean loss at a prompt's vectors.
+    """(tokens, size) float32: the gradient of the mean loss at a prompt's vectors.
 
     Args:
         model: the language model; no gradients are left at its weights.
         dataset: rows with prompt tokens.
         chosen: positions of the examples whose loss it is.
         token_ids: the words of the prompt.
-        max_rows_per_forward: most rows of one pass.
+        max_rows_per_forward: maximum number of rows in a forward pass.
     """
     vectors = _vectors(model, token_ids).unsqueeze(0).requires_grad_()
     for items in _passes(dataset, chosen, 1, max_rows_per_forward):
@@ -204,7 +204,7 @@ def prompt_gradient(
 def propose_words(
     gradient: Tensor, words: Tensor, allowed: Tensor, count: int, *, current: int
 ) -> list[int]:
-    """Return the tokens that promise the lowest loss at one place, the best first.
+    """The tokens with the lowest estimated loss at one place, the best first.
 
     To first order, putting a word's vector w in the place of v changes the loss by (w - v) times
     the gradient; v is the same for all words.
@@ -214,7 +214,7 @@ def propose_words(
         words: (words, size) float32, the vectors of the allowed words.
         allowed: (words,) int64, their tokens.
         count: how many tokens; fewer where fewer are allowed.
-        current: the token that stands there now; it is not proposed.
+        current: the token at that place; it is not proposed.
     """
     change = (words @ gradient).masked_fill(allowed == current, torch.inf)
     others = int((allowed != current).sum())
@@ -231,14 +231,14 @@ def prompt_losses(
     prompts: Sequence[TokenIds],
     max_rows_per_forward: int,
 ) -> list[float]:
-    """Return each prompt's mean loss over the same examples; the prompts share the passes.
+    """Each prompt's mean loss over the same examples; the prompts share the passes.
 
     Args:
         model: the language model.
         dataset: rows with prompt tokens.
         chosen: positions of the examples.
-        prompts: the words of each prompt, as many in all.
-        max_rows_per_forward: most rows of one pass.
+        prompts: the words of each prompt, all of the same number.
+        max_rows_per_forward: maximum number of rows in a forward pass.
     """
     vectors = torch.stack([_vectors(model, token_ids) for token_ids in prompts])
     passes = list(_passes(dataset, chosen, len(prompts), max_rows_per_forward))
@@ -250,7 +250,7 @@ def prompt_losses(
 
 @dataclass(frozen=True)
 class _Search:
-    """What stays the same in all iterations of a search."""
+    """The constants of a search."""
 
     model: PromptedModel
     job: TrainingJob
@@ -260,7 +260,7 @@ class _Search:
     max_rows: int
 
     def change_a_word(self, token_ids: TokenIds, iteration: int) -> tuple[TokenIds, float]:
-        """Return the best prompt that differs in at most one place, and its loss."""
+        """The best prompt that differs in at most one place, and its loss."""
         model, train = self.model, self.job.train
 
         def random(purpose: str) -> Random:
@@ -291,7 +291,7 @@ class _Search:
         return prompts[best], losses[best]
 
     def score_dev(self, token_ids: TokenIds) -> tuple[float, float]:
-        """Return loss and score of a prompt on dev."""
+        """Loss and score of a prompt on dev."""
         dev = self.job.dev
         log_probs = score_examples(
             self.model,
@@ -323,14 +323,10 @@ class _Search:
 def _passes(
     dataset: PromptDataset, chosen: Sequence[int], prompts: int, max_rows_per_forward: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """Yield the (example, prompt) pairs of each pass: every prompt with every example.
-
-    Examples of like length share a pass, so that little is spent on filling.
-    """
+    """The (example, prompt) pairs of each pass; examples of similar length share a pass."""
     ordered = sorted(chosen, key=lambda i: (len(dataset.rows[i].token_ids), i))
     items = [(example, prompt) for example in ordered for prompt in range(prompts)]
-    for start in range(0, len(items), max_rows_per_forward):
-        yield items[start : start + max_rows_per_forward]
+    return micro_batches(items, lambda _: 1, max_rows_per_forward)
 
 
 def _losses(
@@ -339,7 +335,7 @@ def _losses(
     items: Sequence[tuple[int, int]],
     vectors: Tensor,
 ) -> Tensor:
-    """Return (items,) float32: cross-entropy of the right word among the whole vocabulary."""
+    """(items,) float32: cross-entropy of the right word among the whole vocabulary."""
     log_probs = score_batch(
         model,
         [dataset.rows[example] for example, _ in items],
@@ -352,7 +348,7 @@ def _losses(
 
 
 def _vectors(model: PromptedModel, token_ids: TokenIds) -> Tensor:
-    """Return (tokens, size) float32, a copy."""
+    """(tokens, size) float32, a copy."""
     return model.input_embeddings.detach()[torch.tensor(token_ids, device=model.device)].float()
 
 
