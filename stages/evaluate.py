@@ -26,8 +26,7 @@ from pipeline.evaluation.summary import (
 )
 from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_jsonl
 from pipeline.models.dataset import PromptFormat
-from pipeline.models.language_model import PromptedModel
-from pipeline.models.loading import load_model
+from pipeline.models.loading import ModelCache, model_loader
 from pipeline.models.memory import estimate_max_rows
 from pipeline.prompts.store import load_prompts, weights_file
 from pipeline.tasks import Example, Task, get_task
@@ -163,13 +162,7 @@ def _evaluate(
     Frozen ones share the loaded model.
     """
     ctx.run.set_tags({"model": params.model.name})
-    load = partial(
-        load_model,
-        model,
-        device=params.runtime.device,
-        dtype=params.model.dtype,
-        threads=params.runtime.threads,
-    )
+    models = ModelCache(model_loader(model, params))
     described = read_json(trained / "trials.json")
     places = {
         trial["name"]: (task, trial["split"])
@@ -178,22 +171,13 @@ def _evaluate(
         for trial in setting["trials"]
     }
     evaluations: dict[str, Evaluation] = {}
-    frozen: PromptedModel | None = None
     for name, prompt in load_prompts(trained).items():
         finished = ctx.work.path("evaluated", f"{name}.json")
         if not finished.exists():
             task, examples = read(*places[name])
             form = PromptFormat.from_prompt(task, prompt, classifier=classifier)
             weights = weights_file(trained, name)
-            tuned = weights.exists() or classifier
-            if frozen is None or tuned:
-                frozen = None  # two need not fit in memory
-                network = load(
-                    weights=weights if weights.exists() else None, labels=form.classifier_outputs
-                )
-                frozen = None if tuned else network
-            else:
-                network = frozen
+            network = models.get(weights if weights.exists() else None, form.classifier_outputs)
             rows = estimate_max_rows(
                 network, form.max_positions, wanted=params.runtime.max_rows_per_forward
             )

@@ -23,7 +23,7 @@ from pipeline.evaluation.metrics import mean_and_std
 from pipeline.files import atomic_dir, sha256, write_csv, write_json
 from pipeline.history.results import SECONDS_REUSED
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.loading import is_masked, load_model
+from pipeline.models.loading import is_masked, model_loader
 from pipeline.prompts.store import save_prompts
 from pipeline.prompts.template import Template
 from pipeline.search.discrete import choose_published, search_prompt, usable_templates
@@ -258,16 +258,9 @@ def _train(
 ) -> None:
     """Run the trials; write prompts, weights, `trials.json` and curves, all at once at the end."""
     ctx.run.set_tags({"model": params.model.name})
-    load = partial(
-        load_model,
-        paths.model,
-        device=params.runtime.device,
-        dtype=params.model.dtype,
-        threads=params.runtime.threads,
-    )
     shared = {"model": params.model.model_dump()}
     runner = TrialRunner(
-        load,
+        model_loader(paths.model, params),
         partial(ctx.unit_folder, shared=shared, excluded=paths.splits),
         ctx,
         params.runtime,

@@ -64,7 +64,9 @@ def test_two_at_a_time_give_what_one_after_the_other_gives(
     assert files(parallel) == files(serial)
     assert lock(parallel) == lock(serial)
     assert list(ended(done.stdout).values()) == ["ran"] * 3
-    assert "\ntrain-lama@p-tuning  | P17 epoch 1  dev/loss " in done.stdout
+    assert (
+        "\ntrain-lama@p-tuning  | P17/setting-1/split-1/seed-34 epoch 1  dev/loss " in done.stdout
+    )
     assert done.stdout.endswith("\n3 ran, 4 unchanged\n")
 
     assert "up to date" in run(parallel, "dvc", "status", "--with-deps", *TARGETS).stdout

@@ -1,43 +1,67 @@
-"""Ask what was trained: about a fact, or an example of a task."""
+"""Predict with trained prompts: the object of a fact, or the answer to an example of a task."""
 
+import csv
 import inspect
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from tqdm import tqdm
 
 from pipeline.cli.console import report_errors
-from pipeline.tasks import get_task, task_names
+from pipeline.config.schema import LamaMethod, SuperGlueMethod, load_params
+from pipeline.data.lama import Relation, read_lama
+from pipeline.errors import DataError
+from pipeline.files import write_csv, write_jsonl
+from pipeline.inference.inputs import check_encoding, check_required, read_example, read_file
+from pipeline.tasks import Example, Task, get_task, task_names
 from pipeline.tasks.base import InputField, InputSchema
+from pipeline.tasks.lama import lama_task, subject_example
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from pipeline.inference.predictor import TrainedPrompt
+
+# As in dvc.yaml.
+MODEL = Path("data/model")
+LAMA_SPLITS = Path("data/splits/lama")
+LAMA_TRAINED = Path("models/lama")
+TASKS_TRAINED = Path("models/superglue")
+
+# Decimal places of a probability in rows.
+_PLACES = 6
+
+Row = dict[str, Any]
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", help="Ask this one; may be repeated. Without it, all are asked."),
+    typer.Option("--method", help="Method to use; may be repeated. Default: all methods."),
 ]
-Questions = Annotated[
+InputFile = Annotated[
     Path | None,
-    typer.Option("--file", help="Questions, one a line: .csv with a header, .jsonl."),
+    typer.Option("--file", help="Inputs, one per line: .csv with a header, or .jsonl."),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="With --file: where the answers go, as .csv or .jsonl; else to the screen."),
+    typer.Option(help="With --file: the .csv or .jsonl file to write. Default: the screen."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-Top = Annotated[int, typer.Option(min=1, help="So many answers of each method.")]
-Relation = Annotated[str | None, typer.Argument(help="One that was trained, such as P17.")]
-Subjects = Annotated[list[str] | None, typer.Argument(help="What is asked about.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+Top = Annotated[int, typer.Option(min=1, help="Number of answers of each method.")]
+RelationName = Annotated[str | None, typer.Argument(help="A trained relation, such as P17.")]
+Subjects = Annotated[list[str] | None, typer.Argument(help="The subjects of the facts.")]
 
-# The options that every command here has.
-_SHARED: dict[str, tuple[Any, Any]] = {
+_SHARED_OPTIONS: dict[str, tuple[Any, Any]] = {
     "methods": (Methods, None),
-    "file": (Questions, None),
+    "file": (InputFile, None),
     "out": (Out, None),
     "as_json": (AsJson, False),
 }
-
 
 _LAMA_EXAMPLES = """Examples:
   ptune predict lama P17 Lyon
@@ -47,67 +71,423 @@ _LAMA_EXAMPLES = """Examples:
 A file has a column subject, and may have a column relation."""
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options that all commands share.
+
+    Attributes:
+        methods: those to use; empty for all.
+        file: of inputs; None where one is typed.
+        out: file to write; None prints the predictions.
+        as_json: whether to print JSON.
+    """
+
+    methods: Sequence[str]
+    file: Path | None
+    out: Path | None
+    as_json: bool
+
+    @property
+    def as_table(self) -> bool:
+        """Whether the predictions are printed as tables for people to read."""
+        return self.file is None and not self.as_json
+
+    def check(self, typed: Sequence[str]) -> None:
+        """Check that the options go together with the typed parts of an input.
+
+        Raises:
+            DataError: they do not.
+        """
+        if self.file is not None and typed:
+            raise DataError(f"--file holds the inputs, so leave out {', '.join(typed)}")
+        if self.out is None:
+            return
+        if self.file is None:
+            raise DataError("--out needs --file; predictions for a typed input are printed")
+        if self.as_json:
+            raise DataError("--json is for printing; name the file --out something.jsonl instead")
+        if self.out.suffix.lower() not in (".csv", ".jsonl"):
+            raise DataError(f"--out {self.out}: name a file that ends in .csv or .jsonl")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One input.
+
+    Attributes:
+        line: of the file; None where it was typed.
+        columns: that identify it in the output.
+        task: name of the task or relation.
+        example: as the task reads it.
+    """
+
+    line: int | None
+    columns: Mapping[str, str]
+    task: str
+    example: Example
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answers of one trained prompt to one question, with their probabilities."""
+
+    question: Question
+    trained: "TrainedPrompt"
+    answers: dict[str, float]
+
+    @property
+    def columns(self) -> Row:
+        """The columns that identify the question and the method."""
+        line = {} if self.question.line is None else {"line": self.question.line}
+        return {**line, **self.question.columns, "method": self.trained.method}
+
+    @property
+    def best(self) -> str:
+        """The likeliest answer; of equals the first, as in evaluation."""
+        return max(self.answers, key=lambda answer: self.answers[answer])
+
+
 @app.command(epilog=_LAMA_EXAMPLES)
 def lama(
-    relation: Relation = None,
+    relation: RelationName = None,
     subjects: Subjects = None,
     top: Top = 5,
     methods: Methods = None,
-    file: Questions = None,
+    file: InputFile = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
-    """Which object completes a fact? The likeliest of the allowed words, by each method."""
+    """Predict the object of a fact: the likeliest of the allowed words, by each method."""
     with report_errors():
-        from pipeline.cli.ask import Wishes, ask_lama  # torch takes seconds to import
-
-        ask_lama(relation, subjects or [], top, Wishes(methods or [], file, out, as_json))
+        options = PredictOptions(methods or [], file, out, as_json)
+        predict_facts(relation, subjects or [], top, options)
 
 
 def _task_command(task: str, schema: InputSchema) -> Callable[..., None]:
-    """Return the command of a task: an option for each field of its form, and the shared ones."""
+    """Build a task's command: an option for each field of its schema, and the shared ones."""
 
     def command(
-        methods: list[str] | None, file: Path | None, out: Path | None, as_json: bool, **given: Any
+        methods: list[str] | None, file: Path | None, out: Path | None, as_json: bool, **fields: Any
     ) -> None:
         with report_errors():
-            from pipeline.cli.ask import Wishes, ask_task  # torch takes seconds to import
+            typed = {name: value for name, value in fields.items() if value is not None}
+            predict_examples(task, typed, PredictOptions(methods or [], file, out, as_json))
 
-            ask_task(task, given, Wishes(methods or [], file, out, as_json))
-
-    options = {field.name: (_option(field), None) for field in schema.fields} | _SHARED
-    # Typer makes options of a function's signature.
+    options = {field.name: (_field_option(field), None) for field in schema.fields}
+    # Typer derives the options from a function's signature.
     vars(command)["__signature__"] = inspect.Signature(
         [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=value)
-            for name, (kind, value) in options.items()
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=type_, default=value)
+            for name, (type_, value) in (options | _SHARED_OPTIONS).items()
         ]
     )
     return command
 
 
-def _option(field: InputField) -> Any:
-    return Annotated[
-        field.value_type | None, typer.Option(help=field.description, show_default=False)
-    ]
+def _field_option(field: InputField) -> Any:
+    option = typer.Option(help=field.description, show_default=False)
+    return Annotated[field.value_type | None, option]
 
 
-def _examples(task: str, schema: InputSchema) -> str:
-    """Return what stands below a task's help."""
+def _option_name(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _task_examples(task: str, schema: InputSchema) -> str:
+    """The text below a task's help."""
     typed = "".join(
-        f' \\\n    --{field.name.replace("_", "-")} "{field.example}"'
+        f' \\\n    {_option_name(field.name)} "{field.example}"'
         for field in schema.fields
         if field.required
     )
     return (
         f"Examples:\n  ptune predict {task}{typed}\n"
         f"  ptune predict {task} --file rows.csv --out answers.csv\n\n"
-        f"A file has columns {', '.join(schema.required)}; or it is one of SuperGLUE's own, .jsonl."
+        f"A file has columns {', '.join(schema.required)}; or it is a .jsonl file of SuperGLUE."
     )
 
 
 for _name in task_names():
     _schema = get_task(_name).schema
-    app.command(_name, help=_schema.description, epilog=_examples(_name, _schema))(
+    app.command(_name, help=_schema.description, epilog=_task_examples(_name, _schema))(
         _task_command(_name, _schema)
     )
+
+
+def predict_facts(
+    relation: str | None, subjects: Sequence[str], top: int, options: PredictOptions
+) -> None:
+    """Predict the objects of facts, and print or write the likeliest words of each method.
+
+    Raises:
+        PipelineError: something is missing, unknown or malformed.
+    """
+    from pipeline.inference.predictor import best_by_task, choose_methods, load_trained
+
+    options.check(subjects)
+    methods = choose_methods(LAMA_TRAINED, get_args(LamaMethod), options.methods)
+    best = {
+        method: best_by_task(load_trained(LAMA_TRAINED / method).values()) for method in methods
+    }
+    relations = list(dict.fromkeys(name for prompts in best.values() for name in prompts))
+    questions = _read_facts(relation, subjects, relations, options.file)
+    splits = read_lama(_existing(LAMA_SPLITS), [])
+    tasks = {name: lama_task(name, splits.vocabulary) for name in relations}
+    predictions = _predict(tasks, questions, best, options, top)
+    if options.as_table:
+        print_top_k(splits.relations, predictions)
+    else:
+        rows = [
+            {**one.columns, "rank": rank, "answer": word, "probability": round(value, _PLACES)}
+            for one in predictions
+            for rank, (word, value) in enumerate(one.answers.items(), 1)
+        ]
+        write_rows(rows, options)
+
+
+def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOptions) -> None:
+    """Predict the labels of a task's examples, and print or write their probabilities.
+
+    Args:
+        task: name of the task.
+        typed: the fields that were typed.
+        options: the shared options.
+
+    Raises:
+        PipelineError: something is missing, unknown or malformed.
+    """
+    from pipeline.inference.predictor import best_by_task, choose_methods, load_trained
+
+    options.check([_option_name(name) for name in typed])
+    available = [name for name in task_names() if (TASKS_TRAINED / name).is_dir()]
+    if available and task not in available:
+        raise DataError(
+            f"{task} was not trained; trained are {', '.join(available)} (superglue.tasks in "
+            "params.yaml, then `dvc repro`, trains others)"
+        )
+    folder = TASKS_TRAINED / task
+    methods = choose_methods(folder, get_args(SuperGlueMethod), options.methods)
+    trainings = {method: list(load_trained(folder / method).values()) for method in methods}
+    best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
+    questions = _read_examples(task, typed, options.file)
+    predictions = _predict({task: get_task(task)}, questions, best, options, None)
+    if options.as_table:
+        print_labels(predictions, get_task(task).schema.label_names)
+        counts = {method: len(prompts) for method, prompts in trainings.items()}
+        print_trainings([prompts[task] for prompts in best.values()], counts)
+    else:
+        rows = [
+            {
+                **one.columns,
+                "training": one.trained.name,
+                "label": one.best,
+                **{f"p_{label}": round(value, _PLACES) for label, value in one.answers.items()},
+            }
+            for one in predictions
+        ]
+        write_rows(rows, options)
+
+
+def _predict(
+    tasks: Mapping[str, Task],
+    questions: Sequence[Question],
+    best: Mapping[str, Mapping[str, "TrainedPrompt"]],
+    options: PredictOptions,
+    top: int | None,
+) -> list[Prediction]:
+    """Predict by each method's best prompt of each task; the result is ordered by question."""
+    from pipeline.inference.predictor import QuestionError, predict
+    from pipeline.models.loading import ModelCache, model_loader
+
+    params = load_params(Path("params.yaml"))
+    models = ModelCache(model_loader(_existing(MODEL), params))
+    positions: dict[str, list[int]] = {}
+    for position, question in enumerate(questions):
+        positions.setdefault(question.task, []).append(position)
+    groups = [
+        (prompts[task], places)
+        for prompts in best.values()
+        for task, places in positions.items()
+        if task in prompts
+    ]
+    predictions: list[list[Prediction]] = [[] for _ in questions]
+    total = sum(len(places) for _, places in groups)
+    # None: hidden if standard error is not a terminal.
+    hidden = True if options.file is None else None
+    with tqdm(total=total, unit=" answers", disable=hidden, leave=False) as bar:
+        for trained, places in groups:
+            bar.set_description(trained.method)
+            try:
+                answers = predict(
+                    models,
+                    trained,
+                    tasks[trained.task],
+                    [questions[place].example for place in places],
+                    top=top,
+                    max_rows_per_forward=params.runtime.max_rows_per_forward,
+                    on_rows=bar.update,
+                )
+            except QuestionError as error:
+                if options.file is None:
+                    raise
+                line = questions[places[error.position]].line
+                raise DataError(f"{options.file}: line {line}: {error}") from None
+            for place, answer in zip(places, answers, strict=True):
+                predictions[place].append(Prediction(questions[place], trained, answer))
+    return [prediction for group in predictions for prediction in group]
+
+
+def _read_facts(
+    relation: str | None, subjects: Sequence[str], relations: Sequence[str], file: Path | None
+) -> list[Question]:
+    """Read typed subjects or a file; a relation in a line of the file takes precedence."""
+
+    def check_relation(name: Any) -> None:
+        if name not in relations:
+            raise DataError(
+                f"relation {name} was not trained; trained are {', '.join(relations)} "
+                "(lama.relations in params.yaml, then `dvc repro`, trains others)"
+            )
+
+    def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
+        fields = {key: value for key, value in record.items() if value is not None}
+        if relation is not None and not fields.get("relation"):
+            fields["relation"] = relation
+        check_required(fields, ["relation", "subject"])
+        check_relation(fields["relation"])
+        subject = fields["subject"]
+        if not isinstance(subject, str):
+            raise DataError(f"subject is {subject!r}, not text")
+        check_encoding("subject", subject)
+        columns = {"relation": fields["relation"], "subject": subject}
+        return [Question(line, columns, fields["relation"], subject_example(subject))]
+
+    if relation is not None:
+        check_relation(relation)
+    if file is not None:
+        required = ["subject"] if relation is not None else ["relation", "subject"]
+        return read_file(file, required, read)
+    if relation is None or not subjects:
+        raise DataError(
+            f"lama: give a relation and a subject, such as {relation or relations[0]} Lyon; or "
+            "--file with a column subject"
+        )
+    unique = dict.fromkeys(subjects)
+    return [question for subject in unique for question in read({"subject": subject}, None)]
+
+
+def _read_examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Question]:
+    """Read a typed example or a file."""
+    required = get_task(task).schema.required
+
+    def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
+        return [
+            Question(
+                line,
+                {**({} if line is None else {"example": example.name}), **example.values},
+                task,
+                example,
+            )
+            for example in read_example(get_task(task), record, idx=line or 0)
+        ]
+
+    if file is not None:
+        return read_file(file, required, read)
+    missing = [_option_name(name) for name in required if name not in typed]
+    if missing:
+        raise DataError(f"{task}: no {' and no '.join(missing)}; give that, or --file")
+    try:
+        return read(typed, None)
+    except DataError as error:
+        raise DataError(f"{task}: {error}") from None
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: not there; run `dvc repro`, or `dvc checkout` or `dvc pull` to restore "
+            "earlier results"
+        )
+    return folder
+
+
+def write_rows(rows: Sequence[Row], options: PredictOptions) -> None:
+    """Write rows to a file in the format of its suffix, or print them as CSV or JSON lines."""
+    columns = list(rows[0])
+    if options.out is not None:
+        if options.out.suffix.lower() == ".jsonl":
+            write_jsonl(options.out, rows)
+        else:
+            write_csv(options.out, columns, rows)
+        typer.echo(f"{options.out}: {len(rows)} rows", err=True)
+    elif options.as_json:
+        for row in rows:
+            typer.echo(json.dumps(row, ensure_ascii=False))
+    else:
+        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def print_top_k(relations: Mapping[str, Relation], predictions: Sequence[Prediction]) -> None:
+    """Print the likeliest words of each subject, the methods side by side, and the prompts."""
+    for (relation, subject), group in groupby(
+        predictions, lambda one: tuple(one.question.columns.values())
+    ):
+        typer.echo(f"{subject}  ({relation}, {relations[relation].label})")
+        columns: list[list[str]] = []
+        for one in group:
+            columns.append([one.trained.method, *one.answers])
+            columns.append(["", *map(_percent, one.answers.values())])
+        _print_table(zip(*columns, strict=True), right=range(1, len(columns), 2))
+        typer.echo()
+    prompts = {one.trained.method: one.trained.prompt for one in predictions}
+    _print_table(
+        [
+            [method, prompt.template, f"dev P@1 {100 * prompt.dev_score:.1f}"]
+            for method, prompt in prompts.items()
+        ]
+    )
+
+
+def print_labels(predictions: Sequence[Prediction], label_names: Mapping[str, str]) -> None:
+    """Print each method's answer and the probability of each label."""
+    shown = {label: label for label in predictions[0].answers}
+    shown |= {label: f"{label} ({meaning})" for label, meaning in label_names.items()}
+    rows = [
+        [one.trained.method, shown[one.best], *map(_percent, one.answers.values())]
+        for one in predictions
+    ]
+    _print_table([["method", "answer", *shown.values()], *rows], right=range(2, 2 + len(shown)))
+    typer.echo()
+
+
+def print_trainings(best: Iterable["TrainedPrompt"], counts: Mapping[str, int]) -> None:
+    """Print the training that each method's answers come from.
+
+    Args:
+        best: the trainings.
+        counts: method -> number of trainings it was selected from.
+    """
+    rows = []
+    for one in best:
+        count = counts[one.method]
+        chosen = f", the best of {count} trainings" if count > 1 else ""
+        rows.append([one.method, one.name, f"dev {100 * one.prompt.dev_score:.1f}{chosen}"])
+    _print_table(rows)
+
+
+def _print_table(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
+    """Print rows in columns; the columns `right` are right-aligned."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        typer.echo("  ".join(cells).rstrip())
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.1f}%"

@@ -1,4 +1,4 @@
-"""Promote what was trained: a model that loads without this repository."""
+"""Promote a trained method: register it as a model that loads without this repository."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -8,8 +8,7 @@ import typer
 from pipeline.cli.console import report_errors
 
 if TYPE_CHECKING:
-    from pipeline.inference.candidates import Candidate
-    from pipeline.inference.promotion import Promoted
+    from pipeline.inference.registry import Candidate, Promoted
 
 
 EXAMPLES = """Examples:
@@ -20,27 +19,26 @@ EXAMPLES = """Examples:
 def promote(
     target: Annotated[str, typer.Argument(help="`lama`, or a task such as `rte`.")],
     method: Annotated[
-        str | None, typer.Option("--method", help="Promote this one, whatever its dev score.")
+        str | None, typer.Option("--method", help="Promote this method. Default: the best on dev.")
     ] = None,
 ) -> None:
-    """Make the best of what was trained here a registered MLflow model.
+    """Register the best method that was trained here as an MLflow model.
 
-    Dev chooses among the methods; test is shown, and chooses nothing. The
-    model answers wherever its requirements are installed. The best version on
-    the same data has the alias `best`.
+    The dev score selects the method; the test score is only shown. The model
+    runs wherever its requirements are installed. The best version on the same
+    data has the alias `best`.
     """
     with report_errors():
-        # They bring torch and mlflow, which take seconds.
-        from pipeline.inference.candidates import choose, trained_here
-        from pipeline.inference.promotion import promote as register
+        # torch and mlflow take seconds to import.
+        from pipeline.inference import registry
 
-        candidates = trained_here(target)
-        chosen = choose(candidates, method)
-        _tell_scores(candidates, chosen, "by dev" if method is None else "as named")
-        _tell_version(register(chosen))
+        candidates = registry.find_candidates(target)
+        chosen = registry.choose(candidates, method)
+        _print_scores(candidates, chosen, "by dev" if method is None else "as named")
+        _print_version(registry.promote(chosen))
 
 
-def _tell_scores(candidates: Sequence["Candidate"], chosen: "Candidate", why: str) -> None:
+def _print_scores(candidates: Sequence["Candidate"], chosen: "Candidate", why: str) -> None:
     width = max(len(candidate.method) for candidate in candidates)
     for candidate in candidates:
         scores = f"dev {100 * candidate.dev_score:5.1f}"
@@ -50,8 +48,8 @@ def _tell_scores(candidates: Sequence["Candidate"], chosen: "Candidate", why: st
         typer.echo(f"{candidate.method:{width}}  {chosen.metric} {scores}{mark}")
 
 
-def _tell_version(promoted: "Promoted") -> None:
-    state = "registered as" if promoted.new else "was registered before:"
+def _print_version(promoted: "Promoted") -> None:
+    state = "registered as" if promoted.new else "already registered:"
     best = promoted.best == promoted.version
     if best:
         alias = "the best by dev on this data, with the alias `best`"

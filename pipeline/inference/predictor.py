@@ -12,6 +12,7 @@ from pipeline.errors import DataError, ModelError, TemplateError
 from pipeline.models.dataset import PromptFormat, allowed_answers, encode_examples
 from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import ModelCache
 from pipeline.models.memory import estimate_max_rows
 from pipeline.models.scoring import score_examples
 from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
@@ -59,7 +60,7 @@ class TrainedPrompt:
 
 
 def choose_methods(folder: Path, known: Sequence[str], requested: Sequence[str]) -> list[str]:
-    """Return the methods to use, in the order of `known`.
+    """Select the methods to use, in the order of `known`.
 
     Args:
         folder: has a folder for each method that was trained.
@@ -101,37 +102,13 @@ def load_trained(folder: Path) -> dict[str, TrainedPrompt]:
 
 
 def best_by_task(prompts: Iterable[TrainedPrompt]) -> dict[str, TrainedPrompt]:
-    """Return each task's prompt with the best dev score, the first of several."""
+    """Select each task's prompt with the best dev score, the first of several."""
     best: dict[str, TrainedPrompt] = {}
     for trained in prompts:
         current = best.setdefault(trained.task, trained)
         if trained.prompt.dev_score > current.prompt.dev_score:
             best[trained.task] = trained
     return best
-
-
-class ModelCache:
-    """The language model as each prompt needs it; prompts of a frozen model share one."""
-
-    def __init__(self, load: Callable[..., PromptedModel]) -> None:
-        """Initialize with a function that loads it; `weights` and `labels` as in `load_model`."""
-        self._load = load
-        self._frozen: PromptedModel | None = None
-
-    def get(self, trained: TrainedPrompt, *, labels: int | None = None) -> PromptedModel:
-        """Return the model of a prompt; with a classifier if there is a number of labels.
-
-        Raises:
-            ModelError: model, weights and prompt do not belong together.
-        """
-        frozen = trained.weights is None and labels is None
-        if frozen and self._frozen is not None:
-            return self._frozen
-        self._frozen = None  # two need not fit in memory
-        model = self._load(weights=trained.weights, labels=labels)
-        if frozen:
-            self._frozen = model
-        return model
 
 
 def predict(
@@ -165,7 +142,7 @@ def predict(
         ModelError: prompt, weights and model do not belong together.
     """
     form = PromptFormat.from_prompt(task, trained.prompt, classifier=trained.method == "classifier")
-    model = models.get(trained, labels=form.classifier_outputs)
+    model = models.get(trained.weights, form.classifier_outputs)
     vectors = trained.prompt.vectors
     size = model.input_embeddings.shape[1]
     if vectors is not None and vectors.shape[1] != size:

@@ -1,6 +1,6 @@
-"""The model file of what is promoted: MLflow runs it where the model is loaded.
+"""The model file of a promoted model: MLflow runs it where the model is loaded.
 
-MLflow keeps this file in the model, beside the package `pipeline` (models from code), the trained
+MLflow stores this file in the model, next to the package `pipeline` (models from code), the trained
 folder and the language model: nothing is pickled, and no checkout is needed.
 """
 
@@ -17,50 +17,41 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from pipeline.errors import DataError, PipelineError
-from pipeline.inference.forms import check_needed, read_question
-from pipeline.inference.predictor import (
-    Answers,
-    ModelCache,
-    QuestionError,
-    load_trained,
-    predict,
-)
-from pipeline.models.loading import load_model
-from pipeline.tasks import Example, Task, get_task
+from pipeline.inference.inputs import check_required, read_example
+from pipeline.inference.predictor import Answers, QuestionError, load_trained, predict
+from pipeline.models.loading import ModelCache, load_model
+from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import lama_task, subject_example
 
-_FACT = ("relation", "subject")
-_ANSWER = ("answer", "probability", "answers", "probabilities")
+_COLUMNS = ("answer", "probability", "answers", "probabilities")
 
 
 class PromptModel(PythonModel):
-    """Answers questions as evaluation does.
+    """Predicts as evaluation does.
 
-    The settings under `model_config` may be changed as a model is loaded: `device`, `dtype`,
+    `model_config` can be overridden when the model is loaded: `device`, `dtype`,
     `threads` and `max_rows_per_forward` as in `params.yaml`; `top`: the number of answers.
     """
 
     def load_context(self, context: Any) -> None:
-        """Read the prompts; the language model is loaded once, as the first question comes."""
+        """Read the prompts; the language model is loaded by the first prediction."""
         self._config = context.model_config
         prompts = load_trained(Path(context.artifacts["trained"]))
         self._prompts = {trained.task: trained for trained in prompts.values()}
         vocabulary = context.artifacts.get("vocabulary")
         self._words = Path(vocabulary).read_text(encoding="utf-8").split("\n") if vocabulary else []
-        self._networks = ModelCache(
+        self._models = ModelCache(
             partial(
                 load_model,
                 Path(context.artifacts["model"]),
-                device=self._config["device"],
-                dtype=self._config["dtype"],
-                threads=self._config["threads"],
+                **{name: self._config[name] for name in ("device", "dtype", "threads")},
             )
         )
-        self._lock = threading.Lock()  # a server asks from several threads
+        self._lock = threading.Lock()  # a server predicts in several threads
 
-    # MLflow takes this form too.
+    # MLflow supports this signature too.
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]
-        """Answer each row.
+        """Predict the answer of each row.
 
         Args:
             model_input: columns `relation` and `subject`; or a task's fields, as `ptune predict`
@@ -71,65 +62,60 @@ class PromptModel(PythonModel):
             first, at most `top` long.
 
         Raises:
-            MlflowException: a row cannot be asked; the text has its number, from 0.
+            MlflowException: a row is invalid; the message has its number, from 0.
         """
         rows = _records(model_input)
-        task = self._config["task"]
         try:
             with self._lock:
-                found = self._examples(get_task(task), rows) if task else self._facts(rows)
-        except PipelineError as error:  # a server passes MLflow's own on to who asks
+                predictions = self._predict(rows)
+        except PipelineError as error:  # a server passes MLflow's exceptions on to the client
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        return pd.DataFrame([self._answered(answers) for answers in found], columns=_ANSWER)
+        table = [
+            (next(iter(answers)), next(iter(answers.values())), [*answers], [*answers.values()])
+            for answers in predictions
+        ]
+        return pd.DataFrame(table, columns=_COLUMNS)
 
-    def _facts(self, rows: Sequence[dict[str, Any]]) -> list[Answers]:
-        places: dict[str, list[int]] = {}
+    def _predict(self, rows: Sequence[dict[str, Any]]) -> list[Answers]:
+        """The answers of each row, the likeliest first; rows of a relation are scored together."""
+        examples: list[Example] = []
+        positions: dict[str, list[int]] = {}
         for number, row in enumerate(rows):
             with _row_named([number]):
-                check_needed(row, _FACT)
-                if row["relation"] not in self._prompts:
-                    known = ", ".join(self._prompts)
-                    raise DataError(f"no relation {row['relation']}; there are {known}")
-            places.setdefault(row["relation"], []).append(number)
-        found: list[Answers] = [{} for _ in rows]
-        for relation, own in places.items():
-            with _row_named(own):
+                task, example = self._read(row, number)
+            examples.append(example)
+            positions.setdefault(task, []).append(number)
+        predictions: list[Answers] = [{} for _ in rows]
+        for task, numbers in positions.items():
+            with _row_named(numbers):
                 answers = predict(
-                    self._networks,
-                    self._prompts[relation],
-                    lama_task(relation, self._words),
-                    [subject_example(rows[number]["subject"]) for number in own],
+                    self._models,
+                    self._prompts[task],
+                    get_task(task) if self._config["task"] else lama_task(task, self._words),
+                    [examples[number] for number in numbers],
                     top=self._config["top"],
                     max_rows_per_forward=self._config["max_rows_per_forward"],
                 )
-            for number, given in zip(own, answers, strict=True):
-                found[number] = given
-        return found
+            for number, answer in zip(numbers, answers, strict=True):
+                predictions[number] = answer
+        return predictions
 
-    def _examples(self, task: Task, rows: Sequence[dict[str, Any]]) -> list[Answers]:
-        examples: list[Example] = []
-        for number, row in enumerate(rows):
-            with _row_named([number]):
-                examples += read_question(task, row, idx=number)
-        (trained,) = self._prompts.values()
-        with _row_named(range(len(rows))):
-            return predict(
-                self._networks,
-                trained,
-                task,
-                examples,
-                max_rows_per_forward=self._config["max_rows_per_forward"],
-            )
-
-    def _answered(self, answers: Answers) -> tuple[str, float, list[str], list[float]]:
-        ranked = sorted(answers, key=lambda answer: -answers[answer])[: self._config["top"]]
-        probabilities = [answers[answer] for answer in ranked]
-        return ranked[0], probabilities[0], ranked, probabilities
+    def _read(self, row: dict[str, Any], number: int) -> tuple[str, Example]:
+        """The task or relation of a row, and its example."""
+        task: str = self._config["task"]
+        if task:
+            (example,) = read_example(get_task(task), row, idx=number)
+            return task, example
+        check_required(row, ("relation", "subject"))
+        relation: str = row["relation"]
+        if relation not in self._prompts:
+            raise DataError(f"no relation {relation}; available: {', '.join(self._prompts)}")
+        return relation, subject_example(row["subject"])
 
 
 @contextlib.contextmanager
 def _row_named(numbers: Sequence[int]) -> Iterator[None]:
-    """Say in an error which row it is about: the only one, or the one at the error's position."""
+    """Add the row to an error: the only one, or the one at the error's position."""
     try:
         yield
     except QuestionError as error:
@@ -140,7 +126,7 @@ def _row_named(numbers: Sequence[int]) -> Iterator[None]:
 
 
 def _records(model_input: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as Python's own values; what is missing in a row is not in it."""
+    """The rows as dicts, without missing values."""
     return [
         {str(key): value for key, value in row.items() if not _is_missing(value)}
         for row in model_input.to_dict("records")

@@ -1,7 +1,9 @@
-"""Load a model folder as an `PromptedModel`."""
+"""Load a model folder as a `PromptedModel`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +21,15 @@ from pipeline.errors import ModelError
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.tokenizer import PieceTokenizer
 
+if TYPE_CHECKING:  # a registered model has no need of pydantic
+    from pipeline.config.schema import Params
+
 # `mixed` too keeps the weights in single precision.
 _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `runtime.device` names; `auto` takes a GPU if there is one.
+    """Resolve `runtime.device`; `auto` takes a GPU if there is one.
 
     Raises:
         ModelError: this machine has no such device.
@@ -46,7 +51,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(dtype: str, device: torch.device, *, tuned: bool = False) -> str:
-    """Return what `model.dtype` stands for: `float32`, `bfloat16` or `mixed`.
+    """Resolve `model.dtype`: `float32`, `bfloat16` or `mixed`.
 
     `auto` is float32, but on CUDA bfloat16 for a frozen model, and for a tuned one mixed: its
     small steps would be lost in bfloat16 weights.
@@ -93,8 +98,8 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         masked = _is_masked(config)
-        kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        loaded: Any = kind.from_pretrained(
+        auto_class = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        loaded: Any = auto_class.from_pretrained(
             folder,
             output_loading_info=True,
             config=config,
@@ -106,7 +111,7 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error
     network, report = loaded
-    # Otherwise transformers makes missing weights up, other ones each time.
+    # transformers would initialize missing weights at random.
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
@@ -122,15 +127,50 @@ def load_model(
     return model
 
 
+def model_loader(folder: Path, params: "Params") -> Callable[..., PromptedModel]:
+    """`load_model` of a folder with the device, precision and threads of the parameters."""
+    return partial(
+        load_model,
+        folder,
+        device=params.runtime.device,
+        dtype=params.model.dtype,
+        threads=params.runtime.threads,
+    )
+
+
+class ModelCache:
+    """The language model of a folder; trained prompts of a frozen model share one in memory."""
+
+    def __init__(self, load: Callable[..., PromptedModel]) -> None:
+        """Initialize with a loader that takes `weights` and `labels` as `load_model` does."""
+        self._load = load
+        self._frozen: PromptedModel | None = None
+
+    def get(self, weights: Path | None, labels: int | None) -> PromptedModel:
+        """Load the model with tuned weights and a classifier, if there are any.
+
+        Raises:
+            ModelError: model and weights do not belong together.
+        """
+        frozen = weights is None and labels is None
+        if frozen and self._frozen is not None:
+            return self._frozen
+        self._frozen = None  # two need not fit in memory
+        model = self._load(weights=weights, labels=labels)
+        if frozen:
+            self._frozen = model
+        return model
+
+
 def _load_weights(network: torch.nn.Module, weights: Path) -> None:
     try:
         state = load_file(weights)
     except SafetensorError as error:
         raise ModelError(f"{weights}: cut or altered ({error}); train again") from error
     # Tied weights are saved once, under their first name, as named_parameters gives them.
-    own = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
+    expected = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
     found = {name: tuple(weight.shape) for name, weight in state.items()}
-    differing = sorted(dict(own.items() ^ found.items()))
+    differing = sorted(dict(expected.items() ^ found.items()))
     if differing:
         raise ModelError(
             f"{weights}: weights of another model ({', '.join(differing[:3])} differ); train again "
@@ -140,7 +180,7 @@ def _load_weights(network: torch.nn.Module, weights: Path) -> None:
 
 
 def is_masked(folder: Path) -> bool:
-    """Tell whether the model in a folder is masked or causal, without loading it.
+    """Whether the model in a folder is masked (else causal), without loading it.
 
     Raises:
         ModelError: the folder holds neither.
@@ -153,7 +193,7 @@ def is_masked(folder: Path) -> bool:
 
 
 def _is_masked(config: object) -> bool:
-    """Tell masked from causal by the class that the model was saved as."""
+    """Whether the class that the model was saved as is a masked one."""
     architectures = getattr(config, "architectures", None) or []
     for name in architectures:
         if name.endswith(("ForMaskedLM", "ForPreTraining")):

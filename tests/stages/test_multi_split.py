@@ -8,12 +8,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer import Typer
 from typer.testing import CliRunner
 
 from pipeline.files import read_csv, read_json, read_jsonl, write_jsonl
+from pipeline.prompts.store import load_prompts
 from pipeline.seeding import make_random
 from stages import evaluate, splits, train
 from tests.project import ROOT, edit_params
@@ -44,13 +47,8 @@ def records(start: int, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def project(
-    tmp_path: Path,
-    tiny_folders: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    empty_store: Path,
-) -> Path:
-    """A folder with a model, raw data and parameters; the three stages have run in it."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
+    """A folder with raw data and parameters; the stage of the splits has run in it."""
     raw = tmp_path / "raw"
     for name, start, count in (
         ("fewglue/train", 0, 10),
@@ -61,12 +59,31 @@ def project(
         write_jsonl(raw / f"{name}.jsonl", records(start, count))
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
-    method = "superglue__training__manual-fine-tuning"
     edit_params(
         tmp_path, superglue__source="superglue", superglue__protocol="multi-split",
         superglue__splits__count=COUNT, superglue__splits__train_share=0.5,
         superglue__splits__train_examples=None, superglue__splits__dev_examples=None,
         superglue__splits__test_examples=None, superglue__seeds=[SEED],
+        runtime__threads=1,
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    invoke(splits.app, "superglue", "rte", "--raw", "raw", "--out", "splits")
+    return tmp_path
+
+
+def invoke(app: Typer, *arguments: str) -> str:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+def project(folder: Path, tiny_folders: dict[str, Path]) -> Path:
+    """A folder in which a model was tuned on each split, and evaluated."""
+    method = "superglue__training__manual-fine-tuning"
+    edit_params(
+        folder,
         superglue__methods=["manual-fine-tuning"],
         superglue__grid={"manual-fine-tuning": {"model.learning_rate": RATES}},
         **{"superglue__prompts__rte__templates__manual-fine-tuning":
@@ -75,21 +92,13 @@ def project(
            f"{method}__patience": EPOCHS,
            f"{method}__model__weight_decay": DECAY, f"{method}__model__warmup_ratio": 0.0,
            f"{method}__model__max_grad_norm": None},
-        runtime__threads=1,
     )  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     where = ["--model", str(tiny_folders["llama"]), "--splits", "splits"]
-    for app, arguments in (
-        (splits.app, ["superglue", "rte", "--raw", "raw", "--out", "splits"]),
-        (train.app, ["superglue", "rte", "manual-fine-tuning", *where,
-                     "--out", "trained", "--curves", "curves.csv"]),
-        (evaluate.app, ["superglue", "rte", "manual-fine-tuning", *where, "--trained", "trained",
-                        "--out", "out", "--metrics", "metrics.json"]),
-    ):  # fmt: skip
-        done = CliRunner().invoke(app, arguments)
-        assert done.exit_code == 0, done.output
-    return tmp_path
+    stage = ["superglue", "rte", "manual-fine-tuning", *where]
+    invoke(train.app, *stage, "--out", "trained", "--curves", "curves.csv")
+    outs = ["--out", "out", "--metrics", "metrics.json"]
+    invoke(evaluate.app, *stage, "--trained", "trained", *outs)
+    return folder
 
 
 class Plain:
@@ -189,3 +198,55 @@ def test_multi_split_is_fewnlus_procedure_number_for_number(
     assert metrics["test/score"] == pytest.approx(statistics.fmean(tests))
     assert metrics["test/score_std"] == pytest.approx(statistics.stdev(tests))
     assert metrics["test/trainings"] == COUNT
+
+
+def test_prompts_of_all_splits_train_in_one_bank_as_each_trains_by_itself(
+    folder: Path, tiny_folders: dict[str, Path]
+) -> None:
+    method = "superglue__training__prompt-tuning"
+    edit_params(
+        folder,
+        superglue__methods=["prompt-tuning"],
+        superglue__seeds=[SEED, 8],
+        **{
+            "superglue__prompts__rte__templates__prompt-tuning":
+            "[P*3] {premise} ? {hypothesis} . Answer {mask}",
+            f"{method}__epochs": EPOCHS, f"{method}__batch_size": BATCH,
+            f"{method}__patience": EPOCHS, f"{method}__prompt__learning_rate": 0.05,
+        },
+    )  # fmt: skip
+    model = str(tiny_folders["llama"])
+
+    def train_on(where: str, out: str) -> None:
+        stage = ["superglue", "rte", "prompt-tuning", "--model", model, "--splits", where]
+        invoke(train.app, *stage, "--out", out, "--curves", f"{out}.csv")
+
+    train_on("splits", "together")
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert sorted((run.info.run_name, run.data.params["trials"]) for run in children) == [
+        ("bank-1/seed-7", str(COUNT)),
+        ("bank-1/seed-8", str(COUNT)),
+    ]
+
+    together, rows = load_prompts(folder / "together"), read_csv(folder / "together.csv")
+    assert len(together) == 2 * COUNT
+    for number in range(1, COUNT + 1):
+        shutil.copytree(folder / f"splits/{number}", folder / f"only-{number}/{number}")
+        train_on(f"only-{number}", f"alone-{number}")
+        alone = load_prompts(folder / f"alone-{number}")
+        assert list(alone) == [f"rte/setting-1/split-{number}/seed-{seed}" for seed in (SEED, 8)]
+        for name, prompt in alone.items():
+            torch.testing.assert_close(prompt.vectors, together[name].vectors)
+            assert prompt.best_epoch == together[name].best_epoch
+            assert prompt.dev_score == together[name].dev_score
+        expected = [row for row in rows if row["split"] == str(number)]
+        found = read_csv(folder / f"alone-{number}.csv")
+        for row, other in zip(found, expected, strict=True):
+            assert {key: float(value) for key, value in row.items() if value} == pytest.approx(
+                {key: float(value) for key, value in other.items() if value}, rel=1e-5
+            )
+    vectors = [prompt.vectors for prompt in together.values()]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(vectors, 2))

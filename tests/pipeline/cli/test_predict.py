@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from pipeline.cli import ask as asking
+from pipeline.cli import predict as commands
 from pipeline.cli.app import app
 from pipeline.data.lama import LamaSplits, Relation, write_lama
 from pipeline.evaluation.evaluate import evaluate
@@ -230,12 +230,12 @@ def test_answers_to_a_file_are_printed_where_no_other_place_is_named(project: Pa
 def test_a_bar_counts_the_answers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bars = []
 
-    class Bar(asking.tqdm):  # type: ignore[type-arg]
+    class Bar(commands.tqdm):  # type: ignore[type-arg]
         def __init__(self, **options: Any) -> None:
             bars.append(self)
             super().__init__(**{**options, "disable": options["disable"] is True})
 
-    monkeypatch.setattr(asking, "tqdm", Bar)
+    monkeypatch.setattr(commands, "tqdm", Bar)
     Path("rows.csv").write_text("subject\nLyon\nOslo\n")
     result = invoke("lama", "P17", "--file", "rows.csv")
     assert (bars[0].n, bars[0].total) == (4, 4)
@@ -254,16 +254,16 @@ def test_a_bar_counts_the_answers(project: Path, monkeypatch: pytest.MonkeyPatch
         ("lama P17 ' '", "subject is empty"),
         ("lama P17 Lyon --method x --method manual", "models/lama: no trained prompts for x; "
          "available: manual, p-tuning"),
-        ("lama P17 Lyon --file rows.csv", "--file holds the questions, so leave out Lyon"),
-        ("lama P17 Lyon --out a.csv", "--out belongs to --file; answers to what is typed are"),
-        ("lama P17 --file rows.csv --out a.txt", "--out a.txt: answers are .csv or .jsonl"),
-        ("lama P17 --file rows.csv --out a.csv --json", "--json is for what is printed;"),
+        ("lama P17 Lyon --file rows.csv", "--file holds the inputs, so leave out Lyon"),
+        ("lama P17 Lyon --out a.csv", "--out needs --file; predictions for a typed input are"),
+        ("lama P17 --file rows.csv --out a.txt", "--out a.txt: name a file that ends in"),
+        ("lama P17 --file rows.csv --out a.csv --json", "--json is for printing;"),
         ("lama P17 --file none.csv", "none.csv: no such file"),
         ("lama --file rows.csv", "rows.csv: no column relation; the first line names the columns"),
         ("rte --premise a", "rte: no --hypothesis; give that, or --file"),
         ("rte", "rte: no --premise and no --hypothesis; give that, or --file"),
         ("rte --premise a --hypothesis ''", "rte: hypothesis is empty"),
-        ("rte --premise a --file rows.csv", "--file holds the questions, so leave out --premise"),
+        ("rte --premise a --file rows.csv", "--file holds the inputs, so leave out --premise"),
         ("rte --file rows.csv", "rows.csv: no column premise, hypothesis; the first line names"),
         ("rte --premise a --hypothesis b --method classifier", "models/superglue/rte: no trained "
          "prompts for classifier; available: manual, p-tuning"),
@@ -284,16 +284,16 @@ def test_what_is_wrong_ends_in_its_message(project: Path, arguments: str, said: 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("rows.jsonl", '{"relation": "P17"}', "rows.jsonl: 1 line cannot be asked, so nothing was; "
-         "mend the file\n  line 1: no subject (found relation)"),
-        ("rows.csv", "subject,relation\nLyon,P17\n,P17\nOslo,P9\n", "rows.csv: 2 lines cannot be "
-         "asked, so nothing was; mend the file\n  line 3: subject is empty\n"
+        ("rows.jsonl", '{"relation": "P17"}', "rows.jsonl: 1 invalid line; nothing was "
+         "predicted; correct the file\n  line 1: no subject (found relation)"),
+        ("rows.csv", "subject,relation\nLyon,P17\n,P17\nOslo,P9\n", "rows.csv: 2 invalid lines; "
+         "nothing was predicted; correct the file\n  line 3: subject is empty\n"
          "  line 4: relation P9 was not trained; trained are P17, P30 ("),
         ("rows.jsonl", '{"subject": "Lyon"}\n{"subject": 3}\n{"subject": ["x"]\n', "rows.jsonl: 2 "
-         "lines cannot be asked, so nothing was; mend the file\n  line 2: subject is 3, not text\n"
-         "  line 3: not JSON ("),
-        ("rows.jsonl", '{"subject": "Lyon", "relation": ["P17"]}', "rows.jsonl: 1 line cannot be "
-         "asked, so nothing was; mend the file\n  line 1: relation ['P17'] was not trained"),
+         "invalid lines; nothing was predicted; correct the file\n  line 2: subject is 3, not "
+         "text\n  line 3: not JSON ("),
+        ("rows.jsonl", '{"subject": "Lyon", "relation": ["P17"]}', "rows.jsonl: 1 invalid line; "
+         "nothing was predicted; correct the file\n  line 1: relation ['P17'] was not trained"),
         ("rows.csv", f"subject\nLyon\n{'long ' * 40}\nOslo\n", "rows.csv: line 3: template '{subj"),
     ],
 )  # fmt: skip
@@ -341,8 +341,8 @@ def test_help_shows_examples_that_fit_the_command(
     project: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(asking, "ask_lama", lambda *given: asked.append(given))
-    monkeypatch.setattr(asking, "ask_task", lambda *given: asked.append(given))
+    monkeypatch.setattr(commands, "predict_facts", lambda *given: asked.append(given))
+    monkeypatch.setattr(commands, "predict_examples", lambda *given: asked.append(given))
     shown = examples_of(command)
     assert len(shown) == (3 if command == "lama" else 2)
     for words in shown:
@@ -381,7 +381,7 @@ def test_paths_are_those_of_dvc_yaml() -> None:
         (path,) = stages[stage]["outs"]
         return str(path)
 
-    assert str(asking.MODEL) == made_by("download-model")
-    assert str(asking.LAMA_SPLITS) == made_by("splits-lama")
-    assert f"{asking.LAMA_TRAINED}/${{item.method}}" == made_by("train-lama")
-    assert f"{asking.TASKS_TRAINED}/${{item.task}}/${{item.method}}" == made_by("train-superglue")
+    assert str(commands.MODEL) == made_by("download-model")
+    assert str(commands.LAMA_SPLITS) == made_by("splits-lama")
+    assert f"{commands.LAMA_TRAINED}/${{item.method}}" == made_by("train-lama")
+    assert f"{commands.TASKS_TRAINED}/${{item.task}}/${{item.method}}" == made_by("train-superglue")

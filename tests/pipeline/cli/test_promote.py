@@ -199,7 +199,7 @@ def test_the_training_that_made_it_is_named(project: Path) -> None:
 def test_the_same_content_has_one_version(project: Path) -> None:
     promote("lama")
     result = promote("lama")
-    assert "was registered before: p-tuning-lama, version 1; the best" in result.stdout
+    assert "already registered: p-tuning-lama, version 1; the best" in result.stdout
     assert list(versions("p-tuning-lama")) == [1]
 
 
@@ -349,7 +349,7 @@ def test_a_question_that_cannot_be_asked_is_named(project: Path) -> None:
     promote("lama")
     model = mlflow.pyfunc.load_model("models:/p-tuning-lama@best", model_config=SETTINGS)
     for relation, subject, told in (
-        ("P99", "Oslo", "row 1: no relation P99; there are P36, P17, P30"),
+        ("P99", "Oslo", "row 1: no relation P99; available: P36, P17, P30"),
         ("P17", " ", "row 1: subject is empty"),
         ("P17", "a " * 200, "row 1: template .* tokens more than 128"),
     ):
@@ -361,13 +361,13 @@ def test_a_question_that_cannot_be_asked_is_named(project: Path) -> None:
 def test_what_is_not_trained_is_said(project: Path) -> None:
     result = promote("cb")
     assert result.exit_code == 1
-    assert "error: cb: nothing is trained of it here (there is lama, rte)" in result.stderr
+    assert "error: cb: not trained in this checkout (trained: lama, rte)" in result.stderr
     result = promote("lama", "--method", "discrete")
     assert "--method discrete: not trained here for lama; choose from manual, p-tuning" in (
         result.stderr
     )
     (project / "dvc.lock").unlink()
-    assert "nothing is trained of it here (nothing is)" in promote("lama").stderr
+    assert "lama: not trained in this checkout (trained: nothing)" in promote("lama").stderr
 
 
 def test_a_method_that_is_in_dvc_yaml_no_more_is_no_candidate(project: Path) -> None:
@@ -405,11 +405,11 @@ def test_what_is_not_what_was_recorded_is_not_promoted(project: Path) -> None:
     path.write_text(path.read_text().replace('"dev_score": 0.5', '"dev_score": 0.9'))
     result = promote("lama")
     assert result.exit_code == 1
-    assert "models/lama/p-tuning: not what dvc.lock says; `dvc repro`" in result.stderr
+    assert "models/lama/p-tuning: differs from dvc.lock; run `dvc repro`" in result.stderr
     shutil.rmtree(project / "models/lama/p-tuning")
     assert "models/lama/p-tuning: not there; `dvc checkout`" in promote("lama").stderr
     (project / "dvc.yaml").unlink()
     shutil.rmtree(project / ".dvc")
     result = promote("lama")
     assert result.exit_code == 1
-    assert "error: DVC:" in result.stderr
+    assert "not inside of a DVC repository" in result.stderr

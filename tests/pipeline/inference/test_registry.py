@@ -6,7 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from pipeline.inference.candidates import trained_here
+from pipeline.inference.registry import find_candidates
 
 
 @pytest.mark.parametrize(
@@ -33,5 +33,5 @@ def test_a_stage_of_ones_own_that_trains_in_another_way_is_passed_over(
         "outs": [{"path": "models/own", "md5": "bb.dir"}],
     }
     YAML().dump({"schema": "2.0", "stages": {"own": stage}}, own_folder / "dvc.lock")
-    with pytest.raises(PipelineError, match=r"nothing is trained of it here \(nothing is\)"):
-        trained_here("lama")
+    with pytest.raises(PipelineError, match=r"not trained in this checkout \(trained: nothing\)"):
+        find_candidates("lama")
