@@ -1,4 +1,4 @@
-"""Prompt encoders: what makes the vectors of one prompt's tokens, and many of them side by side.
+"""Prompt encoders: they produce the vectors of prompt tokens, and many of them run in parallel.
 
 Source: P-tuning, arXiv:2103.10385 (v1 has the LSTM, v2 all three, its Table 8 compares them);
 THUDM/P-tuning LAMA/p_tuning/prompt_encoder.py.
@@ -14,26 +14,26 @@ from pipeline.seeding import derive_seed
 
 _LAYERS = 2
 
-# Encoders that run side by side on a CPU have so many bytes of weights together, at most: each
-# token reads all of them again, which is slow where they do not stay in the cache.
-_MOST_ON_CPU = 16 * 2**20
+# Maximum size in bytes of the weights of the encoders that run in parallel on a CPU. Each token
+# reads all weights again, which is slow if they do not stay in the cache.
+_MAX_BYTES_ON_CPU = 16 * 2**20
 
 
 class PromptEncoder(nn.Module):
-    """Weights that make the vectors for the tokens of one prompt.
+    """The weights that produce the vectors of one prompt's tokens.
 
     `lstm`: embeddings, a two-layer bidirectional LSTM, then a two-layer perceptron (the released
     LAMA code). `mlp`: embeddings, then the perceptron. `embedding`: the vectors themselves.
     """
 
     def __init__(self, kind: str, count: int, size: int, *, dropout: float) -> None:
-        """Make an encoder; its weights are drawn from torch's current generator.
+        """Create an encoder; its weights are drawn from torch's current generator.
 
         Args:
             kind: `lstm`, `mlp` or `embedding`.
             count: number of prompt tokens, 1 or more.
             size: size of the language model's embeddings.
-            dropout: share, between the layers of the LSTM and of the perceptron.
+            dropout: probability, between the layers of the LSTM and of the perceptron.
 
         Raises:
             ValueError: an unknown kind, or an odd size for `lstm`.
@@ -52,15 +52,15 @@ class PromptEncoder(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
 
     def start_from(self, vectors: Tensor) -> None:
-        """Set the embeddings: (count, size) float. `embedding` prompts then begin as words."""
+        """Set the embeddings, (count, size) float, so that `embedding` prompts start as words."""
         with torch.no_grad():
             self.embedding.weight.copy_(vectors)
 
     def forward(self, seed: int | None = None) -> Tensor:
-        """Return (count, size) float: the prompt's vectors, in reading order.
+        """Return the prompt's vectors, (count, size) float, in reading order.
 
         Args:
-            seed: of the dropout; None for none of it.
+            seed: of the dropout; None disables dropout.
         """
         return encode([self], None if seed is None else [seed])[0]
 
@@ -100,43 +100,43 @@ def stack_prompts(prompts: Sequence[Tensor]) -> Tensor | None:
 
 
 def encode(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None = None) -> list[Tensor]:
-    """Run encoders side by side: on a GPU in as many steps as one takes, whatever their number.
+    """Run encoders in parallel, with the same number of operations for many encoders as for one.
 
-    Each gives what it would give alone, up to rounding. One encoder is hundreds of small
-    operations; one after the other, those of many prompts take longer than the language model.
+    Each returns what it would return by itself, up to rounding. One encoder is hundreds of small
+    operations; run one after another, many encoders take longer than the language model.
 
     Args:
         encoders: of the same kind, size, dtype and device; their numbers of tokens may differ.
-        seeds: of each one's dropout; None for none of it.
+        seeds: of each encoder's dropout; None disables dropout.
 
     Returns:
-        (count, size) float of each: its prompt's vectors, in reading order.
+        For each encoder its prompt's vectors, (count, size) float, in reading order.
     """
     vectors: list[Tensor] = [encoder.embedding.weight for encoder in encoders]
     if encoders and encoders[0].kind != "embedding":
         for places in _groups(encoders):
-            made = _encode_alike(
+            encoded = _encode_group(
                 [encoders[place] for place in places],
                 [seeds[place] for place in places] if seeds is not None else None,
             )
-            for place, own in zip(places, made, strict=True):
-                vectors[place] = own
+            for place, prompt in zip(places, encoded, strict=True):
+                vectors[place] = prompt
     return vectors
 
 
 def _groups(encoders: Sequence[PromptEncoder]) -> Iterator[list[int]]:
-    """Yield the places of encoders that run side by side: they have equally many tokens."""
+    """Yield the positions of encoders that run in parallel: with the same number of tokens."""
     most = len(encoders)
     if encoders[0].embedding.weight.device.type == "cpu":
-        own = sum(parameter.nbytes for parameter in encoders[0].parameters())
-        most = max(1, _MOST_ON_CPU // own)
+        encoder_bytes = sum(parameter.nbytes for parameter in encoders[0].parameters())
+        most = max(1, _MAX_BYTES_ON_CPU // encoder_bytes)
     for count in {len(encoder.embedding.weight) for encoder in encoders}:
-        alike = [n for n, own in enumerate(encoders) if len(own.embedding.weight) == count]
-        yield from (alike[start : start + most] for start in range(0, len(alike), most))
+        group = [n for n, encoder in enumerate(encoders) if len(encoder.embedding.weight) == count]
+        yield from (group[start : start + most] for start in range(0, len(group), most))
 
 
-def _encode_alike(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None) -> Tensor:
-    """Return (encoders, count, size) of encoders with equally many tokens."""
+def _encode_group(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None) -> Tensor:
+    """Encode prompts with the same number of tokens, as (encoders, count, size)."""
     drop = _dropout(encoders, seeds)
     rows = _stack(encoders, ["embedding.weight"])
     if encoders[0].kind == "lstm":
@@ -148,35 +148,35 @@ def _encode_alike(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None
 def _dropout(
     encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None
 ) -> Callable[[Tensor], Tensor]:
-    """Return what drops numbers of (encoders, count, size), anew in each call.
+    """Return a function that applies dropout to (encoders, count, size).
 
-    What it drops of an encoder hangs on that one's seed alone.
+    The mask of each encoder depends only on its own seed; each call draws a new one.
     """
-    share = encoders[0].dropout
-    if seeds is None or not share:
+    probability = encoders[0].dropout
+    if seeds is None or not probability:
         return lambda rows: rows
     device = encoders[0].embedding.weight.device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def drop(rows: Tensor) -> Tensor:
-        kept = torch.empty_like(rows)
-        for own, generator in zip(kept, generators, strict=True):
-            own.bernoulli_(1 - share, generator=generator)
-        return rows * kept / (1 - share)
+        masks = torch.empty_like(rows)
+        for mask, generator in zip(masks, generators, strict=True):
+            mask.bernoulli_(1 - probability, generator=generator)
+        return rows * masks / (1 - probability)
 
     return drop
 
 
 def _run_linear(layers: Sequence[nn.Module], rows: Tensor) -> Tensor:
-    """Return (layers, count, out) of (layers, count, in): each linear layer on rows of its own."""
+    """Apply each linear layer to its own rows: (layers, count, in) to (layers, count, out)."""
     weights, biases = _stack(layers, ["weight"]), _stack(layers, ["bias"])
     return torch.baddbmm(biases.unsqueeze(1), rows, weights.transpose(1, 2))
 
 
 def _run_lstms(lstms: Sequence[nn.LSTM], rows: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return (LSTMs, count, size) of the same shape, dropout between the layers.
+    """Run LSTMs on (LSTMs, count, size), with dropout between the layers.
 
-    Both directions of a layer run side by side too: one reads the tokens in turned order.
+    Both directions of a layer run in parallel too: one reads the tokens in reverse order.
     """
     for layer in range(_LAYERS):
         w_in, w_state, b_in, b_state = (
@@ -193,16 +193,16 @@ def _run_lstms(lstms: Sequence[nn.LSTM], rows: Tensor, drop: Callable[[Tensor], 
 
 
 def _stack(modules: Sequence[nn.Module], names: Sequence[str]) -> Tensor:
-    """Return (names x modules, ...): the parameters of the first name, then of the next."""
+    """Stack parameters as (names x modules, ...): all of the first name, then of the next."""
     return torch.stack([module.get_parameter(name) for name in names for module in modules])
 
 
 def _recur(entering: Tensor, w_state: Tensor) -> Tensor:
-    """Return (LSTMs, count, width): the states of one layer, one token after the other.
+    """Run the recurrence of one layer; the states are (LSTMs, count, width).
 
     Args:
-        entering: (LSTMs, count, 4 * width): what comes to the gates from below.
-        w_state: (LSTMs, width, 4 * width): to the gates from the state before.
+        entering: (LSTMs, count, 4 * width): the input's contribution to the gates.
+        w_state: (LSTMs, width, 4 * width): weights from the previous state to the gates.
     """
     state = cell = entering.new_zeros(len(entering), 1, w_state.shape[1])
     states = []

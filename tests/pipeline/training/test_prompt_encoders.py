@@ -95,7 +95,7 @@ def _layers_of_torch(encoder: PromptEncoder) -> Tensor:
 def test_encoders_side_by_side_give_what_torch_gives_for_each(kind, counts, most, monkeypatch):
     """All at once, one at a time, and two LSTMs at a time of three."""
     if most is not None:
-        monkeypatch.setattr(module, "_MOST_ON_CPU", most)
+        monkeypatch.setattr(module, "_MAX_BYTES_ON_CPU", most)
     encoders = [_encoder(kind, count, start=start) for start, count in enumerate(counts)]
     made = encode(encoders)
     torch.cat(made).square().sum().backward()
