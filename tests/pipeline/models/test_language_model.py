@@ -246,7 +246,7 @@ def test_a_masked_model_of_an_unknown_type_is_refused_by_name(
     network = DistilBertForMaskedLM(
         DistilBertConfig(vocab_size=161, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
     )
-    with pytest.raises(ModelError, match=r"'distilbert'.*supported masked models: albert, bert, camembert"):
+    with pytest.raises(ModelError, match=r"'distilbert'.*models: albert, bert, camembert"):
         PromptedModel(network, tiny_models["bert"].codec, masked=True)
 
 
