@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+import math
+import re
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+import torch
 from dvc.repo import Repo
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
+from pipeline.files import read_csv, read_json
 from tests.project import edit_params, make_project, run
 from tests.test_guides import COMMANDS
 
@@ -527,3 +533,112 @@ def test_a_benchmark_without_tasks_or_methods_is_not_run(project: Path) -> None:
     kinds = {name.partition("@")[0] for name in stage_names(project)}
     assert not kinds & {"train-lama", "evaluate-lama"}
     assert "train-superglue" in kinds
+
+
+RATES = [0.3, 0.03, 0.00001]
+
+
+def lama_tables(root: Path) -> dict[str, list[dict[str, str]]]:
+    folder = root / "evaluation/lama/p-tuning"
+    tables = {name: read_csv(folder / f"{name}.csv") for name in ("trials", "settings")}
+    return {**tables, "curves": read_csv(root / "curves/lama/p-tuning.csv")}
+
+
+def check_selection_and_means(root: Path, seeds: list[int]) -> None:
+    """Compare what the stages wrote with plain loops over the curves and the trials."""
+    tables = lama_tables(root)
+    dev: dict[tuple[str, int], list[float]] = {}
+    for relation in ("P17", "P30"):
+        for number in range(1, len(RATES) + 1):
+            for seed in seeds:
+                trial = (relation, str(number), "1", str(seed))
+                dev.setdefault((relation, number), []).append(
+                    max(
+                        float(row["dev_p_at_1"])
+                        for row in tables["curves"]
+                        if (row["relation"], row["setting"], row["split"], row["seed"]) == trial
+                    )
+                )
+    best = {}
+    for relation in ("P17", "P30"):
+        means = [statistics.fmean(dev[relation, number]) for number in range(1, len(RATES) + 1)]
+        assert len(set(means)) > 1  # otherwise dev would choose nothing
+        best[relation] = means.index(max(means)) + 1
+
+    described = read_json(root / "models/lama/p-tuning/trials.json")["tasks"]
+    assert {relation: task["chosen"] for relation, task in described.items()} == best
+    assert {
+        (relation, setting["number"]): [trial["dev_score"] for trial in setting["trials"]]
+        for relation, task in described.items()
+        for setting in task["settings"]
+    } == dev
+    assert {
+        (row["task"], int(row["setting"])): (row["chosen"], float(row["dev_score"]))
+        for row in tables["settings"]
+    } == {
+        (relation, number): (str(number == best[relation]), pytest.approx(statistics.fmean(scores)))
+        for (relation, number), scores in dev.items()
+    }
+
+    rows = tables["trials"]
+    assert [(row["task"], int(row["setting"]), int(row["seed"])) for row in rows] == [
+        (relation, best[relation], seed) for relation in ("P17", "P30") for seed in seeds
+    ]
+    metrics = read_json(root / "metrics/lama/p-tuning.json")
+    for column, key in (("test_score", "test/p_at_1"), ("dev_score", "dev/p_at_1")):
+        scores = []
+        for seed in seeds:
+            first, second = (float(r[column]) for r in rows if r["seed"] == str(seed))
+            scores.append((first + second) / 2)
+        mean = sum(scores) / len(seeds)
+        std = math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(seeds) - 1))
+        assert metrics[key] == pytest.approx(mean)
+        assert metrics[f"{key}_std"] == pytest.approx(std)
+    assert metrics["test/trainings"] == len(seeds)
+    assert metrics["test/settings"] == 1
+    shown = f"{100 * metrics['test/p_at_1']:.1f} ± {100 * metrics['test/p_at_1_std']:.1f}"
+    assert shown in run(root, "ptune", "report", "show", COLUMNS="200").stdout
+
+
+def test_dev_selects_for_each_relation_and_a_seed_that_is_added_trains_only_its_banks(
+    project: Path,
+) -> None:
+    stage, folder = "train-lama@p-tuning", project / "models/lama/p-tuning"
+    edit_params(
+        project,
+        lama__seeds=[1, 2, 3],
+        **{"lama__grid__p-tuning": {"prompt.learning_rate": RATES}},
+    )
+    run(project, "dvc", "repro")
+    check_selection_and_means(project, [1, 2, 3])
+    curves = lama_tables(project)["curves"]
+    prompts = load_file(folder / "prompts.safetensors")
+
+    edit_params(project, lama__seeds=[1, 2, 3, 4])
+    done = run(project, "dvc", "repro")
+    printed = done.stdout + done.stderr
+    for number in range(1, len(RATES) + 1):
+        for seed in (1, 2, 3):
+            assert f"bank-{number}/seed-{seed}: trained before" in printed
+        assert f"bank-{number}/seed-4: trained before" not in printed
+        for relation in ("P17", "P30"):
+            assert f"{relation}/setting-{number}/split-1/seed-4 epoch 2" in printed
+    assert not re.search(r"seed-[123] epoch", printed)
+    check_selection_and_means(project, [1, 2, 3, 4])
+    tasks = read_json(folder / "trials.json")["tasks"].values()
+    # Otherwise a choice for all relations at once would pass too.
+    assert len({task["chosen"] for task in tasks}) == 2
+    assert [row for row in lama_tables(project)["curves"] if row["seed"] != "4"] == curves
+    later = load_file(folder / "prompts.safetensors")
+    both = prompts.keys() & later.keys()
+    assert both
+    for name in both:
+        assert torch.equal(prompts[name], later[name])
+    parent = [r for r in history(project) if r.data.tags["dvc.stage"] == stage][-1]
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    names = {f"bank-{n}/seed-{s}" for n in range(1, len(RATES) + 1) for s in (1, 2, 3, 4)}
+    assert {child.info.run_name for child in children} == names
+    assert parent.data.metrics["seconds/taken_over"] > 0
