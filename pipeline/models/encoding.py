@@ -1,4 +1,4 @@
-"""From examples to rows of token ids with places for prompt vectors, and to padded batches."""
+"""Encode examples as rows of token ids with slots for prompt vectors, and as padded batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Row:
 
     Attributes:
         token_ids: one for each position; at a prompt token, the padding id.
-        slots: for each position the prompt token that stands there, counted from 0, or -1.
+        slots: for each position the index of its prompt token, or -1.
         answer_position: where the answer is read, or its first token.
-        answer_ids: of an answer that is written out, its tokens; those behind the first are read
-            at the positions that follow. Empty where several words are asked at one position.
+        answer_ids: tokens of an answer that is written out; those after the first are read at the
+            positions that follow. Empty if several words are scored at one position.
     """
 
     token_ids: tuple[int, ...]
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """One example whose answers are written out: a row for each of them, the first one's first.
+    """One example whose answers are written out, with one row for each answer.
 
     Attributes:
         rows: two or more.
@@ -59,7 +59,7 @@ EncodedExample = Row | MultipleChoice
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one pass, filled on the right.
+    """Rows of one forward pass, padded on the right.
 
     Attributes:
         token_ids: (rows, length) int64.
@@ -67,7 +67,7 @@ class Batch:
         attention_mask: (rows, length) int64, 1 at the row's own positions.
         answer_positions: (rows,) int64.
         prompts: (rows,) int64, which prompt of the bank's output a row uses.
-        answer_ids: (rows, longest) int64, as in `Row`, filled with -1; None where no row has any.
+        answer_ids: (rows, longest) int64, as in `Row`, padded with -1; None if no row has any.
     """
 
     token_ids: Tensor
@@ -91,20 +91,20 @@ def build_row(
     """Put an example into a template.
 
     A masked model reads the answer at the mask. A causal model reads it at the position before
-    the mask; what the template has behind the mask is left out.
+    the mask; the part of the template after the mask is omitted.
 
     Args:
         template: a parsed template.
         values: the text of each field; white space around it is dropped.
         codec: the model's tokenizer.
         masked: whether the model is a masked one.
-        max_length: most positions of a row, special tokens and prompt tokens included. Fields
-            that the template marks are cut from their end, the longest first.
-        answer: an answer of one token or several that is written out: a masked model gets as many
-            masks, a causal one the answer itself. None asks for words at one position.
-        whole: whether a classifier reads the row as a whole: the answer, if there is one, stands
-            as text in place of the mask, and what is read is the first position of a masked model
-            or the last of a causal one.
+        max_length: maximum length, special tokens and prompt tokens included. Fields that the
+            template marks are truncated at the end, the longest field first.
+        answer: an answer of one or more tokens that is written out: a masked model gets one mask
+            for each token, a causal one the answer itself. None scores words at one position.
+        whole: whether a classifier reads the row as a whole. An answer then replaces the mask as
+            text, and the classifier reads the first position of a masked model, or the last
+            position of a causal one.
 
     Raises:
         TemplateError: the row is too long and nothing may be cut, or a causal model has nothing
@@ -216,7 +216,7 @@ def _build(
         at = 0 if masked else len(ids) - 1
     if at < 0:
         raise TemplateError(
-            f"template {template.source!r}: nothing stands in front of {{mask}}, where a causal "
+            f"template {template.source!r}: nothing precedes {{mask}}, where a causal "
             "model reads the answer; put words or [P] there"
         )
     return Row(tuple(ids), tuple(slots), at, tuple(answer_ids))
@@ -225,7 +225,7 @@ def _build(
 def _shorten(
     template: Template, values: dict[str, str], codec: PieceTokenizer, excess: int, max_length: int
 ) -> None:
-    """Cut so many tokens, or a word if it is more, from the end of the longest such field."""
+    """Remove `excess` tokens, or one word if that is more, from the end of the longest field."""
     lengths = {
         part.name: len(codec.encode_segment(values[part.name], start=True))
         for part in template.parts

@@ -41,8 +41,8 @@ class PieceTokenizer:
         """Tokenize a stretch of text between prompt tokens, masks and the ends.
 
         Args:
-            text: words; white space in front means that the first word stands apart from what
-                precedes it. Spaces at the end are dropped: they belong to what follows.
+            text: words; leading white space separates the first word from what precedes it.
+                Trailing spaces are dropped: they belong to what follows.
             start: whether the text begins the sequence.
         """
         text = text.rstrip(" ")

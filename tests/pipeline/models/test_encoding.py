@@ -76,7 +76,7 @@ def test_a_causal_model_may_read_the_answer_at_a_prompt_token(
 def test_a_causal_model_with_nothing_in_front_of_the_mask_is_an_error(
     tiny_models: dict[str, PromptedModel],
 ) -> None:
-    with pytest.raises(TemplateError, match="nothing stands in front of"):
+    with pytest.raises(TemplateError, match="nothing precedes"):
         build(tiny_models["gpt2"], "{mask} is the capital of {subject}", subject="France")
 
 
@@ -169,14 +169,14 @@ def test_a_marked_field_with_white_space_in_front_is_cut_too(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     codec = PieceTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>"))
     calls = []
-    cut = codec.cut
+    cut = codec.truncate
 
     def counted(text: str, tokens: int) -> str:
         calls.append(text)
         assert len(calls) < 20, f"build_row does not end: {text!r} is never cut to {tokens} tokens"
         return cut(text, tokens)
 
-    monkeypatch.setattr(codec, "cut", counted)
+    monkeypatch.setattr(codec, "truncate", counted)
     template = parse_template("{premise:shorten} . {mask}", FIELDS)
 
     row = build_row(template, {"premise": " in"}, codec, masked=False, max_length=3)
