@@ -161,11 +161,12 @@ def _configs(
     }
     axes = {name: _Axis([value], f"{benchmark}.{at}") for name, (value, at, _) in prompt.items()}
     known = [*prompt, *_leaves(training)]
-    for place, values in (
-        (f"grid.{method}", params.grid.get(method, {})),
-        (f"overrides.{task}.{method}", params.overrides.get(task, {}).get(method, {})),
-    ):
-        for path, value in values.items() if grid else ():
+    sections: dict[str, dict[str, Any]] = {}
+    if grid:  # else neither is read, so that a stage need not depend on them
+        sections[f"grid.{method}"] = params.grid.get(method, {})
+        sections[f"overrides.{task}.{method}"] = params.overrides.get(task, {}).get(method, {})
+    for place, values in sections.items():
+        for path, value in values.items():
             axis = _Axis(
                 value if isinstance(value, list) else [value], f"{benchmark}.{place}.{path}"
             )
