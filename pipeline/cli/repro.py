@@ -38,7 +38,7 @@ def repro(
     """Like `dvc repro`, but run independent stages side by side.
 
     Each stage is run by `dvc repro --single-item`.
-    On a machine with GPUs, each stage that trains or evaluates gets one for itself.
+    On a machine with GPUs, each training or evaluation stage gets one GPU.
     On a CPU, stages share the cores equally, unless runtime.threads is set.
     If a stage fails, only stages that depend on it are skipped.
     """

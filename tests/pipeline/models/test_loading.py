@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM
 from pipeline.errors import ModelError
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import choose_device, choose_precision, load_model
-from pipeline.models.scoring import predict
+from pipeline.models.scoring import score_examples
 from tests.tiny import FAMILIES, MASKED
 from tests.worked import hand_row
 
@@ -195,12 +195,12 @@ def test_tuned_weights_change_the_answers_and_the_folder_stays(
 
     def score(weights: Path | None) -> torch.Tensor:
         model = load_model(tiny_folders[family], device="cpu", weights=weights)
-        return predict(model, [row], None, words, max_rows_per_forward=1)
+        return score_examples(model, [row], None, words, max_rows_per_forward=1)
 
     assert torch.equal(score(weights), score(weights))
     assert not torch.allclose(score(weights), score(None))
     assert torch.equal(
-        score(None), predict(tiny_models[family], [row], None, words, max_rows_per_forward=1)
+        score(None), score_examples(tiny_models[family], [row], None, words, max_rows_per_forward=1)
     )
 
 
