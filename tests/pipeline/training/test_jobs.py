@@ -162,7 +162,7 @@ def test_a_template_that_does_not_fit_the_model_is_an_error(
 ) -> None:
     template = parse_template("{mask}: {subject}", ["subject"])
     facts = [fact("Oslo", "Norway")]
-    with pytest.raises(TemplateError, match=r"in front of \{mask\}"):
+    with pytest.raises(TemplateError, match=r"precedes {mask}"):
         fact_job(tiny_models["gpt2"], "P17", template, {"train": facts, "dev": facts}, ["Norway"])
 
 
