@@ -25,6 +25,7 @@ from pipeline.workflow.project import project_root
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _FIX = "start the server, or fix or unset MLFLOW_TRACKING_URI"
 _SQL = ("sqlite", "mysql", "postgresql", "mssql")
+_SQLITE_HEADER = b"SQLite format 3\0"
 
 
 def connect(experiment: str | None = None) -> ModuleType:
@@ -64,6 +65,8 @@ def connect(experiment: str | None = None) -> ModuleType:
                     experiment, artifact_location=location, tags=_EXPERIMENT_TAGS
                 )
         mlflow.set_experiment(experiment)
+    except TrackingError:
+        raise
     except Exception as error:
         advice = f"S{_FIX[1:]} (without it the history is mlflow.db in the checkout)."
         if getattr(error, "error_code", None) == "UNAUTHENTICATED":
@@ -110,6 +113,7 @@ def local_store(root: Path) -> Path:
     """
     store = root / "mlflow.db"
     if store.exists():
+        _check_header(store)
         return store
     work = root / ".work"
     work.mkdir(exist_ok=True)
@@ -125,6 +129,14 @@ def local_store(root: Path) -> Path:
             engine.dispose()
             partial.replace(store)
     return store
+
+
+def _check_header(store: Path) -> None:
+    """Refuse a file that is not a database at once: MLflow tries to open it for 100 seconds."""
+    with store.open("rb") as file:
+        header = file.read(len(_SQLITE_HEADER))
+    if header and header != _SQLITE_HEADER:
+        raise unreadable(ValueError("file is not a database"))
 
 
 def check_store(timeout_seconds: float) -> bool:
