@@ -181,7 +181,7 @@ def _serve(folder: Path) -> dict[str, Any]:
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Run a program in this process, as an interpreter of its own would."""
+    """Run a program in this process, as a new interpreter would."""
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])

@@ -95,7 +95,7 @@ def test_a_relations_splits_do_not_depend_on_the_other_relations():
 
 
 def _numbered(splits):
-    """Facts of given labels, each with a number of its own that nothing depends on."""
+    """Facts of given labels, each with a unique number that nothing depends on."""
     numbers = iter(range(10_000))
     return {
         name: [Fact("P47", subject, object_, uuid=str(next(numbers))) for subject, object_ in own]
