@@ -12,9 +12,9 @@ from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, load_par
 from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
 from pipeline.evaluation.evaluate import Evaluation, evaluate
+from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
     SETTING_COLUMNS,
-    Row,
     relation_rows,
     relation_summary,
     setting_rows,

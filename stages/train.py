@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from pipeline.config.schema import (
 from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
-from pipeline.evaluation.metrics import mean_and_std
+from pipeline.evaluation.metrics import mean_and_std, score_points
 from pipeline.files import atomic_dir, sha256, write_csv, write_json
 from pipeline.history.results import SECONDS_REUSED
 from pipeline.models.language_model import PromptedModel
@@ -280,8 +281,8 @@ def _train(
     reused = {SECONDS_REUSED: round(runner.seconds_reused, 1)}
     ctx.run.log_metrics({"trainings": len(trials), **reused})
     if prompts:
-        scores = [prompt.dev_score for prompt in prompts.values()]
-        ctx.run.log_metrics(mean_and_std(f"dev/{trials[0].metric}", scores))
+        points = score_points(selection.dev_rows, itemgetter("dev_score"))
+        ctx.run.log_metrics(mean_and_std(f"dev/{trials[0].metric}", points))
 
 
 def _write_curves(curves: Path, selection: TrialSelection, metric: str) -> None:

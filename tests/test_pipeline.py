@@ -267,6 +267,9 @@ def test_a_seed_that_is_added_trains_only_itself(project: Path) -> None:
 
     client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
     parent = [r for r in history(project) if r.data.tags["dvc.stage"] == stage][-1]
+    metrics = read_json(project / "metrics/lama/p-tuning.json")
+    for key in ("dev/p_at_1", "dev/p_at_1_std"):
+        assert parent.data.metrics[key] == pytest.approx(metrics[key])
     children = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )

@@ -2,10 +2,13 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from pipeline.tasks import Example, Task
+
+Row = dict[str, Any]
 
 
 def accuracy(log_probs: Tensor, targets: Tensor) -> float:
@@ -71,6 +74,34 @@ def task_metrics(
     if not examples:
         raise ValueError("no examples to score")
     return {name: TASK_METRICS[name](examples, answers) for name in task.metrics}
+
+
+def score_points(rows: Sequence[Row], value: Callable[[Row], float]) -> list[float]:
+    """The values whose mean and standard deviation are reported, each a mean over the tasks.
+
+    They are one per split and seed; where several settings of a task were kept, one per setting.
+
+    Args:
+        rows: one per trial, with `task`, `setting`, `split` and `seed`.
+        value: the number of a row.
+    """
+    several = any(
+        len({row["setting"] for row in group}) > 1 for group in group_rows(rows, "task").values()
+    )
+    keys = ("setting",) if several else ("split", "seed")
+    return [
+        mean([mean(list(map(value, trials))) for trials in group_rows(group, "task").values()])
+        for group in group_rows(rows, *keys).values()
+    ]
+
+
+def group_rows(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...] | Any, list[Row]]:
+    """Group rows by a key, or by a tuple of several, in the order of the first rows."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        key = row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)
+        groups.setdefault(key, []).append(row)
+    return groups
 
 
 def score_answers(

@@ -5,9 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.evaluate import Evaluation
-from pipeline.evaluation.metrics import mean, mean_and_std, task_score
-
-Row = dict[str, Any]
+from pipeline.evaluation.metrics import (
+    Row,
+    group_rows,
+    mean,
+    mean_and_std,
+    score_points,
+    task_score,
+)
 
 SETTING_COLUMNS = (
     "task", "setting", "tried", "template", "trainings", "dev_score", "dev_score_std", "chosen",
@@ -89,7 +94,7 @@ def task_summary(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> 
     for key in rows[0]:
         split, _, metric = key.partition("_")
         if split in ("test", "dev"):
-            values |= mean_and_std(f"{split}/{metric}", _points(rows, _column(key)))
+            values |= mean_and_std(f"{split}/{metric}", score_points(rows, _column(key)))
     majority = [evaluation.controls["majority"] for evaluation in evaluations.values()]
     return {
         **values,
@@ -111,10 +116,10 @@ def relation_summary(
     """
     values: dict[str, float] = {}
     if rows:
-        values |= mean_and_std("test/p_at_1", _points(rows, _column("test_score")))
-        values |= mean_and_std("dev/p_at_1", _points(rows, _column("dev_score")))
+        values |= mean_and_std("test/p_at_1", score_points(rows, _column("test_score")))
+        values |= mean_and_std("dev/p_at_1", score_points(rows, _column("dev_score")))
         for control in ("majority", "naive_bayes"):
-            points = _points(rows, _control(evaluations, control))
+            points = score_points(rows, _control(evaluations, control))
             values[f"test/{control}"] = mean(points)
     relations = relation_rows(rows, evaluations)
     return {
@@ -143,7 +148,7 @@ def relation_rows(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) ->
                 for control in ("majority", "naive_bayes")
             },
         }
-        for relation, trials in _group(rows, "task").items()
+        for relation, trials in group_rows(rows, "task").items()
     ]
 
 
@@ -169,7 +174,7 @@ def template_rows(
     ]
 
 
-def spread_over_templates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def spread_over_templates(rows: Sequence[Row]) -> dict[str, float]:
     """Return mean, worst, best and standard deviation over templates, averaged over relations.
 
     Args:
@@ -182,7 +187,7 @@ def spread_over_templates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]
     Source: P-tuning v2, Table 1 and the claim on standard deviations; the paper specifies neither
     the prompts behind that claim nor which deviation it reports.
     """
-    scores = [[row["p_at_1"] for row in group] for group in _group(rows, "relation").values()]
+    scores = [[row["p_at_1"] for row in group] for group in group_rows(rows, "relation").values()]
     values: dict[str, float] = {"test/relations": len(scores), "test/templates": len(rows)}
     if scores:
         values |= {
@@ -194,37 +199,13 @@ def spread_over_templates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]
     return values
 
 
-def _points(rows: Sequence[Row], value: Callable[[Row], float]) -> list[float]:
-    """The values whose mean and deviation are reported, each a mean over the tasks.
-
-    They are one per split and seed; where several settings of a task were kept, one per setting.
-    """
-    several = any(
-        len({row["setting"] for row in group}) > 1 for group in _group(rows, "task").values()
-    )
-    keys = ("setting",) if several else ("split", "seed")
-    return [
-        mean([mean(list(map(value, trials))) for trials in _group(group, "task").values()])
-        for group in _group(rows, *keys).values()
-    ]
-
-
 def _counts(rows: Sequence[Row]) -> dict[str, int]:
     """The numbers of trainings and settings behind a task's score."""
-    tasks = list(_group(rows, "task").values())
+    tasks = list(group_rows(rows, "task").values())
     return {
         "test/trainings": max(map(len, tasks), default=0),
         "test/settings": max((len({row["setting"] for row in task}) for task in tasks), default=0),
     }
-
-
-def _group(rows: Sequence[Any], *keys: str) -> dict[tuple[Any, ...] | Any, list[Any]]:
-    """Group rows by a key, or by a tuple of several, in the order of the first rows."""
-    groups: dict[Any, list[Any]] = {}
-    for row in rows:
-        key = row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)
-        groups.setdefault(key, []).append(row)
-    return groups
 
 
 def _column(key: str) -> Callable[[Row], float]:

@@ -136,7 +136,10 @@ def _check_header(store: Path) -> None:
     with store.open("rb") as file:
         header = file.read(len(_SQLITE_HEADER))
     if header and header != _SQLITE_HEADER:
-        raise unreadable(ValueError("file is not a database"))
+        raise TrackingError(
+            f"sqlite:///{store}: cannot be read: file is not a database\n"
+            "Move it away, or restore a copy of it; `ptune doctor` has details."
+        )
 
 
 def check_store(timeout_seconds: float) -> bool:

@@ -192,6 +192,20 @@ class TrialSelection:
             if self.chosen[trial.task] in (None, trial.config.number)
         }
 
+    @property
+    def dev_rows(self) -> list[dict[str, Any]]:
+        """A row for each trial that is kept, with its dev score; see `score_points`."""
+        return [
+            {
+                "task": trial.task,
+                "setting": trial.config.number,
+                "split": trial.split,
+                "seed": trial.seed,
+                "dev_score": result.best_score,
+            }
+            for trial, result in self.kept.items()
+        ]
+
     def describe(self) -> dict[str, Any]:
         """Return the content of `trials.json`."""
         tasks: dict[str, Any] = {}

@@ -394,6 +394,12 @@ def test_logged_metrics_equal_the_written_file(ready: Ready) -> None:
     for name, file in files.items():
         written = read_json(ready.root / file)
         assert {key: runs[name].data.metrics[key] for key in written} == written
+    for method in METHODS:
+        trained = runs[f"train/lama/{method}"].data.metrics
+        written = read_json(ready.root / f"metrics/lama/{method}.json")
+        assert trained["dev/p_at_1"] == written["dev/p_at_1"]
+        # One seed: relations are not trainings, and their spread is no standard deviation.
+        assert "dev/p_at_1_std" not in {*trained, *written}
     children = [run for run in runs.values() if "mlflow.parentRunId" in run.data.tags]
     assert len(runs) - len(children) == len(ready.stages)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}

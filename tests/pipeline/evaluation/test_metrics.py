@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
-from pipeline.evaluation.metrics import accuracy, mean, ranks
+from pipeline.evaluation.metrics import accuracy, mean, ranks, score_points
 
 
 def scores(rows: int, words: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,3 +52,23 @@ def test_nothing_has_no_score() -> None:
         accuracy(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="no values"):
         mean([])
+
+
+def row(task: str, setting: int, seed: int, score: float) -> dict[str, object]:
+    return {"task": task, "setting": setting, "split": 1, "seed": seed, "score": score}
+
+
+def test_points_are_means_over_tasks_one_per_seed() -> None:
+    # Dev selected another setting for each task; that makes no further points.
+    rows = [
+        row("P17", 1, 1, 0.2),
+        row("P17", 1, 2, 0.4),
+        row("P30", 2, 1, 0.6),
+        row("P30", 2, 2, 1),
+    ]
+    assert score_points(rows, lambda r: r["score"]) == pytest.approx([0.4, 0.7])
+
+
+def test_points_of_several_settings_are_means_over_seeds_one_per_setting() -> None:
+    rows = [row("rte", n, seed, n + seed / 10) for n in (1, 2) for seed in (1, 3)]
+    assert score_points(rows, lambda r: r["score"]) == pytest.approx([1.2, 2.2])
