@@ -24,7 +24,7 @@ from pipeline.evaluation.metrics import mean_and_std, score_points
 from pipeline.files import atomic_dir, sha256, write_csv, write_json
 from pipeline.history.results import SECONDS_REUSED
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.loading import is_masked, model_loader
+from pipeline.models.loading import ModelCache, is_masked, model_loader
 from pipeline.prompts.store import save_prompts
 from pipeline.prompts.template import Template
 from pipeline.search.discrete import choose_published, search_prompt, usable_templates
@@ -261,7 +261,7 @@ def _train(
     ctx.run.set_tags({"model": params.model.name})
     shared = {"model": params.model.model_dump()}
     runner = TrialRunner(
-        model_loader(paths.model, params),
+        ModelCache(model_loader(paths.model, params)),
         partial(ctx.unit_folder, shared=shared, excluded=paths.splits),
         ctx,
         params.runtime,

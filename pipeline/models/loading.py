@@ -139,24 +139,31 @@ def model_loader(folder: Path, params: "Params") -> Callable[..., PromptedModel]
 
 
 class ModelCache:
-    """The language model of a folder; trained prompts of a frozen model share one in memory."""
+    """The language model of a folder; all prompts of a frozen model share one in memory."""
 
     def __init__(self, load: Callable[..., PromptedModel]) -> None:
-        """Initialize with a loader that takes `weights` and `labels` as `load_model` does."""
+        """Initialize with a loader that takes the options of `get` as `load_model` does."""
         self._load = load
         self._frozen: PromptedModel | None = None
 
-    def get(self, weights: Path | None, labels: int | None) -> PromptedModel:
-        """Load the model with tuned weights and a classifier, if there are any.
+    def get(
+        self,
+        weights: Path | None = None,
+        labels: int | None = None,
+        *,
+        tuned: bool = False,
+        seed: int = 0,
+    ) -> PromptedModel:
+        """Load the model: with tuned weights, with a classifier, or to be tuned, if asked for.
 
         Raises:
             ModelError: model and weights do not belong together.
         """
-        frozen = weights is None and labels is None
+        frozen = weights is None and labels is None and not tuned
         if frozen and self._frozen is not None:
             return self._frozen
         self._frozen = None  # two need not fit in memory
-        model = self._load(weights=weights, labels=labels)
+        model = self._load(weights=weights, labels=labels, tuned=tuned, seed=seed)
         if frozen:
             self._frozen = model
         return model

@@ -26,6 +26,7 @@ from pipeline.files import link_or_copy, read_json, write_json
 from pipeline.models.dataset import PromptFormat, build_dataset
 from pipeline.models.encoding import NO_SLOT
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import ModelCache
 from pipeline.models.memory import estimate_max_rows, total_memory
 from pipeline.prompts.store import StoredPrompt, weights_file
 from pipeline.tasks import Example, Task
@@ -270,7 +271,7 @@ class TrialRunner:
     """Runs the trials of a stage.
 
     Attributes:
-        load_model: loads the language model; takes `tuned`, `labels` and `seed` of `load_model`.
+        models: loads the language model; banks of a frozen one share it.
         unit_folder: locks and yields the folder of a bank's progress, by its name and content.
         reporter: logs the progress.
         runtime: the settings that change no result.
@@ -278,13 +279,12 @@ class TrialRunner:
         seconds_reused: seconds that other runs spent on the banks that are reused.
     """
 
-    load_model: Callable[..., PromptedModel]
+    models: ModelCache
     unit_folder: Callable[[str, Mapping[str, Any]], AbstractContextManager[Path]]
     reporter: Reporter
     runtime: RuntimeParams
     search: Search | None = None
     seconds_reused: float = field(init=False, default=0.0)
-    _frozen: tuple[object, PromptedModel] | None = field(init=False, default=None)
 
     def run(self, trials: Sequence[Trial], *, select: bool) -> TrialSelection:
         """Train every trial, or reuse its result; dev selects a setting of each task.
@@ -374,7 +374,10 @@ class TrialRunner:
     def _train(
         self, bank: Bank, folder: Path, on_epoch: Callable[[int, EpochRecord], None]
     ) -> list[TrainingResult]:
-        model = self._model(bank)
+        trial = bank.trials[0]
+        model = self.models.get(
+            labels=trial.format.classifier_outputs, tuned=trial.tuned, seed=trial.seed
+        )
         jobs = [make_job(model, trial) for trial in bank.trials]
         max_rows = estimate_max_rows(
             model,
@@ -399,18 +402,6 @@ class TrialRunner:
             )
         save_results(folder, results)
         return results
-
-    def _model(self, bank: Bank) -> PromptedModel:
-        """Load the language model; banks of a frozen one share it."""
-        trial = bank.trials[0]
-        labels = trial.format.classifier_outputs
-        if trial.tuned:
-            self._frozen = None
-            return self.load_model(tuned=True, labels=labels, seed=trial.seed)
-        key = None if labels is None else (labels, trial.seed)
-        if self._frozen is None or self._frozen[0] != key:
-            self._frozen = (key, self.load_model(tuned=False, labels=labels, seed=trial.seed))
-        return self._frozen[1]
 
     @contextmanager
     def _timed(self, folder: Path, *, finished: bool) -> Iterator[None]:

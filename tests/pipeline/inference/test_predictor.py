@@ -205,7 +205,7 @@ def test_a_label_decides_nothing(model: PromptedModel) -> None:
 def test_frozen_prompts_share_a_model_and_tuned_ones_bring_their_own(model: PromptedModel) -> None:
     loaded: list[tuple[Any, Any]] = []
 
-    def load(*, weights: Path | None, labels: int | None) -> PromptedModel:
+    def load(*, weights: Path | None, labels: int | None, **_: Any) -> PromptedModel:
         loaded.append((weights, labels))
         return model
 

@@ -12,7 +12,7 @@ from pipeline.data.lama import Fact
 from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.loading import load_model
+from pipeline.models.loading import ModelCache, load_model
 from pipeline.models.scoring import score_examples
 from pipeline.prompts.store import weights_file
 from pipeline.prompts.template import parse_template
@@ -300,7 +300,7 @@ def runner(folder: Path, load: Callable[..., PromptedModel], log: Log | None = N
         unit.mkdir(parents=True, exist_ok=True)
         yield unit
 
-    return TrialRunner(load, unit_folder, log or Log(), RUNTIME)
+    return TrialRunner(ModelCache(load), unit_folder, log or Log(), RUNTIME)
 
 
 def bank_trials(
