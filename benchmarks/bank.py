@@ -90,7 +90,7 @@ class Work:
         return train_one_by_one(self.model, few, self.config, switches)
 
     def bank(
-        self, max_rows_per_forward: int, *, few: bool = False, epochs: int | None = None
+        self, max_tokens_per_forward: int, *, few: bool = False, epochs: int | None = None
     ) -> Any:
         """Train all relations together, or as few as the plain loop takes."""
         chosen = self.relations[: self.one_by_one] if few else self.relations
@@ -101,7 +101,7 @@ class Work:
             self.model,
             [relation.job for relation in chosen],
             config,
-            max_rows_per_forward=max_rows_per_forward,
+            max_tokens_per_forward=max_tokens_per_forward,
             best_checkpoint_path=Path(),
             checkpoint=None,
             on_epoch=lambda *_: None,
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepared = time.perf_counter() - started
     one_by_one = min(options.plain_relations, options.relations)
     work = Work(model, relations, one_by_one, config)
-    rows = options.max_rows_per_forward or [_DEFAULT_ROWS[device.type]]
+    rows = options.max_tokens_per_forward or [_DEFAULT_ROWS[device.type]]
     _say(f"{options.name}, {hardware['name']}: {len(words)} allowed words")
     equality = None
     if bfloat16:
@@ -165,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **figures,
     }
     _say(f"\n{results_text([result])}\n")
-    for tried in result["max_rows_per_forward"]:
+    for tried in result["max_tokens_per_forward"]:
         _say(
-            f"{_bank(tried['max_rows_per_forward'])}: {tried['milliseconds_per_fact']:.2f} ms/fact"
+            f"{_bank(tried['max_tokens_per_forward'])}: {tried['milliseconds_per_fact']:.2f} ms/fact"
         )
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"bank-{slug(options.name)}-{slug(hardware['name'])}.json"
@@ -260,7 +260,7 @@ def measure(
         described[name] = _describe_run(taken, facts=facts, flops=flops[name], peak=peak)
     sweep = {size: described[_bank(size)] for size in rows}
     best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
-    bank = {"max_rows_per_forward": best, **sweep[best]}
+    bank = {"max_tokens_per_forward": best, **sweep[best]}
     figures = {
         "dtype": str(dtype).removeprefix("torch."),
         "matmul_peak_flops_per_second": peak,
@@ -269,8 +269,8 @@ def measure(
         "ratio": _ratio(described[PLAIN], bank),
         "ratio_to_released": _ratio(described[RELEASED], bank),
         "ladder": _ladder({**{name: described[name] for name in LADDER}, SHARED: bank}),
-        "max_rows_per_forward": [
-            {"max_rows_per_forward": size, **tried} for size, tried in sweep.items()
+        "max_tokens_per_forward": [
+            {"max_tokens_per_forward": size, **tried} for size, tried in sweep.items()
         ],
     }
     return figures, times[PLAIN][0].result, times[_bank(best)][0].result
@@ -292,8 +292,8 @@ def _flops_per_fact(work: Work, rows: Sequence[int]) -> dict[str, float]:
     return flops
 
 
-def _bank(max_rows_per_forward: int) -> str:
-    return f"bank, {max_rows_per_forward} rows a pass"
+def _bank(max_tokens_per_forward: int) -> str:
+    return f"bank, {max_tokens_per_forward} rows a pass"
 
 
 def _describe_run(

@@ -324,7 +324,7 @@ def _predict(
                     tasks[trained.task],
                     [questions[place].example for place in places],
                     top=top,
-                    max_rows_per_forward=params.runtime.max_rows_per_forward,
+                    max_tokens_per_forward=params.runtime.max_tokens_per_forward,
                     on_rows=bar.update,
                 )
             except QuestionError as error:

@@ -13,7 +13,7 @@ from pipeline.models.dataset import PromptFormat, allowed_answers, encode_exampl
 from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
-from pipeline.models.memory import estimate_max_rows
+from pipeline.models.memory import estimate_max_tokens
 from pipeline.models.scoring import score_examples
 from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
 from pipeline.tasks import Example, Task
@@ -21,7 +21,11 @@ from pipeline.tasks import Example, Task
 # Answer -> probability.
 Answers = dict[str, float]
 
-MaxRows = int | Literal["auto"]
+MaxTokens = int | Literal["auto"]
+
+
+# So many examples are encoded and scored at once.
+_CHUNK = 256
 
 
 class QuestionError(TemplateError):
@@ -118,7 +122,7 @@ def predict(
     examples: Sequence[Example],
     *,
     top: int | None = None,
-    max_rows_per_forward: MaxRows = "auto",
+    max_tokens_per_forward: MaxTokens = "auto",
     on_rows: Callable[[int], object] = lambda _: None,
 ) -> list[Answers]:
     """Predict the answers of a task's examples.
@@ -130,7 +134,7 @@ def predict(
         examples: one or more; their labels are not used.
         top: number of answers to return, the likeliest first; None returns all, in the order of
             the task's labels.
-        max_rows_per_forward: as in `runtime.max_rows_per_forward`.
+        max_tokens_per_forward: as in `runtime.max_tokens_per_forward`.
         on_rows: called with a number of examples whenever these are done.
 
     Returns:
@@ -154,12 +158,14 @@ def predict(
     allowed = allowed_answers(model, form)
     if not allowed.answers:
         raise DataError(f"{trained.name}: no allowed word is one token of the model")
-    rows = estimate_max_rows(model, form.max_positions, wanted=max_rows_per_forward)
+    most = estimate_max_tokens(model, wanted=max_tokens_per_forward)
     predictions: list[Answers] = []
-    for start in range(0, len(examples), rows):
-        chunk = examples[start : start + rows]
+    for start in range(0, len(examples), _CHUNK):
+        chunk = examples[start : start + _CHUNK]
         encoded = _encode(model, form, chunk, start)
-        log_probs = score_examples(model, encoded, vectors, allowed.ids, max_rows_per_forward=rows)
+        log_probs = score_examples(
+            model, encoded, vectors, allowed.ids, max_tokens_per_forward=most
+        )
         predictions += [_probabilities(allowed.answers, row, top) for row in log_probs]
         on_rows(len(chunk))
     return predictions

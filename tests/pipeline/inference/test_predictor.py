@@ -107,7 +107,7 @@ def test_words_are_those_of_evaluation(model: PromptedModel, template: str) -> N
     task = lama_task("P17", words)
     splits = {split: fact_examples(own) for split, own in facts.items()}
     form = PromptFormat.from_prompt(task, prompt)
-    evaluated = evaluate(model, form, prompt.vectors, splits, max_rows_per_forward=3)
+    evaluated = evaluate(model, form, prompt.vectors, splits, max_tokens_per_forward=3)
 
     done: list[int] = []
     found = ask_relation(
@@ -116,7 +116,7 @@ def test_words_are_those_of_evaluation(model: PromptedModel, template: str) -> N
         SUBJECTS,
         words,
         top=4,
-        max_rows_per_forward=3,
+        max_tokens_per_forward=3,
         on_rows=done.append,
     )
 
@@ -178,8 +178,8 @@ def check_task(networks: ModelCache, model: PromptedModel, one: TrainedPrompt, t
         get_task(task), one.prompt, classifier=one.method == "classifier"
     )
     splits = {"train": asked, "test": asked}
-    evaluated = evaluate(model, form, one.prompt.vectors, splits, max_rows_per_forward=2)
-    found = predict(networks, one, get_task(task), asked, max_rows_per_forward=2)
+    evaluated = evaluate(model, form, one.prompt.vectors, splits, max_tokens_per_forward=2)
+    found = predict(networks, one, get_task(task), asked, max_tokens_per_forward=2)
     for answers, record in zip(found, evaluated.predictions, strict=True):
         assert tuple(answers) == get_task(task).labels
         assert sum(answers.values()) == pytest.approx(1)
@@ -251,15 +251,20 @@ def test_methods_are_those_that_were_trained_and_wanted(tmp_path: Path) -> None:
         choose_methods(tmp_path, known, ["fine-tuning", "manual", "x"])
 
 
-@pytest.mark.parametrize("max_rows_per_forward", [1, 2, 64])
+@pytest.mark.parametrize("max_tokens_per_forward", [1, 2, 64])
 def test_a_question_that_is_too_long_is_told_by_its_position(
-    model: PromptedModel, max_rows_per_forward: int
+    model: PromptedModel, max_tokens_per_forward: int
 ) -> None:
     one = trained(stored("{subject} is {mask}", max_length=9))
     subjects = ["Oslo", "Paris", "a", "the city of the capital of the city of Paris", "Lyon"]
     with pytest.raises(QuestionError, match="nothing to cut") as caught:
         ask_relation(
-            only(model), one, subjects, VOCABULARY, top=1, max_rows_per_forward=max_rows_per_forward
+            only(model),
+            one,
+            subjects,
+            VOCABULARY,
+            top=1,
+            max_tokens_per_forward=max_tokens_per_forward,
         )
     assert caught.value.position == 3
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 from pipeline.models import memory as capacity
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.models.memory import estimate_max_rows
+from pipeline.models.memory import estimate_max_tokens
 from pipeline.training import jobs
 from pipeline.training.jobs import estimate_bank_size
 from pipeline.training.prompt_encoders import PromptEncoder
@@ -44,7 +44,7 @@ def test_longer_rows_leave_room_for_fewer(
 ) -> None:
     model = tiny_models[family]
     memory[0] = 20 * MEGABYTE
-    fitting = [estimate_max_rows(model, length) for length in (1, 32, 64, 128, 256, 10**9)]
+    fitting = [estimate_max_tokens(model, length) for length in (1, 32, 64, 128, 256, 10**9)]
     assert fitting == sorted(fitting, reverse=True)
     assert len(set(fitting)) > 3
     assert fitting[-1] == 1
@@ -67,7 +67,7 @@ def test_a_larger_model_leaves_room_for_fewer_rows(
     value = {"layers": 6, "width": 128, "vocabulary": 3000}[size]
     larger = resized(tiny_folders, tmp_path / "larger", family, **{names[size]: value})
     memory[0] = 20 * MEGABYTE
-    assert 1 < estimate_max_rows(larger, 64) < estimate_max_rows(tiny_models[family], 64)
+    assert 1 < estimate_max_tokens(larger, 64) < estimate_max_tokens(tiny_models[family], 64)
 
 
 def test_half_the_bytes_of_a_number_leave_room_for_more_rows(
@@ -78,7 +78,7 @@ def test_half_the_bytes_of_a_number_leave_room_for_more_rows(
         load_model(tiny_folders["gpt2"], device="cpu", dtype=dtype)
         for dtype in ("float32", "bfloat16")
     )
-    assert estimate_max_rows(full, 64) < estimate_max_rows(half, 64)
+    assert estimate_max_tokens(full, 64) < estimate_max_tokens(half, 64)
 
 
 def test_more_memory_leaves_room_for_more_rows_up_to_a_useful_number(
@@ -87,7 +87,7 @@ def test_more_memory_leaves_room_for_more_rows_up_to_a_useful_number(
     fitting = []
     for megabytes in (0, 1, 2, 20, 1_000_000):
         memory[0] = megabytes * MEGABYTE
-        fitting.append(estimate_max_rows(tiny_models["bert"], 64))
+        fitting.append(estimate_max_tokens(tiny_models["bert"], 64))
     assert fitting == sorted(fitting)
     assert fitting[0] == 1
     assert fitting[-1] == 64
@@ -98,7 +98,7 @@ def test_a_number_that_the_user_gives_is_taken_as_it_is(
     tiny_models: dict[str, PromptedModel], memory: list[int], rows: int
 ) -> None:
     memory[0] = 0
-    assert estimate_max_rows(tiny_models["bert"], 512, wanted=rows) == rows
+    assert estimate_max_tokens(tiny_models["bert"], 512, wanted=rows) == rows
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -42,15 +42,15 @@ def vectors(model: PromptedModel) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("max_rows_per_forward", [1, 2, 3, 100])
+@pytest.mark.parametrize("max_tokens_per_forward", [1, 2, 3, 100])
 def test_scores_come_in_the_order_of_the_rows(
-    model: PromptedModel, rows: list[Row], vectors: torch.Tensor, max_rows_per_forward: int
+    model: PromptedModel, rows: list[Row], vectors: torch.Tensor, max_tokens_per_forward: int
 ) -> None:
     with torch.no_grad():
         slow = [slow_scores(model, row, vectors, WORD_IDS.tolist()) for row in rows]
 
     found = score_examples(
-        model, rows, vectors, WORD_IDS, max_rows_per_forward=max_rows_per_forward
+        model, rows, vectors, WORD_IDS, max_tokens_per_forward=max_tokens_per_forward
     )
 
     torch.testing.assert_close(found, torch.stack(slow), rtol=1e-4, atol=1e-4)
@@ -62,7 +62,7 @@ def test_rows_without_prompt_tokens_need_no_vectors(model: PromptedModel, family
     with torch.no_grad():
         slow = slow_scores(model, row, None, WORD_IDS.tolist())
 
-    found = score_examples(model, [row, row], None, WORD_IDS, max_rows_per_forward=1)
+    found = score_examples(model, [row, row], None, WORD_IDS, max_tokens_per_forward=1)
 
     torch.testing.assert_close(found, torch.stack([slow, slow]), rtol=1e-4, atol=1e-4)
 
@@ -81,7 +81,7 @@ def test_a_pass_holds_rows_of_like_length(
         return log_probs(batch, prompts, candidates)
 
     monkeypatch.setattr(model, "log_probs", watched)
-    score_examples(model, rows, vectors, WORD_IDS, max_rows_per_forward=2)
+    score_examples(model, rows, vectors, WORD_IDS, max_tokens_per_forward=2)
 
     lengths = sorted(len(row.token_ids) for row in rows)
     assert shapes == [(2, lengths[1]), (2, lengths[3]), (1, lengths[4])]
@@ -114,10 +114,10 @@ def test_each_choice_of_an_example_is_a_row_of_its_pass(
         MultipleChoice((written[3], written[4])),
     ] * 2
     labels = torch.tensor([0, 1])
-    alone = score_examples(model, asked, vectors, labels, max_rows_per_forward=1)
+    alone = score_examples(model, asked, vectors, labels, max_tokens_per_forward=1)
     assert sorted(counts) == [2, 2, 3, 3]
     counts.clear()
-    together = score_examples(model, asked, vectors, labels, max_rows_per_forward=5)
+    together = score_examples(model, asked, vectors, labels, max_tokens_per_forward=5)
     assert sum(counts) == 10
     assert max(counts) <= 5
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)

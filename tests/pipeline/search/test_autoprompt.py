@@ -54,7 +54,7 @@ def run(model: PromptedModel, asked: TrainingJob, **changes: Any) -> SearchResul
     params = {"prompts": "gradient", "iterations": 6, "candidates": 5, "batch_size": 4}
     options: dict[str, Any] = {
         "allowed": filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
-        "max_rows_per_forward": 64,
+        "max_tokens_per_forward": 64,
         "checkpoint": None,
         "on_iteration": lambda _: None,
     }
@@ -137,16 +137,16 @@ def slow_proposals(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("max_rows_per_forward", [2, 64])
+@pytest.mark.parametrize("max_tokens_per_forward", [2, 64])
 def test_the_gradient_is_that_of_the_mean_loss_row_by_row(
-    tiny_models: dict[str, PromptedModel], family: str, max_rows_per_forward: int
+    tiny_models: dict[str, PromptedModel], family: str, max_tokens_per_forward: int
 ) -> None:
     model = tiny_models[family]
     train = problem(model).train
     prompt = tuple(ids(family, model.codec, "_capital _of _city"))
     chosen = [5, 0, 3, 6, 1]
     model.network.zero_grad()  # another test may have left some at the weights that all share
-    found = prompt_gradient(model, train, chosen, prompt, max_rows_per_forward)
+    found = prompt_gradient(model, train, chosen, prompt, max_tokens_per_forward)
     expected = slow_gradient(model, train, chosen, prompt)
     assert expected.abs().max() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
@@ -154,16 +154,16 @@ def test_the_gradient_is_that_of_the_mean_loss_row_by_row(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("max_rows_per_forward", [1, 4, 64])
+@pytest.mark.parametrize("max_tokens_per_forward", [1, 4, 64])
 def test_losses_equal_those_of_the_words_written_as_tokens(
-    tiny_models: dict[str, PromptedModel], family: str, max_rows_per_forward: int
+    tiny_models: dict[str, PromptedModel], family: str, max_tokens_per_forward: int
 ) -> None:
     model = tiny_models[family]
     train = problem(model).train
     spelled = ("_the _city _of", "_in _the _in", "_border _with _no")
     prompts = [tuple(ids(family, model.codec, text)) for text in spelled]
     chosen = [6, 2, 0, 4]
-    found = prompt_losses(model, train, chosen, prompts, max_rows_per_forward)
+    found = prompt_losses(model, train, chosen, prompts, max_tokens_per_forward)
     expected = [slow_loss(model, train, chosen, prompt) for prompt in prompts]
     assert found == pytest.approx(expected, abs=1e-4)
     assert max(expected) - min(expected) > 1e-2
@@ -458,13 +458,13 @@ def test_the_gradient_and_the_choice_see_examples_of_their_own(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("max_rows_per_forward", [1, 7])
+@pytest.mark.parametrize("max_tokens_per_forward", [1, 7])
 def test_rows_per_pass_changes_nothing(
-    tiny_models: dict[str, PromptedModel], family: str, max_rows_per_forward: int
+    tiny_models: dict[str, PromptedModel], family: str, max_tokens_per_forward: int
 ) -> None:
     model = tiny_models[family]
     whole = run(model, problem(model), iterations=4)
-    parts = run(model, problem(model), iterations=4, max_rows_per_forward=max_rows_per_forward)
+    parts = run(model, problem(model), iterations=4, max_tokens_per_forward=max_tokens_per_forward)
     assert_equal_searches(whole, parts)
 
 
@@ -480,7 +480,7 @@ def test_no_pass_has_more_rows_than_it_may(
         return log_probs(batch, *args)
 
     monkeypatch.setattr(model, "log_probs", note)
-    run(model, problem(model), iterations=1, max_rows_per_forward=9, score=lambda *_: 0.0)
+    run(model, problem(model), iterations=1, max_tokens_per_forward=9, score=lambda *_: 0.0)
     # Dev, the gradient, six prompts with four examples, and dev again if a word has changed.
     assert sizes[:5] == [4, 4, 9, 9, 6]
     assert sizes[5:] in ([], [4])
@@ -564,7 +564,7 @@ def test_a_search_goes_on_with_other_passes(
     options = {"checkpoint": tmp_path / "search.json"}
     run(model, problem(model), iterations=3, **options)
     heard: list[SearchRecord] = []
-    run(model, problem(model), max_rows_per_forward=5, on_iteration=heard.append, **options)
+    run(model, problem(model), max_tokens_per_forward=5, on_iteration=heard.append, **options)
     assert [record.iteration for record in heard] == [4, 5, 6]
 
 
