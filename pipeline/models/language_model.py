@@ -96,9 +96,12 @@ class PromptedModel:
     @property
     def has_dropout(self) -> bool:
         """Whether the network drops units at random when it is trained."""
-        config = self.network.config.to_dict()
-        names = [name for name in config if "dropout" in name or name.endswith("pdrop")]
-        return any(isinstance(config[name], float) and config[name] > 0 for name in names)
+        return any(
+            isinstance(value, float) and value > 0
+            for name, value in self.network.config.to_dict().items()
+            # That of the classifiers of transformers is not used.
+            if ("dropout" in name and "classifier" not in name) or name.endswith("pdrop")
+        )
 
     @property
     def kind(self) -> RowKind:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.inference import predictor
 from pipeline.inference.predictor import (
     QuestionError,
     TrainedPrompt,
@@ -98,7 +99,10 @@ def examples(task: str) -> list[Example]:
 
 
 @pytest.mark.parametrize("template", ["[P] {subject} is in [P] {mask} .", "a {subject} in {mask}"])
-def test_words_are_those_of_evaluation(model: PromptedModel, template: str) -> None:
+def test_words_are_those_of_evaluation(
+    model: PromptedModel, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "_CHUNK", 3)
     prompt = stored(template)
     words = ["Zanzibar", *VOCABULARY, "Upper Volta"]
     facts = {"train": [Fact("P17", "Oslo", "Asia")], "test": [
@@ -251,21 +255,15 @@ def test_methods_are_those_that_were_trained_and_wanted(tmp_path: Path) -> None:
         choose_methods(tmp_path, known, ["fine-tuning", "manual", "x"])
 
 
-@pytest.mark.parametrize("max_tokens_per_forward", [1, 2, 64])
+@pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_a_question_that_is_too_long_is_told_by_its_position(
-    model: PromptedModel, max_tokens_per_forward: int
+    model: PromptedModel, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(predictor, "_CHUNK", chunk)
     one = trained(stored("{subject} is {mask}", max_length=9))
     subjects = ["Oslo", "Paris", "a", "the city of the capital of the city of Paris", "Lyon"]
     with pytest.raises(QuestionError, match="nothing to cut") as caught:
-        ask_relation(
-            only(model),
-            one,
-            subjects,
-            VOCABULARY,
-            top=1,
-            max_tokens_per_forward=max_tokens_per_forward,
-        )
+        ask_relation(only(model), one, subjects, VOCABULARY, top=1)
     assert caught.value.position == 3
 
 

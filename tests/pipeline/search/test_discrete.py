@@ -199,7 +199,7 @@ def score_of(model: PromptedModel, questions: PromptDataset, vectors: Tensor | N
     log_probs = score_examples(
         model, questions.rows, vectors, questions.word_ids, max_tokens_per_forward=3
     )
-    return accuracy(log_probs, questions.targets)
+    return accuracy(log_probs.argmax(dim=1), questions.targets)
 
 
 SOURCE = "{subject} [P*3] {mask} [P] ."
