@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_columns, report_errors
 
 if TYPE_CHECKING:
     from pipeline.inference.registry import Candidate, Promoted
@@ -39,13 +39,14 @@ def promote(
 
 
 def _print_scores(candidates: Sequence["Candidate"], chosen: "Candidate", why: str) -> None:
-    width = max(len(candidate.method) for candidate in candidates)
+    rows = []
     for candidate in candidates:
-        scores = f"dev {100 * candidate.dev_score:5.1f}"
+        scores = f"{chosen.metric} dev {100 * candidate.dev_score:5.1f}"
         if candidate.test_score is not None:
             scores += f"  test {100 * candidate.test_score:5.1f}"
-        mark = f"  <- chosen {why}" if candidate is chosen else ""
-        typer.echo(f"{candidate.method:{width}}  {chosen.metric} {scores}{mark}")
+        mark = f"<- chosen {why}" if candidate is chosen else ""
+        rows.append([candidate.method, scores, mark])
+    print_columns(rows)
 
 
 def _print_version(promoted: "Promoted") -> None:

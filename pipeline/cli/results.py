@@ -1,8 +1,6 @@
 """Results: the scores of the evaluations in the history."""
 
-import csv
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,7 +11,7 @@ import rich.table
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_csv, report_errors
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -168,10 +166,7 @@ def _print_csv(results: Sequence["Result"], *, paper: bool) -> None:
         rows += [{"of": "paper", **row} for row in figures]
         for doubt in doubts:
             typer.echo(doubt, err=True)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    print_csv(rows)
 
 
 def print_tables(tables: Sequence["Table"], *, narrow: Sequence["Table"]) -> None:

@@ -1,7 +1,7 @@
 """Predictions of trained prompts on new inputs, with the model and the scoring of evaluation."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,7 +42,6 @@ class TrainedPrompt:
     """A trained prompt of a method, with the tuned model's weights if it has some.
 
     Attributes:
-        method: name of the method.
         name: of the trial, such as `rte/setting-1/split-1/seed-34`.
         prompt: as training saved it.
         weights: file of the tuned weights; None where the model is frozen.
@@ -92,13 +91,13 @@ def load_trained(folder: Path) -> dict[str, TrainedPrompt]:
         DataError: a file is missing or cut.
     """
     prompts = load_prompts(folder)
-    weights = {name: weights_file(folder, name) for name in prompts}
-    return {
-        name: TrainedPrompt(
-            folder.name, name, prompt, weights[name] if weights[name].exists() else None
+    trained = {}
+    for name, prompt in prompts.items():
+        weights = weights_file(folder, name)
+        trained[name] = TrainedPrompt(
+            folder.name, name, prompt, weights if weights.exists() else None
         )
-        for name, prompt in prompts.items()
-    }
+    return trained
 
 
 def best_by_task(prompts: Iterable[TrainedPrompt]) -> dict[str, TrainedPrompt]:
@@ -109,6 +108,45 @@ def best_by_task(prompts: Iterable[TrainedPrompt]) -> dict[str, TrainedPrompt]:
         if trained.prompt.dev_score > current.prompt.dev_score:
             best[trained.task] = trained
     return best
+
+
+def predict_all(
+    models: ModelCache,
+    prompts: Mapping[str, TrainedPrompt],
+    tasks: Mapping[str, Task],
+    questions: Sequence[tuple[str, Example]],
+    *,
+    top: int | None,
+    max_rows_per_forward: MaxRows,
+    on_rows: Callable[[int], object] = lambda _: None,
+) -> list[Answers]:
+    """Predict the answers of examples of several tasks (see `predict`), those of a task together.
+
+    Returns:
+        The answers of each example; none for an example of a task that has no prompt.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, (task, _) in enumerate(questions):
+        positions.setdefault(task, []).append(position)
+    predictions: list[Answers] = [{} for _ in questions]
+    for task, places in positions.items():
+        if task not in prompts:
+            continue
+        try:
+            answers = predict(
+                models,
+                prompts[task],
+                tasks[task],
+                [questions[place][1] for place in places],
+                top=top,
+                max_rows_per_forward=max_rows_per_forward,
+                on_rows=on_rows,
+            )
+        except QuestionError as error:
+            raise QuestionError(str(error), places[error.position]) from None
+        for place, answer in zip(places, answers, strict=True):
+            predictions[place] = answer
+    return predictions
 
 
 def predict(
