@@ -40,9 +40,6 @@ def list_models(run_id: str, _: Callable[[Event], None] | None = None) -> None:
 
     A second call changes nothing; runs of other stages are left unchanged.
 
-    Args:
-        run_id: A stage's run, with the hashes of its inputs and outputs.
-
     Raises:
         Exception: MLflow raises many types.
     """
@@ -91,7 +88,6 @@ def _list_evaluated(mlflow: ModuleType, run: Any) -> None:
 
 
 def _find_entry(mlflow: ModuleType, path: str, md5: str) -> Any | None:
-    """Return the entry of a folder with this content; None if there is none."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENTS["train"])
     if experiment is None:
         return None

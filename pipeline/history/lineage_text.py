@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC
 from typing import Any
 
-from pipeline.history.executions import TrackedRun
 from pipeline.history.lineage import Artifact, LineageNode, Trace, Used
 
 _SHORT = 10
@@ -33,7 +32,16 @@ def as_json(node: Trace) -> dict[str, Any]:
                 "stage": node.execution.stage,
                 "command": node.execution.command,
                 "run_key": node.execution.run_key,
-                "run": None if node.run is None else _run_as_json(node.run),
+                "run": None
+                if node.run is None
+                else {
+                    "id": node.run.run_id,
+                    "name": node.run.name,
+                    "started": node.run.started.isoformat(),
+                    "commit": node.run.commit,
+                    "dirty": node.run.dirty,
+                    "restored": node.run.restored,
+                },
                 "other_runs_of_the_same_content": node.other_runs,
                 "params": dict(node.execution.params),
             }
@@ -41,17 +49,6 @@ def as_json(node: Trace) -> dict[str, Any]:
                 return {**values, "outputs": [as_json(used) for used in node.outputs]}
             inputs = [as_json(artifact) for artifact in node.inputs]
             return {**values, "code_as_in_commit": dict(node.code), "inputs": inputs}
-
-
-def _run_as_json(run: TrackedRun) -> dict[str, Any]:
-    return {
-        "id": run.run_id,
-        "name": run.name,
-        "started": run.started.isoformat(),
-        "commit": run.commit,
-        "dirty": run.dirty,
-        "restored": run.restored,
-    }
 
 
 def _lines(node: Trace, params: bool, printed: set[str]) -> Iterator[str]:

@@ -1,14 +1,13 @@
 """Finished evaluations in the history, as rows of the table of scores."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
-from pipeline.history.executions import READ, RESTORED, WROTE
+from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory
 from pipeline.history.store import connect, history_exists, unreadable
 from pipeline.report.scores import HEADLINE, Score, scores_of, source_name
 from pipeline.workflow.command import EXPERIMENTS
@@ -22,12 +21,9 @@ class Result:
     """One finished evaluation.
 
     Attributes:
-        run_id: MLflow's.
         ended: time of its end, by this machine's clock.
-        model: name of the language model.
         benchmark: `lama`, `stability` or `superglue`.
         task: SuperGLUE task; empty for the others.
-        method: its name.
         source: of the data; None if the run does not record it.
         params: dotted path in `params.yaml` -> value as text, of the run and of those runs that
             made the splits and the trained prompts which it read.
@@ -36,7 +32,6 @@ class Result:
         metrics: the numbers of the metrics file.
         seconds: `train` and `evaluate`, those that are known, with the seconds of earlier runs
             whose trainings were reused.
-        tags: of the run.
     """
 
     run_id: str
@@ -102,9 +97,12 @@ def read_results() -> list[Result]:
     """
     if not history_exists():
         return []
-    with _reading() as mlflow:
+    mlflow = connect()
+    try:
         producers = _producers(mlflow)
         results = [_result(run, producers) for run in _stage_runs(mlflow, "evaluate")]
+    except Exception as error:  # of MLflow's, its database's and its client's many
+        raise unreadable(error) from error
     return sorted(results, key=lambda result: result.ended, reverse=True)
 
 
@@ -120,35 +118,11 @@ def newest(results: Iterable[Result]) -> list[Result]:
 def seconds_of_execution(run_key: str) -> float | None:
     """Return the seconds of the newest finished run of an execution; None if unknown.
 
-    Args:
-        run_key: identity of the execution (`pipeline.workflow.lock`).
-
     Raises:
         TrackingError: the tracking server or store cannot be used.
     """
-    if not history_exists():
-        return None
-    with _reading() as mlflow:
-        runs = mlflow.search_runs(
-            filter_string=(
-                f"tags.`dvc.run_key` = '{run_key}' AND attributes.status = 'FINISHED' "
-                "AND metrics.seconds > 0"
-            ),
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-            search_all_experiments=True,
-            output_format="list",
-        )
-    return _seconds(runs[0]) if runs else None
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[ModuleType]:
-    mlflow = connect()
-    try:
-        yield mlflow
-    except Exception as error:  # of MLflow's, its database's and its client's many
-        raise unreadable(error) from error
+    runs = TrackedHistory().find_by_run_key(run_key)
+    return next((_seconds(run.metrics) for run in runs if run.metrics.get("seconds")), None)
 
 
 def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
@@ -183,7 +157,7 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     inputs = [producers.get((tag.removeprefix(READ), tags[tag])) for tag in tags]
     for part in filter(None, (*inputs, run)):
         params |= part.data.params
-        spent = _seconds(part)
+        spent = _seconds(part.data.metrics)
         if spent is not None:
             seconds[part.data.tags["stage"]] = spent
     benchmark = tags.get("benchmark", "")
@@ -207,8 +181,7 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     )
 
 
-def _seconds(run: Any) -> float | None:
-    metrics: dict[str, float] = run.data.metrics
+def _seconds(metrics: Mapping[str, float]) -> float | None:
     if "seconds" not in metrics:
         return None
     return metrics["seconds"] + metrics.get(SECONDS_REUSED, 0.0)

@@ -16,13 +16,13 @@ from typing import Any
 
 from pipeline.errors import PipelineError, TrackingError
 from pipeline.history.context import (
+    SOURCES,
     environment,
-    git_tags,
+    git_state,
     gpu_in_use,
     hardware_name,
     has_ended,
     machine_tags,
-    source_patch,
 )
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, Kind, MlflowWriter
@@ -30,7 +30,19 @@ from pipeline.history.executions import MAX_TAG, WROTE, execution_tags
 from pipeline.history.journal import EventLog, LiveLog, forward_logs
 from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.workflow.command import StageInfo
+from pipeline.workflow.git import changes
 from pipeline.workflow.project import StageIdentity, output_hashes
+
+_DESCRIPTION = """Stage `{stage}` of the pipeline.
+
+```
+{command}
+```
+
+| input | hash |
+|---|---|
+{inputs}
+To reproduce it: check out this run's commit, then `dvc repro -s {stage}`.{patch}"""
 
 
 @dataclass
@@ -71,12 +83,8 @@ class StageRun:
     ) -> Iterator["StageRun"]:
         """Open a child run for one unit of the stage's work; it ends with the block.
 
-        If this run is resumed, its child runs are resumed too.
-
-        Args:
-            name: The unit's name, unique within this run.
-            tags: The child run's tags.
-            params: Dotted path -> value, the parameters that distinguish the unit.
+        If this run is resumed, its child runs are resumed too. `name` is unique within this run;
+        `params` are those that distinguish the unit.
         """
         key = f"{self.run_id}/{name}"
         values = {"tags": {**machine_tags(), **tags}, "params": flat_params(params)}
@@ -90,13 +98,10 @@ class StageRun:
         self._record("text", {"text": text, "name": name})
 
     def log_dataset(self, name: str, path: str, digest: str | None, context: str) -> None:
-        """Log an input data set, identified by its content.
+        """Log an input data set such as `lama/geonames`, the DVC output `path`.
 
-        Args:
-            name: Such as `lama/geonames`.
-            path: The DVC output that holds it.
-            digest: DVC's hash of it; with None, outside DVC, nothing is logged.
-            context: `training` or `evaluation`.
+        It is identified by DVC's hash; without one, outside DVC, nothing is logged. `context` is
+        `training` or `evaluation`.
         """
         if digest is not None:
             source = json.dumps({"url": f"dvc://{path}?md5={digest}"})
@@ -129,8 +134,8 @@ def stage_run(
     after an exception, which is raised again.
 
     Args:
-        stage: The running stage; None outside DVC.
-        info: The stage's subject, which gives the run's experiment, name and tags.
+        stage: None outside DVC.
+        info: gives the run's experiment, name and tags.
         resumes: The id of an earlier attempt's run, which is opened again if the store still has
             it; None opens a new run.
 
@@ -164,12 +169,17 @@ def stage_run(
                     run.log_derived("lineage")
                     run.log_derived("models")
         finally:
-            _close(log)
+            if log.pending:
+                _warn(
+                    f"{len(log.pending)} log events could not be sent to MLflow and are kept; "
+                    "when it is back, send them with `ptune send`"
+                )
+            else:
+                log.delete()
 
 
 @contextlib.contextmanager
 def _ending(run: StageRun) -> Iterator[None]:
-    """End a run with the status of the block."""
     status = "FAILED"
     try:
         yield
@@ -274,8 +284,7 @@ def _log_start(run: StageRun, stage: StageIdentity | None) -> None:
     if stage is not None:
         run.log_params(stage.params)
     run.log_text(environment(), "environment.json")
-    patch = source_patch()
-    if patch:
+    if patch := changes(*SOURCES):
         run.log_text(patch, "git/diff.patch")
 
 
@@ -291,48 +300,26 @@ def _log_outputs(run: StageRun, log: LiveLog) -> None:
     run.set_tags(tags)
 
 
-def _close(log: EventLog) -> None:
-    """Delete the log of a run that has ended if all is sent; otherwise, say what is kept."""
-    if log.pending:
-        _warn(
-            f"{len(log.pending)} log events could not be sent to MLflow and are kept; "
-            "when it is back, send them with `ptune send`"
-        )
-    else:
-        log.delete()
-
-
 def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 
 
 def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
-    commit = git_tags()
-    tags = {**info.tags, **machine_tags(), **commit}
+    tags = {**info.tags, **machine_tags()}
+    dirty = False
+    if (state := git_state()) is not None:
+        commit, dirty = state
+        tags |= {"mlflow.source.git.commit": commit, "git.dirty": str(dirty).lower()}
     if stage is None:
         note = f"**{info.name}**, run outside DVC: its data and parameters are not recorded."
         tags |= {"dvc.stage": "", "dvc.experiment": "outside DVC"}
     else:
-        note = _description(stage, dirty=commit.get("git.dirty") == "true")
+        note = _DESCRIPTION.format(
+            stage=stage.stage,
+            command=stage.command.replace(" --", " \\\n  --"),
+            inputs="".join(f"| `{path}` | `{digest}` |\n" for path, digest in stage.inputs.items()),
+            patch=" The tree had changes: apply `git/diff.patch` first." if dirty else "",
+        )
         tags |= execution_tags(stage, stage.within)
         tags["dvc.experiment"] = stage.experiment or "workspace"
     return {**tags, "mlflow.note.content": note}
-
-
-def _description(stage: StageIdentity, *, dirty: bool) -> str:
-    """Return Markdown that describes the run and how to reproduce it."""
-    lines = [
-        f"Stage `{stage.stage}` of the pipeline.",
-        "",
-        "```",
-        stage.command.replace(" --", " \\\n  --"),
-        "```",
-        "",
-        "| input | hash |",
-        "|---|---|",
-        *(f"| `{path}` | `{digest}` |" for path, digest in stage.inputs.items()),
-        "",
-        f"To reproduce it: check out this run's commit, then `dvc repro -s {stage.stage}`."
-        + (" The tree had changes: apply `git/diff.patch` first." if dirty else ""),
-    ]
-    return "\n".join(lines)

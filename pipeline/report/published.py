@@ -32,9 +32,7 @@ class Published:
         model: name in the paper.
         hub: name of the model on the Hugging Face hub; None if it cannot be read here.
         called: the method's name in the paper.
-        table: where it was published.
         status: `verified` or `recalled`.
-        data: which data it is about.
     """
 
     score: Score
@@ -97,11 +95,9 @@ def published_table(protocol: str) -> str:
 
 def table_1_metrics() -> dict[str, dict[str, float]]:
     """Return method -> spread of its column of Table 1, under the keys of a metrics file."""
-    metrics = {}
-    for method, column in zip(
-        ("manual", "p-tuning"), zip(*TABLE_1.values(), strict=True), strict=True
-    ):
-        metrics[method] = {
+    columns = zip(*TABLE_1.values(), strict=True)
+    return {
+        method: {
             "test/relations": 1,
             "test/templates": len(column),
             "test/p_at_1": statistics.mean(column) / 100,
@@ -109,7 +105,8 @@ def table_1_metrics() -> dict[str, dict[str, float]]:
             "test/p_at_1_best": max(column) / 100,
             "test/p_at_1_std": statistics.stdev(column) / 100,
         }
-    return metrics
+        for method, column in zip(("manual", "p-tuning"), columns, strict=True)
+    }
 
 
 def table_1_published() -> list[Published]:
@@ -142,13 +139,10 @@ def lama_doubts(subset: str) -> list[str]:
 def lama_differences(
     subset: str, models: Iterable[str], *, fewer: bool, named: Callable[[str], str] = str
 ) -> list[str]:
-    """Return how our rows differ from the paper's, and what is doubtful.
+    """Return how our rows of some models differ from the paper's, and what is doubtful.
 
-    Args:
-        subset: one of `SUBSETS`.
-        models: names of our language models.
-        fewer: whether one of our rows is about fewer relations than the paper's.
-        named: formats the name of a model.
+    `fewer`: one of our rows is about fewer relations than the paper's. `named` formats the name of
+    a model.
     """
     columns = [
         f"`{column['method']}`: {column['called']} ({column['table']}, {column['status']})"

@@ -35,13 +35,7 @@ _SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text, for any writer.
-
-    Attributes:
-        title: its heading.
-        rows: column -> cell, with the same columns each.
-        notes: what a reader has to know.
-    """
+    """A table as text, for any writer: each row is column -> cell, with the same columns."""
 
     title: str
     rows: list[dict[str, str]]
@@ -49,11 +43,7 @@ class Table:
 
 
 def pivot(cells: Iterable[tuple[Any, str, object]]) -> dict[Any, dict[str, str]]:
-    """Return row -> column -> text; several values of one cell are separated by commas.
-
-    Args:
-        cells: row, column and value.
-    """
+    """Return row -> column -> text; several values of one cell are separated by commas."""
     table: dict[Any, dict[str, str]] = {}
     for row, column, value in cells:
         before = table.setdefault(row, {}).get(column)
@@ -125,17 +115,17 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     """
     benchmark = results[0].benchmark
     metric = HEADLINE[benchmark]
+    scores = [score for result in results for score in result.scores]
     groups: dict[tuple[str, str], dict[tuple[str, str], Score]] = {}
-    for score in (score for result in results for score in result.scores):
+    for score in scores:
         group = groups.setdefault((score.task, score.method), {})
         group.setdefault((score.split, score.metric), score)
-    several = any(score.std is not None for group in groups.values() for score in group.values())
+    several = any(score.std is not None for score in scores)
     hidden = () if benchmark == "superglue" else ("task", "metrics", "trainings")[: 3 - several]
     tasks = list(dict.fromkeys(result.task for result in results))
     rows = []
-    for task, method in sorted(
-        groups, key=lambda key: (tasks.index(key[0]), key[1] in CONTROLS.values())
-    ):
+    order = sorted(groups, key=lambda key: (tasks.index(key[0]), key[1] in CONTROLS.values()))
+    for task, method in order:
         group = groups[task, method]
         first = next(iter(group.values()))
         row = {
@@ -160,9 +150,7 @@ def metric_parts(scores: Iterable[Score]) -> str:
 def lama_counts(metrics: Row, splits: Row) -> str:
     """Return sentences about the number of facts, and of those that were left out.
 
-    Args:
-        metrics: metrics file of a method; what is left out is the same for all of one model.
-        splits: metrics file of the splits.
+    `metrics` are those of any method: what is left out is the same for all of one model.
     """
     text = (
         f"Of {metrics['test/facts'] + metrics['test/left_out']} test facts, "
@@ -214,10 +202,7 @@ def lama_paper(
 ) -> str:
     """Return our rows above the same subset of the paper's Table 3, and how they differ.
 
-    Args:
-        subset: of LAMA.
-        ours: name of a row -> results of its methods.
-        models: names of our language models.
+    `ours` is name of a row -> results of its methods; `models`, our language models.
     """
     cells: list[tuple[tuple[str, ...], str, Score]] = []
     for name, results in ours.items():
@@ -235,13 +220,7 @@ def lama_paper(
 
 
 def tasks_paper(protocol: str, model: str, results: Sequence[MethodResult]) -> str:
-    """Return our scores on SuperGLUE above the paper's, and how they differ, as Markdown.
-
-    Args:
-        protocol: a protocol of the paper.
-        model: name of the language model.
-        results: of our methods.
-    """
+    """Return our scores on SuperGLUE above the paper's, and how they differ, as Markdown."""
     cells = [((f"ours: {escaped(model)}", r.method), r.task, r.score()) for r in results]
     for row in for_model(tasks_published(protocol), model):
         method = f"{row.score.method} ({row.called})"
@@ -266,10 +245,6 @@ def stability_rows(
     source: str, results: Sequence[MethodResult]
 ) -> tuple[dict[str, Row], list[Row], list[str], str]:
     """Return what is shown of stability over templates.
-
-    Args:
-        source: of the facts.
-        results: of the methods.
 
     Returns:
         Method -> metrics; a row for each template, with P@1 under each method's name; the names;

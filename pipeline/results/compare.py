@@ -43,15 +43,12 @@ _Line = dict[str, str]
 def result_tables(
     results: Sequence[Result], show: Literal["test", "min", "run"], *, paper: bool = False
 ) -> list[Table]:
-    """Return a table for each model and data.
+    """Return a table for each model and data, of results newest first.
 
-    Args:
-        results: the newest first.
-        show: `test` or `min`: a row for a task, a column for a method, with the test score, or
-            with the minutes of training and evaluation; of each method on a task, the results have
-            one at most. `run`: a row for each run.
-        paper: whether the paper's figures follow ours; if the facts are not LAMA's, they are in
-            a separate table.
+    `test` and `min` show a row for a task, a column for a method, with the test score, or with the
+    minutes of training and evaluation; of each method on a task, the results have one at most.
+    `run` shows a row for each run. With `paper`, the paper's figures follow ours; if the facts are
+    not LAMA's, they are in a separate table.
     """
     tables = []
     for group in _groups(results):
@@ -177,10 +174,9 @@ def _minutes(result: Result) -> str:
 def _cost_notes(group: Sequence[Result]) -> list[str]:
     machines = dict.fromkeys(result.tags.get("hardware", "an unknown machine") for result in group)
     unknown = sum(not _minutes(result) for result in group)
-    return [
-        f"Minutes of training and evaluation together, loading included; on {_listed(machines)}.",
-        *([f"Unknown for {unknown} of {len(group)}."] if unknown else []),
-    ]
+    about = "Minutes of training and evaluation together, loading included"
+    notes = [f"{about}; on {' or '.join(machines)}."]
+    return notes + ([f"Unknown for {unknown} of {len(group)}."] if unknown else [])
 
 
 def _notes(group: Sequence[Result]) -> list[str]:
@@ -199,8 +195,8 @@ def _notes(group: Sequence[Result]) -> list[str]:
     ]
     if trainings:
         notes.append(
-            f"±: standard deviation (n - 1) over {_listed(trainings)} trainings; over settings, "
-            "where several were evaluated."
+            f"±: standard deviation (n - 1) over {' or '.join(map(str, trainings))} trainings; "
+            "over settings, where several were evaluated."
         )
     notes += [
         f"stability: mean ± standard deviation of P@1 over templates ({several} of "
@@ -217,10 +213,6 @@ def _notes(group: Sequence[Result]) -> list[str]:
 def _spread_over_runs(result: Result) -> bool:
     score = result.score("test")
     return result.benchmark != "stability" and score is not None and score.std is not None
-
-
-def _listed(values: Iterable[object]) -> str:
-    return " or ".join(map(str, values))
 
 
 def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:

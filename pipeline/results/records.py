@@ -1,6 +1,6 @@
 """Records: the results of one run as JSON, kept with the project."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.controls import majority
 from pipeline.evaluation.metrics import task_metrics, task_score
 from pipeline.files import read_json
+from pipeline.history.context import git_state
 from pipeline.report.scores import (
     MethodResult,
     ResultFolders,
@@ -22,14 +23,10 @@ from pipeline.report.scores import (
 )
 from pipeline.report.tables import data_name, escaped, relation_count
 from pipeline.tasks import get_task, task_names
-from pipeline.workflow.git import git_text
 
 Benchmark = Literal["lama", "superglue"]
 # Stage, benchmark, method, and task if any -> seconds that it took; None if unknown.
 SecondsOf = Callable[..., float | None]
-
-# What decides a result; a change elsewhere leaves the tree clean.
-_SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 
 
 def collect(
@@ -37,11 +34,11 @@ def collect(
 ) -> Row:
     """Return a record of what `params.yaml` lists of a benchmark, ready to be written as JSON.
 
-    A SuperGLUE task that has splits but was run with no method is recorded with its counts and
-    majority class.
+    LAMA's has stability over templates too. A SuperGLUE task that has splits but was run with no
+    method is recorded with its counts and majority class.
 
     Args:
-        benchmark: `lama`, with stability over templates, or `superglue`.
+        benchmark: of the project.
         params: of the project, unchanged since its last `dvc repro`.
         root: of the project.
         head: first keys of the record: `name`; `note`, a remark, may be empty; `date` as
@@ -60,10 +57,8 @@ def collect(
         return {"metrics": result.pop("metrics"), "seconds": seconds, **result}
 
     gather = _lama if benchmark == "lama" else _superglue
-    commit = git_text("rev-parse", "HEAD", root=root)
-    changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
-    dirty = None if changed is None else bool(changed)
-    git = {"commit": commit and commit.strip(), "dirty": dirty}
+    commit, dirty = git_state(root) or (None, None)
+    git = {"commit": commit, "dirty": dirty}
     return {**head, "git": git, **gather(params, root, record)}
 
 
@@ -141,12 +136,7 @@ def _params(
 
 @dataclass(frozen=True)
 class Record:
-    """A record, as the pages read it.
-
-    Attributes:
-        benchmark: `lama` or `superglue`.
-        content: as `collect` returned it.
-    """
+    """A record as `collect` returned it, for the pages."""
 
     benchmark: Benchmark
     content: Row
@@ -190,22 +180,18 @@ class Record:
     @property
     def results(self) -> list[MethodResult]:
         """The results on the benchmark, by task."""
-        if self.benchmark == "lama":
-            return self._results("lama", "", self.content["methods"])
+        tasks = {"": self.content} if self.benchmark == "lama" else self.content["tasks"]
         return [
-            result
-            for task, of in self.content["tasks"].items()
-            for result in self._results("superglue", task, of["methods"])
+            from_record(self.benchmark, task, method, result)
+            for task, of in tasks.items()
+            for method, result in of["methods"].items()
         ]
 
     @property
     def stability(self) -> list[MethodResult]:
         """The results of stability over templates."""
-        return self._results("stability", "", self.content.get("stability", {}))
-
-    @staticmethod
-    def _results(benchmark: str, task: str, methods: Mapping[str, Row]) -> list[MethodResult]:
-        return [from_record(benchmark, task, method, of) for method, of in methods.items()]
+        results = self.content.get("stability", {})
+        return [from_record("stability", "", method, of) for method, of in results.items()]
 
     @property
     def relations(self) -> str:

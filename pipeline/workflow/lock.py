@@ -51,12 +51,8 @@ def read_lock(path: Path) -> dict[str, Execution]:
 def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
     """Return stage -> its execution, from the content of a `dvc.lock`.
 
-    Args:
-        content: The file's.
-        name: The file's name in error messages.
-
     Raises:
-        DataError: The content cannot be parsed.
+        DataError: The content cannot be parsed; the message begins with `name`.
     """
     try:
         stages = YAML(typ="safe").load(content.decode())["stages"]
@@ -85,11 +81,7 @@ def outputs_within(lock: Mapping[str, Execution], folders: Collection[str]) -> d
 
 
 def folder_hash(files: Iterable[tuple[str, str]]) -> str:
-    """Return DVC's hash of a folder.
-
-    Args:
-        files: Path relative to the folder, with `/`, and MD5 of each file.
-    """
+    """Return DVC's hash of a folder, from path (relative, with `/`) and MD5 of each file."""
     listing = [{"md5": digest, "relpath": name} for name, digest in sorted(files)]
     return f"{file_hash(json.dumps(listing, sort_keys=True).encode())}.dir"
 
@@ -114,8 +106,7 @@ def _execution(name: str, entry: Mapping[str, Any]) -> Execution:
 
 def _hash(entry: Mapping[str, Any]) -> str:
     """Return the hash of a file or folder, or the server's checksum of an external one."""
-    key = next((key for key in ("md5", "checksum", "etag") if key in entry), "md5")
-    return str(entry[key])
+    return str(next(entry[key] for key in ("md5", "checksum", "etag") if key in entry))
 
 
 def _run_key(entry: Mapping[str, Any]) -> str | None:

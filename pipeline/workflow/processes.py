@@ -32,13 +32,11 @@ class StageProcesses:
     def __init__(
         self, echo: Callable[[str, str], None], *, threads: int | None, folder: Path
     ) -> None:
-        """Initialize without any process.
+        """Initialize without any process, in the root folder of the project.
 
-        Args:
-            echo: called with stage and line for each line of output.
-            threads: CPU threads of each stage, unless `runtime.threads` or OMP_NUM_THREADS is set;
-                None leaves the number to torch.
-            folder: root of the project.
+        `echo` is called with stage and line for each line of output. `threads` is the number of CPU
+        threads of each stage, unless `runtime.threads` or OMP_NUM_THREADS is set; None leaves it to
+        torch.
         """
         self.last_lines: dict[str, deque[str]] = {}
         self._echo = echo

@@ -56,11 +56,8 @@ Run = Callable[[Task, str | None], TaskStatus]
 def plan_tasks(nodes: Sequence[StageNode], first: str) -> list[Task]:
     """A task for each stage that may have to run, in an order that can be run.
 
-    An unchanged stage that depends on no changed one needs no task.
-
-    Args:
-        nodes: each after those that it depends on.
-        first: name of the stage that all others wait for.
+    An unchanged stage that depends on no changed one needs no task. `nodes` are each after those
+    that they depend on; all others wait for the stage `first`.
     """
     planned: set[str] = set()
     tasks = []
