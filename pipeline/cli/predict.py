@@ -206,13 +206,11 @@ def predict_facts(
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
-    from pipeline.inference.predictor import best_by_task, choose_methods, load_trained
+    from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check(subjects)
-    methods = choose_methods(LAMA_TRAINED, get_args(LamaMethod), options.methods)
-    best = {
-        method: best_by_task(load_trained(LAMA_TRAINED / method).values()) for method in methods
-    }
+    trainings = load_methods(LAMA_TRAINED, get_args(LamaMethod), options.methods)
+    best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     relations = list(dict.fromkeys(name for prompts in best.values() for name in prompts))
     questions = _read_facts(relation, subjects, relations, options.file)
     splits = read_lama(_existing(LAMA_SPLITS), [])
@@ -235,7 +233,7 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
-    from pipeline.inference.predictor import best_by_task, choose_methods, load_trained
+    from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check([_option_name(name) for name in typed])
     available = [name for name in task_names() if (TASKS_TRAINED / name).is_dir()]
@@ -244,9 +242,7 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
             f"{task} was not trained; trained are {', '.join(available)} (superglue.tasks in "
             "params.yaml, then `dvc repro`, trains others)"
         )
-    folder = TASKS_TRAINED / task
-    methods = choose_methods(folder, get_args(SuperGlueMethod), options.methods)
-    trainings = {method: list(load_trained(folder / method).values()) for method in methods}
+    trainings = load_methods(TASKS_TRAINED / task, get_args(SuperGlueMethod), options.methods)
     best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     questions = _read_examples(task, typed, options.file)
     predictions = _predict({task: get_task(task)}, questions, best, options, None)

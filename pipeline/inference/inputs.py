@@ -24,11 +24,8 @@ _INTEGER_COLUMNS = ("idx", "span2_index")
 def read_example(task: Task, record: Mapping[str, Any], *, idx: int) -> list[Example]:
     """Read the examples of one input.
 
-    Args:
-        task: defines the input (`Task.schema`).
-        record: the fields of the schema, or an official record, with or without labels. Other keys
-            and fields that are None are ignored.
-        idx: names the example if `record` has no idx.
+    The record has the fields of the task's schema, or is an official record, with or without
+    labels; other keys and fields that are None are ignored. Without an `idx`, it gets this one.
 
     Returns:
         One example; for an official record of MultiRC, one per answer.
@@ -84,15 +81,12 @@ def check_encoding(name: str, value: str) -> None:
 def read_file(
     path: Path, required: Sequence[str], read: Callable[[Record, int], list[T]]
 ) -> list[T]:
-    """Read every line of a file of inputs.
+    """Read every line of a file of inputs, `.csv` with a header, or `.jsonl`.
 
     Args:
-        path: `.csv` with a header, or `.jsonl`.
+        path: of the file.
         required: columns that a CSV file must have.
         read: converts a record and the number of its line; raises DataError if it is invalid.
-
-    Returns:
-        The results of `read`, in the order of the lines.
 
     Raises:
         DataError: the file is missing, empty, not UTF-8 or in another format, or lines are

@@ -58,13 +58,12 @@ class TrainedPrompt:
         return self.name.partition("/setting-")[0]
 
 
-def choose_methods(folder: Path, known: Sequence[str], requested: Sequence[str]) -> list[str]:
-    """Select the methods to use, in the order of `known`.
+def load_methods(
+    folder: Path, known: Sequence[str], requested: Sequence[str]
+) -> dict[str, list[TrainedPrompt]]:
+    """Read the prompts of the methods to use, in the order of `known`, from a folder for each.
 
-    Args:
-        folder: has a folder for each method that was trained.
-        known: names of all methods.
-        requested: those to use; empty for all that were trained.
+    Without `requested`, all that were trained are used.
 
     Raises:
         DataError: nothing was trained, or not what was requested.
@@ -81,7 +80,11 @@ def choose_methods(folder: Path, known: Sequence[str], requested: Sequence[str])
             f"{folder}: no trained prompts for {', '.join(unknown)}; available: "
             + ", ".join(trained)
         )
-    return [method for method in trained if not requested or method in requested]
+    return {
+        method: list(load_trained(folder / method).values())
+        for method in trained
+        if not requested or method in requested
+    }
 
 
 def load_trained(folder: Path) -> dict[str, TrainedPrompt]:

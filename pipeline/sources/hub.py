@@ -100,7 +100,16 @@ def fetch_from_hub(
             allow_patterns=list(files),
             endpoint=endpoint,
         )
-    _check_files(name, Path(folder))
+    # The hub's cache names the large files by their digest.
+    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        digest = file.resolve().name
+        if re.fullmatch("[0-9a-f]{64}", digest) and sha256(file) != digest:
+            file.resolve().unlink()
+            file.unlink()
+            raise ChecksumError(
+                f"{name}: {file.relative_to(folder)} has another sha256 than the hub says, "
+                f"{digest}.\nThe file was altered on the way and is deleted: run again"
+            )
     return Path(folder)
 
 
@@ -175,19 +184,6 @@ def _explain(error: Exception, name: str, repo_type: str, cache: Path | None) ->
             "Check the network and its proxy settings",
         )
     return reason, "Run again: what was downloaded is kept"
-
-
-def _check_files(name: str, folder: Path) -> None:
-    """Check the large files, which the hub's cache names by their digest."""
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest = file.resolve().name
-        if re.fullmatch("[0-9a-f]{64}", digest) and sha256(file) != digest:
-            file.resolve().unlink()
-            file.unlink()
-            raise ChecksumError(
-                f"{name}: {file.relative_to(folder)} has another sha256 than the hub says, "
-                f"{digest}.\nThe file was altered on the way and is deleted: run again"
-            )
 
 
 def _first_line(error: BaseException) -> str:

@@ -74,11 +74,25 @@ class SuperGlueSource:
         instead = f"{SET_MIRROR}: " + ", and ".join(
             f"{part}/{self.task}/: {' and '.join(files)}" for part, files in self.digests.items()
         )
+        official = self.digests["superglue"]
         if self.from_hub:
             instead = f"Or set data.superglue_from to archive, or {instead}"
-            self._fetch_from_hub(target, cache, instead)
-        else:
-            self._fetch_archive(target, cache, instead)
+            fetch_official(self.task.lower(), target, cache=cache / "hub", instead=instead)
+            for name, digest in official.items():
+                what = f"{REPOSITORY}: its {self.task} differs from the official one ({name})"
+                check_sha256(target / name, digest, what, instead)
+            return
+        url = self._archive_url()
+        archive = download_to_cache(url, cache / "superglue")
+        members = {f"{self.task}/{name}": digest for name, digest in official.items()}
+        try:
+            extract_checked(archive, target, members, "It may be a new version")
+        except ChecksumError as error:
+            archive.unlink(missing_ok=True)
+            raise ChecksumError(
+                f"{error}\nIt came from {url} and is deleted. "
+                f"Run again, and if it repeats, {instead}"
+            ) from error
 
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:  # noqa: ARG002
         """Check the mirror, or ask each host."""
@@ -89,25 +103,6 @@ class SuperGlueSource:
             hub = {"the hub": lambda: probe_hub(REPOSITORY, "dataset", seconds)}
             return probe_hosts(urls, seconds, hub)
         return probe_hosts([*urls, self._archive_url()], seconds)
-
-    def _fetch_from_hub(self, target: Path, cache: Path, instead: str) -> None:
-        fetch_official(self.task.lower(), target, cache=cache / "hub", instead=instead)
-        for name, digest in self.digests["superglue"].items():
-            what = f"{REPOSITORY}: its {self.task} differs from the official one ({name})"
-            check_sha256(target / name, digest, what, instead)
-
-    def _fetch_archive(self, target: Path, cache: Path, instead: str) -> None:
-        url, digests = self._archive_url(), self.digests["superglue"]
-        archive = download_to_cache(url, cache / "superglue")
-        members = {f"{self.task}/{name}": digest for name, digest in digests.items()}
-        try:
-            extract_checked(archive, target, members, "It may be a new version")
-        except ChecksumError as error:
-            archive.unlink(missing_ok=True)
-            raise ChecksumError(
-                f"{error}\nIt came from {url} and is deleted. Run again, and if it repeats, "
-                f"{instead}"
-            ) from error
 
     def _archive_url(self) -> str:
         return f"{self.urls['superglue']}/{self.task}.zip"
