@@ -95,9 +95,8 @@ class TrackedHistory:
 
     def _finished(self, condition: str) -> list[TrackedRun]:
         if condition not in self._searches:
-            self._searches[condition] = self._search(
-                f"{condition} AND attributes.status = 'FINISHED'"
-            )
+            finished = f"{condition} AND attributes.status = 'FINISHED'"
+            self._searches[condition] = self._search(finished)
         return self._searches[condition]
 
     def _search(self, condition: str) -> list[TrackedRun]:

@@ -135,7 +135,11 @@ class Tracer:
         for path, digest in execution.inputs.items():
             if any(path.startswith(f"{other}/") for other in execution.inputs):
                 continue  # listed with its folder
-            parts = self._within(path, execution, before)
+            # The outputs of other stages inside a folder that this one reads as a whole.
+            hashes = {p: h for p, h in execution.inputs.items() if p.startswith(f"{path}/")}
+            if not hashes and before is None:
+                hashes = outputs_within(self.lock, [path])
+            parts = [self.back(p, hashes[p], before=before) for p in sorted(hashes)]
             if parts:
                 inputs += parts
                 if not self._is_complete(path, digest, parts):
@@ -150,13 +154,6 @@ class Tracer:
                 inputs.append(artifact)
         self._nodes[key] = LineageNode(execution, run, code=code, inputs=inputs)
         return self._nodes[key]
-
-    def _within(self, folder: str, execution: Execution, before: datetime | None) -> list[Artifact]:
-        """Trace the outputs of other stages inside a folder that a stage reads as a whole."""
-        hashes = {p: h for p, h in execution.inputs.items() if p.startswith(f"{folder}/")}
-        if not hashes and before is None:
-            hashes = outputs_within(self.lock, [folder])
-        return [self.back(path, hashes[path], before=before) for path in sorted(hashes)]
 
     def _is_complete(self, folder: str, digest: str, parts: Sequence[Artifact]) -> bool:
         """Whether the outputs inside a folder are its whole content."""

@@ -55,7 +55,12 @@ def restore_missing(lock: Mapping[str, Execution]) -> Iterator[tuple[str, str, l
             tags |= _tags(execution, info, commit_of.get(execution.stage))
             run_id = _open(mlflow, info, tags)
             files = [path for path in execution.outputs if path.endswith((".csv", ".json"))]
-            current = [path for path in files if _is_current(execution, path)]
+            current = [
+                path
+                for path in files
+                if Path(path).is_file()
+                and file_hash(Path(path).read_bytes()) == execution.outputs[path]
+            ]
             for event in _events(run_id, execution, info, current):
                 writer.write(event)
         except Exception as error:
@@ -97,18 +102,12 @@ def _open(mlflow: ModuleType, info: StageInfo, tags: Mapping[str, str]) -> str:
     return str(client.create_run(experiment, run_name=info.name, tags=dict(tags)).info.run_id)
 
 
-def _is_current(execution: Execution, path: str) -> bool:
-    """Whether a file holds what the execution wrote."""
-    file = Path(path)
-    return file.is_file() and file_hash(file.read_bytes()) == execution.outputs[path]
-
-
 def _events(
     run_id: str, execution: Execution, info: StageInfo, files: list[str]
 ) -> Iterator[Event]:
     """Yield the events that the stage itself would have logged."""
     yield Event("params", run_id, flat_params(execution.params))
-    children: dict[str, None] = {}
+    children: list[str] = []
     for path in files:
         yield Event("file", run_id, {"path": path, "folder": None})
         points: dict[tuple[str, int], dict[str, float]] = {}
@@ -117,7 +116,7 @@ def _events(
         for (child, step), metrics in points.items():
             run = f"{run_id}/{child}" if child else run_id
             if child and child not in children:
-                children[child] = None
+                children.append(child)
                 yield Event("child", run, {"tags": info.tags, "params": {}})
             yield Event("metrics", run, {"step": step, "metrics": metrics})
     for run in (*(f"{run_id}/{child}" for child in children), run_id):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
-from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory
+from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory, tags_below
 from pipeline.history.store import connect, history_exists, unreadable
 from pipeline.report.scores import HEADLINE, Score, scores_of, source_name
 from pipeline.workflow.command import EXPERIMENTS
@@ -98,8 +98,12 @@ def read_results() -> list[Result]:
     if not history_exists():
         return []
     mlflow = connect()
+    # Path and hash of an output -> the newest run that wrote it.
+    producers: dict[tuple[str, str], Any] = {}
     try:
-        producers = _producers(mlflow)
+        for run in (*_stage_runs(mlflow, "splits"), *_stage_runs(mlflow, "train")):
+            for path, digest in tags_below(run.data.tags, WROTE).items():
+                producers.setdefault((path, digest), run)
         results = [_result(run, producers) for run in _stage_runs(mlflow, "evaluate")]
     except Exception as error:  # of MLflow's, its database's and its client's many
         raise unreadable(error) from error
@@ -139,23 +143,12 @@ def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
-def _producers(mlflow: ModuleType) -> dict[tuple[str, str], Any]:
-    """Return path and hash of an output of splits or training -> the newest run that wrote it."""
-    producers: dict[tuple[str, str], Any] = {}
-    for stage in ("splits", "train"):
-        for run in _stage_runs(mlflow, stage):
-            for tag, value in run.data.tags.items():
-                if tag.startswith(WROTE):
-                    producers.setdefault((tag.removeprefix(WROTE), value), run)
-    return producers
-
-
 def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     tags: dict[str, str] = run.data.tags
     params: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    inputs = [producers.get((tag.removeprefix(READ), tags[tag])) for tag in tags]
-    for part in filter(None, (*inputs, run)):
+    read = tags_below(tags, READ)
+    for part in filter(None, (*map(producers.get, read.items()), run)):
         params |= part.data.params
         spent = _seconds(part.data.metrics)
         if spent is not None:
@@ -163,6 +156,10 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     benchmark = tags.get("benchmark", "")
     section = "superglue" if benchmark == "superglue" else "lama"
     source = params.get(f"{section}.source")
+    # The folders that the command names as splits and model.
+    options = dict(pairwise(tags.get("dvc.command", "").split()))
+    folders = {part: options.get(f"--{part}", "") for part in ("splits", "model")}
+    contents = {part: read[folder] for part, folder in folders.items() if folder in read}
     return Result(
         run_id=run.info.run_id,
         ended=datetime.fromtimestamp(
@@ -174,7 +171,7 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
         method=tags.get("method", ""),
         source=None if source is None else source_name(source),
         params=params,
-        contents=_contents(tags) or {"run": run.info.run_id},
+        contents=contents or {"run": run.info.run_id},
         metrics=run.data.metrics,
         seconds={stage: seconds[stage] for stage in ("train", "evaluate") if stage in seconds},
         tags=tags,
@@ -185,10 +182,3 @@ def _seconds(metrics: Mapping[str, float]) -> float | None:
     if "seconds" not in metrics:
         return None
     return metrics["seconds"] + metrics.get(SECONDS_REUSED, 0.0)
-
-
-def _contents(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the hashes of the folders that the run's command names as splits and model."""
-    options = dict(pairwise(tags.get("dvc.command", "").split()))
-    hashes = {part: tags.get(f"{READ}{options.get(f'--{part}')}") for part in ("splits", "model")}
-    return {part: value for part, value in hashes.items() if value is not None}

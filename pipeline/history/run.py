@@ -162,7 +162,14 @@ def stage_run(
             run.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
         try:
             with _ending(run), _logging_errors(run):
-                _log_start(run, stage)
+                if run.attempt > 1:
+                    run.set_tags({"attempt": str(run.attempt)})
+                    run._record("untag", {"name": "error"})
+                if stage is not None:
+                    run.log_params(stage.params)
+                run.log_text(environment(), "environment.json")
+                if patch := changes(*SOURCES):
+                    run.log_text(patch, "git/diff.patch")
                 yield run
                 _log_outputs(run, live)
                 if stage is not None:
@@ -275,17 +282,6 @@ def _forward_others(mlflow: ModuleType) -> None:
                 )
     except Exception as error:  # the logs of others may be unreadable; this stage continues
         _warn(f"events of earlier runs are not sent ({without_password(first_line(error))})")
-
-
-def _log_start(run: StageRun, stage: StageIdentity | None) -> None:
-    if run.attempt > 1:
-        run.set_tags({"attempt": str(run.attempt)})
-        run._record("untag", {"name": "error"})
-    if stage is not None:
-        run.log_params(stage.params)
-    run.log_text(environment(), "environment.json")
-    if patch := changes(*SOURCES):
-        run.log_text(patch, "git/diff.patch")
 
 
 def _log_outputs(run: StageRun, log: LiveLog) -> None:

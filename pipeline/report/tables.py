@@ -30,8 +30,6 @@ from pipeline.report.scores import (
     join,
 )
 
-_SPLITS = ("train", "dev", "test")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -90,11 +88,6 @@ def _is_number(cell: str) -> bool:
     return not cell or all(part.replace(".", "", 1).isdigit() for part in cell.split(" ± "))
 
 
-def lama_title(source: str, subset: str, relations: int) -> str:
-    """Return a heading with the name of the facts and the number of relations."""
-    return f"Knowledge probing: {data_name(source, subset)}, {relation_count(source, relations)}"
-
-
 def data_name(source: str, subset: str) -> str:
     """Return the name of the facts; only LAMA has subsets."""
     return f"`{source}` {subset}" if source == "lama" else f"`{source}`"
@@ -147,32 +140,6 @@ def metric_parts(scores: Iterable[Score]) -> str:
     return ", ".join(parts[key] for key in LABELS if key in parts and key not in HEADLINE.values())
 
 
-def lama_counts(metrics: Row, splits: Row) -> str:
-    """Return sentences about the number of facts, and of those that were left out.
-
-    `metrics` are those of any method: what is left out is the same for all of one model.
-    """
-    text = (
-        f"Of {metrics['test/facts'] + metrics['test/left_out']} test facts, "
-        f"{metrics['test/left_out']} were left out: their object is not one token of this model."
-    )
-    if "train/overlap" not in splits:
-        return text
-    outside = ", ".join(f"{splits[f'{split}/outside_vocabulary']} {split}" for split in _SPLITS)
-    return (
-        f"{text} Removed before: {splits['train/overlap']} train and {splits['dev/overlap']} dev "
-        "facts whose subject and object are in a later split too, and those whose object is "
-        f"outside the allowed vocabulary ({outside})."
-    )
-
-
-def headings(results: Sequence[MethodResult]) -> tuple[str, str]:
-    """Return the heading of a benchmark's tasks, and of its score."""
-    benchmark = results[0].benchmark if results else "superglue"
-    task = "task" if benchmark == "superglue" else "relation"
-    return task, LABELS[HEADLINE[benchmark]]
-
-
 def repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodResult, Row]]:
     """Return the rows of those tasks that have several of them with one method."""
     repeated = []
@@ -181,20 +148,6 @@ def repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodRes
         tasks = [row["task"] for row in rows]
         repeated += [(result, row) for row in rows if tasks.count(row["task"]) > 1]
     return repeated
-
-
-def training_summary(training: Row) -> str:
-    """Return in words what a method's section of `params.yaml` tunes, and for how long."""
-    search = training.get("search")
-    if search is not None:
-        if search["prompts"] == "gradient":
-            return f"search, {search['iterations']} iterations"
-        return f"best of {escaped(search['prompts'])}"
-    if not training["tune"]:
-        return "none"
-    tuned = [f"{part} at {training[part]['learning_rate']:g}" for part in training["tune"]]
-    batch_size = training.get("batch_size", training.get("batch"))  # the key of older records
-    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {batch_size}"
 
 
 def lama_paper(

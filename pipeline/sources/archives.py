@@ -18,19 +18,12 @@ from pipeline.sources.base import check_sha256
 # Far above any archive of the pipeline, and far too small to fill a disk.
 MAX_BYTES = 8 << 30
 
-# Exceptions when reading a damaged archive. RuntimeError and NotImplementedError: encryption, and
-# unknown compressions.
+# Exceptions when reading a damaged archive. RuntimeError, of which NotImplementedError is one:
+# encryption, and unknown compressions.
 _DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    UnicodeDecodeError,
-)
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError,
+    RuntimeError, UnicodeDecodeError,
+)  # fmt: skip
 
 # The name and size of a member that is a regular file, and a function that opens it.
 _Member = tuple[str, int, Callable[[], IO[bytes] | None]]
@@ -63,7 +56,9 @@ def extract_members(
     size = 0
     try:
         for name, member_size, open_member in _members(archive, max_bytes):
-            path = _ending(name, paths)
+            parts = name.split("/")
+            endings = ("/".join(parts[start:]) for start in range(len(parts)))
+            path = next((ending for ending in endings if ending in paths), None)
             if path is None:
                 continue
             if path in extracted:
@@ -96,12 +91,6 @@ def extract_checked(archive: Path, target: Path, digests: Mapping[str, str], adv
             unpacked = Path(folder, path)
             check_sha256(unpacked, digest, f"{path} in {archive}", advice)
             unpacked.replace(target / unpacked.name)
-
-
-def _ending(name: str, paths: Collection[str]) -> str | None:
-    parts = name.split("/")
-    endings = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((ending for ending in endings if ending in paths), None)
 
 
 def _members(archive: Path, max_bytes: int) -> Iterator[_Member]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -137,10 +137,6 @@ class _Partial:
         resumable = remote.url == self._url and remote.validator is not None and self._size() > 0
         return remote if resumable else None
 
-    def _restart(self, reason: str) -> NoReturn:
-        self.delete()
-        raise _Retryable(reason)
-
     def _request(self) -> None:
         remote, start = self._remote(), self._size()
         if remote is not None and start == remote.length:
@@ -159,16 +155,18 @@ class _Partial:
             if remote is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
                 sent = response.headers.get("Content-Range", "")
                 if not _continues(response, sent, start, remote):
-                    self._restart(f"expected the bytes from {start}, got {sent or 'no range'!r}")
+                    self.delete()
+                    raise _Retryable(f"expected the bytes from {start}, got {sent or 'no range'!r}")
             elif response.status_code == HTTPStatus.OK:
-                length = response.headers.get("Content-Length", "")
-                length_or_none = int(length) if length.isdecimal() else None
-                remote = _RemoteFile(self._url, _validator(response), length_or_none)
+                sent = response.headers.get("Content-Length", "")
+                length = int(sent) if sent.isdecimal() else None
+                remote = _RemoteFile(self._url, _validator(response), length)
                 # In this order, a kill never leaves bytes with the description of another file.
                 self.data.unlink(missing_ok=True)
                 files.write_json(self._description, asdict(remote))
             elif response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                self._restart(_status(response))
+                self.delete()
+                raise _Retryable(_status(response))
             else:
                 raise _status_error(self._url, response)
             bar = tqdm(
@@ -179,10 +177,9 @@ class _Partial:
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     bar.update(file.write(chunk))
         if remote.length not in (None, size := self._size()):
-            reason = f"received {size} of {remote.length} bytes"
             if size > (remote.length or 0):
-                self._restart(reason)
-            raise _Retryable(reason)
+                self.delete()
+            raise _Retryable(f"received {size} of {remote.length} bytes")
 
 
 @contextlib.contextmanager

@@ -158,7 +158,6 @@ def _clear_errors(name: str, repo_type: str, cache: Path | None, instead: str) -
 
 
 def _explain(error: Exception, name: str, repo_type: str, cache: Path | None) -> tuple[str, str]:
-    """The reason for an error, and what to do."""
     from huggingface_hub import constants, errors
 
     repository, _, revision = name.partition("@")

@@ -5,6 +5,7 @@
 - LPAQA, AutoPrompt, OptiPrompt, ParaRel: published prompts.
 """
 
+import operator
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
@@ -166,20 +167,20 @@ def _used_files(relations: Iterable[str]) -> dict[str, set[str]]:
 def _write_facts(relation: str, unpacked: Path, target: Path) -> list[Record]:
     """Write a relation's three splits, disjoint by their pairs of labels.
 
-    Returns:
-        The facts left out of train and dev, each with its split, its line in AutoPrompt's file
-        counted from 0, and the reason.
+    Returns the facts left out of train and dev, each with its split, its line in AutoPrompt's file
+    counted from 0, and the reason.
     """
     facts = {"test": _read_facts(unpacked / "lama" / _TEST.format(relation=relation), relation)}
     for split in ("dev", "train"):
         path = unpacked / "p-tuning" / _SPLIT.format(relation=relation, split=split)
         facts[split] = _read_facts(path, relation)
-    pairs = {split: set(map(_pair, records)) for split, records in facts.items()}
+    pair = operator.itemgetter("sub_label", "obj_label")
+    pairs = {split: set(map(pair, records)) for split, records in facts.items()}
     removed: list[Record] = []
     for split, others in (("train", ("test", "dev")), ("dev", ("test",)), ("test", ())):
         disjoint = []
         for line, fact in enumerate(facts[split]):
-            other = next((other for other in others if _pair(fact) in pairs[other]), None)
+            other = next((other for other in others if pair(fact) in pairs[other]), None)
             if other is None:
                 disjoint.append(fact)
             else:
@@ -187,10 +188,6 @@ def _write_facts(relation: str, unpacked: Path, target: Path) -> list[Record]:
                 removed.append({"split": split, "line": line, "reason": reason, "record": fact})
         write_jsonl(target / relation / f"{split}.jsonl", disjoint)
     return removed
-
-
-def _pair(fact: Record) -> tuple[str, str]:
-    return fact["sub_label"], fact["obj_label"]
 
 
 def _read_facts(path: Path, relation: str) -> list[Record]:
@@ -242,7 +239,8 @@ def _check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
                 )
             if not facts or any(fact.predicate_id != relation for fact in facts):
                 raise ChecksumError(f"{name}: not only facts of {relation}")
-    for name in [f"prompts/{collection}.jsonl" for collection in PROMPT_COLLECTIONS]:
+    for collection in PROMPT_COLLECTIONS:
+        name = f"prompts/{collection}.jsonl"
         for record in read_jsonl(folder / name, ["relation", "template"]):
             if not all(slot in str(record["template"]) for slot in ("[X]", "[Y]")):
                 raise ChecksumError(f"{name}: template {record['template']!r} has no [X] or [Y]")
