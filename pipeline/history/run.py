@@ -15,15 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.history.context import (
-    SOURCES,
-    environment,
-    git_state,
-    gpu_in_use,
-    hardware_name,
-    has_ended,
-    machine_tags,
-)
+from pipeline.history import context
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, Kind, MlflowWriter
 from pipeline.history.executions import MAX_TAG, WROTE, execution_tags
@@ -87,7 +79,7 @@ class StageRun:
         `params` are those that distinguish the unit.
         """
         key = f"{self.run_id}/{name}"
-        values = {"tags": {**machine_tags(), **tags}, "params": flat_params(params)}
+        values = {"tags": {**context.machine_tags(), **tags}, "params": flat_params(params)}
         self._log.record(Event("child", key, values))
         child = StageRun(key, self._log)
         with _ending(child):
@@ -167,8 +159,8 @@ def stage_run(
                     run._record("untag", {"name": "error"})
                 if stage is not None:
                     run.log_params(stage.params)
-                run.log_text(environment(), "environment.json")
-                if patch := changes(*SOURCES):
+                run.log_text(context.environment(), "environment.json")
+                if patch := changes(*context.SOURCES):
                     run.log_text(patch, "git/diff.patch")
                 yield run
                 _log_outputs(run, live)
@@ -265,7 +257,7 @@ def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:
         output_format="list",
     )
     for run in running:
-        if has_ended(run.data.tags):
+        if context.has_ended(run.data.tags):
             mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
 
 
@@ -286,7 +278,7 @@ def _forward_others(mlflow: ModuleType) -> None:
 
 def _log_outputs(run: StageRun, log: LiveLog) -> None:
     """Log the hashes of the outputs, and the hardware, which is known by now."""
-    tags = {"hardware": hardware_name(gpu_in_use())}
+    tags = {"hardware": context.hardware_name(context.gpu_in_use())}
     try:
         hashes = output_hashes()
     except Exception as error:  # dvc raises many types
@@ -301,9 +293,9 @@ def _warn(text: str) -> None:
 
 
 def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
-    tags = {**info.tags, **machine_tags()}
+    tags = {**info.tags, **context.machine_tags()}
     dirty = False
-    if (state := git_state()) is not None:
+    if (state := context.git_state()) is not None:
         commit, dirty = state
         tags |= {"mlflow.source.git.commit": commit, "git.dirty": str(dirty).lower()}
     if stage is None:

@@ -95,7 +95,14 @@ def read_file(
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".jsonl"):
         raise DataError(f"{path}: not a .csv or .jsonl file; convert or rename it")
-    text = _read_text(path)
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")  # some spreadsheets write a byte order mark
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
     lines = _csv_lines(path, text, required) if suffix == ".csv" else _json_lines(text)
     results: list[T] = []
     errors: list[str] = []
@@ -117,18 +124,6 @@ def read_file(
     if not results:
         raise DataError(f"{path}: no inputs; write one per line")
     return results
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    try:
-        return data.decode("utf-8-sig")  # some spreadsheets write a byte order mark
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, Record | DataError]]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 from pipeline.errors import DataError, ModelError, TemplateError
 from pipeline.models.dataset import PromptFormat, allowed_answers, encode_examples
 from pipeline.models.encoding import EncodedExample
@@ -162,17 +160,10 @@ def predict(
     max_rows_per_forward: MaxRows = "auto",
     on_rows: Callable[[int], object] = lambda _: None,
 ) -> list[Answers]:
-    """Predict the answers of a task's examples.
+    """Predict the answers of one or more examples of a task; their labels are not used.
 
-    Args:
-        models: loads the model.
-        trained: prompt of the task.
-        task: of the examples; a relation is one with an open vocabulary.
-        examples: one or more; their labels are not used.
-        top: number of answers to return, the likeliest first; None returns all, in the order of
-            the task's labels.
-        max_rows_per_forward: as in `runtime.max_rows_per_forward`.
-        on_rows: called with a number of examples whenever these are done.
+    With `top`, that number of answers is returned, the likeliest first; else all, in the order of
+    the task's labels. `on_rows` is called with a number of examples whenever these are done.
 
     Returns:
         For each example, the answers with their probabilities among the allowed ones.
@@ -200,17 +191,14 @@ def predict(
     for start in range(0, len(examples), rows):
         chunk = examples[start : start + rows]
         encoded = _encode(model, form, chunk, start)
-        log_probs = score_examples(model, encoded, vectors, allowed.ids, max_rows_per_forward=rows)
-        predictions += [_probabilities(allowed.answers, row, top) for row in log_probs]
+        scores = score_examples(model, encoded, vectors, allowed.ids, max_rows_per_forward=rows)
+        for log_probs in scores:
+            order = list(range(len(allowed.answers)))
+            if top is not None:
+                order = log_probs.argsort(descending=True, stable=True)[:top].tolist()
+            predictions.append({allowed.answers[i]: math.exp(log_probs[i]) for i in order})
         on_rows(len(chunk))
     return predictions
-
-
-def _probabilities(answers: Sequence[str], log_probs: Tensor, top: int | None) -> Answers:
-    order = list(range(len(answers)))
-    if top is not None:
-        order = log_probs.argsort(descending=True, stable=True)[:top].tolist()
-    return {answers[i]: math.exp(log_probs[i]) for i in order}
 
 
 def _encode(

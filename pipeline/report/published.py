@@ -44,7 +44,7 @@ class Published:
     data: str
 
 
-def lama_published(subset: str) -> list[Published]:
+def lama_rows(subset: str) -> list[Published]:
     """Return a subset's half of Table 3, in the order of its models."""
     rows = []
     for model, about in _LAMA["models"].items():
@@ -63,12 +63,12 @@ def lama_published(subset: str) -> list[Published]:
     return rows
 
 
-def published_facts(subset: str) -> str:
+def fact_count(subset: str) -> str:
     """Return the number of facts of a subset, as the tables show it."""
     return str(_LAMA["subsets"][subset]["facts"])
 
 
-def tasks_published(protocol: str) -> list[Published]:
+def task_rows(protocol: str) -> list[Published]:
     """Return the table of a protocol, one row for each model, method and task.
 
     A standard deviation is published for tasks with one metric.
@@ -88,7 +88,7 @@ def tasks_published(protocol: str) -> list[Published]:
     return rows
 
 
-def published_table(protocol: str) -> str:
+def table_name(protocol: str) -> str:
     """Return the name of the paper's table that belongs to a protocol."""
     return str(_table(protocol)["name"])
 
@@ -109,7 +109,7 @@ def table_1_metrics() -> dict[str, dict[str, float]]:
     }
 
 
-def table_1_published() -> list[Published]:
+def table_1_rows() -> list[Published]:
     """Return the means of Table 1."""
     origin = "BERT-base, Table 1 (stability)"
     names = ("BERT-base", "bert-base-cased", "", "v2, Table 1", "verified", "")

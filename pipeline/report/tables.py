@@ -6,19 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pipeline.config.schema import LamaMethod
-from pipeline.report.published import (
-    RELATIONS,
-    TABLE_1,
-    TABLE_1_SOURCE,
-    for_model,
-    lama_differences,
-    lama_published,
-    published_facts,
-    published_table,
-    table_1_metrics,
-    task_differences,
-    tasks_published,
-)
+from pipeline.report import published
 from pipeline.report.scores import (
     CONTROLS,
     COUNTS,
@@ -95,8 +83,8 @@ def data_name(source: str, subset: str) -> str:
 
 def relation_count(source: str, relations: int) -> str:
     """Return a number of relations, with LAMA's total if some are missing."""
-    if source == "lama" and relations != RELATIONS:
-        return f"{relations} of {RELATIONS} relations"
+    if source == "lama" and relations != published.RELATIONS:
+        return f"{relations} of {published.RELATIONS} relations"
     return f"{relations} relation{'' if relations == 1 else 's'}"
 
 
@@ -159,15 +147,17 @@ def lama_paper(
     """
     cells: list[tuple[tuple[str, ...], str, Score]] = []
     for name, results in ours.items():
-        number = f"{len(results[0].relations)} of {RELATIONS}"
+        number = f"{len(results[0].relations)} of {published.RELATIONS}"
         row = (f"ours: {escaped(name)}", number, str(results[0].metrics["test/facts"]))
         cells += [(row, result.method, result.score()) for result in results]
-    same = (str(RELATIONS), published_facts(subset))
-    cells += [((r.score.origin, *same), r.score.method, r.score) for r in lama_published(subset)]
+    same = (str(published.RELATIONS), published.fact_count(subset))
+    cells += [
+        ((r.score.origin, *same), r.score.method, r.score) for r in published.lama_rows(subset)
+    ]
     used = {method for _, method, _ in cells}
     methods = [method for method in get_args(LamaMethod) if method in used]
-    fewer = any(len(results[0].relations) != RELATIONS for results in ours.values())
-    differences = lama_differences(subset, models, fewer=fewer, named=escaped)
+    fewer = any(len(results[0].relations) != published.RELATIONS for results in ours.values())
+    differences = published.lama_differences(subset, models, fewer=fewer, named=escaped)
     table = _pivot_table(("model", "relations", "facts"), cells, methods)
     return f"{table}\n{bullets(differences)}"
 
@@ -175,13 +165,13 @@ def lama_paper(
 def tasks_paper(protocol: str, model: str, results: Sequence[MethodResult]) -> str:
     """Return our scores on SuperGLUE above the paper's, and how they differ, as Markdown."""
     cells = [((f"ours: {escaped(model)}", r.method), r.task, r.score()) for r in results]
-    for row in for_model(tasks_published(protocol), model):
+    for row in published.for_model(published.task_rows(protocol), model):
         method = f"{row.score.method} ({row.called})"
         cells.append(((row.score.origin, method), row.score.task, row.score))
     tasks = dict.fromkeys(result.task for result in results)
     table = _pivot_table(("model", "method"), cells, tasks)
-    differences = bullets(task_differences(protocol, model, named=escaped))
-    return f"The paper's rows: {published_table(protocol)}.\n\n{table}\n{differences}"
+    differences = bullets(published.task_differences(protocol, model, named=escaped))
+    return f"The paper's rows: {published.table_name(protocol)}.\n\n{table}\n{differences}"
 
 
 def _pivot_table(
@@ -208,12 +198,14 @@ def stability_rows(
     rows = join({r.method: r.templates for r in order}, "relation", "number")
     metrics = {result.method: result.metrics for result in results}
     pairs = {(row["relation"], _lama_form(row)) for row in rows}
-    if source != "lama" or pairs != {("P17", template) for template in TABLE_1}:
+    if source != "lama" or pairs != {("P17", template) for template in published.TABLE_1}:
         return metrics, rows, list(metrics), ""
-    paper = {f"{method} (paper)": of for method, of in table_1_metrics().items()}
+    paper = {f"{method} (paper)": of for method, of in published.table_1_metrics().items()}
     for row in rows:
-        row |= {name: p / 100 for name, p in zip(paper, TABLE_1[_lama_form(row)], strict=True)}
-    return metrics | paper, rows, [*metrics, *paper], TABLE_1_SOURCE
+        row |= {
+            name: p / 100 for name, p in zip(paper, published.TABLE_1[_lama_form(row)], strict=True)
+        }
+    return metrics | paper, rows, [*metrics, *paper], published.TABLE_1_SOURCE
 
 
 def _lama_form(row: Row) -> str:

@@ -11,7 +11,7 @@ from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
 from pipeline.report.page import render
-from pipeline.report.published import SUBSETS, lama_published, paper_name
+from pipeline.report.published import SUBSETS, lama_rows, paper_name
 from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_of
 from pipeline.report.tables import escaped, markdown_table, metric_parts
 from pipeline.results.records import Benchmark, Record
@@ -65,7 +65,7 @@ def _lama(records: Sequence[Record]) -> dict[str, object]:
         "subsets_run": [subset for subset, of in on_lama.items() if of],
         "table_3": {
             subset: (
-                dict.fromkeys(row.model for row in lama_published(subset)),
+                dict.fromkeys(row.model for row in lama_rows(subset)),
                 {paper_name(record.model) for record in of},
             )
             for subset, of in on_lama.items()

@@ -1,7 +1,6 @@
 """Records: the results of one run as JSON, kept with the project."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +36,9 @@ def collect(
     LAMA's has stability over templates too. A SuperGLUE task that has splits but was run with no
     method is recorded with its counts and majority class.
 
-    Args:
-        benchmark: of the project.
-        params: of the project, unchanged since its last `dvc repro`.
-        root: of the project.
-        head: first keys of the record: `name`; `note`, a remark, may be empty; `date` as
-            YYYY-MM-DD; `hardware` with `processor`, `cores` and `gpu` (None if none was used).
-        seconds_of: seconds that a stage took.
+    `params` are unchanged since the project's last `dvc repro`. `head` has the first keys of the
+    record: `name`; `note`, a remark, may be empty; `date` as YYYY-MM-DD; `hardware` with
+    `processor`, `cores` and `gpu` (None if none was used).
 
     Raises:
         DataError: nothing is listed, a file is missing, or the files are about other relations.
@@ -134,48 +129,28 @@ def _params(
     return {"seed": params.seed, "model": model, benchmark: section}
 
 
-@dataclass(frozen=True)
 class Record:
-    """A record as `collect` returned it, for the pages."""
+    """A record as `collect` returned it, for the pages.
 
-    benchmark: Benchmark
-    content: Row
+    Attributes:
+        name: as Markdown.
+        params: the benchmark's section of `params.yaml`.
+        seeds: of the trainings; older records of LAMA have one.
+        data: name of LAMA's facts, as Markdown.
+    """
 
-    @property
-    def name(self) -> str:
-        """Its name, as Markdown."""
-        return f"`{self.content['name']}`"
-
-    @property
-    def params(self) -> Row:
-        """The benchmark's section of `params.yaml`."""
-        section: Row = self.content["params"][self.benchmark]
-        return section
-
-    @property
-    def seed(self) -> int:
-        """The seed of `params.yaml`."""
-        return int(self.content["params"]["seed"])
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of the trainings; older records of LAMA have one."""
-        return list(self.params.get("seeds") or [self.seed])
-
-    @property
-    def model(self) -> str:
-        """Name of the language model."""
-        return str(self.content["params"]["model"]["name"])
-
-    @property
-    def source(self) -> str:
-        """Source of the data."""
-        return source_name(self.params["source"])
-
-    @property
-    def data(self) -> str:
-        """Name of LAMA's facts, as Markdown."""
-        return data_name(self.source, self.params["subset"])
+    def __init__(self, benchmark: Benchmark, content: Row) -> None:
+        """Initialize with the content of a file."""
+        params = content["params"]
+        self.benchmark = benchmark
+        self.content = content
+        self.name = f"`{content['name']}`"
+        self.params: Row = params[benchmark]
+        self.seed: int = params["seed"]
+        self.seeds: list[int] = self.params.get("seeds") or [self.seed]
+        self.model: str = params["model"]["name"]
+        self.source = source_name(self.params["source"])
+        self.data = data_name(self.source, self.params.get("subset", ""))
 
     @property
     def results(self) -> list[MethodResult]:

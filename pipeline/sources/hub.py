@@ -70,13 +70,9 @@ def fetch_from_hub(
     A token, a proxy and `HF_HUB_OFFLINE` are those of the environment, as `huggingface_hub` reads
     it. Files in the cache are not fetched again, and are used unchecked if there is no network.
 
-    Args:
-        name: `organization/name` or `organization/name@revision`.
-        files: names of files, or patterns of names.
-        repo_type: `model` or `dataset`.
-        cache: folder of downloads, in the layout of the hub's own cache.
-        instead: what to do if the hub does not have it; a sentence without its period.
-        endpoint: the hub's address; None for the default.
+    The name may have `@revision`; `files` are names, or patterns of names. `cache` has the layout
+    of the hub's own cache. `instead` is what to do if the hub does not have it, a sentence without
+    its period.
 
     Returns:
         A folder of links into the cache, not to be changed. Files that the repository does not have

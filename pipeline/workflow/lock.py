@@ -56,7 +56,17 @@ def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
     """
     try:
         stages = YAML(typ="safe").load(content.decode())["stages"]
-        return {stage: _execution(stage, entry) for stage, entry in stages.items()}
+        return {
+            stage: Execution(
+                stage=stage,
+                command=command_text(entry["cmd"]),
+                run_key=_run_key(entry),
+                params={k: v for file in entry.get("params", {}).values() for k, v in file.items()},
+                inputs={dep["path"]: _hash(dep) for dep in entry.get("deps", [])},
+                outputs={out["path"]: _hash(out) for out in entry.get("outs", [])},
+            )
+            for stage, entry in stages.items()
+        }
     except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{name}: cannot be parsed as a dvc.lock ({type(error).__name__}: "
@@ -91,22 +101,10 @@ def file_hash(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def _execution(name: str, entry: Mapping[str, Any]) -> Execution:
-    return Execution(
-        stage=name,
-        command=command_text(entry["cmd"]),
-        run_key=_run_key(entry),
-        params={
-            key: value for file in entry.get("params", {}).values() for key, value in file.items()
-        },
-        inputs={dep["path"]: _hash(dep) for dep in entry.get("deps", [])},
-        outputs={out["path"]: _hash(out) for out in entry.get("outs", [])},
-    )
-
-
 def _hash(entry: Mapping[str, Any]) -> str:
     """Return the hash of a file or folder, or the server's checksum of an external one."""
-    return str(next(entry[key] for key in ("md5", "checksum", "etag") if key in entry))
+    key = next((key for key in ("md5", "checksum", "etag") if key in entry), "md5")
+    return str(entry[key])
 
 
 def _run_key(entry: Mapping[str, Any]) -> str | None:

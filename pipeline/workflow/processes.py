@@ -65,7 +65,9 @@ class StageProcesses:
                     status = TaskStatus.RAN
                 elif text.startswith(f"Stage '{task.name}' is cached"):
                     status = TaskStatus.CACHED
-                self._print(task.name, text)
+                if text and not text.strip().startswith(_HINTS):
+                    self.last_lines[task.name].append(text)
+                    self._echo(task.name, text)
         with self._lock:
             self._children.discard(child)
             if child.returncode == 0:
@@ -115,8 +117,3 @@ class StageProcesses:
         if self._threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(self._threads))
         return environment
-
-    def _print(self, name: str, text: str) -> None:
-        if text and not text.strip().startswith(_HINTS):
-            self.last_lines[name].append(text)
-            self._echo(name, text)
