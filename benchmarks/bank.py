@@ -71,8 +71,8 @@ SHARED = "+ passes shared by all relations: the bank"
 MOST_OF_MOVEMENT = 0.02
 MOST_NATS = 0.02
 
-_ROWS_TO_COMPARE = 8
-_DEFAULT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 256}
+_TOKENS_TO_COMPARE = 100
+_DEFAULT_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 4096}
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepared = time.perf_counter() - started
     one_by_one = min(options.plain_relations, options.relations)
     work = Work(model, relations, one_by_one, config)
-    rows = options.max_tokens_per_forward or [_DEFAULT_ROWS[device.type]]
+    rows = options.max_tokens_per_forward or [_DEFAULT_TOKENS[device.type]]
     _say(f"{options.name}, {hardware['name']}: {len(words)} allowed words")
     equality = None
     if bfloat16:
@@ -166,9 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     _say(f"\n{results_text([result])}\n")
     for tried in result["max_tokens_per_forward"]:
-        _say(
-            f"{_bank(tried['max_tokens_per_forward'])}: {tried['milliseconds_per_fact']:.2f} ms/fact"
-        )
+        name = _bank(tried["max_tokens_per_forward"])
+        _say(f"{name}: {tried['milliseconds_per_fact']:.2f} ms/fact")
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"bank-{slug(options.name)}-{slug(hardware['name'])}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -183,7 +182,7 @@ def compare(
     Raises:
         RuntimeError: by more than rounding, or training moved nothing.
     """
-    found = differences(plain, bank, work.bank(_ROWS_TO_COMPARE, few=True, epochs=0))
+    found = differences(plain, bank, work.bank(_TOKENS_TO_COMPARE, few=True, epochs=0))
     if not found["moved"]:
         raise RuntimeError("nothing to compare: dev chose each prompt as it was before training")
     nats = max(found["dev_loss"], found["train_loss"])
@@ -235,7 +234,7 @@ def differences(
 def measure(
     work: Work, rows: Sequence[int], repeats: int
 ) -> tuple[dict[str, Any], dict[str, TrainingResult], dict[str, TrainingResult]]:
-    """Time every step of the ladder and the bank with each number of rows a pass, in turns.
+    """Time every step of the ladder and the bank with each number of tokens a pass, in turns.
 
     Returns:
         The figures of the result file, and the results of the plain loop and the bank.
@@ -293,7 +292,7 @@ def _flops_per_fact(work: Work, rows: Sequence[int]) -> dict[str, float]:
 
 
 def _bank(max_tokens_per_forward: int) -> str:
-    return f"bank, {max_tokens_per_forward} rows a pass"
+    return f"bank, {max_tokens_per_forward} tokens a pass"
 
 
 def _describe_run(
@@ -401,9 +400,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16; when timed")
     parser.add_argument("--threads", type=int, help="of the CPU; else torch's choice")
     parser.add_argument(
-        "--max-rows-per-forward",
+        "--max-tokens-per-forward",
         type=lambda text: [int(part) for part in text.split(",")],
-        help="of the bank, such as 64,256,1024: each is tried; else what `auto` takes at most",
+        help="of the bank, such as 1024,8192: each is tried; else what `auto` takes at most",
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result file")
     given = sys.argv[1:] if arguments is None else list(arguments)

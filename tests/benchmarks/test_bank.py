@@ -104,13 +104,13 @@ def test_the_command_writes_what_the_readme_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = "--device cpu --relations 3 --plain-relations 2 --facts 4 --dev 2 --batch 2"
-    small += " --max-rows-per-forward 2,8"
+    small += " --max-tokens-per-forward 2,8"
     bank.main(
         [
             "--shape",
             "tiny-causal",
             *small.split(),
-            "--max-rows-per-forward",
+            "--max-tokens-per-forward",
             "2,8",
             "--output",
             str(tmp_path),

@@ -485,7 +485,8 @@ def test_the_projects_methods_resolve_to_these_values():
         ),
         (
             {"runtime.rows_per_pass": 4},
-            "runtime.rows_per_pass: this key is now 'max_tokens_per_forward'",
+            "runtime.rows_per_pass: this key is now 'max_tokens_per_forward'; "
+            "it counts tokens instead of rows",
         ),
         ({"lama.source": "gazetteer"}, "lama.source: 'gazetteer' is now 'geonames'"),
         (
