@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -90,18 +90,27 @@ def collect(
     Run it after `dvc repro`, on the machine that ran it, which the record names.
     A record with the same name is replaced.
     """
+    import torch
+
     from pipeline.config.schema import load_params
+    from pipeline.history.context import processor_name
     from pipeline.results.records import collect as collect_record
     from pipeline.workflow.lock import read_lock
 
     if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
         raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
     params = load_params(params_file)
+    device = params.runtime.device
+    gpu = device != "cpu" and torch.cuda.is_available()
     head = {
         "name": name,
         "note": note,
         "date": datetime.date.today().isoformat(),
-        "hardware": hardware(params.runtime.device),
+        "hardware": {
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name(device if ":" in device else None) if gpu else None,
+        },
     }
     seconds_of = partial(stage_seconds, read_lock(Path("dvc.lock")))
     record = collect_record(benchmark, params, Path(), head, seconds_of=seconds_of)
@@ -140,17 +149,3 @@ def stage_seconds(
     if execution is None or execution.run_key is None:
         return None
     return seconds_of_execution(execution.run_key)
-
-
-def hardware(device: str) -> dict[str, Any]:
-    """Return the processor, its cores, and the name of the GPU that `runtime.device` selects."""
-    import torch
-
-    from pipeline.history.context import processor_name
-
-    gpu = device != "cpu" and torch.cuda.is_available()
-    return {
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(device if ":" in device else None) if gpu else None,
-    }

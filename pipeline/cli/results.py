@@ -119,9 +119,9 @@ def results(
 
 def _explain_none(evaluations: Sequence["Result"]) -> None:
     """Print why there is nothing to show, and what to do."""
-    from pipeline.history.store import store_address, without_password
+    from pipeline.history.store import store_address
 
-    where = without_password(store_address())
+    where = store_address()
     if not evaluations:
         typer.echo(
             f"No finished evaluation in the history, {where}.\nRun the pipeline with `dvc repro`, "

@@ -130,9 +130,7 @@ def stage_run(
             earlier = _resume(mlflow, resumes, locks)
             run_id = _open_run(mlflow, earlier, info, _tags(stage, info))
         except Exception as error:
-            raise TrackingError(
-                without_password(f"MLflow opens no run: {first_line(error)}")
-            ) from error
+            raise TrackingError(f"MLflow opens no run: {first_line(error)}") from error
         log = EventLog(run_id, name=info.name)
         if earlier is None:
             locks.enter_context(log.lock())
@@ -261,7 +259,7 @@ def _forward_others(mlflow: ModuleType) -> None:
                     f"({report.trouble}); send them with `ptune send`"
                 )
     except Exception as error:  # the logs of others may be unreadable; this stage continues
-        _warn(f"events of earlier runs are not sent ({without_password(first_line(error))})")
+        _warn(f"events of earlier runs are not sent ({first_line(error)})")
 
 
 def _log_outputs(run: StageRun, log: LiveLog) -> None:
