@@ -277,9 +277,8 @@ class _Recurrence(torch.autograd.Function):
         states: list[Tensor] = []
         for token in gates.split(1, dim=1):
             total = torch.baddbmm(token, states[-1], w_state) if states else token
-            enter, forget, candidate, leave = total.split(width, dim=2)
-            enter, forget, leave = enter.sigmoid(), forget.sigmoid(), leave.sigmoid()
-            candidate = candidate.tanh()
+            enter, forget, _, leave = total.sigmoid().split(width, dim=2)
+            candidate = total.narrow(2, 2 * width, width).tanh()
             cell = enter * candidate
             if cells:
                 cell = torch.addcmul(cell, forget, cells[-1])
@@ -292,35 +291,34 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor]:
-        (gradient,) = gradients
         w_state, opened, cells, out = ctx.saved_tensors
         enter, forget, candidate, leave = opened.chunk(4, dim=2)
         zero = torch.zeros_like(cells[:, :1])
         cells_before = torch.cat([zero, cells[:, :-1]], dim=1)
         states_before = torch.cat([zero, out[:, :-1]], dim=1)
         shown = cells.tanh()
-        # How the gates and the cell enter the cell and the state; for all tokens at once.
+        # How the gates enter the cell (the first three) and the state, and how the cell enters the
+        # state; for all tokens at once.
         to_gates = torch.cat(
             [
                 candidate * enter * (1 - enter),
                 cells_before * forget * (1 - forget),
                 enter * (1 - candidate.square()),
+                shown * leave * (1 - leave),
             ],
             dim=2,
         )
-        to_leave = shown * leave * (1 - leave)
         to_cell = leave * (1 - shown.square())
+        parts = (gradients[0], to_gates, to_cell, forget)
+        tokens = zip(*(part.split(1, dim=1) for part in parts), strict=True)
         back = w_state.transpose(1, 2)
         found: list[Tensor] = []
         of_cell = zero
-        for t in range(out.shape[1] - 1, -1, -1):
-            at = slice(t, t + 1)
-            of_state = gradient[:, at]
+        for of_state, gate, cell, kept in reversed(list(tokens)):
             if found:
                 of_state = torch.baddbmm(of_state, found[-1], back)
-            of_cell = torch.addcmul(of_cell, of_state, to_cell[:, at])
-            cell_gates = to_gates[:, at] * of_cell.repeat(1, 1, 3)
-            found.append(torch.cat([cell_gates, of_state * to_leave[:, at]], dim=2))
-            of_cell = of_cell * forget[:, at]
+            of_cell = torch.addcmul(of_cell, of_state, cell)
+            found.append(gate * torch.cat([of_cell, of_cell, of_cell, of_state], dim=2))
+            of_cell = of_cell * kept
         of_gates = torch.cat(found[::-1], dim=1)
         return of_gates, torch.bmm(states_before.transpose(1, 2), of_gates)
