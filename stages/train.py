@@ -216,7 +216,7 @@ class _WordSearch:
         trial: Trial,
         job: TrainingJob,
         checkpoint: Path,
-        max_rows: int,
+        max_tokens: int,
         on_epoch: Callable[[EpochRecord], None],
     ) -> TrainingResult:
         params = trial.config.training.search
@@ -226,14 +226,14 @@ class _WordSearch:
                 model,
                 job,
                 params,
-                max_rows_per_forward=max_rows,
+                max_tokens_per_forward=max_tokens,
                 checkpoint=checkpoint,
                 on_epoch=on_epoch,
             )
         key = "lama.training.discrete.search.prompts"
         texts = _published(self.data, params.prompts, key, trial.data.task.name)
         return choose_published(
-            model, trial, texts, max_rows_per_forward=max_rows, on_epoch=on_epoch
+            model, trial, texts, max_tokens_per_forward=max_tokens, on_epoch=on_epoch
         )
 
 
