@@ -402,7 +402,11 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
     unknown_names = set()
     for details in errors:
         place = tuple(str(p) for p in details["loc"] if not _INTERNAL.fullmatch(str(p)))
-        place = _written_place(place, values)
+        # A method's value may come from `defaults`.
+        written = (*place[:2], "defaults", *place[3:])
+        merged = place[1:2] == ("training",) and len(place) > 3
+        if merged and not _has(values, place) and _has(values, written):
+            place = written
         by_place.setdefault(place, []).append(details)
         if "[key]" in details["loc"]:
             unknown_names.add(place)
@@ -416,13 +420,6 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
         if not (below_unknown or renamed or (within and place not in unknown_names)):
             lines.append(": ".join(filter(None, (".".join(place), _message(members, place)))))
     return lines
-
-
-def _written_place(place: tuple[str, ...], values: Any) -> tuple[str, ...]:
-    """The place in `defaults` if a method's value comes from there."""
-    written = (*place[:2], "defaults", *place[3:])
-    merged = place[1:2] == ("training",) and len(place) > 3
-    return written if merged and not _has(values, place) and _has(values, written) else place
 
 
 def _has(values: Any, path: tuple[str, ...]) -> bool:
