@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -281,7 +280,7 @@ def _train(
     reused = {SECONDS_REUSED: round(runner.seconds_reused, 1)}
     ctx.run.log_metrics({"trainings": len(trials), **reused})
     if prompts:
-        points = score_points(selection.dev_rows, itemgetter("dev_score"))
+        points = score_points(selection.dev_rows, "dev_score")
         ctx.run.log_metrics(mean_and_std(f"dev/{trials[0].metric}", points))
 
 
