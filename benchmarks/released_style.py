@@ -74,19 +74,12 @@ class _Run:
     """The training of one relation."""
 
     def __init__(
-        self,
-        model: PromptedModel,
-        relation: Relation,
-        config: MethodParams,
-        switches: Switches,
+        self, model: PromptedModel, relation: Relation, config: MethodParams, switches: Switches
     ) -> None:
         assert config.prompt is not None
         self._model = model
         self._relation = relation
         self._config = config
-        self._prompt = config.prompt
-        self._batch = config.batch_size
-        self._seed = relation.job.seed
         self._switches = switches
         self._allowed = relation.job.train.word_ids.to(model.device)
         self._allowed_set = set(self._allowed.tolist())
@@ -94,31 +87,30 @@ class _Run:
             config.prompt,
             relation.template.prompt_tokens,
             model.input_embeddings,
-            seed=self._seed,
+            seed=relation.job.seed,
             name=relation.job.name,
         ).to(model.device)
 
     def train(self) -> TrainingResult:
         """Score dev, then train and score dev in turns."""
-        epochs = self._config.epochs
-        questions = self._relation.job.train
-        count = len(questions.rows)
+        job, epochs = self._relation.job, self._config.epochs
+        count, size = len(job.train.rows), self._config.batch_size
+        assert self._config.prompt is not None
         optimizer = ScheduledOptimizer(
             self._encoder.parameters(),
-            self._prompt,
+            self._config.prompt,
             epochs=epochs,
-            steps_per_epoch=-(-count // self._batch),
+            steps_per_epoch=-(-count // size),
         )
         trained = TrainingResult()
         self._keep_if_best(trained, self._score_dev(0, None))
         for epoch in range(1, epochs + 1):
             order = list(range(count))
-            name = self._relation.job.name
-            make_random(self._seed, "order of examples", name, str(epoch)).shuffle(order)
+            make_random(job.seed, "order of examples", job.name, str(epoch)).shuffle(order)
             total = 0.0
-            for start in range(0, count, self._batch):
-                chosen = order[start : start + self._batch]
-                loss, _, _ = self._answer(self._relation.train_subjects, questions, chosen)
+            for start in range(0, count, size):
+                chosen = order[start : start + size]
+                loss, _, _ = self._answer(self._relation.train_subjects, job.train, chosen)
                 loss.backward()
                 optimizer.step()
                 total += loss.item() * len(chosen)
@@ -127,11 +119,11 @@ class _Run:
 
     @torch.no_grad()
     def _score_dev(self, epoch: int, train_loss: float | None) -> EpochRecord:
-        questions = self._relation.job.dev
+        questions, size = self._relation.job.dev, self._config.batch_size
         count = len(questions.rows)
         hits, loss = 0, 0.0
-        for start in range(0, count, self._batch):
-            chosen = list(range(start, min(start + self._batch, count)))
+        for start in range(0, count, size):
+            chosen = list(range(start, min(start + size, count)))
             _, right, log_probs = self._answer(self._relation.dev_subjects, questions, chosen)
             hits += right
             targets = questions.targets[chosen].to(self._model.device)
