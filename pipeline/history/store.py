@@ -75,14 +75,18 @@ def connect(experiment: str | None = None) -> ModuleType:
                 "account on that server (docs/server.md)."
             )
         raise TrackingError(
-            without_password(f"MLflow at {store_address()} cannot be used: {first_line(error)}\n")
-            + f"{advice} Nothing was run."
+            f"MLflow at {store_address()} cannot be used: {first_line(error)}\n"
+            f"{advice} Nothing was run."
         ) from error
     return mlflow
 
 
 def store_address() -> str:
-    """Return the address of the history, with credentials."""
+    """Return the address of the history, without credentials."""
+    return without_password(_address())
+
+
+def _address() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root()}/mlflow.db"
 
 
@@ -93,7 +97,7 @@ def history_exists() -> bool:
 
 def store_identity() -> str:
     """Return a name that distinguishes this store from others, without credentials."""
-    address = store_address()
+    address = _address()
     if address == f"sqlite:///{project_root()}/mlflow.db":
         return "mlflow.db"
     parts = urlsplit(address)
@@ -113,7 +117,14 @@ def local_store(root: Path) -> Path:
     """
     store = root / "mlflow.db"
     if store.exists():
-        _check_header(store)
+        with store.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+        # MLflow tries to open a file that is not a database for 100 seconds.
+        if header and header != _SQLITE_HEADER:
+            raise TrackingError(
+                f"sqlite:///{store}: cannot be read: file is not a database\n"
+                "Move it away, or restore a copy of it; `ptune doctor` has details."
+            )
         return store
     work = root / ".work"
     work.mkdir(exist_ok=True)
@@ -131,27 +142,13 @@ def local_store(root: Path) -> Path:
     return store
 
 
-def _check_header(store: Path) -> None:
-    """Refuse a file that is not a database at once: MLflow tries to open it for 100 seconds."""
-    with store.open("rb") as file:
-        header = file.read(len(_SQLITE_HEADER))
-    if header and header != _SQLITE_HEADER:
-        raise TrackingError(
-            f"sqlite:///{store}: cannot be read: file is not a database\n"
-            "Move it away, or restore a copy of it; `ptune doctor` has details."
-        )
-
-
 def check_store(timeout_seconds: float) -> bool:
     """Check that the store can be used, without changing it; return whether it has a history.
-
-    Args:
-        timeout_seconds: How long to wait for a server.
 
     Raises:
         TrackingError: It cannot be reached, or belongs to another version of MLflow.
     """
-    address = store_address()
+    address = _address()
     if not history_exists():
         return False
     try:
@@ -169,7 +166,7 @@ def check_store(timeout_seconds: float) -> bool:
             reason = f"no answer within {timeout_seconds:g} seconds"
         elif isinstance(error, requests.RequestException):
             reason = f"cannot be reached: {reason}"
-        raise TrackingError(without_password(f"{address}: {reason}; {_FIX}")) from error
+        raise TrackingError(f"{store_address()}: {reason}; {_FIX}") from error
     return True
 
 
@@ -200,28 +197,26 @@ def _has_current_schema(address: str) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, at most 300 characters long.
+    """Return the first line of an error's message, without passwords, at most 300 characters.
 
     For a failed connection it is the system's message, without those of the libraries above.
     """
-    text = _system_message(error) or str(error).strip() or repr(error)
-    line = text.splitlines()[0]
+    text = str(error).strip() or repr(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | socket.gaierror) and cause.strerror:
+            text = cause.strerror
+            break
+        cause = cause.__cause__ or cause.__context__
+    line = without_password(text.splitlines()[0])
     return line if len(line) <= 300 else f"{line[:297]}..."
-
-
-def _system_message(error: BaseException | None) -> str | None:
-    while error is not None:
-        if isinstance(error, ConnectionError | socket.gaierror) and error.strerror:
-            return error.strerror
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def unreadable(error: Exception) -> TrackingError:
     """Return the error of a history that could not be read."""
     return TrackingError(
-        without_password(f"{store_address()}: cannot be read: {first_line(error)}\n")
-        + f"S{_FIX[1:]}; `ptune doctor` has details."
+        f"{store_address()}: cannot be read: {first_line(error)}\n"
+        f"S{_FIX[1:]}; `ptune doctor` has details."
     )
 
 
