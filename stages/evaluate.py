@@ -27,7 +27,7 @@ from pipeline.evaluation.summary import (
 from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_jsonl
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.loading import ModelCache, model_loader
-from pipeline.models.memory import estimate_max_rows
+from pipeline.models.memory import estimate_max_tokens
 from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import fact_examples, lama_task
@@ -175,14 +175,9 @@ def _evaluate(
             form, examples = read(prompt, *places[name])
             weights = weights_file(trained, name)
             network = models.get(weights if weights.exists() else None, form.classifier_outputs)
+            most = estimate_max_tokens(network, wanted=params.runtime.max_tokens_per_forward)
             evaluation = evaluate(
-                network,
-                form,
-                prompt.vectors,
-                examples,
-                max_rows_per_forward=estimate_max_rows(
-                    network, form.max_positions, wanted=params.runtime.max_rows_per_forward
-                ),
+                network, form, prompt.vectors, examples, max_tokens_per_forward=most
             )
             # Saved before it is reported: what was reported is not computed again after a kill.
             write_json(finished, asdict(evaluation))

@@ -202,7 +202,7 @@ def _search_words(
     trial: Trial,
     job: TrainingJob,
     checkpoint: Path,
-    max_rows: int,
+    max_tokens: int,
     on_epoch: Callable[[EpochRecord], None],
 ) -> TrainingResult:
     """Search the words of a relation's prompt, or select a published one."""
@@ -213,13 +213,15 @@ def _search_words(
             model,
             job,
             params,
-            max_rows_per_forward=max_rows,
+            max_tokens_per_forward=max_tokens,
             checkpoint=checkpoint,
             on_epoch=on_epoch,
         )
     key = "lama.training.discrete.search.prompts"
     texts = _published(data, params.prompts, key, trial.data.task.name)
-    return choose_published(model, trial, texts, max_rows_per_forward=max_rows, on_epoch=on_epoch)
+    return choose_published(
+        model, trial, texts, max_tokens_per_forward=max_tokens, on_epoch=on_epoch
+    )
 
 
 @dataclass(frozen=True)

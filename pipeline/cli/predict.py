@@ -294,7 +294,7 @@ def _predict(
                     tasks,
                     [(question.task, question.example) for question in questions],
                     top=top,
-                    max_rows_per_forward=params.runtime.max_rows_per_forward,
+                    max_tokens_per_forward=params.runtime.max_tokens_per_forward,
                     on_rows=bar.update,
                 )
             except QuestionError as error:

@@ -13,21 +13,21 @@ from pipeline.tasks import Example, Task
 Row = dict[str, Any]
 
 
-def accuracy(log_probs: Tensor, targets: Tensor) -> float:
-    """The share of rows whose best word is the right one.
+def accuracy(answers: Tensor, targets: Tensor) -> float:
+    """The share of examples that were answered right.
 
     On LAMA this is P@1 of a relation.
 
     Args:
-        log_probs: (rows, words) float; of equal scores the first word is the best.
-        targets: (rows,) int64.
+        answers: (examples,) int64, positions of the predicted answers.
+        targets: (examples,) int64, positions of the right answers.
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: there are no examples.
     """
     if not len(targets):
-        raise ValueError("no rows to score")
-    return float((log_probs.argmax(dim=1) == targets).double().mean())
+        raise ValueError("no examples to score")
+    return float((answers == targets).double().mean())
 
 
 def ranks(log_probs: Tensor, targets: Tensor) -> Tensor:
@@ -106,20 +106,20 @@ def group_rows(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...] | Any, l
 
 
 def score_answers(
-    task: Task, examples: Sequence[Example], log_probs: Tensor, targets: Tensor
+    task: Task, examples: Sequence[Example], answers: Tensor, targets: Tensor
 ) -> dict[str, float]:
     """The task's metrics of scored examples.
 
     Args:
         task: whose metrics they are.
         examples: that were scored.
-        log_probs: (examples, answers) float.
-        targets: (examples,) int64, the right answer's position.
+        answers: (examples,) int64, positions of the predicted answers.
+        targets: (examples,) int64, positions of the right answers.
     """
     if task.vocabulary is not None:
         # Two words may be one token of the model, so positions are compared, not words.
-        return {name: accuracy(log_probs, targets) for name in task.metrics}
-    return task_metrics(task, examples, [task.labels[i] for i in log_probs.argmax(dim=1).tolist()])
+        return {name: accuracy(answers, targets) for name in task.metrics}
+    return task_metrics(task, examples, [task.labels[i] for i in answers.tolist()])
 
 
 def task_score(metrics: Mapping[str, float]) -> float:
