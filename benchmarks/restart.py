@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results" / "restart.json"
 
 _OUTPUTS = ("data", "models", "curves", "metrics", "evaluation", "report")
 _STAGE = re.compile(r"Running stage '(.+)':")
-_PROGRESS = re.compile(r"(\S+) epoch (\d+) |(P\d+)  test/")
+_PROGRESS = re.compile(r"(\S+) epoch (\d+) |(P\d+)\S*  test/")
 _RUN_KEY = re.compile(r"[0-9a-f]{64}")
 _EPOCHS = 60
 
