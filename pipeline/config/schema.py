@@ -44,6 +44,7 @@ _RENAMED_NOTES = {"max_tokens_per_forward": "; it counts tokens instead of rows"
 RENAMED_VALUES = {"gazetteer": "geonames"}
 # Keys that earlier versions did not have -> what to write.
 _ADDED_KEYS = {
+    "model.start": "write `start: auto`, or `start: none` for the rows of earlier versions",
     "lama.seeds": "training on LAMA reads it in place of `seed`; write `seeds: [34]`",
     "lama.selection": "write `selection: dev`",
     "lama.grid": "write `{}` for each method",
@@ -82,6 +83,7 @@ class ModelParams(Section):
 
     name: Annotated[str, Field(min_length=1)]
     dtype: Literal["auto", "float32", "bfloat16", "mixed"]
+    start: Annotated[str, Field(min_length=1)]
 
 
 class DataParams(Section):
@@ -118,6 +120,7 @@ class PromptParams(OptimizerConfig):
     """The prompt encoder, and how it is optimized."""
 
     encoder: Literal["lstm", "mlp", "embedding"]
+    start: Literal["random", "words"]
     dropout: Share
 
 

@@ -430,7 +430,8 @@ def test_the_projects_methods_resolve_to_these_values():
         )  # fmt: skip
         return {**dict(zip(keys, values, strict=True)), **more}
 
-    lstm, embedding = {"encoder": "lstm", "dropout": 0.0}, {"encoder": "embedding", "dropout": 0.0}
+    lstm = {"encoder": "lstm", "start": "words", "dropout": 0.0}
+    embedding = lstm | {"encoder": "embedding"}
     one_pass = {"gradient_accumulation_steps": 1}
     lama_model = optimization("adam", 5e-6, 5e-4, "exponential", 0.0, 0.98, None, **one_pass)
     model = optimization("adamw", 1e-5, 0.01, "linear", 0.1, 1.0, 1.0, **one_pass)
