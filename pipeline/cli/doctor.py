@@ -22,7 +22,6 @@ _MARKS = {
     "skipped": ("-", "-", "dim"),
 }
 
-
 EXAMPLES = """Examples:
   ptune doctor
   ptune doctor --json"""

@@ -148,10 +148,7 @@ def send(
 
         if drop is not None:
             typer.echo(f"dropped the unsent events of run {drop_log(drop)}")
-        reports = []
-        for report in send_all():
-            _print_report(report)
-            reports.append(report)
+        reports = list(map(_printed, send_all()))
         if not reports:
             typer.echo("nothing to send: MLflow is up to date")
     troubled = [report for report in reports if report.trouble]
@@ -166,7 +163,7 @@ def send(
         raise typer.Exit(1)
 
 
-def _print_report(report: "SendReport") -> None:
+def _printed(report: "SendReport") -> "SendReport":
     typer.echo(f"{report.name} {report.run_id[:10]}: {report.num_sent} events sent")
     for reason in report.refused:
         print_warning(f"  refused and dropped: {reason}", color="yellow")
@@ -174,6 +171,7 @@ def _print_report(report: "SendReport") -> None:
         print_warning(f"  {report.num_pending} kept: {report.trouble}", color="red")
     elif report.num_pending:
         typer.echo(f"  {report.num_pending} kept: its stage still runs, and sends them itself")
+    return report
 
 
 SYNC_EXAMPLES = """Examples:
@@ -196,8 +194,7 @@ def sync() -> None:
         for report in send_all():
             if report.other_store:
                 continue
-            _print_report(report)
-            if report.trouble:
+            if _printed(report).trouble:
                 raise TrackingError(
                     "a stage whose events are still kept would get a second run: run `ptune sync` "
                     "again after `ptune send` has sent them"

@@ -1,10 +1,8 @@
 """Predict with trained prompts: the object of a fact, or the answer to an example of a task."""
 
-import csv
 import inspect
 import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from tqdm import tqdm
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_columns, print_csv, report_errors
 from pipeline.config.schema import LamaMethod, SuperGlueMethod, load_params
 from pipeline.data.lama import Relation, read_lama
 from pipeline.errors import DataError
 from pipeline.files import write_csv, write_jsonl
 from pipeline.inference.inputs import check_encoding, check_required, read_example, read_file
 from pipeline.tasks import Example, Task, get_task, task_names
-from pipeline.tasks.base import InputField, InputSchema
+from pipeline.tasks.base import InputSchema
 from pipeline.tasks.lama import lama_task, subject_example
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -52,9 +50,6 @@ Out = Annotated[
     typer.Option(help="With --file: the .csv or .jsonl file to write. Default: the screen."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
-Top = Annotated[int, typer.Option(min=1, help="Number of answers of each method.")]
-RelationName = Annotated[str | None, typer.Argument(help="A trained relation, such as P17.")]
-Subjects = Annotated[list[str] | None, typer.Argument(help="The subjects of the facts.")]
 
 _SHARED_OPTIONS: dict[str, tuple[Any, Any]] = {
     "methods": (Methods, None),
@@ -73,14 +68,7 @@ A file has a column subject, and may have a column relation."""
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """The options that all commands share.
-
-    Attributes:
-        methods: those to use; empty for all.
-        file: of inputs; None where one is typed.
-        out: file to write; None prints the predictions.
-        as_json: whether to print JSON.
-    """
+    """The options that all commands share, without a `file` for a typed input."""
 
     methods: Sequence[str]
     file: Path | None
@@ -115,16 +103,15 @@ class Question:
     """One input.
 
     Attributes:
+        task: a task or relation.
         line: of the file; None where it was typed.
         columns: that identify it in the output.
-        task: name of the task or relation.
-        example: as the task reads it.
     """
 
-    line: int | None
-    columns: Mapping[str, str]
     task: str
     example: Example
+    line: int | None
+    columns: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -149,9 +136,9 @@ class Prediction:
 
 @app.command(epilog=_LAMA_EXAMPLES)
 def lama(
-    relation: RelationName = None,
-    subjects: Subjects = None,
-    top: Top = 5,
+    relation: Annotated[str | None, typer.Argument(help="A trained relation, such as P17.")] = None,
+    subjects: Annotated[list[str] | None, typer.Argument(help="The subjects of the facts.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of answers of each method.")] = 5,
     methods: Methods = None,
     file: InputFile = None,
     out: Out = None,
@@ -173,7 +160,10 @@ def _task_command(task: str, schema: InputSchema) -> Callable[..., None]:
             typed = {name: value for name, value in fields.items() if value is not None}
             predict_examples(task, typed, PredictOptions(methods or [], file, out, as_json))
 
-    options = {field.name: (_field_option(field), None) for field in schema.fields}
+    options: dict[str, tuple[Any, Any]] = {}
+    for field in schema.fields:
+        option = typer.Option(help=field.description, show_default=False)
+        options[field.name] = Annotated[field.value_type | None, option], None
     # Typer derives the options from a function's signature.
     vars(command)["__signature__"] = inspect.Signature(
         [
@@ -184,17 +174,11 @@ def _task_command(task: str, schema: InputSchema) -> Callable[..., None]:
     return command
 
 
-def _field_option(field: InputField) -> Any:
-    option = typer.Option(help=field.description, show_default=False)
-    return Annotated[field.value_type | None, option]
-
-
 def _option_name(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
 def _task_examples(task: str, schema: InputSchema) -> str:
-    """The text below a task's help."""
     typed = "".join(
         f' \\\n    {_option_name(field.name)} "{field.example}"'
         for field in schema.fields
@@ -222,13 +206,11 @@ def predict_facts(
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
-    from pipeline.inference.predictor import best_by_task, choose_methods, load_trained
+    from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check(subjects)
-    methods = choose_methods(LAMA_TRAINED, get_args(LamaMethod), options.methods)
-    best = {
-        method: best_by_task(load_trained(LAMA_TRAINED / method).values()) for method in methods
-    }
+    trainings = load_methods(LAMA_TRAINED, get_args(LamaMethod), options.methods)
+    best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     relations = list(dict.fromkeys(name for prompts in best.values() for name in prompts))
     questions = _read_facts(relation, subjects, relations, options.file)
     splits = read_lama(_existing(LAMA_SPLITS), [])
@@ -248,15 +230,10 @@ def predict_facts(
 def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOptions) -> None:
     """Predict the labels of a task's examples, and print or write their probabilities.
 
-    Args:
-        task: name of the task.
-        typed: the fields that were typed.
-        options: the shared options.
-
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
-    from pipeline.inference.predictor import best_by_task, choose_methods, load_trained
+    from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check([_option_name(name) for name in typed])
     available = [name for name in task_names() if (TASKS_TRAINED / name).is_dir()]
@@ -265,27 +242,31 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
             f"{task} was not trained; trained are {', '.join(available)} (superglue.tasks in "
             "params.yaml, then `dvc repro`, trains others)"
         )
-    folder = TASKS_TRAINED / task
-    methods = choose_methods(folder, get_args(SuperGlueMethod), options.methods)
-    trainings = {method: list(load_trained(folder / method).values()) for method in methods}
+    trainings = load_methods(TASKS_TRAINED / task, get_args(SuperGlueMethod), options.methods)
     best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     questions = _read_examples(task, typed, options.file)
     predictions = _predict({task: get_task(task)}, questions, best, options, None)
     if options.as_table:
         print_labels(predictions, get_task(task).schema.label_names)
-        counts = {method: len(prompts) for method, prompts in trainings.items()}
-        print_trainings([prompts[task] for prompts in best.values()], counts)
+        rows = []
+        for method, prompts in trainings.items():
+            chosen = best[method][task]
+            of = f", the best of {len(prompts)} trainings" if len(prompts) > 1 else ""
+            rows.append([method, chosen.name, f"dev {100 * chosen.prompt.dev_score:.1f}{of}"])
+        print_columns(rows)
     else:
-        rows = [
-            {
-                **one.columns,
-                "training": one.trained.name,
-                "label": one.best,
-                **{f"p_{label}": round(value, _PLACES) for label, value in one.answers.items()},
-            }
-            for one in predictions
-        ]
-        write_rows(rows, options)
+        write_rows(
+            [
+                {
+                    **one.columns,
+                    "training": one.trained.name,
+                    "label": one.best,
+                    **{f"p_{label}": round(value, _PLACES) for label, value in one.answers.items()},
+                }
+                for one in predictions
+            ],
+            options,
+        )
 
 
 def _predict(
@@ -296,33 +277,24 @@ def _predict(
     top: int | None,
 ) -> list[Prediction]:
     """Predict by each method's best prompt of each task; the result is ordered by question."""
-    from pipeline.inference.predictor import QuestionError, predict
+    from pipeline.inference.predictor import QuestionError, predict_all
     from pipeline.models.loading import ModelCache, model_loader
 
     params = load_params(Path("params.yaml"))
     models = ModelCache(model_loader(_existing(MODEL), params))
-    positions: dict[str, list[int]] = {}
-    for position, question in enumerate(questions):
-        positions.setdefault(question.task, []).append(position)
-    groups = [
-        (prompts[task], places)
-        for prompts in best.values()
-        for task, places in positions.items()
-        if task in prompts
-    ]
     predictions: list[list[Prediction]] = [[] for _ in questions]
-    total = sum(len(places) for _, places in groups)
+    total = sum(question.task in prompts for prompts in best.values() for question in questions)
     # None: hidden if standard error is not a terminal.
     hidden = True if options.file is None else None
     with tqdm(total=total, unit=" answers", disable=hidden, leave=False) as bar:
-        for trained, places in groups:
-            bar.set_description(trained.method)
+        for method, prompts in best.items():
+            bar.set_description(method)
             try:
-                answers = predict(
+                answers = predict_all(
                     models,
-                    trained,
-                    tasks[trained.task],
-                    [questions[place].example for place in places],
+                    prompts,
+                    tasks,
+                    [(question.task, question.example) for question in questions],
                     top=top,
                     max_rows_per_forward=params.runtime.max_rows_per_forward,
                     on_rows=bar.update,
@@ -330,10 +302,11 @@ def _predict(
             except QuestionError as error:
                 if options.file is None:
                     raise
-                line = questions[places[error.position]].line
+                line = questions[error.position].line
                 raise DataError(f"{options.file}: line {line}: {error}") from None
-            for place, answer in zip(places, answers, strict=True):
-                predictions[place].append(Prediction(questions[place], trained, answer))
+            for question, of_question, answer in zip(questions, predictions, answers, strict=True):
+                if answer:
+                    of_question.append(Prediction(question, prompts[question.task], answer))
     return [prediction for group in predictions for prediction in group]
 
 
@@ -360,7 +333,7 @@ def _read_facts(
             raise DataError(f"subject is {subject!r}, not text")
         check_encoding("subject", subject)
         columns = {"relation": fields["relation"], "subject": subject}
-        return [Question(line, columns, fields["relation"], subject_example(subject))]
+        return [Question(fields["relation"], subject_example(subject), line, columns)]
 
     if relation is not None:
         check_relation(relation)
@@ -377,18 +350,14 @@ def _read_facts(
 
 
 def _read_examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Question]:
-    """Read a typed example or a file."""
     required = get_task(task).schema.required
 
     def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
+        examples = read_example(get_task(task), record, idx=line or 0)
+        names = [{} if line is None else {"example": example.name} for example in examples]
         return [
-            Question(
-                line,
-                {**({} if line is None else {"example": example.name}), **example.values},
-                task,
-                example,
-            )
-            for example in read_example(get_task(task), record, idx=line or 0)
+            Question(task, example, line, {**name, **example.values})
+            for name, example in zip(names, examples, strict=True)
         ]
 
     if file is not None:
@@ -413,20 +382,17 @@ def _existing(folder: Path) -> Path:
 
 def write_rows(rows: Sequence[Row], options: PredictOptions) -> None:
     """Write rows to a file in the format of its suffix, or print them as CSV or JSON lines."""
-    columns = list(rows[0])
     if options.out is not None:
         if options.out.suffix.lower() == ".jsonl":
             write_jsonl(options.out, rows)
         else:
-            write_csv(options.out, columns, rows)
+            write_csv(options.out, list(rows[0]), rows)
         typer.echo(f"{options.out}: {len(rows)} rows", err=True)
     elif options.as_json:
         for row in rows:
             typer.echo(json.dumps(row, ensure_ascii=False))
     else:
-        writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        print_csv(rows)
 
 
 def print_top_k(relations: Mapping[str, Relation], predictions: Sequence[Prediction]) -> None:
@@ -439,14 +405,12 @@ def print_top_k(relations: Mapping[str, Relation], predictions: Sequence[Predict
         for one in group:
             columns.append([one.trained.method, *one.answers])
             columns.append(["", *map(_percent, one.answers.values())])
-        _print_table(zip(*columns, strict=True), right=range(1, len(columns), 2))
+        print_columns(zip(*columns, strict=True), right=range(1, len(columns), 2))
         typer.echo()
     prompts = {one.trained.method: one.trained.prompt for one in predictions}
-    _print_table(
-        [
-            [method, prompt.template, f"dev P@1 {100 * prompt.dev_score:.1f}"]
-            for method, prompt in prompts.items()
-        ]
+    print_columns(
+        [method, prompt.template, f"dev P@1 {100 * prompt.dev_score:.1f}"]
+        for method, prompt in prompts.items()
     )
 
 
@@ -458,35 +422,8 @@ def print_labels(predictions: Sequence[Prediction], label_names: Mapping[str, st
         [one.trained.method, shown[one.best], *map(_percent, one.answers.values())]
         for one in predictions
     ]
-    _print_table([["method", "answer", *shown.values()], *rows], right=range(2, 2 + len(shown)))
+    print_columns([["method", "answer", *shown.values()], *rows], right=range(2, 2 + len(shown)))
     typer.echo()
-
-
-def print_trainings(best: Iterable["TrainedPrompt"], counts: Mapping[str, int]) -> None:
-    """Print the training that each method's answers come from.
-
-    Args:
-        best: the trainings.
-        counts: method -> number of trainings it was selected from.
-    """
-    rows = []
-    for one in best:
-        count = counts[one.method]
-        chosen = f", the best of {count} trainings" if count > 1 else ""
-        rows.append([one.method, one.name, f"dev {100 * one.prompt.dev_score:.1f}{chosen}"])
-    _print_table(rows)
-
-
-def _print_table(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> None:
-    """Print rows in columns; the columns `right` are right-aligned."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        typer.echo("  ".join(cells).rstrip())
 
 
 def _percent(probability: float) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_columns, report_errors
 from pipeline.config.presets import (
     Change,
     apply_values,
@@ -27,10 +27,7 @@ Name = Annotated[str, typer.Argument(help="A preset that `list` shows.")]
 def show_all(folder: Folder = Path("presets")) -> None:
     """List the presets with a one-line summary each."""
     with report_errors():
-        presets = list_presets(folder)
-        width = max(map(len, presets), default=0)
-        for name, summary in presets.items():
-            typer.echo(f"{name:{width}}  {summary}".rstrip())
+        print_columns(list_presets(folder).items())
 
 
 @app.command(epilog="Examples:\n  ptune preset show lama-34k-bert-base")

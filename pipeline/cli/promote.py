@@ -1,15 +1,13 @@
 """Promote a trained method: register it as a model that loads without this repository."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_columns, report_errors
 
 if TYPE_CHECKING:
-    from pipeline.inference.registry import Candidate, Promoted
-
+    from pipeline.inference.registry import Promoted
 
 EXAMPLES = """Examples:
   ptune promote rte
@@ -34,18 +32,16 @@ def promote(
 
         candidates = registry.find_candidates(target)
         chosen = registry.choose(candidates, method)
-        _print_scores(candidates, chosen, "by dev" if method is None else "as named")
+        rows = []
+        for candidate in candidates:
+            scores = f"{chosen.metric} dev {100 * candidate.dev_score:5.1f}"
+            if candidate.test_score is not None:
+                scores += f"  test {100 * candidate.test_score:5.1f}"
+            why = "by dev" if method is None else "as named"
+            mark = f"<- chosen {why}" if candidate is chosen else ""
+            rows.append([candidate.method, scores, mark])
+        print_columns(rows)
         _print_version(registry.promote(chosen))
-
-
-def _print_scores(candidates: Sequence["Candidate"], chosen: "Candidate", why: str) -> None:
-    width = max(len(candidate.method) for candidate in candidates)
-    for candidate in candidates:
-        scores = f"dev {100 * candidate.dev_score:5.1f}"
-        if candidate.test_score is not None:
-            scores += f"  test {100 * candidate.test_score:5.1f}"
-        mark = f"  <- chosen {why}" if candidate is chosen else ""
-        typer.echo(f"{candidate.method:{width}}  {chosen.metric} {scores}{mark}")
 
 
 def _print_version(promoted: "Promoted") -> None:

@@ -61,7 +61,11 @@ def repro(
         )
         with _signals(processes.stop) as caught:
             results = run_tasks(tasks, processes.run, jobs=jobs, gpus=slots)
-        _print_failures(results, processes.last_lines)
+        for name, result in results.items():
+            if result.status is TaskStatus.FAILED:
+                print_warning(f"\n{name} failed; last lines of its output:", color="red")
+                for line in processes.last_lines[name]:
+                    typer.echo(f"  {line}", err=True)
         _print_results(results, unchanged=len(nodes) - len(tasks))
     if caught:
         raise typer.Exit(128 + caught[0])
@@ -106,14 +110,6 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
             typer.echo(f"{name:{width}} | {line}")
 
     return show
-
-
-def _print_failures(results: Mapping[str, Result], last_lines: Mapping[str, Sequence[str]]) -> None:
-    for name, result in results.items():
-        if result.status is TaskStatus.FAILED:
-            print_warning(f"\n{name} failed; last lines of its output:", color="red")
-            for line in last_lines[name]:
-                typer.echo(f"  {line}", err=True)
 
 
 def _print_results(results: Mapping[str, Result], *, unchanged: int) -> None:

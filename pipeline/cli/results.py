@@ -1,19 +1,17 @@
 """Results: the scores of the evaluations in the history."""
 
-import csv
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import rich.box
 import rich.table
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import print_csv, report_errors
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ _WORDS = ("date", "task", "method", "model", "run")
 _FIRST_TO_GO = ("run", "dev", "min", "test n", "date")
 # Characters of a heading that is broken in two lines.
 _LONG = 10
-
 
 EXAMPLES = """Examples:
   ptune results
@@ -84,7 +81,14 @@ def results(
         # Imports MLflow, which is too slow for --help.
         from pipeline.history.results import newest, read_results
 
-        tags = dict(map(_key_and_value, tag or ()))
+        tags = {}
+        for text in tag or ():
+            key, equals, value = text.partition("=")
+            if not key or not equals:
+                raise PipelineError(
+                    f"--tag {text}: write KEY=VALUE, such as dvc.experiment=workspace"
+                )
+            tags[key] = value
 
         def is_selected(result: "Result") -> bool:
             day = result.ended.date()
@@ -103,28 +107,19 @@ def results(
             _explain_none(evaluations)
         shown = selected if every else newest(selected)
         paper = against is not None
-        if as_json:
-            _print_json(shown, paper=paper)
-        elif as_csv:
-            _print_csv(shown, paper=paper)
+        if as_json or as_csv:
+            _print_records(shown, as_json=as_json, paper=paper)
+            return
+        from pipeline.report.tables import markdown
+        from pipeline.results.compare import result_tables
+
+        by_run = result_tables(shown, "run", paper=paper)
+        show: Literal["test", "min"] = "min" if cost else "test"
+        tables = by_run if every else result_tables(shown, show, paper=paper)
+        if as_markdown:
+            typer.echo(markdown(tables), nl=False)
         else:
-            from pipeline.report.tables import markdown
-            from pipeline.results.compare import result_tables
-
-            by_run = result_tables(shown, "run", paper=paper)
-            show: Literal["test", "min"] = "min" if cost else "test"
-            tables = by_run if every else result_tables(shown, show, paper=paper)
-            if as_markdown:
-                typer.echo(markdown(tables), nl=False)
-            else:
-                print_tables(tables, narrow=by_run)
-
-
-def _key_and_value(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise PipelineError(f"--tag {text}: write KEY=VALUE, such as dvc.experiment=workspace")
-    return key, value
+            print_tables(tables, narrow=by_run)
 
 
 def _explain_none(evaluations: Sequence["Result"]) -> None:
@@ -149,37 +144,27 @@ def _explain_none(evaluations: Sequence["Result"]) -> None:
         typer.echo(f"  {name}: {', '.join(sorted(set(values)))}", err=True)
 
 
-def _print_json(results: Sequence["Result"], *, paper: bool) -> None:
-    from pipeline.results.compare import paper_figures, record_of
-
-    content: dict[str, Any] = {"results": list(map(record_of, results))}
-    if paper:
-        content["paper"], content["doubts"] = paper_figures(results)
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-
-
-def _print_csv(results: Sequence["Result"], *, paper: bool) -> None:
+def _print_records(results: Sequence["Result"], *, as_json: bool, paper: bool) -> None:
     from pipeline.results.compare import paper_figures, record_of
 
     rows = list(map(record_of, results))
+    figures, doubts = paper_figures(results) if paper else ([], [])
+    if as_json:
+        content = {"results": rows, **({"paper": figures, "doubts": doubts} if paper else {})}
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        return
     if paper:
-        figures, doubts = paper_figures(results)
         rows = [{"of": "ours", **row} for row in rows]
         rows += [{"of": "paper", **row} for row in figures]
-        for doubt in doubts:
-            typer.echo(doubt, err=True)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    for doubt in doubts:
+        typer.echo(doubt, err=True)
+    print_csv(rows)
 
 
 def print_tables(tables: Sequence["Table"], *, narrow: Sequence["Table"]) -> None:
     """Print tables with their titles and notes to the terminal.
 
-    Args:
-        tables: the tables to print.
-        narrow: printed instead if one of them is too wide; columns are removed until they fit.
+    `narrow` are printed instead if one is too wide; their columns are removed until they fit.
     """
     console = Console(markup=False, highlight=False, emoji=False)
     if any(_width(console, table) > console.width for table in tables):

@@ -31,8 +31,10 @@ def check_params(params: Params) -> None:
 
     with at("model.name"):
         check_model_name(params.model.name)
-    with at("data.mirror"):
-        _check_mirror(params.data.mirror)
+    mirror = params.data.mirror
+    if mirror is not None and not Path(mirror).is_dir():
+        with at("data.mirror"):
+            raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
     chosen = [] if params.lama.relations == ALL else params.lama.relations
     for place, names in (
         ("lama.relations", chosen),
@@ -71,11 +73,6 @@ def check_params(params: Params) -> None:
                 superglue_configs(params.superglue, task, method, masked=True)
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
-
-
-def _check_mirror(mirror: str | None) -> None:
-    if mirror is not None and not Path(mirror).is_dir():
-        raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
 
 
 def _check_relation(relation: str, source: str) -> None:

@@ -8,7 +8,6 @@ import copy
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +37,7 @@ class TrialConfig:
     Attributes:
         number: position in the grid, from 1.
         tried: path -> value, of what differs between the settings; empty if there is only one.
-        template: as parsed; for LAMA, the layout applied to the relation's manual template.
+        template: for LAMA, the layout applied to the relation's manual template.
         verbalizer: label -> word; None for LAMA, for a classifier, and where examples have their
             own answers.
         max_length: largest number of tokens of a prompt; None for LAMA.
@@ -51,14 +50,6 @@ class TrialConfig:
     verbalizer: dict[str, str] | None
     max_length: int | None
     training: MethodParams
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Values to try for one path, and the key of `params.yaml` that lists them."""
-
-    values: list[Any]
-    place: str
 
 
 # Part of a prompt -> its value, the key of the benchmark's section that gives it, and a reader: a
@@ -77,13 +68,8 @@ def lama_configs(
 ) -> list[TrialConfig]:
     """Settings of a method on a relation of LAMA, in the order of the grid.
 
-    Args:
-        params: the section `lama`.
-        relation: such as `P17`; `overrides` may name it.
-        method: a key of `params.training` and `params.prompts`.
-        manual: the relation's manual template; layouts are applied to it.
-        masked: whether the language model is masked, not causal.
-        grid: whether `grid` and `overrides` are used; without them there is one setting.
+    Layouts are applied to the relation's manual template. `masked`: the language model is masked,
+    not causal. Without `grid`, neither `grid` nor `overrides` is read, and there is one setting.
 
     Raises:
         ParamsError: an unknown path, or an invalid value or layout; the text begins with its key.
@@ -100,12 +86,7 @@ def superglue_configs(
 ) -> list[TrialConfig]:
     """Settings of a method on a task of SuperGLUE, in the order of the grid.
 
-    Args:
-        params: the section `superglue`.
-        task: a key of `params.prompts`.
-        method: a key of `params.training` and of the task's templates.
-        masked: whether the language model is masked; in a causal one no prompt token follows the
-            mask.
+    `masked`: the language model is masked; in a causal one no prompt token follows the mask.
 
     Raises:
         ParamsError: an unknown path, or an invalid value, template or verbalizer; the text begins
@@ -128,12 +109,8 @@ def insert_prompt_tokens(pattern: str, count: int, *, after_mask: bool) -> list[
     """Copies of a pattern, each with all prompt tokens at one of its places, the first place first.
 
     The places are the start, the gaps between words and slots, and the end; not within a word, and
-    not within a field, whose text differs from example to example.
-
-    Args:
-        pattern: in the template language, without prompt tokens.
-        count: number of prompt tokens.
-        after_mask: whether places after the mask count too; a causal model has none there.
+    not within a field, whose text differs from example to example. With `after_mask`, places after
+    the mask count too; a causal model has none there.
 
     Source: P-tuning v2, Table 7 and its text: number and place of the prompt tokens are searched.
     """
@@ -159,34 +136,35 @@ def _configs(
         for key, value in params.training[method].model_dump().items()
         if value is not None
     }
-    axes = {name: _Axis([value], f"{benchmark}.{at}") for name, (value, at, _) in prompt.items()}
+    # Path -> values to try, and the key of `params.yaml` that lists them.
+    axes = {name: [value] for name, (value, _, _) in prompt.items()}
+    places = {name: f"{benchmark}.{place}" for name, (_, place, _) in prompt.items()}
     known = [*prompt, *_leaves(training)]
     sections: dict[str, dict[str, Any]] = {}
     if grid:  # else neither is read, so that a stage need not depend on them
         sections[f"grid.{method}"] = params.grid.get(method, {})
         sections[f"overrides.{task}.{method}"] = params.overrides.get(task, {}).get(method, {})
-    for place, values in sections.items():
+    for section, values in sections.items():
         for path, value in values.items():
-            axis = _Axis(
-                value if isinstance(value, list) else [value], f"{benchmark}.{place}.{path}"
-            )
-            if not axis.values:
-                raise ParamsError(f"{axis.place}: empty list; write one or more values")
+            place = places[path] = f"{benchmark}.{section}.{path}"
+            if value == []:
+                raise ParamsError(f"{place}: empty list; write one or more values")
             if path not in known:
                 valid = ", ".join(known)
-                raise ParamsError(f"{axis.place}: unknown key for this method; valid keys: {valid}")
-            axes[path] = axis
+                raise ParamsError(f"{place}: unknown key for this method; valid keys: {valid}")
+            axes[path] = value if isinstance(value, list) else [value]
     for name, (_, _, read) in prompt.items():
-        with _at(axes[name].place):
-            parsed = [item for value in axes[name].values for item in read(value)]
-        axes[name] = _Axis(parsed, axes[name].place)
+        try:
+            axes[name] = [item for value in axes[name] for item in read(value)]
+        except PipelineError as error:
+            raise ParamsError(f"{places[name]}: {error}") from error
     configs = []
-    for number, point in enumerate(itertools.product(*(axis.values for axis in axes.values())), 1):
+    for number, point in enumerate(itertools.product(*axes.values()), 1):
         setting = dict(zip(axes, point, strict=True))
         tried = {
             path: value.source if isinstance(value, Template) else value
             for path, value in setting.items()
-            if len(axes[path].values) > 1
+            if len(axes[path]) > 1
         }
         values = {path: value for path, value in setting.items() if path not in prompt}
         configs.append(
@@ -196,7 +174,7 @@ def _configs(
                 template=setting["template"],
                 verbalizer=setting.get("verbalizer"),
                 max_length=setting.get("max_length"),
-                training=_replaced(training, values, axes, f"{benchmark}.training.{method}"),
+                training=_replaced(training, values, places, f"{benchmark}.training.{method}"),
             )
         )
     return configs
@@ -235,15 +213,13 @@ def _read_templates(
             f"{value!r}: write a name, a template, or {{insert_into: name, tokens: [1, 2]}}"
         )
     for template in templates:
-        if trained and not template.prompt_tokens:
-            raise ParamsError(
-                f"{template.source}: no [P] in the template, but this method trains prompt tokens"
+        if bool(template.prompt_tokens) != trained:
+            problem = (
+                "no [P] in the template, but this method trains prompt tokens"
+                if trained
+                else "[P] in the template, but tune of this method does not name prompt"
             )
-        if template.prompt_tokens and not trained:
-            raise ParamsError(
-                f"{template.source}: [P] in the template, but tune of this method does not name "
-                "prompt"
-            )
+            raise ParamsError(f"{template.source}: {problem}")
     return templates
 
 
@@ -262,7 +238,7 @@ def _read_length(value: Any) -> list[int]:
 
 
 def _replaced(
-    training: Mapping[str, Any], values: Mapping[str, Any], axes: Mapping[str, _Axis], default: str
+    training: Mapping[str, Any], values: Mapping[str, Any], places: Mapping[str, str], default: str
 ) -> MethodParams:
     """The method's section with the values of one setting."""
     replaced = copy.deepcopy(dict(training))
@@ -277,15 +253,7 @@ def _replaced(
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
-        place = axes[path].place if path in axes else default
         message = first["msg"].removeprefix("Value error, ")
-        raise ParamsError(f"{place}: {message} (found {first['input']!r})") from None
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Put the key of `params.yaml` that gave the value in front of an error."""
-    try:
-        yield
-    except PipelineError as error:
-        raise ParamsError(f"{place}: {error}") from error
+        raise ParamsError(
+            f"{places.get(path, default)}: {message} (found {first['input']!r})"
+        ) from None

@@ -33,28 +33,15 @@ Assignments = list[tuple[tuple[str, ...], Any]]
 
 @dataclass(frozen=True)
 class Preset:
-    """A file of the presets folder.
+    """The whole text of a file of the presets folder, and the values that it sets."""
 
-    Attributes:
-        name: of the file, without its suffix.
-        text: of the whole file.
-        values: that it sets.
-    """
-
-    name: str
     text: str
     values: Assignments
 
 
 @dataclass(frozen=True)
 class Change:
-    """One value that differs.
-
-    Attributes:
-        path: dotted.
-        old: as the file has it; None if it has no such key.
-        new: as it will be written; None if the key is removed.
-    """
+    """One value that differs, as the file has it and as it will be written; None for no key."""
 
     path: str
     old: str | None
@@ -87,7 +74,7 @@ def read_preset(folder: Path, name: str) -> Preset:
     path = folder / f"{name}.yaml"
     text = read_yaml(path)
     values = _parse(text, str(path))
-    return Preset(name, text, list(_flatten(values, Params, str(path), ())))
+    return Preset(text, _flatten(values, Params, str(path), ()))
 
 
 def read_assignments(assignments: Iterable[str]) -> Assignments:
@@ -96,7 +83,23 @@ def read_assignments(assignments: Iterable[str]) -> Assignments:
     Raises:
         ParamsError: one has another form, or its value is not YAML, or its key is unknown.
     """
-    return [pair for assignment in assignments for pair in _read_assignment(assignment)]
+    pairs: Assignments = []
+    for assignment in assignments:
+        where = f"--set {assignment}"
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ParamsError(f"{where}: no value; write a.b.c=VALUE")
+        names = tuple(path.strip().split("."))
+        annotation: Any = Params
+        for place, name in enumerate(names):
+            above = ".".join(names[:place])
+            keys = section_keys(annotation)
+            if keys is None:
+                raise ParamsError(f"{where}: {above} is set as a whole; write {above}=VALUE")
+            annotation = _known(keys, name, where, names[:place])
+        value = _parse(f"value: {text}", where)["value"]
+        pairs += _flatten(value, annotation, where, names)
+    return pairs
 
 
 def edit_params(path: Path, values: Assignments) -> tuple[str, list[Change]]:
@@ -141,35 +144,16 @@ def apply_values(path: Path, values: Assignments) -> list[Change]:
     return changes
 
 
-def _read_assignment(assignment: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    where = f"--set {assignment}"
-    path, equals, text = assignment.partition("=")
-    if not equals:
-        raise ParamsError(f"{where}: no value; write a.b.c=VALUE")
-    names = tuple(path.strip().split("."))
-    annotation: Any = Params
-    for place, name in enumerate(names):
-        above = ".".join(names[:place])
-        keys = section_keys(annotation)
-        if keys is None:
-            raise ParamsError(f"{where}: {above} is set as a whole; write {above}=VALUE")
-        annotation = _known(keys, name, where, names[:place])
-    yield from _flatten(_parse(f"value: {text}", where)["value"], annotation, where, names)
-
-
-def _flatten(
-    values: Any, annotation: Any, where: str, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the assignments of a value, after a check of its keys."""
+def _flatten(values: Any, annotation: Any, where: str, path: tuple[str, ...]) -> Assignments:
+    """Return the assignments of a value, after a check of its keys."""
     keys = section_keys(annotation)
     if keys is None or not isinstance(values, dict):
-        yield path, values
-        return
+        return [(path, values)]
     nested: Assignments = []
     for name, value in values.items():
         known = _known(keys, str(name), where, path)
         nested += _flatten(value, known, where, (*path, str(name)))
-    yield from [(path, values)] if annotation is MethodParams else nested
+    return [(path, values)] if annotation is MethodParams else nested
 
 
 def _known(keys: dict[str, Any], name: str, where: str, path: tuple[str, ...]) -> Any:

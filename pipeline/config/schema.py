@@ -431,7 +431,10 @@ def _message(members: list[ErrorDetails], place: tuple[str, ...]) -> str:
     details, value = members[0], members[0]["input"]
     match details["type"]:
         case "extra_forbidden":
-            return explain_unknown_key(place[-1], _known_keys(place))
+            section: Any = Params
+            for part in place[:-1]:
+                section = (section_keys(section) or {}).get(part)
+            return explain_unknown_key(place[-1], sorted(section_keys(section) or {}))
         case "missing":
             added = _ADDED_KEYS.get(".".join(place))
             return f"this key is missing; {added}" if added else "this key is missing"
@@ -445,11 +448,3 @@ def _message(members: list[ErrorDetails], place: tuple[str, ...]) -> str:
     texts = [texts[0], *(text.removeprefix("should be ") for text in texts[1:])]
     shown = repr(value) if not isinstance(value, dict | list) else type(value).__name__
     return f"{'value' if place else 'the file'} {' or '.join(dict.fromkeys(texts))} (found {shown})"
-
-
-def _known_keys(place: tuple[str, ...]) -> list[str]:
-    """The allowed keys of the section that contains an unknown one."""
-    annotation: Any = Params
-    for part in place[:-1]:
-        annotation = (section_keys(annotation) or {}).get(part)
-    return sorted(section_keys(annotation) or {})

@@ -1,12 +1,12 @@
 """The result of a check, and running checks side by side, with a timeout and without tracebacks."""
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 from pipeline.errors import PipelineError
+from pipeline.sources.http import run_side_by_side
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -16,7 +16,6 @@ class CheckResult:
     """The result of a check.
 
     Attributes:
-        name: of the check.
         state: `failed`: something that `params.yaml` needs does not work.
         message: the reason, or what works.
         advice: what to do; empty if there is nothing to do.
@@ -47,34 +46,19 @@ def run_checks(checks: Mapping[str, Check], seconds: float) -> list[CheckResult]
         checks: name -> check.
         seconds: timeout of all of them; a check that takes longer has failed.
     """
-    outcomes: dict[str, str | Problem] = {}
-
-    def run(name: str, check: Check) -> None:
-        outcomes[name] = _run_check(check)
-
-    # As daemons, so that one that hangs does not keep the process.
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in checks.items()]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0, deadline - time.monotonic()))
     late = Problem("failed", f"no answer within {seconds:g} seconds", "check network and disk")
-    return [_result(name, outcomes.get(name, late)) for name in checks]
+    calls = {name: partial(_run_check, check) for name, check in checks.items()}
+    outcomes = run_side_by_side(calls, seconds)
+    return [CheckResult(name, *outcomes.get(name, late)) for name in checks]
 
 
-def _run_check(check: Check) -> str | Problem:
+def _run_check(check: Check) -> Problem:
     try:
-        return check()
+        outcome = check()
+        return Problem("ok", outcome) if isinstance(outcome, str) else outcome
     except PipelineError as error:
         return Problem("failed", str(error))
     except ImportError as error:
         return Problem("failed", str(error), "run `make setup`")
     except Exception as error:  # the other results are still shown
         return Problem("failed", f"the check crashed: {type(error).__name__}: {error}")
-
-
-def _result(name: str, outcome: str | Problem) -> CheckResult:
-    if isinstance(outcome, str):
-        return CheckResult(name, "ok", outcome)
-    return CheckResult(name, *outcome)

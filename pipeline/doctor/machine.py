@@ -38,7 +38,7 @@ def check_gpu(device: str) -> str | Problem:
     """List the GPUs, and check that the configured device (`runtime.device`) is available.
 
     Raises:
-        ModelError: the device is not available.
+        ModelError: it is not.
     """
     import torch
 

@@ -5,15 +5,8 @@ from pathlib import Path
 
 from pipeline.config.checks import check_params
 from pipeline.config.schema import Params, load_params
+from pipeline.doctor import machine
 from pipeline.doctor.checks import Check, CheckResult, Problem, run_checks
-from pipeline.doctor.machine import (
-    check_disk,
-    check_gpu,
-    check_memory,
-    check_packages,
-    check_python,
-    check_torch,
-)
 from pipeline.doctor.sources import MODEL_STAGE, needed_sources, source_checks
 from pipeline.workflow.git import git_text
 from pipeline.workflow.project import Project, project_root, read_project
@@ -32,12 +25,12 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
     params, project = checkout.params, checkout.project
     # One after another: they import much, and imports side by side only wait for each other.
     local: dict[str, Check] = {
-        "python": check_python,
-        "torch": lambda: check_torch(params.runtime.threads if params else None),
-        "gpu": lambda: check_gpu(params.runtime.device if params else "auto"),
-        "packages": lambda: check_packages(Path("requirements.lock")),
-        "memory": check_memory,
-        "disk": lambda: check_disk(_folders(project)),
+        "python": machine.check_python,
+        "torch": lambda: machine.check_torch(params.runtime.threads if params else None),
+        "gpu": lambda: machine.check_gpu(params.runtime.device if params else "auto"),
+        "packages": lambda: machine.check_packages(Path("requirements.lock")),
+        "memory": machine.check_memory,
+        "disk": lambda: machine.check_disk(_folders(project)),
         "git": check_git,
     }
     results = [

@@ -32,11 +32,7 @@ def source_checks(
 ) -> dict[str, Check]:
     """Name -> check, of the model and of each source that `params.yaml` needs.
 
-    Args:
-        params: with the mirror, if there is one.
-        outputs: stage -> its output folder, for stages that are up to date with `params.yaml`.
-        cache: folder of downloads.
-        seconds: timeout for each host.
+    `outputs` is stage -> its output folder, for stages that are up to date with `params.yaml`.
     """
     mirror = None if params.data.mirror is None else Path(params.data.mirror)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.workflow.git import changes, git_text
+from pipeline.workflow.git import git_text
 
 # Files that decide what a stage computes; changes elsewhere do not make the tree dirty.
-_SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
+SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 _LIBRARIES = ("torch", "transformers", "dvc", "mlflow", "numpy", "safetensors", "tokenizers")
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -83,15 +83,9 @@ def has_ended(tags: dict[str, str]) -> bool:
         return True
 
 
-def git_tags() -> dict[str, str]:
-    """Return the commit and whether the sources differ from it; empty without a commit."""
-    commit = (git_text("rev-parse", "HEAD") or "").strip()
-    if not commit:
-        return {}
-    changed = git_text("status", "--porcelain", "--", *_SOURCES) or ""
-    return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changed.strip())).lower()}
-
-
-def source_patch() -> str:
-    """Return the difference between the sources and the commit; empty without a difference."""
-    return changes(*_SOURCES)
+def git_state(root: Path | None = None) -> tuple[str, bool] | None:
+    """Return the commit and whether the sources differ from it; None without a commit."""
+    commit = git_text("rev-parse", "HEAD", root=root)
+    if commit is None:
+        return None
+    return commit.strip(), bool(git_text("status", "--porcelain", "--", *SOURCES, root=root))

@@ -16,7 +16,6 @@ from pipeline.history.lineage_text import as_tree
 from pipeline.history.store import connect
 from pipeline.workflow.command import EXPERIMENTS
 
-_MODEL_TYPE = "trained-prompts"
 _NAME_TAGS = ("benchmark", "task", "method")
 _RUN_TAGS = (*_NAME_TAGS, "model", "dvc.run_key")
 _MAX_VALUE = 500
@@ -40,9 +39,6 @@ def list_models(run_id: str, _: Callable[[Event], None] | None = None) -> None:
 
     A second call changes nothing; runs of other stages are left unchanged.
 
-    Args:
-        run_id: A stage's run, with the hashes of its inputs and outputs.
-
     Raises:
         Exception: MLflow raises many types.
     """
@@ -60,8 +56,20 @@ def _list_trained(mlflow: ModuleType, run: Any) -> None:
     from mlflow.entities import LoggedModelOutput
 
     linked = {output.model_id for output in run.outputs.model_outputs}
+    tags = run.data.tags
     for path, md5 in _folders(run, WROTE).items():
-        model = _find_entry(mlflow, path, md5) or _create(mlflow, run, path, md5)
+        model = _find_entry(mlflow, path, md5) or mlflow.create_external_model(
+            name="-".join(tags[key] for key in _NAME_TAGS if key in tags),
+            source_run_id=run.info.run_id,
+            experiment_id=run.info.experiment_id,
+            model_type="trained-prompts",
+            tags={
+                **{key: tags[key] for key in _RUN_TAGS if key in tags},
+                "dvc.path": path,
+                "dvc.md5": md5,
+            },
+            params={key: value[:_MAX_VALUE] for key, value in run.data.params.items()},
+        )
         if model.model_id not in linked:
             output = LoggedModelOutput(model.model_id, 0)
             mlflow.MlflowClient().log_outputs(run.info.run_id, [output])
@@ -91,7 +99,6 @@ def _list_evaluated(mlflow: ModuleType, run: Any) -> None:
 
 
 def _find_entry(mlflow: ModuleType, path: str, md5: str) -> Any | None:
-    """Return the entry of a folder with this content; None if there is none."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENTS["train"])
     if experiment is None:
         return None
@@ -102,22 +109,6 @@ def _find_entry(mlflow: ModuleType, path: str, md5: str) -> Any | None:
         output_format="list",
     )
     return models[0] if models else None
-
-
-def _create(mlflow: ModuleType, run: Any, path: str, md5: str) -> Any:
-    tags = run.data.tags
-    return mlflow.create_external_model(
-        name="-".join(tags[key] for key in _NAME_TAGS if key in tags),
-        source_run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        model_type=_MODEL_TYPE,
-        tags={
-            **{key: tags[key] for key in _RUN_TAGS if key in tags},
-            "dvc.path": path,
-            "dvc.md5": md5,
-        },
-        params={key: value[:_MAX_VALUE] for key, value in run.data.params.items()},
-    )
 
 
 def _folders(run: Any, prefix: str) -> dict[str, str]:

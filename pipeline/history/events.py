@@ -32,7 +32,6 @@ class Event:
     """One log event of a run.
 
     Attributes:
-        kind: The type of the event.
         run: MLflow's run id; for a child run, the parent's id, a slash and the child's name.
         values: The content; for a file, its path.
         time: When it happened, in milliseconds since 1970.
@@ -82,12 +81,10 @@ class MlflowWriter:
     def __init__(
         self, mlflow: ModuleType, derived: Mapping[str, Derived], *, check_existing: bool = False
     ) -> None:
-        """Initialize a writer.
+        """Initialize with MLflow, connected to the store.
 
-        Args:
-            mlflow: The library, connected to the store.
-            derived: Name -> function of an event of kind `derived`.
-            check_existing: Whether a run may have metrics that this process has not written.
+        `derived` is name -> function of an event of kind `derived`; `check_existing`, whether a run
+        may have metrics that this process has not written.
         """
         self._client = mlflow.MlflowClient()
         self._derived = derived
@@ -123,8 +120,7 @@ class MlflowWriter:
             case "params":
                 self._log_params(run_id, values)
             case "tags":
-                tags = [RunTag(*item) for item in values.items()]
-                self._log_batches(run_id, tags=tags)
+                self._log_batches(run_id, tags=[RunTag(*item) for item in values.items()])
             case "untag":
                 if values["name"] in self._client.get_run(run_id).data.tags:
                     self._client.delete_tag(run_id, values["name"])
@@ -186,33 +182,23 @@ class MlflowWriter:
 
     def _open_child(self, event: Event) -> None:
         """Open a child run: the existing one of this name, or a new one."""
-        child_id = self._find_child(event.run)
-        if child_id is None:
-            child_id = self._create_child(event)
+        parent_id, _, name = event.run.partition("/")
+        try:
+            child_id = self._resolve(event.run)
+        except LookupError:
+            parent = self._client.get_run(parent_id)
+            tags = {key: parent.data.tags[key] for key in _INHERITED if key in parent.data.tags}
+            tags |= {**event.values["tags"], "mlflow.parentRunId": parent_id, "unit": name}
+            child = self._client.create_run(
+                parent.info.experiment_id,
+                start_time=event.time,
+                run_name=name,
+                tags=tags,
+            )
+            child_id = self._children[event.run] = str(child.info.run_id)
         else:
             self._client.update_run(child_id, status="RUNNING")
         self._log_params(child_id, event.values["params"])
-        self._children[event.run] = child_id
-
-    def _create_child(self, event: Event) -> str:
-        parent_id, _, name = event.run.partition("/")
-        parent = self._client.get_run(parent_id)
-        tags = {key: parent.data.tags[key] for key in _INHERITED if key in parent.data.tags}
-        run = self._client.create_run(
-            parent.info.experiment_id,
-            start_time=event.time,
-            run_name=name,
-            tags={**tags, **event.values["tags"], "mlflow.parentRunId": parent_id, "unit": name},
-        )
-        return str(run.info.run_id)
-
-    def _find_child(self, run: str) -> str | None:
-        parent_id, _, name = run.partition("/")
-        runs = self._client.search_runs(
-            [self._client.get_run(parent_id).info.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent_id}' AND tags.unit = '{name}'",
-        )
-        return str(runs[0].info.run_id) if runs else None
 
     def _resolve(self, run: str) -> str:
         """Return MLflow's id of a run.
@@ -220,11 +206,15 @@ class MlflowWriter:
         Raises:
             LookupError: MLflow does not have this child run.
         """
-        if "/" not in run:
+        parent_id, slash, name = run.partition("/")
+        if not slash:
             return run
         if run not in self._children:
-            child_id = self._find_child(run)
-            if child_id is None:
+            runs = self._client.search_runs(
+                [self._client.get_run(parent_id).info.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{parent_id}' AND tags.unit = '{name}'",
+            )
+            if not runs:
                 raise LookupError(f"MLflow has no run {run}")
-            self._children[run] = child_id
+            self._children[run] = str(runs[0].info.run_id)
         return self._children[run]

@@ -26,11 +26,10 @@ class TrackedRun:
     """A stage's run in MLflow.
 
     Attributes:
-        run_id: MLflow's.
         name: Such as `train/lama/p-tuning`.
         status: MLflow's, such as `FINISHED`.
         started: The start time, in UTC.
-        commit: The git commit; None if none was logged.
+        commit: None if none was logged.
         dirty: Whether code or parameters differed from the commit; None if it was not logged.
         restored: Whether it was created by `ptune sync`.
         execution: Inputs, outputs and parameters (as text, MLflow's).
@@ -97,9 +96,8 @@ class TrackedHistory:
 
     def _finished(self, condition: str) -> list[TrackedRun]:
         if condition not in self._searches:
-            self._searches[condition] = self._search(
-                f"{condition} AND attributes.status = 'FINISHED'"
-            )
+            finished = f"{condition} AND attributes.status = 'FINISHED'"
+            self._searches[condition] = self._search(finished)
         return self._searches[condition]
 
     def _search(self, condition: str) -> list[TrackedRun]:
@@ -126,9 +124,7 @@ class TrackedHistory:
 def execution_tags(execution: Execution, within: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that record an execution, in which this module searches.
 
-    Args:
-        execution: Of a stage.
-        within: Path -> hash of other stages' outputs inside the folders among the inputs.
+    `within` is path -> hash of other stages' outputs inside the folders among the inputs.
     """
     inputs = {**execution.inputs, **within}
     return {

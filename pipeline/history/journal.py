@@ -40,10 +40,8 @@ class EventLog:
     """The log of one stage's run on disk.
 
     Attributes:
-        run_id: MLflow's.
-        name: The name of the stage's run, such as `train/lama/p-tuning`.
+        name: Of the stage's run, such as `train/lama/p-tuning`.
         store: The address of the MLflow store, without credentials.
-        folder: Where the log is.
         begun: When the first event happened, in milliseconds since 1970; 0 without events.
         pending: The events that MLflow does not have, in order.
     """
@@ -112,10 +110,7 @@ class EventLog:
     def forward(self, writer: MlflowWriter, on_refusal: Callable[[str], None]) -> None:
         """Write the pending events to MLflow, in order.
 
-        Args:
-            writer: Connected to the log's store.
-            on_refusal: Called with the reason for each event that MLflow will never accept; these
-                events are dropped.
+        Events that MLflow will never accept are dropped; `on_refusal` is called with the reason.
 
         Raises:
             Exception: MLflow cannot be reached; the event and those behind it remain pending.
@@ -220,8 +215,6 @@ class SendReport:
     """The result of forwarding one run's log.
 
     Attributes:
-        name: The run's.
-        run_id: MLflow's.
         num_sent: The number of events that were sent.
         refused: The reason for each event that MLflow refused; these events are dropped.
         num_pending: The number of events that remain.
@@ -283,7 +276,6 @@ def forward_logs(mlflow: ModuleType) -> Iterator[SendReport]:
 
 
 def _forward(log: EventLog, writer: MlflowWriter, blocked_by: str) -> SendReport:
-    """Forward one log unless it is blocked."""
     num_before = len(log.pending)
     refused: list[str] = []
     trouble = blocked_by

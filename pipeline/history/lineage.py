@@ -22,8 +22,6 @@ class Artifact:
     """Content at a path, with what produced it.
 
     Attributes:
-        path: Relative to the project's root.
-        digest: DVC's hash.
         made_by: The execution that wrote it; None if the link is missing.
         missing: Why the link is missing; empty if it is not.
     """
@@ -39,7 +37,6 @@ class LineageNode:
     """An execution of a stage, with its inputs in a trace back, or its outputs in one forward.
 
     Attributes:
-        execution: Inputs, outputs and parameters.
         run: Its run in MLflow; None if the history has none.
         other_runs: The number of other runs that wrote the same content to the same path.
         code: Path -> whether it is as in the run's commit; None without a run or commit.
@@ -80,11 +77,8 @@ class Tracer:
     ) -> None:
         """Initialize with the records.
 
-        Args:
-            lock: Stage -> execution.
-            history: MLflow's.
-            hash_at: (commit, path) -> DVC's hash of git's content there; None if it has none.
-            listing: Hash of a folder -> path and hash of each file in it; None if it is unknown.
+        `hash_at` returns DVC's hash of git's content in a commit at a path, None if it has none;
+        `listing`, path and hash of each file in a folder with a hash, None if it is unknown.
         """
         self.lock = lock
         self.history = history
@@ -95,11 +89,8 @@ class Tracer:
     def back(self, path: str, digest: str, *, before: datetime | None = None) -> Artifact:
         """Trace content to what produced it.
 
-        Args:
-            path: An output's.
-            digest: DVC's hash.
-            before: The start of a run that read it: only earlier runs can have produced it. None
-                for the content of the workspace, whose producer is in `dvc.lock`.
+        `before` is the start of a run that read it: only earlier runs can have produced it. None
+        is for the content of the workspace, whose producer is in `dvc.lock`.
         """
         # No stage writes modules: to search for those of each module took most of a trace's time.
         runs = [] if path.endswith(".py") else list(self.history.producers(path, digest))
@@ -138,21 +129,18 @@ class Tracer:
     ) -> LineageNode:
         """Return the node of an execution; each is traced once."""
         key = (execution.stage, execution.run_key if run is None else run.run_id, before)
-        if key not in self._nodes:
-            code, inputs = self._inputs(execution, run, before)
-            self._nodes[key] = LineageNode(execution, run, code=code, inputs=inputs)
-        return self._nodes[key]
-
-    def _inputs(
-        self, execution: Execution, run: TrackedRun | None, before: datetime | None
-    ) -> tuple[dict[str, bool | None], list[Artifact]]:
-        """Return the state of each code input, and a trace of every other input."""
+        if key in self._nodes:
+            return self._nodes[key]
         code: dict[str, bool | None] = {}
-        inputs = []
+        inputs: list[Artifact] = []
         for path, digest in execution.inputs.items():
             if any(path.startswith(f"{other}/") for other in execution.inputs):
                 continue  # listed with its folder
-            parts = self._within(path, execution, before)
+            # The outputs of other stages inside a folder that this one reads as a whole.
+            hashes = {p: h for p, h in execution.inputs.items() if p.startswith(f"{path}/")}
+            if not hashes and before is None:
+                hashes = outputs_within(self.lock, [path])
+            parts = [self.back(p, hashes[p], before=before) for p in sorted(hashes)]
             if parts:
                 inputs += parts
                 if not self._is_complete(path, digest, parts):
@@ -165,14 +153,8 @@ class Tracer:
                 code[path] = None if commit is None else self._hash_at(commit, path) == digest
             else:
                 inputs.append(artifact)
-        return code, inputs
-
-    def _within(self, folder: str, execution: Execution, before: datetime | None) -> list[Artifact]:
-        """Trace the outputs of other stages inside a folder that a stage reads as a whole."""
-        hashes = {p: h for p, h in execution.inputs.items() if p.startswith(f"{folder}/")}
-        if not hashes and before is None:
-            hashes = outputs_within(self.lock, [folder])
-        return [self.back(path, hashes[path], before=before) for path in sorted(hashes)]
+        self._nodes[key] = LineageNode(execution, run, code=code, inputs=inputs)
+        return self._nodes[key]
 
     def _is_complete(self, folder: str, digest: str, parts: Sequence[Artifact]) -> bool:
         """Whether the outputs inside a folder are its whole content."""
@@ -219,13 +201,10 @@ def workspace_tracer() -> Tracer:
 
 
 def trace(target: str, tracer: Tracer, *, forward: bool) -> list[Trace]:
-    """Trace a target that a user names.
+    """Trace a target that a user names, or `forward` to what was made from it.
 
-    Args:
-        target: A stage of `dvc.lock`; a path relative to the project's root, of an output, inside
-            one, or around some, and forward also of an input; or a run's id or its beginning.
-        tracer: Follows the links.
-        forward: Whether to trace to what was made from the target.
+    The target is a stage of `dvc.lock`; a path relative to the project's root, of an output, inside
+    one, or around some, and forward also of an input; or a run's id or its beginning.
 
     Returns:
         One trace, or several if a folder holds, or a stage or run wrote, several outputs.
@@ -241,7 +220,9 @@ def trace(target: str, tracer: Tracer, *, forward: bool) -> list[Trace]:
     if target in lock:
         return onward(lock[target].outputs) if forward else [tracer.back_from_stage(target)]
     path = PurePosixPath(target).as_posix()
-    outputs = _outputs(path, lock)
+    every = {out: digest for e in lock.values() for out, digest in e.outputs.items()}
+    outputs = {out: digest for out, digest in every.items() if f"{path}/".startswith(f"{out}/")}
+    outputs = outputs or outputs_within(lock, [path])
     if outputs:
         # The workspace may differ from what DVC has recorded.
         present = workspace_hashes(outputs)
@@ -258,15 +239,7 @@ def trace(target: str, tracer: Tracer, *, forward: bool) -> list[Trace]:
             f"{target}: tracked by git, not produced by a stage (`git log {target}`); to see what "
             f"was made from it: ptune lineage {target} --forward"
         )
-    every = sorted(output for e in lock.values() for output in e.outputs)
-    names = ", ".join(every[:5]) + (", ..." if len(every) > 5 else "") if every else "none yet"
+    names = ", ".join(sorted(every)[:5]) + (", ..." if len(every) > 5 else "") or "none yet"
     raise DataError(
         f"{target}: not an output or stage of dvc.lock, nor a run of the history. Outputs: {names}"
     )
-
-
-def _outputs(path: str, lock: Mapping[str, Execution]) -> dict[str, str]:
-    """Return the output at or around a path, or else the outputs inside it, with their hashes."""
-    every = {out: digest for e in lock.values() for out, digest in e.outputs.items()}
-    around = {out: digest for out, digest in every.items() if f"{path}/".startswith(f"{out}/")}
-    return around or {out: digest for out, digest in every.items() if out.startswith(f"{path}/")}

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC
 from typing import Any
 
-from pipeline.history.executions import TrackedRun
 from pipeline.history.lineage import Artifact, LineageNode, Trace, Used
 
 _SHORT = 10
@@ -33,7 +32,16 @@ def as_json(node: Trace) -> dict[str, Any]:
                 "stage": node.execution.stage,
                 "command": node.execution.command,
                 "run_key": node.execution.run_key,
-                "run": None if node.run is None else _run_as_json(node.run),
+                "run": None
+                if node.run is None
+                else {
+                    "id": node.run.run_id,
+                    "name": node.run.name,
+                    "started": node.run.started.isoformat(),
+                    "commit": node.run.commit,
+                    "dirty": node.run.dirty,
+                    "restored": node.run.restored,
+                },
                 "other_runs_of_the_same_content": node.other_runs,
                 "params": dict(node.execution.params),
             }
@@ -43,53 +51,33 @@ def as_json(node: Trace) -> dict[str, Any]:
             return {**values, "code_as_in_commit": dict(node.code), "inputs": inputs}
 
 
-def _run_as_json(run: TrackedRun) -> dict[str, Any]:
-    return {
-        "id": run.run_id,
-        "name": run.name,
-        "started": run.started.isoformat(),
-        "commit": run.commit,
-        "dirty": run.dirty,
-        "restored": run.restored,
-    }
-
-
-def _lines(node: Trace, params: bool, printed: set[str]) -> Iterator[str]:
+def _lines(node: Trace | str, params: bool, printed: set[str]) -> Iterator[str]:
+    children: Sequence[Trace | str] = ()
+    remarks: list[str] = []
     match node:
         case Artifact():
-            yield f"{node.path}  {node.digest[:_SHORT]}"
-            if node.made_by is None:
-                yield f"└─ missing link: {node.missing}"
-            else:
-                yield from _branch(_lines(node.made_by, params, printed), last=True)
+            line = f"{node.path}  {node.digest[:_SHORT]}"
+            children = [node.made_by or f"missing link: {node.missing}"]
         case Used():
             unused = "" if node.used_by else "  (nothing was made from it)"
-            yield f"{node.path}  {node.digest[:_SHORT]}{unused}"
-            yield from _branches(node.used_by, params, printed)
+            line = f"{node.path}  {node.digest[:_SHORT]}{unused}"
+            children = node.used_by
         case LineageNode():
-            name = f"{node.execution.stage or node.execution.command}  {_run(node)}"
-            if name in printed:
-                yield f"{name}  (above)"
+            line = f"{node.execution.stage or node.execution.command}  {_run(node)}"
+            if line in printed:
+                yield f"{line}  (above)"
                 return
-            printed.add(name)
-            yield name
-            children: list[Artifact | Used] = [*node.inputs, *node.outputs]
-            for remark in _remarks(node, params):
-                yield f"{'│' if children else ' '}  {remark}"
-            yield from _branches(children, params, printed)
-
-
-def _branches(nodes: Sequence[Trace], params: bool, printed: set[str]) -> Iterator[str]:
-    for number, node in enumerate(nodes, 1):
-        yield from _branch(_lines(node, params, printed), last=number == len(nodes))
-
-
-def _branch(lines: Iterator[str], *, last: bool) -> Iterator[str]:
-    for number, line in enumerate(lines):
-        if number == 0:
-            yield f"{'└─' if last else '├─'} {line}"
-        else:
-            yield f"{'  ' if last else '│ '} {line}"
+            printed.add(line)
+            children = [*node.inputs, *node.outputs]
+            remarks = [f"{'│' if children else ' '}  {text}" for text in _remarks(node, params)]
+        case str():
+            line = node
+    yield line
+    yield from remarks
+    for number, child in enumerate(children, 1):
+        first, other = ("└─", "  ") if number == len(children) else ("├─", "│ ")
+        for place, inner in enumerate(_lines(child, params, printed)):
+            yield f"{other if place else first} {inner}"
 
 
 def _run(node: LineageNode) -> str:

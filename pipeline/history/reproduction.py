@@ -11,11 +11,9 @@ from pipeline.workflow.project import folder_listing
 
 
 def check_reproducible(run: TrackedRun, hash_at: Callable[[str, str], str | None]) -> str:
-    """Return the commit from which a run can be reproduced.
+    """Return the commit from which a stage's run can be reproduced.
 
-    Args:
-        run: A stage's.
-        hash_at: (commit, path) -> DVC's hash of git's content there; None if it has none.
+    `hash_at` returns DVC's hash of git's content in a commit at a path; None if it has none.
 
     Raises:
         TrackingError: The run's code or inputs are not fully known.
@@ -46,12 +44,7 @@ def check_reproducible(run: TrackedRun, hash_at: Callable[[str, str], str | None
 
 
 def compare(run: TrackedRun, again: Execution, folder: Path) -> tuple[list[str], bool]:
-    """Compare a run with a second execution of its stage.
-
-    Args:
-        run: The first execution.
-        again: The second execution, as in `dvc.lock`.
-        folder: The root of the second execution's project.
+    """Compare a run with a second execution of its stage, as in `dvc.lock` of `folder`.
 
     Returns:
         A report, line by line: inputs that differ with both hashes, then each output; of one that

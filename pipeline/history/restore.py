@@ -26,12 +26,9 @@ When, where and in which environment it ran is unknown: this history did not rec
 
 
 def restore_missing(lock: Mapping[str, Execution]) -> Iterator[tuple[str, str, list[str]]]:
-    """Create a run for each execution that has none; a second call creates none.
+    """Create a run for each execution of `dvc.lock` that has none; a second call creates none.
 
     Trained and evaluated models are added to MLflow's list where they are missing.
-
-    Args:
-        lock: Stage -> execution, as in the project's `dvc.lock`.
 
     Yields:
         The stage, the id of its new run, and those of its files whose numbers are not in the run,
@@ -54,11 +51,16 @@ def restore_missing(lock: Mapping[str, Execution]) -> Iterator[tuple[str, str, l
             if run is not None:  # it may be older than the list of models
                 writer.write(Event("derived", run.run_id, {"name": "models"}))
                 continue
-            within = outputs_within(lock, execution.inputs)
-            tags = _tags(execution, info, within, commit_of.get(execution.stage))
+            tags = execution_tags(execution, outputs_within(lock, execution.inputs))
+            tags |= _tags(execution, info, commit_of.get(execution.stage))
             run_id = _open(mlflow, info, tags)
             files = [path for path in execution.outputs if path.endswith((".csv", ".json"))]
-            current = [path for path in files if _is_current(execution, path)]
+            current = [
+                path
+                for path in files
+                if Path(path).is_file()
+                and file_hash(Path(path).read_bytes()) == execution.outputs[path]
+            ]
             for event in _events(run_id, execution, info, current):
                 writer.write(event)
         except Exception as error:
@@ -69,20 +71,16 @@ def restore_missing(lock: Mapping[str, Execution]) -> Iterator[tuple[str, str, l
         yield execution.stage, run_id, [path for path in files if path not in current]
 
 
-def _tags(
-    execution: Execution, info: StageInfo, within: Mapping[str, str], commit: str | None
-) -> dict[str, str]:
+def _tags(execution: Execution, info: StageInfo, commit: str | None) -> dict[str, str]:
+    note = _NOTE.format(stage=execution.stage)
+    tags = {**info.tags, RESTORED: "true", "mlflow.note.content": note}
     model = flat_params(execution.params).get("model.name")
     # The report reads the results of several models.
-    has_model = model is not None and info.stage != "report"
-    return {
-        **info.tags,
-        **({"model": str(model)} if has_model else {}),
-        RESTORED: "true",
-        **({} if commit is None else {"mlflow.source.git.commit": commit}),
-        "mlflow.note.content": _NOTE.format(stage=execution.stage),
-        **execution_tags(execution, within),
-    }
+    if model is not None and info.stage != "report":
+        tags["model"] = model
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
 
 
 def _open(mlflow: ModuleType, info: StageInfo, tags: Mapping[str, str]) -> str:
@@ -104,18 +102,12 @@ def _open(mlflow: ModuleType, info: StageInfo, tags: Mapping[str, str]) -> str:
     return str(client.create_run(experiment, run_name=info.name, tags=dict(tags)).info.run_id)
 
 
-def _is_current(execution: Execution, path: str) -> bool:
-    """Whether a file holds what the execution wrote."""
-    file = Path(path)
-    return file.is_file() and file_hash(file.read_bytes()) == execution.outputs[path]
-
-
 def _events(
     run_id: str, execution: Execution, info: StageInfo, files: list[str]
 ) -> Iterator[Event]:
     """Yield the events that the stage itself would have logged."""
     yield Event("params", run_id, flat_params(execution.params))
-    children: dict[str, None] = {}
+    children: list[str] = []
     for path in files:
         yield Event("file", run_id, {"path": path, "folder": None})
         points: dict[tuple[str, int], dict[str, float]] = {}
@@ -124,7 +116,7 @@ def _events(
         for (child, step), metrics in points.items():
             run = f"{run_id}/{child}" if child else run_id
             if child and child not in children:
-                children[child] = None
+                children.append(child)
                 yield Event("child", run, {"tags": info.tags, "params": {}})
             yield Event("metrics", run, {"step": step, "metrics": metrics})
     for run in (*(f"{run_id}/{child}" for child in children), run_id):

@@ -1,14 +1,13 @@
 """Finished evaluations in the history, as rows of the table of scores."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
-from pipeline.history.executions import READ, RESTORED, WROTE
+from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory, tags_below
 from pipeline.history.store import connect, history_exists, unreadable
 from pipeline.report.scores import HEADLINE, Score, scores_of, source_name
 from pipeline.workflow.command import EXPERIMENTS
@@ -22,12 +21,9 @@ class Result:
     """One finished evaluation.
 
     Attributes:
-        run_id: MLflow's.
         ended: time of its end, by this machine's clock.
-        model: name of the language model.
         benchmark: `lama`, `stability` or `superglue`.
         task: SuperGLUE task; empty for the others.
-        method: its name.
         source: of the data; None if the run does not record it.
         params: dotted path in `params.yaml` -> value as text, of the run and of those runs that
             made the splits and the trained prompts which it read.
@@ -36,7 +32,6 @@ class Result:
         metrics: the numbers of the metrics file.
         seconds: `train` and `evaluate`, those that are known, with the seconds of earlier runs
             whose trainings were reused.
-        tags: of the run.
     """
 
     run_id: str
@@ -102,9 +97,16 @@ def read_results() -> list[Result]:
     """
     if not history_exists():
         return []
-    with _reading() as mlflow:
-        producers = _producers(mlflow)
+    mlflow = connect()
+    # Path and hash of an output -> the newest run that wrote it.
+    producers: dict[tuple[str, str], Any] = {}
+    try:
+        for run in (*_stage_runs(mlflow, "splits"), *_stage_runs(mlflow, "train")):
+            for path, digest in tags_below(run.data.tags, WROTE).items():
+                producers.setdefault((path, digest), run)
         results = [_result(run, producers) for run in _stage_runs(mlflow, "evaluate")]
+    except Exception as error:  # of MLflow's, its database's and its client's many
+        raise unreadable(error) from error
     return sorted(results, key=lambda result: result.ended, reverse=True)
 
 
@@ -120,35 +122,11 @@ def newest(results: Iterable[Result]) -> list[Result]:
 def seconds_of_execution(run_key: str) -> float | None:
     """Return the seconds of the newest finished run of an execution; None if unknown.
 
-    Args:
-        run_key: identity of the execution (`pipeline.workflow.lock`).
-
     Raises:
         TrackingError: the tracking server or store cannot be used.
     """
-    if not history_exists():
-        return None
-    with _reading() as mlflow:
-        runs = mlflow.search_runs(
-            filter_string=(
-                f"tags.`dvc.run_key` = '{run_key}' AND attributes.status = 'FINISHED' "
-                "AND metrics.seconds > 0"
-            ),
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-            search_all_experiments=True,
-            output_format="list",
-        )
-    return _seconds(runs[0]) if runs else None
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[ModuleType]:
-    mlflow = connect()
-    try:
-        yield mlflow
-    except Exception as error:  # of MLflow's, its database's and its client's many
-        raise unreadable(error) from error
+    runs = TrackedHistory().find_by_run_key(run_key)
+    return next((_seconds(run.metrics) for run in runs if run.metrics.get("seconds")), None)
 
 
 def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
@@ -165,30 +143,23 @@ def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
-def _producers(mlflow: ModuleType) -> dict[tuple[str, str], Any]:
-    """Return path and hash of an output of splits or training -> the newest run that wrote it."""
-    producers: dict[tuple[str, str], Any] = {}
-    for stage in ("splits", "train"):
-        for run in _stage_runs(mlflow, stage):
-            for tag, value in run.data.tags.items():
-                if tag.startswith(WROTE):
-                    producers.setdefault((tag.removeprefix(WROTE), value), run)
-    return producers
-
-
 def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     tags: dict[str, str] = run.data.tags
     params: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    inputs = [producers.get((tag.removeprefix(READ), tags[tag])) for tag in tags]
-    for part in filter(None, (*inputs, run)):
+    read = tags_below(tags, READ)
+    for part in filter(None, (*map(producers.get, read.items()), run)):
         params |= part.data.params
-        spent = _seconds(part)
+        spent = _seconds(part.data.metrics)
         if spent is not None:
             seconds[part.data.tags["stage"]] = spent
     benchmark = tags.get("benchmark", "")
     section = "superglue" if benchmark == "superglue" else "lama"
     source = params.get(f"{section}.source")
+    # The folders that the command names as splits and model.
+    options = dict(pairwise(tags.get("dvc.command", "").split()))
+    folders = {part: options.get(f"--{part}", "") for part in ("splits", "model")}
+    contents = {part: read[folder] for part, folder in folders.items() if folder in read}
     return Result(
         run_id=run.info.run_id,
         ended=datetime.fromtimestamp(
@@ -200,22 +171,14 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
         method=tags.get("method", ""),
         source=None if source is None else source_name(source),
         params=params,
-        contents=_contents(tags) or {"run": run.info.run_id},
+        contents=contents or {"run": run.info.run_id},
         metrics=run.data.metrics,
         seconds={stage: seconds[stage] for stage in ("train", "evaluate") if stage in seconds},
         tags=tags,
     )
 
 
-def _seconds(run: Any) -> float | None:
-    metrics: dict[str, float] = run.data.metrics
+def _seconds(metrics: Mapping[str, float]) -> float | None:
     if "seconds" not in metrics:
         return None
     return metrics["seconds"] + metrics.get(SECONDS_REUSED, 0.0)
-
-
-def _contents(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the hashes of the folders that the run's command names as splits and model."""
-    options = dict(pairwise(tags.get("dvc.command", "").split()))
-    hashes = {part: tags.get(f"{READ}{options.get(f'--{part}')}") for part in ("splits", "model")}
-    return {part: value for part, value in hashes.items() if value is not None}

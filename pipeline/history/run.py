@@ -15,22 +15,26 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import PipelineError, TrackingError
-from pipeline.history.context import (
-    environment,
-    git_tags,
-    gpu_in_use,
-    hardware_name,
-    has_ended,
-    machine_tags,
-    source_patch,
-)
+from pipeline.history import context
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, Kind, MlflowWriter
 from pipeline.history.executions import MAX_TAG, WROTE, execution_tags
 from pipeline.history.journal import EventLog, LiveLog, forward_logs
 from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.workflow.command import StageInfo
+from pipeline.workflow.git import changes
 from pipeline.workflow.project import StageIdentity, output_hashes
+
+_DESCRIPTION = """Stage `{stage}` of the pipeline.
+
+```
+{command}
+```
+
+| input | hash |
+|---|---|
+{inputs}
+To reproduce it: check out this run's commit, then `dvc repro -s {stage}`.{patch}"""
 
 
 @dataclass
@@ -71,15 +75,11 @@ class StageRun:
     ) -> Iterator["StageRun"]:
         """Open a child run for one unit of the stage's work; it ends with the block.
 
-        If this run is resumed, its child runs are resumed too.
-
-        Args:
-            name: The unit's name, unique within this run.
-            tags: The child run's tags.
-            params: Dotted path -> value, the parameters that distinguish the unit.
+        If this run is resumed, its child runs are resumed too. `name` is unique within this run;
+        `params` are those that distinguish the unit.
         """
         key = f"{self.run_id}/{name}"
-        values = {"tags": {**machine_tags(), **tags}, "params": flat_params(params)}
+        values = {"tags": {**context.machine_tags(), **tags}, "params": flat_params(params)}
         self._log.record(Event("child", key, values))
         child = StageRun(key, self._log)
         with _ending(child):
@@ -90,13 +90,10 @@ class StageRun:
         self._record("text", {"text": text, "name": name})
 
     def log_dataset(self, name: str, path: str, digest: str | None, context: str) -> None:
-        """Log an input data set, identified by its content.
+        """Log an input data set such as `lama/geonames`, the DVC output `path`.
 
-        Args:
-            name: Such as `lama/geonames`.
-            path: The DVC output that holds it.
-            digest: DVC's hash of it; with None, outside DVC, nothing is logged.
-            context: `training` or `evaluation`.
+        It is identified by DVC's hash; without one, outside DVC, nothing is logged. `context` is
+        `training` or `evaluation`.
         """
         if digest is not None:
             source = json.dumps({"url": f"dvc://{path}?md5={digest}"})
@@ -129,8 +126,8 @@ def stage_run(
     after an exception, which is raised again.
 
     Args:
-        stage: The running stage; None outside DVC.
-        info: The stage's subject, which gives the run's experiment, name and tags.
+        stage: None outside DVC.
+        info: gives the run's experiment, name and tags.
         resumes: The id of an earlier attempt's run, which is opened again if the store still has
             it; None opens a new run.
 
@@ -157,19 +154,31 @@ def stage_run(
             run.attempt = int(earlier.data.tags.get("attempt", "1")) + 1
         try:
             with _ending(run), _logging_errors(run):
-                _log_start(run, stage)
+                if run.attempt > 1:
+                    run.set_tags({"attempt": str(run.attempt)})
+                    run._record("untag", {"name": "error"})
+                if stage is not None:
+                    run.log_params(stage.params)
+                run.log_text(context.environment(), "environment.json")
+                if patch := changes(*context.SOURCES):
+                    run.log_text(patch, "git/diff.patch")
                 yield run
                 _log_outputs(run, live)
                 if stage is not None:
                     run.log_derived("lineage")
                     run.log_derived("models")
         finally:
-            _close(log)
+            if log.pending:
+                _warn(
+                    f"{len(log.pending)} log events could not be sent to MLflow and are kept; "
+                    "when it is back, send them with `ptune send`"
+                )
+            else:
+                log.delete()
 
 
 @contextlib.contextmanager
 def _ending(run: StageRun) -> Iterator[None]:
-    """End a run with the status of the block."""
     status = "FAILED"
     try:
         yield
@@ -248,7 +257,7 @@ def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:
         output_format="list",
     )
     for run in running:
-        if has_ended(run.data.tags):
+        if context.has_ended(run.data.tags):
             mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
 
 
@@ -267,21 +276,9 @@ def _forward_others(mlflow: ModuleType) -> None:
         _warn(f"events of earlier runs are not sent ({without_password(first_line(error))})")
 
 
-def _log_start(run: StageRun, stage: StageIdentity | None) -> None:
-    if run.attempt > 1:
-        run.set_tags({"attempt": str(run.attempt)})
-        run._record("untag", {"name": "error"})
-    if stage is not None:
-        run.log_params(stage.params)
-    run.log_text(environment(), "environment.json")
-    patch = source_patch()
-    if patch:
-        run.log_text(patch, "git/diff.patch")
-
-
 def _log_outputs(run: StageRun, log: LiveLog) -> None:
     """Log the hashes of the outputs, and the hardware, which is known by now."""
-    tags = {"hardware": hardware_name(gpu_in_use())}
+    tags = {"hardware": context.hardware_name(context.gpu_in_use())}
     try:
         hashes = output_hashes()
     except Exception as error:  # dvc raises many types
@@ -291,48 +288,26 @@ def _log_outputs(run: StageRun, log: LiveLog) -> None:
     run.set_tags(tags)
 
 
-def _close(log: EventLog) -> None:
-    """Delete the log of a run that has ended if all is sent; otherwise, say what is kept."""
-    if log.pending:
-        _warn(
-            f"{len(log.pending)} log events could not be sent to MLflow and are kept; "
-            "when it is back, send them with `ptune send`"
-        )
-    else:
-        log.delete()
-
-
 def _warn(text: str) -> None:
     sys.stderr.write(f"warning: {text}\n")
 
 
 def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
-    commit = git_tags()
-    tags = {**info.tags, **machine_tags(), **commit}
+    tags = {**info.tags, **context.machine_tags()}
+    dirty = False
+    if (state := context.git_state()) is not None:
+        commit, dirty = state
+        tags |= {"mlflow.source.git.commit": commit, "git.dirty": str(dirty).lower()}
     if stage is None:
         note = f"**{info.name}**, run outside DVC: its data and parameters are not recorded."
         tags |= {"dvc.stage": "", "dvc.experiment": "outside DVC"}
     else:
-        note = _description(stage, dirty=commit.get("git.dirty") == "true")
+        note = _DESCRIPTION.format(
+            stage=stage.stage,
+            command=stage.command.replace(" --", " \\\n  --"),
+            inputs="".join(f"| `{path}` | `{digest}` |\n" for path, digest in stage.inputs.items()),
+            patch=" The tree had changes: apply `git/diff.patch` first." if dirty else "",
+        )
         tags |= execution_tags(stage, stage.within)
         tags["dvc.experiment"] = stage.experiment or "workspace"
     return {**tags, "mlflow.note.content": note}
-
-
-def _description(stage: StageIdentity, *, dirty: bool) -> str:
-    """Return Markdown that describes the run and how to reproduce it."""
-    lines = [
-        f"Stage `{stage.stage}` of the pipeline.",
-        "",
-        "```",
-        stage.command.replace(" --", " \\\n  --"),
-        "```",
-        "",
-        "| input | hash |",
-        "|---|---|",
-        *(f"| `{path}` | `{digest}` |" for path, digest in stage.inputs.items()),
-        "",
-        f"To reproduce it: check out this run's commit, then `dvc repro -s {stage.stage}`."
-        + (" The tree had changes: apply `git/diff.patch` first." if dirty else ""),
-    ]
-    return "\n".join(lines)

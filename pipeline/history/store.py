@@ -113,7 +113,14 @@ def local_store(root: Path) -> Path:
     """
     store = root / "mlflow.db"
     if store.exists():
-        _check_header(store)
+        with store.open("rb") as file:
+            header = file.read(len(_SQLITE_HEADER))
+        # MLflow tries to open a file that is not a database for 100 seconds.
+        if header and header != _SQLITE_HEADER:
+            raise TrackingError(
+                f"sqlite:///{store}: cannot be read: file is not a database\n"
+                "Move it away, or restore a copy of it; `ptune doctor` has details."
+            )
         return store
     work = root / ".work"
     work.mkdir(exist_ok=True)
@@ -131,22 +138,8 @@ def local_store(root: Path) -> Path:
     return store
 
 
-def _check_header(store: Path) -> None:
-    """Refuse a file that is not a database at once: MLflow tries to open it for 100 seconds."""
-    with store.open("rb") as file:
-        header = file.read(len(_SQLITE_HEADER))
-    if header and header != _SQLITE_HEADER:
-        raise TrackingError(
-            f"sqlite:///{store}: cannot be read: file is not a database\n"
-            "Move it away, or restore a copy of it; `ptune doctor` has details."
-        )
-
-
 def check_store(timeout_seconds: float) -> bool:
     """Check that the store can be used, without changing it; return whether it has a history.
-
-    Args:
-        timeout_seconds: How long to wait for a server.
 
     Raises:
         TrackingError: It cannot be reached, or belongs to another version of MLflow.
@@ -204,17 +197,15 @@ def first_line(error: Exception) -> str:
 
     For a failed connection it is the system's message, without those of the libraries above.
     """
-    text = _system_message(error) or str(error).strip() or repr(error)
+    text = str(error).strip() or repr(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | socket.gaierror) and cause.strerror:
+            text = cause.strerror
+            break
+        cause = cause.__cause__ or cause.__context__
     line = text.splitlines()[0]
     return line if len(line) <= 300 else f"{line[:297]}..."
-
-
-def _system_message(error: BaseException | None) -> str | None:
-    while error is not None:
-        if isinstance(error, ConnectionError | socket.gaierror) and error.strerror:
-            return error.strerror
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def unreadable(error: Exception) -> TrackingError:

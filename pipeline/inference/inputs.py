@@ -24,11 +24,8 @@ _INTEGER_COLUMNS = ("idx", "span2_index")
 def read_example(task: Task, record: Mapping[str, Any], *, idx: int) -> list[Example]:
     """Read the examples of one input.
 
-    Args:
-        task: defines the input (`Task.schema`).
-        record: the fields of the schema, or an official record, with or without labels. Other keys
-            and fields that are None are ignored.
-        idx: names the example if `record` has no idx.
+    The record has the fields of the task's schema, or is an official record, with or without
+    labels; other keys and fields that are None are ignored. Without an `idx`, it gets this one.
 
     Returns:
         One example; for an official record of MultiRC, one per answer.
@@ -84,15 +81,12 @@ def check_encoding(name: str, value: str) -> None:
 def read_file(
     path: Path, required: Sequence[str], read: Callable[[Record, int], list[T]]
 ) -> list[T]:
-    """Read every line of a file of inputs.
+    """Read every line of a file of inputs, `.csv` with a header, or `.jsonl`.
 
     Args:
-        path: `.csv` with a header, or `.jsonl`.
+        path: of the file.
         required: columns that a CSV file must have.
         read: converts a record and the number of its line; raises DataError if it is invalid.
-
-    Returns:
-        The results of `read`, in the order of the lines.
 
     Raises:
         DataError: the file is missing, empty, not UTF-8 or in another format, or lines are
@@ -101,7 +95,14 @@ def read_file(
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".jsonl"):
         raise DataError(f"{path}: not a .csv or .jsonl file; convert or rename it")
-    text = _read_text(path)
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")  # some spreadsheets write a byte order mark
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
     lines = _csv_lines(path, text, required) if suffix == ".csv" else _json_lines(text)
     results: list[T] = []
     errors: list[str] = []
@@ -123,18 +124,6 @@ def read_file(
     if not results:
         raise DataError(f"{path}: no inputs; write one per line")
     return results
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    try:
-        return data.decode("utf-8-sig")  # some spreadsheets write a byte order mark
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, Record | DataError]]:

@@ -1,12 +1,10 @@
 """Predictions of trained prompts on new inputs, with the model and the scoring of evaluation."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from torch import Tensor
 
 from pipeline.errors import DataError, ModelError, TemplateError
 from pipeline.models.dataset import PromptFormat, allowed_answers, encode_examples
@@ -42,7 +40,6 @@ class TrainedPrompt:
     """A trained prompt of a method, with the tuned model's weights if it has some.
 
     Attributes:
-        method: name of the method.
         name: of the trial, such as `rte/setting-1/split-1/seed-34`.
         prompt: as training saved it.
         weights: file of the tuned weights; None where the model is frozen.
@@ -59,13 +56,12 @@ class TrainedPrompt:
         return self.name.partition("/setting-")[0]
 
 
-def choose_methods(folder: Path, known: Sequence[str], requested: Sequence[str]) -> list[str]:
-    """Select the methods to use, in the order of `known`.
+def load_methods(
+    folder: Path, known: Sequence[str], requested: Sequence[str]
+) -> dict[str, list[TrainedPrompt]]:
+    """Read the prompts of the methods to use, in the order of `known`, from a folder for each.
 
-    Args:
-        folder: has a folder for each method that was trained.
-        known: names of all methods.
-        requested: those to use; empty for all that were trained.
+    Without `requested`, all that were trained are used.
 
     Raises:
         DataError: nothing was trained, or not what was requested.
@@ -82,7 +78,11 @@ def choose_methods(folder: Path, known: Sequence[str], requested: Sequence[str])
             f"{folder}: no trained prompts for {', '.join(unknown)}; available: "
             + ", ".join(trained)
         )
-    return [method for method in trained if not requested or method in requested]
+    return {
+        method: list(load_trained(folder / method).values())
+        for method in trained
+        if not requested or method in requested
+    }
 
 
 def load_trained(folder: Path) -> dict[str, TrainedPrompt]:
@@ -92,13 +92,13 @@ def load_trained(folder: Path) -> dict[str, TrainedPrompt]:
         DataError: a file is missing or cut.
     """
     prompts = load_prompts(folder)
-    weights = {name: weights_file(folder, name) for name in prompts}
-    return {
-        name: TrainedPrompt(
-            folder.name, name, prompt, weights[name] if weights[name].exists() else None
+    trained = {}
+    for name, prompt in prompts.items():
+        weights = weights_file(folder, name)
+        trained[name] = TrainedPrompt(
+            folder.name, name, prompt, weights if weights.exists() else None
         )
-        for name, prompt in prompts.items()
-    }
+    return trained
 
 
 def best_by_task(prompts: Iterable[TrainedPrompt]) -> dict[str, TrainedPrompt]:
@@ -111,6 +111,45 @@ def best_by_task(prompts: Iterable[TrainedPrompt]) -> dict[str, TrainedPrompt]:
     return best
 
 
+def predict_all(
+    models: ModelCache,
+    prompts: Mapping[str, TrainedPrompt],
+    tasks: Mapping[str, Task],
+    questions: Sequence[tuple[str, Example]],
+    *,
+    top: int | None,
+    max_rows_per_forward: MaxRows,
+    on_rows: Callable[[int], object] = lambda _: None,
+) -> list[Answers]:
+    """Predict the answers of examples of several tasks (see `predict`), those of a task together.
+
+    Returns:
+        The answers of each example; none for an example of a task that has no prompt.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, (task, _) in enumerate(questions):
+        positions.setdefault(task, []).append(position)
+    predictions: list[Answers] = [{} for _ in questions]
+    for task, places in positions.items():
+        if task not in prompts:
+            continue
+        try:
+            answers = predict(
+                models,
+                prompts[task],
+                tasks[task],
+                [questions[place][1] for place in places],
+                top=top,
+                max_rows_per_forward=max_rows_per_forward,
+                on_rows=on_rows,
+            )
+        except QuestionError as error:
+            raise QuestionError(str(error), places[error.position]) from None
+        for place, answer in zip(places, answers, strict=True):
+            predictions[place] = answer
+    return predictions
+
+
 def predict(
     models: ModelCache,
     trained: TrainedPrompt,
@@ -121,17 +160,10 @@ def predict(
     max_rows_per_forward: MaxRows = "auto",
     on_rows: Callable[[int], object] = lambda _: None,
 ) -> list[Answers]:
-    """Predict the answers of a task's examples.
+    """Predict the answers of one or more examples of a task; their labels are not used.
 
-    Args:
-        models: loads the model.
-        trained: prompt of the task.
-        task: of the examples; a relation is one with an open vocabulary.
-        examples: one or more; their labels are not used.
-        top: number of answers to return, the likeliest first; None returns all, in the order of
-            the task's labels.
-        max_rows_per_forward: as in `runtime.max_rows_per_forward`.
-        on_rows: called with a number of examples whenever these are done.
+    With `top`, that number of answers is returned, the likeliest first; else all, in the order of
+    the task's labels. `on_rows` is called with a number of examples whenever these are done.
 
     Returns:
         For each example, the answers with their probabilities among the allowed ones.
@@ -159,17 +191,14 @@ def predict(
     for start in range(0, len(examples), rows):
         chunk = examples[start : start + rows]
         encoded = _encode(model, form, chunk, start)
-        log_probs = score_examples(model, encoded, vectors, allowed.ids, max_rows_per_forward=rows)
-        predictions += [_probabilities(allowed.answers, row, top) for row in log_probs]
+        scores = score_examples(model, encoded, vectors, allowed.ids, max_rows_per_forward=rows)
+        for log_probs in scores:
+            order = list(range(len(allowed.answers)))
+            if top is not None:
+                order = log_probs.argsort(descending=True, stable=True)[:top].tolist()
+            predictions.append({allowed.answers[i]: math.exp(log_probs[i]) for i in order})
         on_rows(len(chunk))
     return predictions
-
-
-def _probabilities(answers: Sequence[str], log_probs: Tensor, top: int | None) -> Answers:
-    order = list(range(len(answers)))
-    if top is not None:
-        order = log_probs.argsort(descending=True, stable=True)[:top].tolist()
-    return {answers[i]: math.exp(log_probs[i]) for i in order}
 
 
 def _encode(

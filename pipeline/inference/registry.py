@@ -18,6 +18,7 @@ from pipeline.data.lama import read_lama
 from pipeline.errors import DataError, PipelineError, TrackingError
 from pipeline.evaluation.metrics import mean
 from pipeline.files import link_or_copy, read_json, write_text
+from pipeline.history.executions import TrackedHistory
 from pipeline.history.store import connect, first_line, without_password
 from pipeline.inference.predictor import TrainedPrompt, best_by_task, load_trained
 from pipeline.prompts.store import load_prompts, save_prompts, weights_file
@@ -43,7 +44,6 @@ class Candidate:
     Attributes:
         benchmark: `lama` or `superglue`.
         task: such as `rte`; empty for `lama`.
-        method: name of the method.
         folders: `trained` (written by training), `model` (the language model) and `splits`.
         hashes: of the three folders, as in `dvc.lock`.
         dtype: `model.dtype` of the training.
@@ -68,27 +68,15 @@ class Candidate:
         """Name of the metric of the two scores."""
         return _METRICS[self.benchmark]
 
-    @property
-    def trained(self) -> Path:
-        """The folder that training wrote."""
-        return Path(self.folders["trained"])
-
-    @property
-    def splits(self) -> Path:
-        """The folder of the data."""
-        return Path(self.folders["splits"])
-
     @cached_property
     def dev_score(self) -> float:
         """The mean over relations, or over trainings."""
-        return mean([prompt.dev_score for prompt in load_prompts(self.trained).values()])
+        prompts = load_prompts(Path(self.folders["trained"])).values()
+        return mean([prompt.dev_score for prompt in prompts])
 
 
 def find_candidates(target: str) -> list[Candidate]:
-    """List what is trained of a target in this checkout, in the order of `dvc.lock`.
-
-    Args:
-        target: `lama` or a task.
+    """List what is trained of `lama` or a task in this checkout, in the order of `dvc.lock`.
 
     Raises:
         PipelineError: nothing is trained of it.
@@ -108,7 +96,16 @@ def find_candidates(target: str) -> list[Candidate]:
             "params.yaml and run `dvc repro`"
         )
     for candidate in selected:
-        _check_contents(candidate, hashes)
+        for name, folder in candidate.folders.items():
+            if hashes.get(folder) is None:
+                raise DataError(
+                    f"{folder}: not there; `dvc checkout` or `dvc pull` restores earlier results"
+                )
+            if hashes[folder] != candidate.hashes[name]:
+                raise DataError(
+                    f"{folder}: differs from dvc.lock; run `dvc repro`, or `dvc checkout` to "
+                    "restore what it records"
+                )
     return [replace(one, test_score=_test_score(one, executions)) for one in selected]
 
 
@@ -144,19 +141,6 @@ def _read_candidate(execution: Execution) -> Candidate | None:
     return Candidate(info.benchmark, info.task, info.method, folders, hashes, dtype)
 
 
-def _check_contents(candidate: Candidate, hashes: Mapping[str, str | None]) -> None:
-    for name, folder in candidate.folders.items():
-        if hashes.get(folder) is None:
-            raise DataError(
-                f"{folder}: not there; `dvc checkout` or `dvc pull` restores earlier results"
-            )
-        if hashes[folder] != candidate.hashes[name]:
-            raise DataError(
-                f"{folder}: differs from dvc.lock; run `dvc repro`, or `dvc checkout` to restore "
-                "what it records"
-            )
-
-
 def _test_score(candidate: Candidate, executions: Iterable[Execution]) -> float | None:
     """The score that the evaluation of this exact content wrote; None if there was none."""
     for execution in executions:
@@ -175,7 +159,6 @@ class Promoted:
 
     Attributes:
         name: of the registered model, such as `p-tuning-rte`.
-        version: number of the version.
         new: whether it was registered now; the same content has one version.
         best: the version with the best dev score on the same data, the first of several.
         best_score: dev score of `best`.
@@ -197,12 +180,16 @@ def promote(candidate: Candidate) -> Promoted:
     """
     mlflow = connect(EXPERIMENTS["promote"])
     name = f"p-tuning-{candidate.target}"
-    content = _content_tags(candidate)
+    content = {
+        "dvc.md5": candidate.hashes["trained"],
+        "dvc.model_md5": candidate.hashes["model"],
+        "dvc.splits_md5": candidate.hashes["splits"],
+    }
     try:
         known = next(
             (v for v in _versions(mlflow, name) if content.items() <= v.tags.items()), None
         )
-        version = known or _register(mlflow, name, candidate)
+        version = known or _register(mlflow, name, candidate, content)
         splits = candidate.hashes["splits"]
         best = max(
             (v for v in _versions(mlflow, name) if v.tags.get("dvc.splits_md5") == splits),
@@ -230,26 +217,21 @@ def _number(version: Any) -> int:
     return int(version.version)  # some stores return text
 
 
-def _content_tags(candidate: Candidate) -> dict[str, str]:
-    return {
-        "dvc.md5": candidate.hashes["trained"],
-        "dvc.model_md5": candidate.hashes["model"],
-        "dvc.splits_md5": candidate.hashes["splits"],
-    }
-
-
-def _register(mlflow: ModuleType, name: str, candidate: Candidate) -> Any:
+def _register(
+    mlflow: ModuleType, name: str, candidate: Candidate, content: Mapping[str, str]
+) -> Any:
     about = {"benchmark": candidate.benchmark, "task": candidate.task, "method": candidate.method}
-    tags = {**{key: value for key, value in about.items() if value}, **_content_tags(candidate)}
+    tags = {**{key: value for key, value in about.items() if value}, **content}
     scores = {f"dev/{candidate.metric}": candidate.dev_score}
     tags |= {"metric": candidate.metric, "dev_score": repr(candidate.dev_score)}
     if candidate.test_score is not None:
         scores[f"test/{candidate.metric}"] = candidate.test_score
         tags["test_score"] = repr(candidate.test_score)
-    training = _training_run(mlflow, candidate)
-    if training is not None:
-        tags["train_run_id"] = training
-    best = best_by_task(load_trained(candidate.trained).values())
+    trained = Path(candidate.folders["trained"])
+    trainings = TrackedHistory().producers(trained.as_posix(), candidate.hashes["trained"])
+    if trainings:
+        tags["train_run_id"] = trainings[0].run_id
+    best = best_by_task(load_trained(trained).values())
     prompts = {trained.name: trained for trained in best.values()}
     if candidate.task:
         (tags["training"],) = prompts
@@ -277,14 +259,27 @@ def _write_artifacts(
     paths = {"trained": str(trained), "model": candidate.folders["model"]}
     if not candidate.task:
         vocabulary = folder / "vocabulary.txt"
-        write_text(vocabulary, "\n".join(read_lama(candidate.splits, []).vocabulary))
+        splits = read_lama(Path(candidate.folders["splits"]), [])
+        write_text(vocabulary, "\n".join(splits.vocabulary))
         paths["vocabulary"] = str(vocabulary)
     return paths
 
 
 def _log_model(mlflow: ModuleType, candidate: Candidate, artifacts: dict[str, str]) -> Any:
     import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import Array, DataType
 
+    inputs, example = _input(candidate)
+    outputs = Schema(
+        [
+            ColSpec(DataType.string, "answer"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Array(DataType.string), "answers"),
+            ColSpec(Array(DataType.double), "probabilities"),
+        ]
+    )
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     return mlflow.pyfunc.log_model(
         name=f"{candidate.target}-{candidate.method}",
@@ -292,8 +287,8 @@ def _log_model(mlflow: ModuleType, candidate: Candidate, artifacts: dict[str, st
         code_paths=[str(Path(pipeline.__file__).parent)],
         artifacts=artifacts,
         pip_requirements=requirements(),
-        signature=_signature(candidate),
-        input_example=pd.DataFrame(_example(candidate)),
+        signature=ModelSignature(inputs, outputs),
+        input_example=pd.DataFrame(example),
         model_config={
             "task": candidate.task,
             "device": "auto",
@@ -314,48 +309,20 @@ def requirements() -> list[str]:
     return [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
 
 
-def _signature(candidate: Candidate) -> Any:
-    from mlflow.models import ModelSignature
+def _input(candidate: Candidate) -> tuple[Any, list[dict[str, str]]]:
+    """The schema of a model's input, and an example of it."""
     from mlflow.types import ColSpec, Schema
-    from mlflow.types.schema import Array, DataType
+    from mlflow.types.schema import DataType
 
-    types = {str: DataType.string, int: DataType.long}
-    inputs: list[Any]
-    if candidate.task:
-        inputs = [
-            ColSpec(types[field.value_type], field.name, required=field.required)
-            for field in get_task(candidate.task).schema.fields
+    if not candidate.task:
+        facts = read_lama(Path(candidate.folders["splits"]), ["dev"]).facts
+        return Schema([ColSpec(DataType.string, name) for name in ("relation", "subject")]), [
+            {"relation": relation, "subject": splits["dev"][0].sub_label}
+            for relation, splits in facts.items()
         ]
-    else:
-        inputs = [ColSpec(DataType.string, name) for name in ("relation", "subject")]
-    outputs: list[Any] = [
-        ColSpec(DataType.string, "answer"),
-        ColSpec(DataType.double, "probability"),
-        ColSpec(Array(DataType.string), "answers"),
-        ColSpec(Array(DataType.double), "probabilities"),
+    types = {str: DataType.string, int: DataType.long}
+    fields = get_task(candidate.task).schema.fields
+    columns: list[Any] = [
+        ColSpec(types[field.value_type], field.name, required=field.required) for field in fields
     ]
-    return ModelSignature(Schema(inputs), Schema(outputs))
-
-
-def _example(candidate: Candidate) -> list[dict[str, str]]:
-    if candidate.task:
-        fields = get_task(candidate.task).schema.fields
-        return [{field.name: field.example for field in fields if field.required}]
-    facts = read_lama(candidate.splits, ["dev"]).facts
-    return [
-        {"relation": relation, "subject": splits["dev"][0].sub_label}
-        for relation, splits in facts.items()
-    ]
-
-
-def _training_run(mlflow: ModuleType, candidate: Candidate) -> str | None:
-    """Id of the newest run that wrote this content; None if the history has none."""
-    path = candidate.trained.as_posix()
-    runs = mlflow.search_runs(
-        filter_string=f"tags.`dvc.out.{path}` = '{candidate.hashes['trained']}'",
-        search_all_experiments=True,
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    return runs[0].info.run_id if runs else None
+    return Schema(columns), [{field.name: field.example for field in fields if field.required}]

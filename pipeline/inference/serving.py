@@ -4,9 +4,8 @@ MLflow stores this file in the model, next to the package `pipeline` (models fro
 folder and the language model: nothing is pickled, and no checkout is needed.
 """
 
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from pipeline.errors import DataError, PipelineError
 from pipeline.inference.inputs import check_required, read_example
-from pipeline.inference.predictor import Answers, QuestionError, load_trained, predict
+from pipeline.inference.predictor import Answers, QuestionError, load_trained, predict_all
 from pipeline.models.loading import ModelCache, load_model
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import lama_task, subject_example
@@ -39,7 +38,11 @@ class PromptModel(PythonModel):
         prompts = load_trained(Path(context.artifacts["trained"]))
         self._prompts = {trained.task: trained for trained in prompts.values()}
         vocabulary = context.artifacts.get("vocabulary")
-        self._words = Path(vocabulary).read_text(encoding="utf-8").split("\n") if vocabulary else []
+        words = Path(vocabulary).read_text(encoding="utf-8").split("\n") if vocabulary else []
+        of_task = self._config["task"]
+        self._tasks = {
+            name: get_task(name) if of_task else lama_task(name, words) for name in self._prompts
+        }
         self._models = ModelCache(
             partial(
                 load_model,
@@ -77,28 +80,24 @@ class PromptModel(PythonModel):
         return pd.DataFrame(table, columns=_COLUMNS)
 
     def _predict(self, rows: Sequence[dict[str, Any]]) -> list[Answers]:
-        """The answers of each row, the likeliest first; rows of a relation are scored together."""
-        examples: list[Example] = []
-        positions: dict[str, list[int]] = {}
+        """The answers of each row, the likeliest first; an error names its row."""
+        questions = []
         for number, row in enumerate(rows):
-            with _row_named([number]):
-                task, example = self._read(row, number)
-            examples.append(example)
-            positions.setdefault(task, []).append(number)
-        predictions: list[Answers] = [{} for _ in rows]
-        for task, numbers in positions.items():
-            with _row_named(numbers):
-                answers = predict(
-                    self._models,
-                    self._prompts[task],
-                    get_task(task) if self._config["task"] else lama_task(task, self._words),
-                    [examples[number] for number in numbers],
-                    top=self._config["top"],
-                    max_rows_per_forward=self._config["max_rows_per_forward"],
-                )
-            for number, answer in zip(numbers, answers, strict=True):
-                predictions[number] = answer
-        return predictions
+            try:
+                questions.append(self._read(row, number))
+            except DataError as error:
+                raise DataError(f"row {number}: {error}") from error
+        try:
+            return predict_all(
+                self._models,
+                self._prompts,
+                self._tasks,
+                questions,
+                top=self._config["top"],
+                max_rows_per_forward=self._config["max_rows_per_forward"],
+            )
+        except QuestionError as error:
+            raise DataError(f"row {error.position}: {error}") from error
 
     def _read(self, row: dict[str, Any], number: int) -> tuple[str, Example]:
         """The task or relation of a row, and its example."""
@@ -111,18 +110,6 @@ class PromptModel(PythonModel):
         if relation not in self._prompts:
             raise DataError(f"no relation {relation}; available: {', '.join(self._prompts)}")
         return relation, subject_example(row["subject"])
-
-
-@contextlib.contextmanager
-def _row_named(numbers: Sequence[int]) -> Iterator[None]:
-    """Add the row to an error: the only one, or the one at the error's position."""
-    try:
-        yield
-    except QuestionError as error:
-        raise DataError(f"row {numbers[error.position]}: {error}") from error
-    except DataError as error:
-        place = f"row {numbers[0]}: " if len(numbers) == 1 else ""
-        raise DataError(f"{place}{error}") from error
 
 
 def _records(model_input: pd.DataFrame) -> list[dict[str, Any]]:

@@ -98,9 +98,8 @@ def _grouped(results: Sequence[MethodResult], rows: str, group: str, score: str)
     groups = list(dict.fromkeys(row[group] for result in results for row in getattr(result, rows)))
     strips: list[_Strip] = []
     for name, result in [(name, result) for name in groups for result in results][::-1]:
-        scores = [row[score] for row in getattr(result, rows) if row[group] == name]
-        control = {"majority": [_majority(result, name)]} if rows == "trainings" else {}
-        if scores:
+        if scores := [row[score] for row in getattr(result, rows) if row[group] == name]:
+            control = {"majority": [_majority(result, name)]} if rows == "trainings" else {}
             place = len(strips) + 0.6 * groups[::-1].index(name)  # a gap between groups
             marks = {**control, result.method: scores}
             strips.append(_Strip(f"{name} {result.method}", marks, place))
@@ -109,13 +108,7 @@ def _grouped(results: Sequence[MethodResult], rows: str, group: str, score: str)
 
 @dataclass(frozen=True)
 class _Strip:
-    """A line of marks.
-
-    Attributes:
-        name: written on its left.
-        shares: control or method -> the numbers.
-        place: its height.
-    """
+    """A line of marks at the height `place`: control or method -> the numbers."""
 
     name: str
     shares: dict[str, list[float]]
@@ -123,13 +116,9 @@ class _Strip:
 
 
 def _strips_figure(strips: Sequence[_Strip], label: str, *, inches: float, legend: int = 0) -> str:
-    """Draw strips from the bottom to the top.
+    """Draw strips from the bottom to the top, each some inches high.
 
-    Args:
-        strips: the first is the lowest.
-        label: of the axis.
-        inches: height of a strip.
-        legend: number of its columns; with one it names only the control; 0: no legend.
+    The legend has that number of columns; with one it names only the control; 0: no legend.
     """
     places = [strip.place for strip in strips]
     height = 0.9 + {0: 0, 1: 0.3}.get(legend, 0.7) + inches * (places[-1] + 1)
@@ -141,9 +130,23 @@ def _strips_figure(strips: Sequence[_Strip], label: str, *, inches: float, legen
             shares = [s for mark, of in strip.shares.items() if mark not in CONTROLS for s in of]
             ends = [100 * min(shares), 100 * max(shares)]
             axes.plot(ends, [strip.place] * 2, color="#cbd5e1", lw=3, zorder=1)
-        for mark in sorted(marks, key=lambda mark: mark not in CONTROLS):  # controls first
-            points = [(s, x.place) for x in strips for s in x.shares.get(mark, [])]
-            _scatter(axes, points, mark)
+        for name in sorted(marks, key=lambda mark: mark not in CONTROLS):  # controls first
+            mark = _MARKS[name]
+            points = [
+                (100 * s, strip.place) for strip in strips for s in strip.shares.get(name, [])
+            ]
+            percents, heights = zip(*points, strict=True)
+            axes.scatter(
+                percents,
+                heights,
+                zorder=2 if name in CONTROLS else 3,
+                label=CONTROLS.get(name, name),
+                s=mark.size,
+                color=mark.color,
+                marker=mark.shape,
+                edgecolor=mark.edge,
+                lw=mark.edge_width,
+            )
         axes.set_yticks(places, [strip.name for strip in strips], parse_math=False)
         axes.set_xlim(-1, 101)
         axes.set_ylim(places[0] - 0.6, places[-1] + 0.6)
@@ -160,22 +163,6 @@ def _strips_figure(strips: Sequence[_Strip], label: str, *, inches: float, legen
         return _svg(figure)
 
 
-def _scatter(axes: Axes, points: Sequence[tuple[float, float]], name: str) -> None:
-    """Draw the marks of a method or control at (share, height)."""
-    mark = _MARKS[name]
-    axes.scatter(
-        [100 * share for share, _ in points],
-        [place for _, place in points],
-        zorder=2 if name in CONTROLS else 3,
-        label=CONTROLS.get(name, name),
-        s=mark.size,
-        color=mark.color,
-        marker=mark.shape,
-        edgecolor=mark.edge,
-        lw=mark.edge_width,
-    )
-
-
 def curves_figure(results: Sequence[MethodResult]) -> str:
     """Draw the dev score by epoch: a panel for each task or relation, a line for each training."""
     points = [{**point, "method": r.method} for r in results for point in r.curves]
@@ -186,7 +173,9 @@ def curves_figure(results: Sequence[MethodResult]) -> str:
     columns = min(6 if many else 4, len(names))
     lines = -(-len(names) // columns)
     wide, high = (1.5, 1.2) if many else (2, 1.9)
-    last = {method: _last_epoch(points, method) for method in methods}
+    last = dict.fromkeys(methods, 0)
+    for point in points:
+        last[point["method"]] = max(last[point["method"]], point["epoch"])
     trained = [last[method] for method in methods if method != _SEARCHED]
     epochs = max(trained, default=0) or max(last.values())
     with mpl.rc_context({**_STYLE, "font.size": 8 if many else 10}):
@@ -204,7 +193,9 @@ def curves_figure(results: Sequence[MethodResult]) -> str:
                 for point in points:
                     if (point["task"], point["method"]) == (name, method):
                         curves.setdefault(point["training"], []).append(point)
-                legend = _curve_label(method, last[method], epochs)
+                legend = method
+                if method == _SEARCHED and last[method] not in (0, epochs):
+                    legend += f" (iterations 0 to {last[method]})"
                 for number, curve in enumerate(curves.values()):
                     _draw_curve(panel, curve, epochs, legend if number == 0 else None)
         panels[0].set_ylim(0, 100)
@@ -216,15 +207,6 @@ def curves_figure(results: Sequence[MethodResult]) -> str:
             handles, labels, loc="outside upper left", ncols=min(columns, 4), frameon=False
         )
         return _svg(figure)
-
-
-def _last_epoch(points: Sequence[Row], method: str) -> int:
-    return max((point["epoch"] for point in points if point["method"] == method), default=0)
-
-
-def _curve_label(method: str, last: int, epochs: int) -> str:
-    searched = method == _SEARCHED and last not in (0, epochs)
-    return f"{method} (iterations 0 to {last})" if searched else method
 
 
 def _draw_curve(panel: Axes, points: Sequence[Row], epochs: int, label: str | None) -> None:

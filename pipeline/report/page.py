@@ -34,7 +34,6 @@ class ReportData:
     """All that a report shows.
 
     Attributes:
-        params: of the project.
         lama: results of knowledge probing, one for each method.
         stability: results over templates, one for each method.
         tasks: results on SuperGLUE, by task, then method.
@@ -104,12 +103,8 @@ def write_report(folder: Path, data: ReportData) -> None:
 def render(template: str, folder: Path = Path(__file__).parent, **values: object) -> str:
     """Return a template with values; the functions of `pipeline.report.tables` are `tables`.
 
-    Parts of Markdown are separated by one empty line, however many the template has.
-
-    Args:
-        template: name of the file; values are escaped in one that ends with `.html.j2`.
-        folder: of the template.
-        values: its variables.
+    Values are escaped in a file that ends with `.html.j2`. Parts of Markdown are separated by one
+    empty line, however many the template has.
 
     Raises:
         jinja2.UndefinedError: the template has a variable without a value.

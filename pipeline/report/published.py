@@ -32,9 +32,7 @@ class Published:
         model: name in the paper.
         hub: name of the model on the Hugging Face hub; None if it cannot be read here.
         called: the method's name in the paper.
-        table: where it was published.
         status: `verified` or `recalled`.
-        data: which data it is about.
     """
 
     score: Score
@@ -46,7 +44,7 @@ class Published:
     data: str
 
 
-def lama_published(subset: str) -> list[Published]:
+def lama_rows(subset: str) -> list[Published]:
     """Return a subset's half of Table 3, in the order of its models."""
     rows = []
     for model, about in _LAMA["models"].items():
@@ -65,12 +63,12 @@ def lama_published(subset: str) -> list[Published]:
     return rows
 
 
-def published_facts(subset: str) -> str:
+def fact_count(subset: str) -> str:
     """Return the number of facts of a subset, as the tables show it."""
     return str(_LAMA["subsets"][subset]["facts"])
 
 
-def tasks_published(protocol: str) -> list[Published]:
+def task_rows(protocol: str) -> list[Published]:
     """Return the table of a protocol, one row for each model, method and task.
 
     A standard deviation is published for tasks with one metric.
@@ -90,18 +88,16 @@ def tasks_published(protocol: str) -> list[Published]:
     return rows
 
 
-def published_table(protocol: str) -> str:
+def table_name(protocol: str) -> str:
     """Return the name of the paper's table that belongs to a protocol."""
     return str(_table(protocol)["name"])
 
 
 def table_1_metrics() -> dict[str, dict[str, float]]:
     """Return method -> spread of its column of Table 1, under the keys of a metrics file."""
-    metrics = {}
-    for method, column in zip(
-        ("manual", "p-tuning"), zip(*TABLE_1.values(), strict=True), strict=True
-    ):
-        metrics[method] = {
+    columns = zip(*TABLE_1.values(), strict=True)
+    return {
+        method: {
             "test/relations": 1,
             "test/templates": len(column),
             "test/p_at_1": statistics.mean(column) / 100,
@@ -109,10 +105,11 @@ def table_1_metrics() -> dict[str, dict[str, float]]:
             "test/p_at_1_best": max(column) / 100,
             "test/p_at_1_std": statistics.stdev(column) / 100,
         }
-    return metrics
+        for method, column in zip(("manual", "p-tuning"), columns, strict=True)
+    }
 
 
-def table_1_published() -> list[Published]:
+def table_1_rows() -> list[Published]:
     """Return the means of Table 1."""
     origin = "BERT-base, Table 1 (stability)"
     names = ("BERT-base", "bert-base-cased", "", "v2, Table 1", "verified", "")
@@ -142,13 +139,10 @@ def lama_doubts(subset: str) -> list[str]:
 def lama_differences(
     subset: str, models: Iterable[str], *, fewer: bool, named: Callable[[str], str] = str
 ) -> list[str]:
-    """Return how our rows differ from the paper's, and what is doubtful.
+    """Return how our rows of some models differ from the paper's, and what is doubtful.
 
-    Args:
-        subset: one of `SUBSETS`.
-        models: names of our language models.
-        fewer: whether one of our rows is about fewer relations than the paper's.
-        named: formats the name of a model.
+    `fewer`: one of our rows is about fewer relations than the paper's. `named` formats the name of
+    a model.
     """
     columns = [
         f"`{column['method']}`: {column['called']} ({column['table']}, {column['status']})"

@@ -73,12 +73,7 @@ def scores_of(
 ) -> list[Score]:
     """Return the scores of a metrics file, or of a run in MLflow, and of its controls.
 
-    Args:
-        values: `split/metric` -> number.
-        benchmark: `lama`, `stability` or `superglue`.
-        task: SuperGLUE task, or empty.
-        method: name of the method.
-        origin: of the scores.
+    `values` is `split/metric` -> number; for the rest, see `Score`.
     """
     n = _whole(values.get(f"test/{COUNTS.get(benchmark)}"))
     trainings = _whole(values.get("test/trainings"))
@@ -86,18 +81,12 @@ def scores_of(
     for key, value in values.items():
         split, _, metric = key.partition("/")
         control = next((name for name in CONTROLS if metric.startswith(name)), None)
-        if metric in LABELS:
-            std = values.get(f"{key}_std")
-            scores.append(
-                Score(benchmark, task, method, split, metric, value, std, n, trainings, origin)
-            )
-        elif control is not None:
+        std, of, number = values.get(f"{key}_std"), method, trainings
+        if control is not None:
             metric = metric.removeprefix(control).removeprefix("_") or HEADLINE[benchmark]
-            if metric in LABELS:
-                method_name = CONTROLS[control]
-                scores.append(
-                    Score(benchmark, task, method_name, split, metric, value, n=n, origin=origin)
-                )
+            std, of, number = None, CONTROLS[control], None
+        if metric in LABELS:
+            scores.append(Score(benchmark, task, of, split, metric, value, std, n, number, origin))
     return scores
 
 
@@ -117,7 +106,6 @@ class MethodResult:
     Attributes:
         benchmark: `lama`, `stability` or `superglue`.
         task: SuperGLUE task, or empty.
-        method: name of the method.
         metrics: the metrics file.
         relations: for LAMA, one row each: `relation`, `label`, `facts`, `left_out`, `majority`,
             `naive_bayes`, `p_at_1`.
@@ -187,14 +175,7 @@ class ResultFolders:
 def read_result(
     folders: ResultFolders, benchmark: str, method: str, task: str = "", *, curves: bool = True
 ) -> MethodResult:
-    """Return what the files of one method hold.
-
-    Args:
-        folders: where the files are.
-        benchmark: `lama`, `stability` or `superglue`.
-        method: name of the method.
-        task: SuperGLUE task, or empty.
-        curves: whether the learning curves are read too.
+    """Return what the files of one method hold, with or without its learning curves.
 
     Raises:
         DataError: a file is missing.
@@ -222,9 +203,7 @@ def read_result(
 def _read(path: Path, task: str = "") -> list[Row]:
     """Return the rows of a table with numbers as numbers and empty cells as None.
 
-    Args:
-        path: of the table.
-        task: SuperGLUE task, for a table without a column `task`.
+    A table without a column `task` gets one with the SuperGLUE task.
     """
     rows: list[Row] = [
         {key: value if key in _TEXTS else _value(value) for key, value in row.items()}
@@ -255,12 +234,9 @@ def _curves(path: Path, task: str, trainings: Sequence[Row]) -> list[Row]:
 
 
 def read_answers(evaluation: Path, methods: Sequence[str], count: int) -> list[Row]:
-    """Return some facts of LAMA's test set with the answer of each method.
+    """Return some facts of LAMA's test set, spread over the relations, with each method's answer.
 
-    Args:
-        evaluation: folder of `lama/<method>/predictions`; not read if `count` is 0.
-        methods: names of the methods.
-        count: number of facts, spread over the relations.
+    The folder `evaluation` is not read if `count` is 0.
 
     Returns:
         Rows `relation`, `subject`, `object`, and the answer under each method's name.
@@ -297,11 +273,7 @@ def count_epochs(path: Path) -> Row:
 
 
 def join(columns: Mapping[str, Iterable[Row]], *keys: str) -> list[Row]:
-    """Join rows of several methods: P@1 is stored under each method's name.
-
-    Args:
-        columns: method -> rows with `p_at_1`.
-        keys: what identifies a row.
+    """Join the rows of several methods: their `p_at_1` is stored under the method's name.
 
     Returns:
         One row for each value of the keys, the rest from the first method that has it.

@@ -6,19 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pipeline.config.schema import LamaMethod
-from pipeline.report.published import (
-    RELATIONS,
-    TABLE_1,
-    TABLE_1_SOURCE,
-    for_model,
-    lama_differences,
-    lama_published,
-    published_facts,
-    published_table,
-    table_1_metrics,
-    task_differences,
-    tasks_published,
-)
+from pipeline.report import published
 from pipeline.report.scores import (
     CONTROLS,
     COUNTS,
@@ -30,18 +18,10 @@ from pipeline.report.scores import (
     join,
 )
 
-_SPLITS = ("train", "dev", "test")
-
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text, for any writer.
-
-    Attributes:
-        title: its heading.
-        rows: column -> cell, with the same columns each.
-        notes: what a reader has to know.
-    """
+    """A table as text, for any writer: each row is column -> cell, with the same columns."""
 
     title: str
     rows: list[dict[str, str]]
@@ -49,11 +29,7 @@ class Table:
 
 
 def pivot(cells: Iterable[tuple[Any, str, object]]) -> dict[Any, dict[str, str]]:
-    """Return row -> column -> text; several values of one cell are separated by commas.
-
-    Args:
-        cells: row, column and value.
-    """
+    """Return row -> column -> text; several values of one cell are separated by commas."""
     table: dict[Any, dict[str, str]] = {}
     for row, column, value in cells:
         before = table.setdefault(row, {}).get(column)
@@ -100,11 +76,6 @@ def _is_number(cell: str) -> bool:
     return not cell or all(part.replace(".", "", 1).isdigit() for part in cell.split(" ± "))
 
 
-def lama_title(source: str, subset: str, relations: int) -> str:
-    """Return a heading with the name of the facts and the number of relations."""
-    return f"Knowledge probing: {data_name(source, subset)}, {relation_count(source, relations)}"
-
-
 def data_name(source: str, subset: str) -> str:
     """Return the name of the facts; only LAMA has subsets."""
     return f"`{source}` {subset}" if source == "lama" else f"`{source}`"
@@ -112,8 +83,8 @@ def data_name(source: str, subset: str) -> str:
 
 def relation_count(source: str, relations: int) -> str:
     """Return a number of relations, with LAMA's total if some are missing."""
-    if source == "lama" and relations != RELATIONS:
-        return f"{relations} of {RELATIONS} relations"
+    if source == "lama" and relations != published.RELATIONS:
+        return f"{relations} of {published.RELATIONS} relations"
     return f"{relations} relation{'' if relations == 1 else 's'}"
 
 
@@ -125,17 +96,17 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     """
     benchmark = results[0].benchmark
     metric = HEADLINE[benchmark]
+    scores = [score for result in results for score in result.scores]
     groups: dict[tuple[str, str], dict[tuple[str, str], Score]] = {}
-    for score in (score for result in results for score in result.scores):
+    for score in scores:
         group = groups.setdefault((score.task, score.method), {})
         group.setdefault((score.split, score.metric), score)
-    several = any(score.std is not None for group in groups.values() for score in group.values())
+    several = any(score.std is not None for score in scores)
     hidden = () if benchmark == "superglue" else ("task", "metrics", "trainings")[: 3 - several]
     tasks = list(dict.fromkeys(result.task for result in results))
     rows = []
-    for task, method in sorted(
-        groups, key=lambda key: (tasks.index(key[0]), key[1] in CONTROLS.values())
-    ):
+    order = sorted(groups, key=lambda key: (tasks.index(key[0]), key[1] in CONTROLS.values()))
+    for task, method in order:
         group = groups[task, method]
         first = next(iter(group.values()))
         row = {
@@ -157,34 +128,6 @@ def metric_parts(scores: Iterable[Score]) -> str:
     return ", ".join(parts[key] for key in LABELS if key in parts and key not in HEADLINE.values())
 
 
-def lama_counts(metrics: Row, splits: Row) -> str:
-    """Return sentences about the number of facts, and of those that were left out.
-
-    Args:
-        metrics: metrics file of a method; what is left out is the same for all of one model.
-        splits: metrics file of the splits.
-    """
-    text = (
-        f"Of {metrics['test/facts'] + metrics['test/left_out']} test facts, "
-        f"{metrics['test/left_out']} were left out: their object is not one token of this model."
-    )
-    if "train/overlap" not in splits:
-        return text
-    outside = ", ".join(f"{splits[f'{split}/outside_vocabulary']} {split}" for split in _SPLITS)
-    return (
-        f"{text} Removed before: {splits['train/overlap']} train and {splits['dev/overlap']} dev "
-        "facts whose subject and object are in a later split too, and those whose object is "
-        f"outside the allowed vocabulary ({outside})."
-    )
-
-
-def headings(results: Sequence[MethodResult]) -> tuple[str, str]:
-    """Return the heading of a benchmark's tasks, and of its score."""
-    benchmark = results[0].benchmark if results else "superglue"
-    task = "task" if benchmark == "superglue" else "relation"
-    return task, LABELS[HEADLINE[benchmark]]
-
-
 def repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodResult, Row]]:
     """Return the rows of those tasks that have several of them with one method."""
     repeated = []
@@ -195,61 +138,40 @@ def repeated(results: Sequence[MethodResult], kind: str) -> list[tuple[MethodRes
     return repeated
 
 
-def training_summary(training: Row) -> str:
-    """Return in words what a method's section of `params.yaml` tunes, and for how long."""
-    search = training.get("search")
-    if search is not None:
-        if search["prompts"] == "gradient":
-            return f"search, {search['iterations']} iterations"
-        return f"best of {escaped(search['prompts'])}"
-    if not training["tune"]:
-        return "none"
-    tuned = [f"{part} at {training[part]['learning_rate']:g}" for part in training["tune"]]
-    batch_size = training.get("batch_size", training.get("batch"))  # the key of older records
-    return f"{', '.join(tuned)}, at most {training['epochs']} epochs, batch {batch_size}"
-
-
 def lama_paper(
     subset: str, ours: Mapping[str, Sequence[MethodResult]], models: Iterable[str]
 ) -> str:
     """Return our rows above the same subset of the paper's Table 3, and how they differ.
 
-    Args:
-        subset: of LAMA.
-        ours: name of a row -> results of its methods.
-        models: names of our language models.
+    `ours` is name of a row -> results of its methods; `models`, our language models.
     """
     cells: list[tuple[tuple[str, ...], str, Score]] = []
     for name, results in ours.items():
-        number = f"{len(results[0].relations)} of {RELATIONS}"
+        number = f"{len(results[0].relations)} of {published.RELATIONS}"
         row = (f"ours: {escaped(name)}", number, str(results[0].metrics["test/facts"]))
         cells += [(row, result.method, result.score()) for result in results]
-    same = (str(RELATIONS), published_facts(subset))
-    cells += [((r.score.origin, *same), r.score.method, r.score) for r in lama_published(subset)]
+    same = (str(published.RELATIONS), published.fact_count(subset))
+    cells += [
+        ((r.score.origin, *same), r.score.method, r.score) for r in published.lama_rows(subset)
+    ]
     used = {method for _, method, _ in cells}
     methods = [method for method in get_args(LamaMethod) if method in used]
-    fewer = any(len(results[0].relations) != RELATIONS for results in ours.values())
-    differences = lama_differences(subset, models, fewer=fewer, named=escaped)
+    fewer = any(len(results[0].relations) != published.RELATIONS for results in ours.values())
+    differences = published.lama_differences(subset, models, fewer=fewer, named=escaped)
     table = _pivot_table(("model", "relations", "facts"), cells, methods)
     return f"{table}\n{bullets(differences)}"
 
 
 def tasks_paper(protocol: str, model: str, results: Sequence[MethodResult]) -> str:
-    """Return our scores on SuperGLUE above the paper's, and how they differ, as Markdown.
-
-    Args:
-        protocol: a protocol of the paper.
-        model: name of the language model.
-        results: of our methods.
-    """
+    """Return our scores on SuperGLUE above the paper's, and how they differ, as Markdown."""
     cells = [((f"ours: {escaped(model)}", r.method), r.task, r.score()) for r in results]
-    for row in for_model(tasks_published(protocol), model):
+    for row in published.for_model(published.task_rows(protocol), model):
         method = f"{row.score.method} ({row.called})"
         cells.append(((row.score.origin, method), row.score.task, row.score))
     tasks = dict.fromkeys(result.task for result in results)
     table = _pivot_table(("model", "method"), cells, tasks)
-    differences = bullets(task_differences(protocol, model, named=escaped))
-    return f"The paper's rows: {published_table(protocol)}.\n\n{table}\n{differences}"
+    differences = bullets(published.task_differences(protocol, model, named=escaped))
+    return f"The paper's rows: {published.table_name(protocol)}.\n\n{table}\n{differences}"
 
 
 def _pivot_table(
@@ -267,10 +189,6 @@ def stability_rows(
 ) -> tuple[dict[str, Row], list[Row], list[str], str]:
     """Return what is shown of stability over templates.
 
-    Args:
-        source: of the facts.
-        results: of the methods.
-
     Returns:
         Method -> metrics; a row for each template, with P@1 under each method's name; the names;
         a remark. The paper's Table 1 is among them if it is about the same templates.
@@ -280,12 +198,14 @@ def stability_rows(
     rows = join({r.method: r.templates for r in order}, "relation", "number")
     metrics = {result.method: result.metrics for result in results}
     pairs = {(row["relation"], _lama_form(row)) for row in rows}
-    if source != "lama" or pairs != {("P17", template) for template in TABLE_1}:
+    if source != "lama" or pairs != {("P17", template) for template in published.TABLE_1}:
         return metrics, rows, list(metrics), ""
-    paper = {f"{method} (paper)": of for method, of in table_1_metrics().items()}
+    paper = {f"{method} (paper)": of for method, of in published.table_1_metrics().items()}
     for row in rows:
-        row |= {name: p / 100 for name, p in zip(paper, TABLE_1[_lama_form(row)], strict=True)}
-    return metrics | paper, rows, [*metrics, *paper], TABLE_1_SOURCE
+        row |= {
+            name: p / 100 for name, p in zip(paper, published.TABLE_1[_lama_form(row)], strict=True)
+        }
+    return metrics | paper, rows, [*metrics, *paper], published.TABLE_1_SOURCE
 
 
 def _lama_form(row: Row) -> str:

@@ -5,23 +5,8 @@ from typing import Any, Literal, get_args
 
 from pipeline.config.schema import LamaMethod, SuperGlueMethod
 from pipeline.history.results import Result
-from pipeline.report.published import (
-    PROTOCOLS,
-    RELATIONS,
-    SUBSETS,
-    TABLE_1,
-    TABLE_1_SOURCE,
-    Published,
-    for_model,
-    lama_differences,
-    lama_doubts,
-    lama_published,
-    published_facts,
-    published_table,
-    table_1_published,
-    task_differences,
-    tasks_published,
-)
+from pipeline.report import published
+from pipeline.report.published import Published
 from pipeline.report.scores import COUNTS
 from pipeline.report.tables import Table, pivot, relation_count
 from pipeline.tasks import task_names
@@ -43,21 +28,18 @@ _Line = dict[str, str]
 def result_tables(
     results: Sequence[Result], show: Literal["test", "min", "run"], *, paper: bool = False
 ) -> list[Table]:
-    """Return a table for each model and data.
+    """Return a table for each model and data, of results newest first.
 
-    Args:
-        results: the newest first.
-        show: `test` or `min`: a row for a task, a column for a method, with the test score, or
-            with the minutes of training and evaluation; of each method on a task, the results have
-            one at most. `run`: a row for each run.
-        paper: whether the paper's figures follow ours; if the facts are not LAMA's, they are in
-            a separate table.
+    `test` and `min` show a row for a task, a column for a method, with the test score, or with the
+    minutes of training and evaluation; of each method on a task, the results have one at most.
+    `run` shows a row for each run. With `paper`, the paper's figures follow ours; if the facts are
+    not LAMA's, they are in a separate table.
     """
     tables = []
     for group in _groups(results):
-        published, differences = paper_rows(group) if paper else ([], [])
+        figures, differences = paper_rows(group) if paper else ([], [])
         ordered = group if show == "run" else sorted(group, key=lambda r: _place(_TASKS)(r.name))
-        lines = [*_lines(ordered), *map(_paper_line, published)]
+        lines = [*_lines(ordered), *map(_paper_line, figures)]
         notes = [*(_cost_notes(group) if show == "min" else _notes(group)), *differences]
         title = f"{group[0].model} on {group[0].data}"
         rows = lines if show == "run" else _by_method(lines, show)
@@ -104,11 +86,23 @@ def _groups(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def _lines(group: Sequence[Result]) -> list[_Line]:
-    names = _names(group)
+    # Names have hashes where the same task was run on different contents.
+    values: dict[tuple[str, str], set[str]] = {}
+    for result in group:
+        for part, value in result.contents.items():
+            values.setdefault((result.name, part), set()).add(value)
+    hashes = [
+        ", ".join(
+            f"{part} {value[:7]}"
+            for part, value in result.contents.items()
+            if len(values[result.name, part]) > 1
+        )
+        for result in group
+    ]
     return [
         {
             "date": result.ended.date().isoformat(),
-            "task": names[result.run_id],
+            "task": f"{result.name} ({several})" if several else result.name,
             "method": result.method,
             "test": str(result.score("test") or ""),
             "dev": str(result.score("dev") or ""),
@@ -116,7 +110,7 @@ def _lines(group: Sequence[Result]) -> list[_Line]:
             "min": _minutes(result),
             "run": result.run_id[:8],
         }
-        for result in group
+        for result, several in zip(group, hashes, strict=True)
     ]
 
 
@@ -124,10 +118,10 @@ def _paper_line(row: Published) -> _Line:
     score = row.score
     line = dict.fromkeys(("date", "task", "method", "test", "dev", "test n", "min", "run"), "")
     task = ", ".join(filter(None, (score.task, score.origin)))
-    facts = published_facts(row.data.removeprefix("lama ")) if score.benchmark == "lama" else ""
-    return line | {
-        "task": f"paper: {task}", "method": score.method, "test": str(score), "test n": facts,
-    }  # fmt: skip
+    line |= {"task": f"paper: {task}", "method": score.method, "test": str(score)}
+    if score.benchmark == "lama":
+        line["test n"] = published.fact_count(row.data.removeprefix("lama "))
+    return line
 
 
 def _by_method(lines: Sequence[_Line], value: str) -> list[_Line]:
@@ -138,11 +132,8 @@ def _by_method(lines: Sequence[_Line], value: str) -> list[_Line]:
     for task, values in cells.items():
         of = [line for line in lines if line["task"] == task]
         counts, days = dict.fromkeys(line["test n"] for line in of), sorted(x["date"] for x in of)
-        head = {
-            "task": task,
-            "test n": " / ".join(counts),
-            "date": " to ".join(dict.fromkeys([days[0], days[-1]])),
-        }
+        dates = " to ".join(dict.fromkeys([days[0], days[-1]]))
+        head = {"task": task, "test n": " / ".join(counts), "date": dates}
         rows.append(head | {method: values.get(method, "") for method in methods})
     return rows
 
@@ -150,23 +141,6 @@ def _by_method(lines: Sequence[_Line], value: str) -> list[_Line]:
 def _place(order: Sequence[str]) -> Callable[[str], int]:
     """Return a key that sorts names in this order; unknown names are last."""
     return lambda name: order.index(name) if name in order else len(order)
-
-
-def _names(group: Iterable[Result]) -> dict[str, str]:
-    """Return run -> task, with hashes where the same task was run on different contents."""
-    values: dict[tuple[str, str], set[str]] = {}
-    for result in group:
-        for part, value in result.contents.items():
-            values.setdefault((result.name, part), set()).add(value)
-    names = {}
-    for result in group:
-        several = [
-            f"{part} {value[:7]}"
-            for part, value in result.contents.items()
-            if len(values[result.name, part]) > 1
-        ]
-        names[result.run_id] = result.name + (f" ({', '.join(several)})" if several else "")
-    return names
 
 
 def _minutes(result: Result) -> str:
@@ -177,17 +151,22 @@ def _minutes(result: Result) -> str:
 def _cost_notes(group: Sequence[Result]) -> list[str]:
     machines = dict.fromkeys(result.tags.get("hardware", "an unknown machine") for result in group)
     unknown = sum(not _minutes(result) for result in group)
-    return [
-        f"Minutes of training and evaluation together, loading included; on {_listed(machines)}.",
-        *([f"Unknown for {unknown} of {len(group)}."] if unknown else []),
-    ]
+    about = "Minutes of training and evaluation together, loading included"
+    notes = [f"{about}; on {' or '.join(machines)}."]
+    return notes + ([f"Unknown for {unknown} of {len(group)}."] if unknown else [])
 
 
 def _notes(group: Sequence[Result]) -> list[str]:
     """Return what a reader of our rows has to know."""
     source = group[0].source
     relations = sorted({result.relations for result in group if result.benchmark == "lama"})
-    trainings = sorted({r.count("test/trainings") or 1 for r in group if _spread_over_runs(r)})
+    trainings = {
+        result.count("test/trainings") or 1
+        for result in group
+        if result.benchmark != "stability"
+        and (score := result.score("test")) is not None
+        and score.std is not None
+    }
     templates = {
         (result.count("test/relations") or 0, result.count("test/templates") or 0)
         for result in group
@@ -199,8 +178,8 @@ def _notes(group: Sequence[Result]) -> list[str]:
     ]
     if trainings:
         notes.append(
-            f"±: standard deviation (n - 1) over {_listed(trainings)} trainings; over settings, "
-            "where several were evaluated."
+            f"±: standard deviation (n - 1) over {' or '.join(map(str, sorted(trainings)))} "
+            "trainings; over settings, where several were evaluated."
         )
     notes += [
         f"stability: mean ± standard deviation of P@1 over templates ({several} of "
@@ -212,15 +191,6 @@ def _notes(group: Sequence[Result]) -> list[str]:
     if source is None:
         notes.append("Evaluated outside DVC: the data are unknown, so each run has its own row.")
     return notes
-
-
-def _spread_over_runs(result: Result) -> bool:
-    score = result.score("test")
-    return result.benchmark != "stability" and score is not None and score.std is not None
-
-
-def _listed(values: Iterable[object]) -> str:
-    return " or ".join(map(str, values))
 
 
 def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
@@ -238,21 +208,22 @@ def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
             "geonames is generated from GeoNames: it is neither LAMA nor SuperGLUE, and its "
             "scores cannot be compared with the paper's."
         )
-    elif lama and source == "lama" and subset in SUBSETS:
-        rows += for_model(lama_published(subset), model)
-        notes += lama_differences(subset, [model], fewer=lama[0].relations != RELATIONS)
+    elif lama and source == "lama" and subset in published.SUBSETS:
+        rows += published.for_model(published.lama_rows(subset), model)
+        fewer = lama[0].relations != published.RELATIONS
+        notes += published.lama_differences(subset, [model], fewer=fewer)
     elif source is None or lama:
         notes.append("The facts are unknown, so no row of the paper is shown.")
     protocol = next(filter(None, map(_protocol, group)), None)
     if protocol is not None:
-        published = for_model(tasks_published(protocol), model)
+        figures = published.for_model(published.task_rows(protocol), model)
         for task in dict.fromkeys(result.task for result in group if _protocol(result)):
-            rows += [row for row in published if row.score.task == task]
-        notes += [f"The paper's rows of SuperGLUE: {published_table(protocol)}."]
-        notes += task_differences(protocol, model)
+            rows += [row for row in figures if row.score.task == task]
+        notes += [f"The paper's rows of SuperGLUE: {published.table_name(protocol)}."]
+        notes += published.task_differences(protocol, model)
     if any(map(_is_table_1, group)):
-        rows += table_1_published()
-        notes.append(TABLE_1_SOURCE)
+        rows += published.table_1_rows()
+        notes.append(published.TABLE_1_SOURCE)
     return rows, notes
 
 
@@ -260,7 +231,7 @@ def _protocol(result: Result) -> str | None:
     """Return the protocol of a result on SuperGLUE itself, if the paper has a table of it."""
     name = result.params.get("superglue.protocol")
     official = (result.benchmark, result.source) == ("superglue", "superglue")
-    return name if official and name in PROTOCOLS else None
+    return name if official and name in published.PROTOCOLS else None
 
 
 def _is_table_1(result: Result) -> bool:
@@ -269,7 +240,7 @@ def _is_table_1(result: Result) -> bool:
         (result.benchmark, result.source) == ("stability", "lama")
         and result.params.get("lama.stability.templates") == "table-1"
         and result.params.get("lama.stability.relations") == "['P17']"
-        and result.metrics.get("test/templates") == len(TABLE_1)
+        and result.metrics.get("test/templates") == len(published.TABLE_1)
     )
 
 
@@ -279,10 +250,10 @@ def paper_figures(results: Sequence[Result]) -> tuple[list[dict[str, Any]], list
     The figures have the keys of `record_of`, and `called`, `table` and `status`.
     """
     shown = [paper_rows(group) for group in _groups(results)]
-    rows = [row for published, _ in shown for row in published]
+    rows = [row for figures, _ in shown for row in figures]
     notes = [note for _, notes in shown for note in notes]
     for table in _for_orientation(results):
-        rows += lama_published(_ORIENTATION)
+        rows += published.lama_rows(_ORIENTATION)
         notes += table.notes
     figures = [
         {
@@ -308,6 +279,6 @@ def _for_orientation(results: Sequence[Result]) -> list[Table]:
     if all(r.benchmark != "lama" or r.source == "lama" for r in results):
         return []
     title = f"The paper's Table 3, on LAMA {_ORIENTATION}: other facts, other models"
-    notes = ["P@1 in percent, for orientation only.", *lama_doubts(_ORIENTATION)]
-    lines = list(map(_paper_line, lama_published(_ORIENTATION)))
+    notes = ["P@1 in percent, for orientation only.", *published.lama_doubts(_ORIENTATION)]
+    lines = list(map(_paper_line, published.lama_rows(_ORIENTATION)))
     return [Table(title, _by_method(lines, "test"), notes)]

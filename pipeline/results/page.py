@@ -1,6 +1,6 @@
 """The pages of results in docs/results, Markdown, from records."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -11,24 +11,19 @@ from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
 from pipeline.report.page import render
-from pipeline.report.published import SUBSETS, lama_published, paper_name
+from pipeline.report.published import SUBSETS, lama_rows, paper_name
 from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_of
-from pipeline.report.tables import bullets, escaped, markdown_table, metric_parts
+from pipeline.report.tables import escaped, markdown_table, metric_parts
 from pipeline.results.records import Benchmark, Record
 from pipeline.tasks import get_task, task_names
 
 _RELATIONS = {"lama": tuple(TEST_FACTS), "geonames": tuple(GEONAMES_RELATIONS)}
-_METHODS: tuple[str, ...] = get_args(LamaMethod)
-_PROTOCOLS: tuple[str, ...] = get_args(SuperGlueParams.model_fields["protocol"].annotation)
+
+Group = Sequence[tuple[Record, MethodResult]]
 
 
 def results_page(benchmark: Benchmark, contents: Sequence[Row]) -> str:
-    """Return the page of a benchmark.
-
-    Args:
-        benchmark: `lama` or `superglue`.
-        contents: records as `collect` makes them, in the order of the page.
-    """
+    """Return the page of a benchmark from records as `collect` makes them, in their order."""
     records = [Record(benchmark, content) for content in contents]
     values = _lama(records) if benchmark == "lama" else _superglue(records)
     return render(f"{benchmark}.md.j2", Path(__file__).parent, records=records, **values)
@@ -47,26 +42,36 @@ def insert_between(text: str, begin: str, end: str, content: str) -> str:
 
 def _lama(records: Sequence[Record]) -> dict[str, object]:
     probing = [record for record in records if record.results]
-    compared = {
+    results = [result for record in probing for result in record.results]
+    on_lama = {
         subset: [r for r in probing if (r.source, r.params["subset"]) == ("lama", subset)]
         for subset in SUBSETS
     }
     return {
         "probing": probing,
-        "several": any(result.score().std is not None for r in probing for result in r.results),
+        "several": any(result.score().std is not None for result in results),
         "groups": list(_same_facts(probing)),
         "compare": _compare,
         "columns": _columns,
-        "paper": {
+        "on_lama": on_lama,
+        "ours": {
             subset: {f"{r.model} ({r.content['name']})": r.results for r in of}
-            for subset, of in compared.items()
+            for subset, of in on_lama.items()
         },
-        "models": {subset: [r.model for r in of] for subset, of in compared.items()},
-        "gaps": _lama_gaps(records),
+        "methods": get_args(LamaMethod),
+        "methods_run": {result.method for result in results},
+        "steady": {result.method for record in records for result in record.stability},
+        "relations_not_run": _relations_not_run(probing),
+        "subsets_run": [subset for subset, of in on_lama.items() if of],
+        "table_3": {
+            subset: (
+                dict.fromkeys(row.model for row in lama_rows(subset)),
+                {paper_name(record.model) for record in of},
+            )
+            for subset, of in on_lama.items()
+        },
+        "single_seeds": _single_seeds(records),
     }
-
-
-Group = Sequence[tuple[Record, MethodResult]]
 
 
 def _same_facts(records: Iterable[Record]) -> Iterator[tuple[str, Group]]:
@@ -120,65 +125,27 @@ def _compare(group: Group) -> str:
     return f"On {', '.join(shared)}.\n\n{table}"
 
 
-def _lama_gaps(records: Sequence[Record]) -> list[str]:
-    """Return sentences on the methods, relations, models and seeds that no record covers."""
-    probing = [record for record in records if record.results]
-    lama = [record for record in probing if record.source == "lama"]
-    lines = [
-        _missing("Methods", _METHODS, {r.method for record in probing for r in record.results}),
-        *_missing_relations(probing),
-        *_caps(records),
-        _missing("Subsets of LAMA", SUBSETS, {record.params["subset"] for record in lama}),
-    ]
-    for subset in SUBSETS:
-        models = {paper_name(r.model) for r in lama if r.params["subset"] == subset}
-        published = dict.fromkeys(row.model for row in lama_published(subset))
-        lines.append(_missing(f"Models of the paper's Table 3 on {subset}", published, models))
-    steady = {result.method for record in records for result in record.stability}
-    gpus = [(r.content["hardware"]["gpu"], r.name) for r in records]
-    used = [f"{escaped(gpu)} in {name}" for gpu, name in gpus if gpu]
-    return [
-        *lines,
-        _missing("Methods in stability over templates", _METHODS, steady),
-        f"A GPU was used: {', '.join(used)}." if used else "No GPU was used in any run.",
-        *_single_seeds(records),
-    ]
-
-
-def _missing(what: str, everything: Iterable[str], done: Collection[str | None]) -> str:
-    return f"{what} not run: {_listed(name for name in everything if name not in done)}."
-
-
-def _missing_relations(records: Sequence[Record]) -> list[str]:
-    """Return, by model and source, the relations without a run; equal methods share a line."""
+def _relations_not_run(records: Sequence[Record]) -> dict[Any, list[str]]:
+    """Return model, data, number of all relations, and those without a run -> the methods."""
     done = _grouped(
         ((record.model, record.source, record.data, result.method), row["relation"])
         for record in records
         for result in record.results
         for row in result.relations
     )
-    alike = _grouped(
-        ((*about, tuple(name for name in _RELATIONS[about[1]] if name not in names)), method)
-        for (*about, method), names in done.items()
+    missing = (
+        (model, data, _RELATIONS[source], set(_RELATIONS[source]).difference(names), method)
+        for (model, source, data, method), names in done.items()
     )
-    return [
-        f"Relations of {data} not run with {escaped(model)}, {', '.join(methods)}: "
-        f"{len(missing)} of {len(_RELATIONS[source])} ({', '.join(missing)})."
-        for (model, source, data, missing), methods in alike.items()
-        if missing
-    ]
+    return _grouped(
+        ((model, data, len(every), tuple(name for name in every if name in lacking)), method)
+        for model, data, every, lacking, method in missing
+        if lacking
+    )
 
 
-def _caps(records: Iterable[Record]) -> Iterator[str]:
-    for record in records:
-        sizes = {key.removesuffix("_facts"): n for key, n in record.params["splits"].items()}
-        capped = [f"{size} {split}" for split, size in sizes.items() if size is not None]
-        if capped:
-            yield f"Facts in {record.name}: at most {', '.join(capped)} of a relation."
-
-
-def _single_seeds(records: Iterable[Record]) -> list[str]:
-    """Return sentences on the trained methods that have one seed."""
+def _single_seeds(records: Iterable[Record]) -> dict[Any, list[str]]:
+    """Return model, data and the only seed -> the trained methods that have no other."""
     seeds = _grouped(
         ((record.model, record.data, result.method), seed)
         for record in records
@@ -186,16 +153,11 @@ def _single_seeds(records: Iterable[Record]) -> list[str]:
         for seed in record.seeds
         if result.method != "manual"
     )
-    alike = _grouped(
+    return _grouped(
         ((model, data, used[0]), method)
         for (model, data, method), used in seeds.items()
         if len(set(used)) == 1
     )
-    return [
-        f"Only one seed ({seed}), so the spread over seeds is unknown, with {escaped(model)} on "
-        f"{data}: {', '.join(methods)}."
-        for (model, data, seed), methods in alike.items()
-    ]
 
 
 def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
@@ -206,20 +168,27 @@ def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
 
 
 def _superglue(records: Sequence[Record]) -> dict[str, object]:
+    official = [record for record in records if record.source == "superglue"]
+    results = [result for record in official for result in record.results]
     return {
         "chance": _chance,
         "majority_metrics": _majority_metrics,
-        "gaps": _superglue_gaps(records),
+        "tasks": task_names(),
+        "methods": get_args(SuperGlueMethod),
+        "protocols": get_args(SuperGlueParams.model_fields["protocol"].annotation),
+        "tasks_run": {task for record in official for task in record.params["tasks"]},
+        "methods_run": {method for record in official for method in record.params["methods"]},
+        "protocols_run": {record.params["protocol"] for record in official},
+        "searched": any(len(result.settings) != 1 for result in results),
     }
 
 
-def _chance(record: Record) -> str:
-    """Return which methods' accuracy is within chance, task by task, as a list; '' if unknown.
+def _chance(record: Record) -> Iterator[Row]:
+    """Yield for each task, if it is known, which methods' accuracy is within chance.
 
     Guessing is the majority class or an even choice among the labels, whichever is right more
     often; the margin is 1.96 standard errors of a share of one half over the test examples.
     """
-    lines = []
     for task, of in record.content["tasks"].items():
         count, share = of["counts"]["test/examples"], of["majority"].get("accuracy")
         results = [result for result in record.results if result.task == task]
@@ -228,38 +197,9 @@ def _chance(record: Record) -> str:
         guess = max(share, 1 / len(get_task(task).labels))
         margin = 1.96 * (0.25 / count) ** 0.5
         within = [r.method for r in results if r.metrics["test/accuracy"] <= guess + margin]
-        lines.append(
-            f"{task}: {_listed(within)} (accuracy of at most {percent(guess)} by guessing, plus "
-            f"{percent(margin)} for {count} examples)"
-        )
-    return bullets(lines)
+        yield {"task": task, "methods": within, "guess": guess, "margin": margin, "count": count}
 
 
 def _majority_metrics(task: str, values: Row) -> str:
     tested = {f"test/{name}": value for name, value in values.items()}
     return metric_parts(scores_of(tested, "superglue", task, ""))
-
-
-def _superglue_gaps(records: Sequence[Record]) -> list[str]:
-    """Return sentences on what the records do not cover."""
-    official = [record for record in records if record.source == "superglue"]
-    tasks = {task for record in official for task in record.params["tasks"]}
-    methods = {method for record in official for method in record.params["methods"]}
-    protocols = {record.params["protocol"] for record in official}
-    models = sorted({escaped(record.model) for record in records})
-    hardware = [record.content["hardware"] for record in records]
-    lines = [
-        _missing("Tasks", task_names(), tasks),
-        _missing("Methods", get_args(SuperGlueMethod), methods),
-        _missing("Protocols", _PROTOCOLS, protocols),
-        f"Models run: {_listed(models)}. The paper's Tables 4 and 5 are about BERT, GPT-2 and "
-        "ALBERT-xxlarge: none of them was run unless it is named here.",
-        f"GPUs used: {_listed(sorted({escaped(h['gpu']) for h in hardware if h['gpu']}))}.",
-    ]
-    if all(len(result.settings) == 1 for record in official for result in record.results):
-        lines.append("No setting was searched: one learning rate, batch and template a method.")
-    return lines
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values)) or "none"

@@ -1,7 +1,6 @@
 """Records: the results of one run as JSON, kept with the project."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.controls import majority
 from pipeline.evaluation.metrics import task_metrics, task_score
 from pipeline.files import read_json
+from pipeline.history.context import git_state
 from pipeline.report.scores import (
     MethodResult,
     ResultFolders,
@@ -22,14 +22,10 @@ from pipeline.report.scores import (
 )
 from pipeline.report.tables import data_name, escaped, relation_count
 from pipeline.tasks import get_task, task_names
-from pipeline.workflow.git import git_text
 
 Benchmark = Literal["lama", "superglue"]
 # Stage, benchmark, method, and task if any -> seconds that it took; None if unknown.
 SecondsOf = Callable[..., float | None]
-
-# What decides a result; a change elsewhere leaves the tree clean.
-_SOURCES = ("dvc.yaml", "params.yaml", "pipeline", "stages", "requirements.lock")
 
 
 def collect(
@@ -37,16 +33,12 @@ def collect(
 ) -> Row:
     """Return a record of what `params.yaml` lists of a benchmark, ready to be written as JSON.
 
-    A SuperGLUE task that has splits but was run with no method is recorded with its counts and
-    majority class.
+    LAMA's has stability over templates too. A SuperGLUE task that has splits but was run with no
+    method is recorded with its counts and majority class.
 
-    Args:
-        benchmark: `lama`, with stability over templates, or `superglue`.
-        params: of the project, unchanged since its last `dvc repro`.
-        root: of the project.
-        head: first keys of the record: `name`; `note`, a remark, may be empty; `date` as
-            YYYY-MM-DD; `hardware` with `processor`, `cores` and `gpu` (None if none was used).
-        seconds_of: seconds that a stage took.
+    `params` are unchanged since the project's last `dvc repro`. `head` has the first keys of the
+    record: `name`; `note`, a remark, may be empty; `date` as YYYY-MM-DD; `hardware` with
+    `processor`, `cores` and `gpu` (None if none was used).
 
     Raises:
         DataError: nothing is listed, a file is missing, or the files are about other relations.
@@ -60,10 +52,8 @@ def collect(
         return {"metrics": result.pop("metrics"), "seconds": seconds, **result}
 
     gather = _lama if benchmark == "lama" else _superglue
-    commit = git_text("rev-parse", "HEAD", root=root)
-    changed = git_text("status", "--porcelain", "--", *_SOURCES, root=root)
-    dirty = None if changed is None else bool(changed)
-    git = {"commit": commit and commit.strip(), "dirty": dirty}
+    commit, dirty = git_state(root) or (None, None)
+    git = {"commit": commit, "dirty": dirty}
     return {**head, "git": git, **gather(params, root, record)}
 
 
@@ -139,73 +129,44 @@ def _params(
     return {"seed": params.seed, "model": model, benchmark: section}
 
 
-@dataclass(frozen=True)
 class Record:
-    """A record, as the pages read it.
+    """A record as `collect` returned it, for the pages.
 
     Attributes:
-        benchmark: `lama` or `superglue`.
-        content: as `collect` returned it.
+        name: as Markdown.
+        params: the benchmark's section of `params.yaml`.
+        seeds: of the trainings; older records of LAMA have one.
+        data: name of LAMA's facts, as Markdown.
     """
 
-    benchmark: Benchmark
-    content: Row
-
-    @property
-    def name(self) -> str:
-        """Its name, as Markdown."""
-        return f"`{self.content['name']}`"
-
-    @property
-    def params(self) -> Row:
-        """The benchmark's section of `params.yaml`."""
-        section: Row = self.content["params"][self.benchmark]
-        return section
-
-    @property
-    def seed(self) -> int:
-        """The seed of `params.yaml`."""
-        return int(self.content["params"]["seed"])
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of the trainings; older records of LAMA have one."""
-        return list(self.params.get("seeds") or [self.seed])
-
-    @property
-    def model(self) -> str:
-        """Name of the language model."""
-        return str(self.content["params"]["model"]["name"])
-
-    @property
-    def source(self) -> str:
-        """Source of the data."""
-        return source_name(self.params["source"])
-
-    @property
-    def data(self) -> str:
-        """Name of LAMA's facts, as Markdown."""
-        return data_name(self.source, self.params["subset"])
+    def __init__(self, benchmark: Benchmark, content: Row) -> None:
+        """Initialize with the content of a file."""
+        params = content["params"]
+        self.benchmark = benchmark
+        self.content = content
+        self.name = f"`{content['name']}`"
+        self.params: Row = params[benchmark]
+        self.seed: int = params["seed"]
+        self.seeds: list[int] = self.params.get("seeds") or [self.seed]
+        self.model: str = params["model"]["name"]
+        self.source = source_name(self.params["source"])
+        self.data = data_name(self.source, self.params.get("subset", ""))
 
     @property
     def results(self) -> list[MethodResult]:
         """The results on the benchmark, by task."""
-        if self.benchmark == "lama":
-            return self._results("lama", "", self.content["methods"])
+        tasks = {"": self.content} if self.benchmark == "lama" else self.content["tasks"]
         return [
-            result
-            for task, of in self.content["tasks"].items()
-            for result in self._results("superglue", task, of["methods"])
+            from_record(self.benchmark, task, method, result)
+            for task, of in tasks.items()
+            for method, result in of["methods"].items()
         ]
 
     @property
     def stability(self) -> list[MethodResult]:
         """The results of stability over templates."""
-        return self._results("stability", "", self.content.get("stability", {}))
-
-    @staticmethod
-    def _results(benchmark: str, task: str, methods: Mapping[str, Row]) -> list[MethodResult]:
-        return [from_record(benchmark, task, method, of) for method, of in methods.items()]
+        results = self.content.get("stability", {})
+        return [from_record("stability", "", method, of) for method, of in results.items()]
 
     @property
     def relations(self) -> str:

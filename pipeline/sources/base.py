@@ -24,15 +24,10 @@ class Source(Protocol):
     def license(self) -> str: ...
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
-        """Write the source's files into a folder, each of them checked.
+        """Write the source's files into an existing folder, each of them checked.
 
-        Complete downloads are kept in `cache`, so that another stage, or a run after a kill, reuses
-        them.
-
-        Args:
-            target: an existing folder.
-            cache: folder of downloads; created if absent.
-            mirror: local folder to take everything from; None to fetch it from the network.
+        Complete downloads are kept in the folder `cache`, so that another stage, or a run after a
+        kill, reuses them. With a mirror, everything is taken from there, not from the network.
 
         Raises:
             DownloadError: the network or the mirror does not have it.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import NoReturn
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -22,9 +22,9 @@ from pipeline import files
 from pipeline.errors import ChecksumError, DataError, DownloadError
 from pipeline.sources.base import SET_MIRROR, check_sha256
 
+T = TypeVar("T")
+
 _CHUNK_BYTES = 1 << 16
-
-
 ATTEMPTS = 5
 # Before the second attempt; doubled before each further one.
 BACKOFF_SECONDS = 1.0
@@ -51,11 +51,6 @@ def download(url: str, target: Path, *, sha256: str | None = None) -> None:
     Bytes go to `<target>.partial`, which is renamed when complete. After an interruption the
     download resumes, if the server confirms that the file has not changed. Proxies and certificates
     are those of the environment, as `requests` reads it.
-
-    Args:
-        url: an http or https address.
-        target: path of the file; its folder is created if absent.
-        sha256: expected digest; None if unknown.
 
     Raises:
         DownloadError: the file could not be downloaded completely.
@@ -142,10 +137,6 @@ class _Partial:
         resumable = remote.url == self._url and remote.validator is not None and self._size() > 0
         return remote if resumable else None
 
-    def _restart(self, reason: str) -> NoReturn:
-        self.delete()
-        raise _Retryable(reason)
-
     def _request(self) -> None:
         remote, start = self._remote(), self._size()
         if remote is not None and start == remote.length:
@@ -164,33 +155,31 @@ class _Partial:
             if remote is not None and response.status_code == HTTPStatus.PARTIAL_CONTENT:
                 sent = response.headers.get("Content-Range", "")
                 if not _continues(response, sent, start, remote):
-                    self._restart(f"expected the bytes from {start}, got {sent or 'no range'!r}")
+                    self.delete()
+                    raise _Retryable(f"expected the bytes from {start}, got {sent or 'no range'!r}")
             elif response.status_code == HTTPStatus.OK:
-                length = response.headers.get("Content-Length", "")
-                length_or_none = int(length) if length.isdecimal() else None
-                remote = _RemoteFile(self._url, _validator(response), length_or_none)
+                sent = response.headers.get("Content-Length", "")
+                length = int(sent) if sent.isdecimal() else None
+                remote = _RemoteFile(self._url, _validator(response), length)
                 # In this order, a kill never leaves bytes with the description of another file.
                 self.data.unlink(missing_ok=True)
                 files.write_json(self._description, asdict(remote))
             elif response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                self._restart(_status(response))
+                self.delete()
+                raise _Retryable(_status(response))
             else:
-                _raise_for_status(self._url, response)
-            self._append(response, remote.length)
+                raise _status_error(self._url, response)
+            bar = tqdm(
+                total=remote.length, initial=self._size(), desc=self._name, unit="B",
+                unit_scale=True, unit_divisor=1024, disable=None,
+            )  # fmt: skip
+            with self.data.open("ab") as file, bar:
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    bar.update(file.write(chunk))
         if remote.length not in (None, size := self._size()):
-            reason = f"received {size} of {remote.length} bytes"
             if size > (remote.length or 0):
-                self._restart(reason)
-            raise _Retryable(reason)
-
-    def _append(self, response: requests.Response, length: int | None) -> None:
-        bar = tqdm(
-            total=length, initial=self._size(), desc=self._name, unit="B", unit_scale=True,
-            unit_divisor=1024, disable=None,
-        )  # fmt: skip
-        with self.data.open("ab") as file, bar:
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                bar.update(file.write(chunk))
+                self.delete()
+            raise _Retryable(f"received {size} of {remote.length} bytes")
 
 
 @contextlib.contextmanager
@@ -235,12 +224,12 @@ def _status(response: requests.Response) -> str:
     return f"the server answered {response.status_code} {response.reason}".rstrip()
 
 
-def _raise_for_status(url: str, response: requests.Response) -> NoReturn:
+def _status_error(url: str, response: requests.Response) -> Exception:
     status = response.status_code
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or status >= 500:
         retry_after = response.headers.get("Retry-After", "")
-        raise _Retryable(_status(response), float(retry_after) if retry_after.isdecimal() else 0)
-    raise DownloadError(
+        return _Retryable(_status(response), float(retry_after) if retry_after.isdecimal() else 0)
+    return DownloadError(
         f"{url}: {_status(response)}.\nThe file no longer exists or access is denied; {SET_MIRROR}"
     )
 
@@ -280,27 +269,38 @@ def probe_hosts(
     for url in urls:
         probes.setdefault(urlsplit(url).netloc, functools.partial(_probe, url, seconds))
     probes |= others or {}
-    failures: dict[str, str] = dict.fromkeys(probes, f"no answer within {seconds:g} seconds")
-
-    def run(host: str, probe: Callable[[], None]) -> None:
-        try:
-            probe()
-            del failures[host]
-        except DownloadError as error:
-            failures[host] = str(error).partition("\n")[0]
-
-    # As daemons, so that one that hangs, as in a name's resolution, does not keep the process.
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in probes.items()]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + seconds + 1
-    for thread in threads:
-        thread.join(max(0, deadline - time.monotonic()))
-    if failures:
-        reasons = "; ".join(f"{host}: {reason}" for host, reason in dict(failures).items())
+    calls = {host: functools.partial(_failure, probe) for host, probe in probes.items()}
+    answers = run_side_by_side(calls, seconds + 1)
+    failures = {host: answers.get(host, f"no answer within {seconds:g} seconds") for host in probes}
+    if reasons := "; ".join(f"{host}: {reason}" for host, reason in failures.items() if reason):
         advice = f"Check the network and its proxy settings, or {SET_MIRROR}"
         raise DownloadError(f"{reasons}\n{advice}")
     return f"not fetched yet; {', '.join(probes)} answer"
+
+
+def run_side_by_side(calls: Mapping[str, Callable[[], T]], seconds: float) -> dict[str, T]:
+    """Run functions in threads, and return the results of those that end within some seconds."""
+    results: dict[str, T] = {}
+
+    def run(name: str, call: Callable[[], T]) -> None:
+        results[name] = call()
+
+    # As daemons, so that one that hangs, as in a name's resolution, does not keep the process.
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in calls.items()]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0, deadline - time.monotonic()))
+    return dict(results)
+
+
+def _failure(probe: Callable[[], None]) -> str:
+    try:
+        probe()
+    except DownloadError as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def _probe(url: str, seconds: float) -> None:

@@ -70,13 +70,9 @@ def fetch_from_hub(
     A token, a proxy and `HF_HUB_OFFLINE` are those of the environment, as `huggingface_hub` reads
     it. Files in the cache are not fetched again, and are used unchecked if there is no network.
 
-    Args:
-        name: `organization/name` or `organization/name@revision`.
-        files: names of files, or patterns of names.
-        repo_type: `model` or `dataset`.
-        cache: folder of downloads, in the layout of the hub's own cache.
-        instead: what to do if the hub does not have it; a sentence without its period.
-        endpoint: the hub's address; None for the default.
+    The name may have `@revision`; `files` are names, or patterns of names. `cache` has the layout
+    of the hub's own cache. `instead` is what to do if the hub does not have it, a sentence without
+    its period.
 
     Returns:
         A folder of links into the cache, not to be changed. Files that the repository does not have
@@ -100,7 +96,16 @@ def fetch_from_hub(
             allow_patterns=list(files),
             endpoint=endpoint,
         )
-    _check_files(name, Path(folder))
+    # The hub's cache names the large files by their digest.
+    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        digest = file.resolve().name
+        if re.fullmatch("[0-9a-f]{64}", digest) and sha256(file) != digest:
+            file.resolve().unlink()
+            file.unlink()
+            raise ChecksumError(
+                f"{name}: {file.relative_to(folder)} has another sha256 than the hub says, "
+                f"{digest}.\nThe file was altered on the way and is deleted: run again"
+            )
     return Path(folder)
 
 
@@ -149,7 +154,6 @@ def _clear_errors(name: str, repo_type: str, cache: Path | None, instead: str) -
 
 
 def _explain(error: Exception, name: str, repo_type: str, cache: Path | None) -> tuple[str, str]:
-    """The reason for an error, and what to do."""
     from huggingface_hub import constants, errors
 
     repository, _, revision = name.partition("@")
@@ -175,19 +179,6 @@ def _explain(error: Exception, name: str, repo_type: str, cache: Path | None) ->
             "Check the network and its proxy settings",
         )
     return reason, "Run again: what was downloaded is kept"
-
-
-def _check_files(name: str, folder: Path) -> None:
-    """Check the large files, which the hub's cache names by their digest."""
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest = file.resolve().name
-        if re.fullmatch("[0-9a-f]{64}", digest) and sha256(file) != digest:
-            file.resolve().unlink()
-            file.unlink()
-            raise ChecksumError(
-                f"{name}: {file.relative_to(folder)} has another sha256 than the hub says, "
-                f"{digest}.\nThe file was altered on the way and is deleted: run again"
-            )
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@
 - LPAQA, AutoPrompt, OptiPrompt, ParaRel: published prompts.
 """
 
+import operator
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
@@ -47,21 +48,17 @@ PROMPT_FILES: dict[str, tuple[str, str]] = {
     "autoprompt_roberta": ("autoprompt", "prompts/fact_retrieval_roberta_prompts.jsonl"),
     "autoprompt_relext_bert": ("autoprompt", "prompts/relation_extraction_bert_prompts.jsonl"),
     "autoprompt_relext_roberta": (
-        "autoprompt",
-        "prompts/relation_extraction_roberta_prompts.jsonl",
+        "autoprompt", "prompts/relation_extraction_roberta_prompts.jsonl",
     ),
     "pararel_patterns": ("pararel", "data/pattern_data/graphs_json/{relation}.jsonl"),
-}
+}  # fmt: skip
 
 # ParaRel has patterns for 39 of the relations.
 _INCOMPLETE = ("pararel",)
 
 _SINGLE_FILES = (
-    "relations.jsonl",
-    "common_vocab_cased.txt",
-    "29k-vocab.json",
-    "removed_overlaps.jsonl",
-)
+    "relations.jsonl", "common_vocab_cased.txt", "29k-vocab.json", "removed_overlaps.jsonl",
+)  # fmt: skip
 _LAYOUT = f"{', '.join(_SINGLE_FILES)}, <relation>/{{train,dev,test}}.jsonl and prompts/*.jsonl"
 
 _RELATIONS = "data/relations.jsonl"
@@ -75,15 +72,11 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class LamaSource:
-    """LAMA's T-REx facts with AutoPrompt's split, vocabularies, and published prompts.
-
-    See `Source`.
+    """LAMA's T-REx facts with AutoPrompt's split, vocabularies, and prompts; see `Source`.
 
     Attributes:
         urls: part -> address; the keys of `URLS`.
         test_facts: relation -> number of its test facts.
-        license: of the content.
-        name: as shown to the user.
     """
 
     urls: Mapping[str, str]
@@ -95,7 +88,12 @@ class LamaSource:
         """Write the folder that `_LAYOUT` describes."""
         fetched: dict[str, Path] = {}
         if mirror is not None:
-            copy_from_mirror(mirror, "lama", self._files(), target, layout=_LAYOUT)
+            files = [
+                *_SINGLE_FILES,
+                *(f"{relation}/{split}.jsonl" for relation in self.test_facts for split in SPLITS),
+                *(f"prompts/{name}.jsonl" for name in PROMPT_COLLECTIONS),
+            ]
+            copy_from_mirror(mirror, "lama", files, target, layout=_LAYOUT)
             advice = f"It comes from {mirror / 'lama'}: copy it there again"
         else:
             for part, url in self.urls.items():
@@ -118,13 +116,6 @@ class LamaSource:
         """Check the mirror, or ask each host."""
         return probe_mirror(self, mirror) if mirror else probe_hosts(self.urls.values(), seconds)
 
-    def _files(self) -> list[str]:
-        return [
-            *_SINGLE_FILES,
-            *(f"{relation}/{split}.jsonl" for relation in self.test_facts for split in SPLITS),
-            *(f"prompts/{name}.jsonl" for name in PROMPT_COLLECTIONS),
-        ]
-
 
 LAMA = LamaSource(
     urls=URLS,
@@ -142,12 +133,14 @@ def lama_source(name: str) -> Source:
 
 
 def _assemble(fetched: Mapping[str, Path], target: Path, relations: Collection[str]) -> None:
-    """Write the folder that `_LAYOUT` describes from the files behind `URLS`."""
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacked-") as folder:
         unpacked = Path(folder)
         for part, paths in _used_files(relations).items():
             extract_members(fetched[part], unpacked / part, paths, incomplete=part in _INCOMPLETE)
-        _write_relations(unpacked / "lama" / _RELATIONS, target, relations)
+        listed = unpacked / "lama" / _RELATIONS
+        lines = zip(_read_lines(listed), read_jsonl(listed, ["relation"]), strict=True)
+        chosen = [f"{line}\n" for line, record in lines if record["relation"] in relations]
+        write_text(target / "relations.jsonl", "".join(chosen))
         shutil.copyfile(fetched["vocabulary"], target / "common_vocab_cased.txt")
         shutil.copyfile(unpacked / "p-tuning" / _SHARED, target / "29k-vocab.json")
         removed: list[Record] = []
@@ -171,30 +164,23 @@ def _used_files(relations: Iterable[str]) -> dict[str, set[str]]:
     return used
 
 
-def _write_relations(path: Path, target: Path, relations: Collection[str]) -> None:
-    """Write the lines of the chosen relations unchanged."""
-    lines = zip(_read_lines(path), read_jsonl(path, ["relation"]), strict=True)
-    chosen = [f"{line}\n" for line, record in lines if record["relation"] in relations]
-    write_text(target / "relations.jsonl", "".join(chosen))
-
-
 def _write_facts(relation: str, unpacked: Path, target: Path) -> list[Record]:
     """Write a relation's three splits, disjoint by their pairs of labels.
 
-    Returns:
-        The facts left out of train and dev, each with its split, its line in AutoPrompt's file
-        counted from 0, and the reason.
+    Returns the facts left out of train and dev, each with its split, its line in AutoPrompt's file
+    counted from 0, and the reason.
     """
     facts = {"test": _read_facts(unpacked / "lama" / _TEST.format(relation=relation), relation)}
     for split in ("dev", "train"):
         path = unpacked / "p-tuning" / _SPLIT.format(relation=relation, split=split)
         facts[split] = _read_facts(path, relation)
-    pairs = {split: set(map(_pair, records)) for split, records in facts.items()}
+    pair = operator.itemgetter("sub_label", "obj_label")
+    pairs = {split: set(map(pair, records)) for split, records in facts.items()}
     removed: list[Record] = []
     for split, others in (("train", ("test", "dev")), ("dev", ("test",)), ("test", ())):
         disjoint = []
         for line, fact in enumerate(facts[split]):
-            other = next((other for other in others if _pair(fact) in pairs[other]), None)
+            other = next((other for other in others if pair(fact) in pairs[other]), None)
             if other is None:
                 disjoint.append(fact)
             else:
@@ -202,10 +188,6 @@ def _write_facts(relation: str, unpacked: Path, target: Path) -> list[Record]:
                 removed.append({"split": split, "line": line, "reason": reason, "record": fact})
         write_jsonl(target / relation / f"{split}.jsonl", disjoint)
     return removed
-
-
-def _pair(fact: Record) -> tuple[str, str]:
-    return fact["sub_label"], fact["obj_label"]
 
 
 def _read_facts(path: Path, relation: str) -> list[Record]:
@@ -257,7 +239,8 @@ def _check_lama(folder: Path, test_facts: Mapping[str, int]) -> None:
                 )
             if not facts or any(fact.predicate_id != relation for fact in facts):
                 raise ChecksumError(f"{name}: not only facts of {relation}")
-    for name in [f"prompts/{collection}.jsonl" for collection in PROMPT_COLLECTIONS]:
+    for collection in PROMPT_COLLECTIONS:
+        name = f"prompts/{collection}.jsonl"
         for record in read_jsonl(folder / name, ["relation", "template"]):
             if not all(slot in str(record["template"]) for slot in ("[X]", "[Y]")):
                 raise ChecksumError(f"{name}: template {record['template']!r} has no [X] or [Y]")

@@ -67,10 +67,9 @@ def check_model_name(name: str) -> None:
 class ModelSource:
     """A language model; see `Source`.
 
-    Attributes:
-        name: a name of the catalog, a folder with a transformers model, or a name of the Hugging
-            Face hub, `organization/name` or `organization/name@revision`. In a mirror, a model of
-            the hub is the folder `models/<name>`, or the same without the organization.
+    The name is of the catalog, a folder with a transformers model, or of the Hugging Face hub,
+    `organization/name` or `organization/name@revision`. In a mirror, a model of the hub is the
+    folder `models/<name>`, or the same without the organization.
     """
 
     name: str
@@ -146,12 +145,10 @@ class ModelSource:
 
 
 def convert_gguf(file: Path, target: Path) -> None:
-    """Dequantize a causal model and save it as a transformers folder.
+    """Dequantize a causal model in a GGUF file and save it in an existing transformers folder.
 
-    Args:
-        file: a GGUF file.
-        target: an existing folder; gets `model.safetensors` (float32), `config.json` and
-            `tokenizer.json`. The bytes depend only on the file.
+    It gets `model.safetensors` (float32), `config.json` and `tokenizer.json`. The bytes depend only
+    on the file.
     """
     # Checking a name must not cost these imports.
     import torch

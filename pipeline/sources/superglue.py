@@ -38,9 +38,7 @@ _DIGESTS = Path(__file__).with_suffix(".sha256")
 
 @dataclass(frozen=True)
 class SuperGlueSource:
-    """A task's official examples, and those of FewGLUE_32dev, in P-tuning's release.
-
-    See `Source`.
+    """A task's official examples, and those of FewGLUE_32dev, in P-tuning's release; see `Source`.
 
     Attributes:
         task: its name, spelled as upstream.
@@ -48,7 +46,6 @@ class SuperGlueSource:
             folder, files of `fewglue` into its folder of that name.
         urls: part -> address; the keys of `URLS`.
         from_hub: whether the official examples come from the Hugging Face hub, not the archive.
-        license: of the content.
     """
 
     task: str
@@ -74,10 +71,28 @@ class SuperGlueSource:
             url = f"{self.urls['fewglue']}/{self.task}/{name}"
             path = download_to_cache(url, cache / "fewglue", sha256=digest)
             shutil.copyfile(path, few_target / name)
+        instead = f"{SET_MIRROR}: " + ", and ".join(
+            f"{part}/{self.task}/: {' and '.join(files)}" for part, files in self.digests.items()
+        )
+        official = self.digests["superglue"]
         if self.from_hub:
-            self._fetch_from_hub(target, cache)
-        else:
-            self._fetch_archive(target, cache)
+            instead = f"Or set data.superglue_from to archive, or {instead}"
+            fetch_official(self.task.lower(), target, cache=cache / "hub", instead=instead)
+            for name, digest in official.items():
+                what = f"{REPOSITORY}: its {self.task} differs from the official one ({name})"
+                check_sha256(target / name, digest, what, instead)
+            return
+        url = self._archive_url()
+        archive = download_to_cache(url, cache / "superglue")
+        members = {f"{self.task}/{name}": digest for name, digest in official.items()}
+        try:
+            extract_checked(archive, target, members, "It may be a new version")
+        except ChecksumError as error:
+            archive.unlink(missing_ok=True)
+            raise ChecksumError(
+                f"{error}\nIt came from {url} and is deleted. "
+                f"Run again, and if it repeats, {instead}"
+            ) from error
 
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:  # noqa: ARG002
         """Check the mirror, or ask each host."""
@@ -89,34 +104,8 @@ class SuperGlueSource:
             return probe_hosts(urls, seconds, hub)
         return probe_hosts([*urls, self._archive_url()], seconds)
 
-    def _fetch_from_hub(self, target: Path, cache: Path) -> None:
-        instead = f"Or set data.superglue_from to archive, or {self._mirror_advice()}"
-        fetch_official(self.task.lower(), target, cache=cache / "hub", instead=instead)
-        for name, digest in self.digests["superglue"].items():
-            what = f"{REPOSITORY}: its {self.task} differs from the official one ({name})"
-            check_sha256(target / name, digest, what, instead)
-
-    def _fetch_archive(self, target: Path, cache: Path) -> None:
-        url, digests = self._archive_url(), self.digests["superglue"]
-        archive = download_to_cache(url, cache / "superglue")
-        members = {f"{self.task}/{name}": digest for name, digest in digests.items()}
-        try:
-            extract_checked(archive, target, members, "It may be a new version")
-        except ChecksumError as error:
-            archive.unlink(missing_ok=True)
-            raise ChecksumError(
-                f"{error}\nIt came from {url} and is deleted. Run again, and if it repeats, "
-                f"{self._mirror_advice()}"
-            ) from error
-
     def _archive_url(self) -> str:
         return f"{self.urls['superglue']}/{self.task}.zip"
-
-    def _mirror_advice(self) -> str:
-        parts = [
-            f"{part}/{self.task}/: {' and '.join(self.digests[part])}" for part in self.digests
-        ]
-        return f"{SET_MIRROR}: {', and '.join(parts)}"
 
 
 def _sources() -> dict[str, SuperGlueSource]:

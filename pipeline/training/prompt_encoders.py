@@ -184,9 +184,9 @@ def _run_lstms(lstms: Sequence[nn.LSTM], rows: Tensor, drop: Callable[[Tensor], 
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         rows = drop(rows) if layer else rows
-        entering = torch.baddbmm(
-            (b_in + b_state).unsqueeze(1), torch.cat([rows, rows.flip(1)]), w_in.transpose(1, 2)
-        )
+        # A product, so that the two gradients do not share their memory: they are scaled in place.
+        bias = (b_in + 1.0 * b_state).unsqueeze(1)
+        entering = torch.baddbmm(bias, torch.cat([rows, rows.flip(1)]), w_in.transpose(1, 2))
         ahead, back = _recur(entering, w_state.transpose(1, 2)).chunk(2)
         rows = torch.cat([ahead, back.flip(1)], dim=2)
     return rows

@@ -21,9 +21,7 @@ class StageInfo:
 
     Attributes:
         stage: `train`, `evaluate`, or another key of EXPERIMENTS.
-        benchmark: empty if the stage has none, as are `task` and `method`.
-        task: a SuperGLUE task.
-        method: set for `train` and `evaluate`.
+        benchmark: empty if the stage has none, as are `task` (of SuperGLUE) and `method`.
         options: option, such as `--out` -> value; empty if not read from a command.
     """
 

@@ -13,13 +13,7 @@ from pipeline.workflow.lock import Execution, file_hash, folder_hash, parse_lock
 
 @contextlib.contextmanager
 def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Check out a commit in a separate folder.
-
-    Args:
-        root: The root of the checkout.
-        commit: One that git has locally.
-        folder: The worktree; an existing one is replaced.
-        keep: Whether to keep the worktree afterward.
+    """Check out a commit that git has locally in a separate folder, which is replaced.
 
     Raises:
         PipelineError: git fails; the text is git's.

@@ -51,16 +51,22 @@ def read_lock(path: Path) -> dict[str, Execution]:
 def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
     """Return stage -> its execution, from the content of a `dvc.lock`.
 
-    Args:
-        content: The file's.
-        name: The file's name in error messages.
-
     Raises:
-        DataError: The content cannot be parsed.
+        DataError: The content cannot be parsed; the message begins with `name`.
     """
     try:
         stages = YAML(typ="safe").load(content.decode())["stages"]
-        return {stage: _execution(stage, entry) for stage, entry in stages.items()}
+        return {
+            stage: Execution(
+                stage=stage,
+                command=command_text(entry["cmd"]),
+                run_key=_run_key(entry),
+                params={k: v for file in entry.get("params", {}).values() for k, v in file.items()},
+                inputs={dep["path"]: _hash(dep) for dep in entry.get("deps", [])},
+                outputs={out["path"]: _hash(out) for out in entry.get("outs", [])},
+            )
+            for stage, entry in stages.items()
+        }
     except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{name}: cannot be parsed as a dvc.lock ({type(error).__name__}: "
@@ -85,11 +91,7 @@ def outputs_within(lock: Mapping[str, Execution], folders: Collection[str]) -> d
 
 
 def folder_hash(files: Iterable[tuple[str, str]]) -> str:
-    """Return DVC's hash of a folder.
-
-    Args:
-        files: Path relative to the folder, with `/`, and MD5 of each file.
-    """
+    """Return DVC's hash of a folder, from path (relative, with `/`) and MD5 of each file."""
     listing = [{"md5": digest, "relpath": name} for name, digest in sorted(files)]
     return f"{file_hash(json.dumps(listing, sort_keys=True).encode())}.dir"
 
@@ -97,19 +99,6 @@ def folder_hash(files: Iterable[tuple[str, str]]) -> str:
 def file_hash(content: bytes) -> str:
     """Return DVC's hash of a file."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _execution(name: str, entry: Mapping[str, Any]) -> Execution:
-    return Execution(
-        stage=name,
-        command=command_text(entry["cmd"]),
-        run_key=_run_key(entry),
-        params={
-            key: value for file in entry.get("params", {}).values() for key, value in file.items()
-        },
-        inputs={dep["path"]: _hash(dep) for dep in entry.get("deps", [])},
-        outputs={out["path"]: _hash(out) for out in entry.get("outs", [])},
-    )
 
 
 def _hash(entry: Mapping[str, Any]) -> str:

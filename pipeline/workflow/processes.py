@@ -32,13 +32,11 @@ class StageProcesses:
     def __init__(
         self, echo: Callable[[str, str], None], *, threads: int | None, folder: Path
     ) -> None:
-        """Initialize without any process.
+        """Initialize without any process, in the root folder of the project.
 
-        Args:
-            echo: called with stage and line for each line of output.
-            threads: CPU threads of each stage, unless `runtime.threads` or OMP_NUM_THREADS is set;
-                None leaves the number to torch.
-            folder: root of the project.
+        `echo` is called with stage and line for each line of output. `threads` is the number of CPU
+        threads of each stage, unless `runtime.threads` or OMP_NUM_THREADS is set; None leaves it to
+        torch.
         """
         self.last_lines: dict[str, deque[str]] = {}
         self._echo = echo
@@ -67,7 +65,9 @@ class StageProcesses:
                     status = TaskStatus.RAN
                 elif text.startswith(f"Stage '{task.name}' is cached"):
                     status = TaskStatus.CACHED
-                self._print(task.name, text)
+                if text and not text.strip().startswith(_HINTS):
+                    self.last_lines[task.name].append(text)
+                    self._echo(task.name, text)
         with self._lock:
             self._children.discard(child)
             if child.returncode == 0:
@@ -117,8 +117,3 @@ class StageProcesses:
         if self._threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(self._threads))
         return environment
-
-    def _print(self, name: str, text: str) -> None:
-        if text and not text.strip().startswith(_HINTS):
-            self.last_lines[name].append(text)
-            self._echo(name, text)

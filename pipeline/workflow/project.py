@@ -106,8 +106,7 @@ def folder_listing(digest: str) -> list[tuple[str, str]] | None:
 def workspace_hashes(paths: Collection[str]) -> dict[str, str | None]:
     """Return path -> DVC's hash of an output in the workspace; None if it does not exist.
 
-    Args:
-        paths: Relative to the project's root; those that no stage writes are left out.
+    Paths that no stage writes are left out.
 
     Raises:
         PipelineError: This is not a DVC project, or `dvc.yaml` cannot be read.
@@ -135,7 +134,7 @@ class Project:
     """DVC's state of the project in the current folder.
 
     Attributes:
-        stages: The number of stages.
+        stages: Their number.
         cache: The folder with the content of outputs.
         up_to_date_outputs: Stage -> its output, for those of the requested stages whose output
             exists and was made with the current parameters.
@@ -149,8 +148,7 @@ class Project:
 def read_project(names: Collection[str] = ()) -> Project:
     """Return the state of the project, and which outputs of some stages are up to date.
 
-    Args:
-        names: Stages with one output; those that do not exist are left out.
+    The stages have one output each; those that do not exist are left out.
 
     Raises:
         PipelineError: This is not a DVC project, or dvc.yaml or dvc.lock cannot be read.
@@ -185,10 +183,9 @@ class StageNode:
 
 
 def stage_graph(targets: Sequence[str] = ()) -> list[StageNode]:
-    """Return the stages that `dvc repro` would check for some targets, in its order.
+    """Return the stages that `dvc repro` would check, in its order.
 
-    Args:
-        targets: Stages, or groups such as `train-lama`; empty for all stages.
+    `targets` are stages, or groups such as `train-lama`; without any, it is all stages.
 
     Raises:
         PipelineError: There is no such stage or project, or `dvc.yaml` cannot be read.

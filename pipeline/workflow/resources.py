@@ -9,11 +9,9 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def gpu_slots(device: str, named: Sequence[str] = ()) -> list[str]:
-    """The GPUs available to stages, each for one stage at a time.
+    """The GPUs available to stages, each for one stage at a time, with this `runtime.device`.
 
-    Args:
-        device: `runtime.device`.
-        named: chosen by the user; without any, those that torch sees, given CUDA_VISIBLE_DEVICES.
+    Without any that the user named, they are those that torch sees, given CUDA_VISIBLE_DEVICES.
 
     Returns:
         Values for CUDA_VISIBLE_DEVICES; an empty string is the GPU that `runtime.device` names.
@@ -24,7 +22,10 @@ def gpu_slots(device: str, named: Sequence[str] = ()) -> list[str]:
     """
     if device in ("auto", "cuda"):
         if not named:
-            return _seen_gpus()
+            hidden = os.environ.get(_VISIBLE)
+            if hidden is None:
+                return [str(number) for number in range(_count_gpus())]
+            return [gpu.strip() for gpu in hidden.split(",") if gpu.strip() not in ("", "-1")]
         _check_named(named)
         return list(named)
     if named:
@@ -41,7 +42,10 @@ def threads_each(jobs: int) -> int:
     It depends only on the number of jobs, not on the load: the number of threads can change the
     last bits of a sum, and so the result of training.
     """
-    return max(1, _cores() // jobs)
+    # This process may be allowed fewer cores than the machine has.
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, cores // jobs)
 
 
 def _check_named(named: Sequence[str]) -> None:
@@ -49,13 +53,11 @@ def _check_named(named: Sequence[str]) -> None:
     count = _count_gpus()
     for gpu in named:
         usable = int(gpu) < count if gpu.isdecimal() else count > 0 and _count_gpus(gpu) > 0
-        if usable:
-            continue
-        if count:
-            seen = f"sees {', '.join(map(str, range(count)))} here; choose from these"
-        else:
+        if not usable:
             seen = "sees no GPU here; see `ptune doctor`"
-        raise ParamsError(f"--gpus {gpu}: torch {seen}, or leave --gpus out")
+            if count:
+                seen = f"sees {', '.join(map(str, range(count)))} here; choose from these"
+            raise ParamsError(f"--gpus {gpu}: torch {seen}, or leave --gpus out")
 
 
 def _count_gpus(visible: str | None = None) -> int:
@@ -71,19 +73,3 @@ def _count_gpus(visible: str | None = None) -> int:
         os.environ.pop(_VISIBLE, None)
         if before is not None:
             os.environ[_VISIBLE] = before
-
-
-def _seen_gpus() -> list[str]:
-    hidden = os.environ.get(_VISIBLE)
-    if hidden is not None:
-        return [gpu.strip() for gpu in hidden.split(",") if gpu.strip() not in ("", "-1")]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
-
-
-def _cores() -> int:
-    """Number of cores that this process may use, which may be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

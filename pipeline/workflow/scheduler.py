@@ -56,11 +56,8 @@ Run = Callable[[Task, str | None], TaskStatus]
 def plan_tasks(nodes: Sequence[StageNode], first: str) -> list[Task]:
     """A task for each stage that may have to run, in an order that can be run.
 
-    An unchanged stage that depends on no changed one needs no task.
-
-    Args:
-        nodes: each after those that it depends on.
-        first: name of the stage that all others wait for.
+    An unchanged stage that depends on no changed one needs no task. `nodes` are each after those
+    that they depend on; all others wait for the stage `first`.
     """
     planned: set[str] = set()
     tasks = []
@@ -77,14 +74,11 @@ def plan_tasks(nodes: Sequence[StageNode], first: str) -> list[Task]:
 def run_tasks(
     tasks: Sequence[Task], run: Run, *, jobs: int, gpus: Sequence[str] = ()
 ) -> dict[str, Result]:
-    """Run tasks side by side; a failed task blocks only those that depend on it.
+    """Run up to some jobs side by side; a failed task blocks only those that depend on it.
 
-    Args:
-        tasks: each after those that it depends on. With one job they run in this order.
-        run: runs a task, on the GPU that it has for itself, and returns its status. It is called
-            in threads.
-        jobs: maximum number of tasks at a time.
-        gpus: without any, no task waits for one.
+    Each task comes after those that it depends on; with one job they run in this order. `run` is
+    called in threads with a task and the GPU that it has for itself, and returns its status.
+    Without GPUs, no task waits for one.
 
     Returns:
         Task -> result, in the order of `tasks`.

@@ -42,13 +42,10 @@ class WorkFolder:
 
     @contextmanager
     def unit(self, name: str, key: str | None, on_wait: Callable[[], None]) -> Iterator[Path]:
-        """Lock and yield the folder of a unit, which may contain progress.
+        """Lock and yield the folder of a unit, which may contain progress; see `locked`.
 
-        Args:
-            name: unique within the stage.
-            key: 64 hexadecimal digits, the hash of everything that determines the unit's result;
-                None keeps the unit in the stage's folder.
-            on_wait: called once if another process holds the lock, before waiting for it.
+        `name` is unique within the stage; `key`, the hash of everything that determines the unit's
+        result, in 64 hexadecimal digits. None keeps the unit in the stage's folder.
         """
         if key is None:
             folder = self.path("units", name)

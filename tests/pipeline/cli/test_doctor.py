@@ -10,7 +10,7 @@ from dvc.repo import Repo
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
-from pipeline.doctor import machine, project
+from pipeline.doctor import machine
 from pipeline.sources import lama, superglue
 from pipeline.sources.geonames import GEONAMES
 from pipeline.sources.lama import LAMA
@@ -186,7 +186,7 @@ def test_a_check_that_breaks_is_a_finding(checkout: Path, monkeypatch: pytest.Mo
     def broken() -> None:
         raise KeyError("odd")
 
-    monkeypatch.setattr(project, "check_memory", broken)
+    monkeypatch.setattr(machine, "check_memory", broken)
     result = invoke("--json")
     assert result.exit_code == 1
     assert checks_of(result)["memory"]["message"] == "the check crashed: KeyError: 'odd'"

@@ -14,7 +14,7 @@ from pipeline.inference.predictor import (
     QuestionError,
     TrainedPrompt,
     best_by_task,
-    choose_methods,
+    load_methods,
     load_trained,
     predict,
 )
@@ -241,14 +241,14 @@ def test_prompts_are_found_with_their_weights_and_the_best_by_dev_is_chosen(tmp_
 def test_methods_are_those_that_were_trained_and_wanted(tmp_path: Path) -> None:
     known = ["manual", "fine-tuning", "p-tuning"]
     with pytest.raises(DataError, match=r"nothing has been trained; run `dvc repro`, or `dvc chec"):
-        choose_methods(tmp_path, known, [])
+        load_methods(tmp_path, known, [])
     for method in ("p-tuning", "manual", "other"):
         save_prompts(tmp_path / method, method, {})
     (tmp_path / "fine-tuning").mkdir()
-    assert choose_methods(tmp_path, known, []) == ["manual", "p-tuning"]
-    assert choose_methods(tmp_path, known, ["p-tuning", "p-tuning"]) == ["p-tuning"]
+    assert list(load_methods(tmp_path, known, [])) == ["manual", "p-tuning"]
+    assert list(load_methods(tmp_path, known, ["p-tuning", "p-tuning"])) == ["p-tuning"]
     with pytest.raises(DataError, match="no trained prompts for fine-tuning, x; available: manual"):
-        choose_methods(tmp_path, known, ["fine-tuning", "manual", "x"])
+        load_methods(tmp_path, known, ["fine-tuning", "manual", "x"])
 
 
 @pytest.mark.parametrize("max_rows_per_forward", [1, 2, 64])

@@ -11,17 +11,17 @@ from pipeline.report.published import (
     SUBSETS,
     for_model,
     lama_differences,
-    lama_published,
+    lama_rows,
     paper_name,
     table_1_metrics,
     task_differences,
-    tasks_published,
+    task_rows,
 )
 from pipeline.tasks import task_names
 
 
 def column(method):
-    rows = lama_published("29k")
+    rows = lama_rows("29k")
     return {row.model: row.score.mean for row in rows if row.score.method == method}
 
 
@@ -59,7 +59,7 @@ def test_the_spread_of_table_1_is_that_of_its_four_rows():
 )  # fmt: skip
 def test_the_mean_over_tasks_is_the_average_that_the_paper_prints(protocol, averages, tolerance):
     rows = {}
-    for row in tasks_published(protocol):
+    for row in task_rows(protocol):
         rows.setdefault((row.model, row.score.method), {})[row.score.task] = row.score.mean
     assert len(rows) == len(averages)
     for scores, average in zip(rows.values(), averages, strict=True):
@@ -68,17 +68,17 @@ def test_the_mean_over_tasks_is_the_average_that_the_paper_prints(protocol, aver
 
 
 def test_methods_are_those_of_the_pipeline():
-    lama = {row.score.method for subset in SUBSETS for row in lama_published(subset)}
+    lama = {row.score.method for subset in SUBSETS for row in lama_rows(subset)}
     assert lama <= set(get_args(LamaMethod))
-    glue = {row.score.method for protocol in PROTOCOLS for row in tasks_published(protocol)}
+    glue = {row.score.method for protocol in PROTOCOLS for row in task_rows(protocol)}
     assert glue <= set(get_args(SuperGlueMethod))
 
 
 def test_a_deviation_is_that_of_the_score():
-    stds = {(r.score.method, r.score.task): r.score.std for r in tasks_published("multi-split")}
+    stds = {(r.score.method, r.score.task): r.score.std for r in task_rows("multi-split")}
     assert stds["manual-fine-tuning", "rte"] == pytest.approx(0.0130)
     assert stds["manual-fine-tuning", "cb"] is None  # the mean of two metrics
-    assert {row.score.std for row in tasks_published("full-paper")} == {None}
+    assert {row.score.std for row in task_rows("full-paper")} == {None}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_deviation_is_that_of_the_score():
 )
 def test_a_model_of_the_hub_is_known_by_the_paper_s_name(name, paper):
     assert paper_name(name) == paper
-    rows = lama_published("29k")
+    rows = lama_rows("29k")
     same = {row.model for row in for_model(rows, name)}
     assert same == ({paper} if paper else {row.model for row in rows})
 
@@ -110,7 +110,7 @@ def test_a_model_of_the_hub_is_known_by_the_paper_s_name(name, paper):
     ],
 )
 def test_a_number_has_a_note_unless_it_was_read_in_the_table(subset, model, method, cells):
-    rows = lama_published(subset)
+    rows = lama_rows(subset)
     assert [str(r.score) for r in rows if (r.model, r.score.method) == (model, method)] == cells
 
 
@@ -128,6 +128,6 @@ def test_differences_are_those_that_apply():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_model_of_the_paper_is_called_so(protocol):
-    row = tasks_published(protocol)[0]
+    row = task_rows(protocol)[0]
     assert task_differences(protocol, row.hub)[0] == f"{row.hub} is the paper's {row.model}."
     assert "not a model of this table" in task_differences(protocol, "small")[0]

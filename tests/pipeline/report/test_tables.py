@@ -11,15 +11,12 @@ from pipeline.report.scores import MethodResult
 from pipeline.report.tables import (
     Table,
     escaped,
-    lama_counts,
     lama_paper,
-    lama_title,
     markdown,
     markdown_table,
     methods_table,
     pivot,
     tasks_paper,
-    training_summary,
 )
 from tests.pipeline.report.conftest import SPLITS, TABLE_1
 
@@ -180,18 +177,18 @@ def test_settings_and_trainings_are_those_of_tasks_that_have_several(files, macr
         ("lama", "29k", 41, "Knowledge probing: `lama` 29k, 41 relations"),
     ],
 )
-def test_a_title_says_whether_relations_are_missing(source, subset, relations, title):
-    assert lama_title(source, subset, relations) == title
+def test_a_title_says_whether_relations_are_missing(macro, source, subset, relations, title):
+    assert macro("lama_title", source, subset, relations) == f"{title}\n"
 
 
-def test_left_out_facts_are_counted_and_those_that_lama_loses_before_training():
+def test_left_out_facts_are_counted_and_those_that_lama_loses_before_training(macro):
     metrics = {"test/facts": 509, "test/left_out": 12}
     text = "Of 521 test facts, 12 were left out: their object is not one token of this model."
-    assert lama_counts(metrics, {"relations": 4, "test/facts": 521}) == text
-    assert lama_counts(metrics, SPLITS) == text + (
+    assert macro("lama_counts", metrics, {"relations": 4, "test/facts": 521}) == f"{text}\n"
+    assert macro("lama_counts", metrics, SPLITS) == text + (
         " Removed before: 101 train and 32 dev facts whose subject and object are in a later "
         "split too, and those whose object is outside the allowed vocabulary (7 train, 8 dev, 9 "
-        "test)."
+        "test).\n"
     )
 
 
@@ -208,8 +205,8 @@ def test_left_out_facts_are_counted_and_those_that_lama_loses_before_training():
         ),
     ],
 )  # fmt: skip
-def test_a_training_is_summed_up_in_words(training, text):
-    assert training_summary(training) == text
+def test_a_training_is_summed_up_in_words(macro, training, text):
+    assert macro("training_summary", training) == f"{text}\n"
 
 
 MARKUP = st.text(st.sampled_from("\\|*_`~$[](){}<>&;!#a \n"))

@@ -332,7 +332,7 @@ def test_a_disk_that_cannot_be_written_is_no_error_of_the_network(server, target
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module._Partial, "_append", full)
+    monkeypatch.setattr(module.tqdm, "update", full)
     url = server.put("/data.bin", CONTENT)
     with pytest.raises(DownloadError, match=r"data\.bin\.partial: No space left"):
         download(url, target)

@@ -108,6 +108,24 @@ def test_encoders_side_by_side_give_what_torch_gives_for_each(kind, counts, most
         torch.testing.assert_close(gradients, [own.grad for own in encoder.parameters()])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_clipped_gradients_have_the_norm_that_was_asked_for(kind, count):
+    encoders = [_encoder(kind, start=start) for start in range(count)]
+    (torch.cat(encode(encoders)) * 100).square().sum().backward()
+    for encoder in encoders:
+        norm = nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        clipped = [parameter.grad.clone() for parameter in encoder.parameters()]
+        assert norm > 10
+        assert torch.cat([gradient.flatten() for gradient in clipped]).norm().item() == (
+            pytest.approx(1.0, abs=1e-6)
+        )
+        encoder.zero_grad()
+        (_layers_of_torch(encoder) * 100).square().sum().backward()
+        nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        torch.testing.assert_close(clipped, [own.grad for own in encoder.parameters()])
+
+
 class _Counting(TorchDispatchMode):
     """Counts the operations that torch runs; on a GPU each is a launch."""
 
