@@ -28,6 +28,7 @@ import tempfile
 import threading
 import traceback
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -49,9 +50,16 @@ _LIBRARIES = (
     "mlflow", "mlflow.data", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.artifact.local_artifact_repo",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "dvc.cli", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.stage.cache",
-    "dvc.stage.run", "dvc.commands.repro", "dvc.parsing", "dvc.schema", "typer", "rich.table",
-    "pydantic", "ruamel.yaml", "psutil", "tqdm",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.tracing.processor.otel",
+    "mlflow.utils.search_logged_model_utils", "sqlalchemy.dialects.sqlite", "alembic.command",
+    "dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.repo.index",
+    "dvc.repo.graph", "dvc.repo.trie", "dvc.repo.open_repo", "dvc.repo.artifacts",
+    "dvc.repo.datasets", "dvc.repo.plots", "dvc.repo.stage", "dvc.data_cloud", "dvc.cachemgr",
+    "dvc.stage.cache", "dvc.stage.run", "dvc.commands.repro", "dvc.parsing", "dvc.schema",
+    "dvc_data.hashfile.db.local", "dvc_data.hashfile.status", "git", "networkx", "flatten_dict",
+    "configobj", "platformdirs.unix", "dulwich.worktree", "dulwich.ignore", "dulwich.index",
+    "fsspec.implementations.memory", "markdown_it", "typer", "rich.table", "pydantic",
+    "ruamel.yaml", "psutil", "tqdm",
 )  # fmt: skip
 # The folder of the process that forks, in the environment of all that it starts.
 _FOLDER = "PTUNE_TESTS_WARM"
@@ -127,6 +135,11 @@ def _serve(folder: Path) -> dict[str, Any]:
     for name in _LIBRARIES:
         importlib.import_module(name)
     open_stores_quickly()
+    sys.modules["sqlalchemy.orm"].configure_mappers()
+    # At the end of a fork, torch would take its operators apart and count what it has compiled.
+    for final in weakref.finalize._registry:  # type: ignore[attr-defined]
+        final.atexit = False
+    atexit.unregister(sys.modules["torch._dynamo.utils"].dump_compile_times)
     gc.collect()
     gc.freeze()  # or each fork's collections copy all of the memory
     listener = socket.socket(socket.AF_UNIX)
