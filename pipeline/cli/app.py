@@ -5,14 +5,24 @@ fast.
 """
 
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline.cli import doctor, history, predict, preset, promote, report, repro, results
+from pipeline.cli.console import report_errors
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        with report_errors():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="ptune",
+    cls=_Commands,
     help="P-tuning as a tracked pipeline: the commands beyond `dvc repro`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import report_errors
-
 if TYPE_CHECKING:
     from pipeline.doctor.checks import CheckResult
 
@@ -40,21 +38,20 @@ def doctor(
 
     Exit code 0: everything params.yaml needs works. 1: something does not.
     """
-    with report_errors():
-        # Imports of torch, mlflow and dvc, which help must not cost.
-        from rich.console import Console
+    # Imports of torch, mlflow and dvc, which help must not cost.
+    from rich.console import Console
 
-        from pipeline.doctor.project import run_all_checks
+    from pipeline.doctor.project import run_all_checks
 
-        with Console(stderr=True).status("checking"):
-            results = run_all_checks(params_file, seconds=seconds)
-        works = all(result.state != "failed" for result in results)
-        if as_json:
-            content = {"works": works, "checks": [asdict(result) for result in results]}
-            typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
-        else:
-            _print_results(results)
-        raise typer.Exit(0 if works else 1)
+    with Console(stderr=True).status("checking"):
+        results = run_all_checks(params_file, seconds=seconds)
+    works = all(result.state != "failed" for result in results)
+    if as_json:
+        content = {"works": works, "checks": [asdict(result) for result in results]}
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        _print_results(results)
+    raise typer.Exit(0 if works else 1)
 
 
 def _print_results(results: Sequence["CheckResult"]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import print_warning, report_errors
+from pipeline.cli.console import print_warning
 from pipeline.errors import PipelineError, TrackingError
 
 if TYPE_CHECKING:
@@ -44,15 +44,14 @@ def lineage(
     runs skipped the stage), its commit, parameters and hashes. Links that
     are not on record are reported as missing.
     """
-    with report_errors():
-        from pipeline.history.lineage import trace, workspace_tracer
-        from pipeline.history.lineage_text import as_json, as_tree
+    from pipeline.history.lineage import trace, workspace_tracer
+    from pipeline.history.lineage_text import as_json, as_tree
 
-        traces = trace(target, workspace_tracer(), forward=forward)
-        if as_data:
-            typer.echo(json.dumps([as_json(node) for node in traces], indent=2))
-        else:
-            typer.echo("\n".join(as_tree(node, params=params) for node in traces), nl=False)
+    traces = trace(target, workspace_tracer(), forward=forward)
+    if as_data:
+        typer.echo(json.dumps([as_json(node) for node in traces], indent=2))
+    else:
+        typer.echo("\n".join(as_tree(node, params=params) for node in traces), nl=False)
 
 
 REPRODUCE_EXAMPLES = """Examples:
@@ -73,36 +72,35 @@ def reproduce(
     compared by their bytes, metrics by value. The exit code is 0 if all are
     equal, and 1 if not.
     """
-    with report_errors():
-        from pipeline.history.context import library_versions
-        from pipeline.history.executions import TrackedHistory
-        from pipeline.history.reproduction import check_reproducible, compare
-        from pipeline.workflow.git import Commits, worktree
-        from pipeline.workflow.lock import read_lock
+    from pipeline.history.context import library_versions
+    from pipeline.history.executions import TrackedHistory
+    from pipeline.history.reproduction import check_reproducible, compare
+    from pipeline.workflow.git import Commits, worktree
+    from pipeline.workflow.lock import read_lock
 
-        history = TrackedHistory()
-        run = history.find(run_id)
-        if run is None:
-            raise TrackingError(f"{run_id}: the history has no stage run with this id")
-        commit = check_reproducible(run, Commits(Path()).hash_at)
-        current = library_versions()
-        libraries = history.libraries(run).items()
-        changed = [f"{k} {v} (now {current.get(k)})" for k, v in libraries if current.get(k) != v]
-        if changed:
-            typer.echo(f"The run used other libraries: {', '.join(changed)}")
-        stage = run.execution.stage
-        typer.echo(f"{stage} at commit {commit[:10]}, with all that it depends on")
-        root = Path().resolve()
-        place = root / ".work" / "reproduced" / run.run_id[:10]
-        with worktree(root, commit, place, keep=keep) as folder:
-            _repro(folder, root, stage)
-            again = read_lock(folder / "dvc.lock")[stage]
-            report, same = compare(run, again, folder)
-        typer.echo("\n".join(report))
-        if keep:
-            typer.echo(f"The worktree: {place}   To remove it: git worktree remove --force {place}")
-        if not same:
-            raise typer.Exit(1)
+    history = TrackedHistory()
+    run = history.find(run_id)
+    if run is None:
+        raise TrackingError(f"{run_id}: the history has no stage run with this id")
+    commit = check_reproducible(run, Commits(Path()).hash_at)
+    current = library_versions()
+    libraries = history.libraries(run).items()
+    changed = [f"{k} {v} (now {current.get(k)})" for k, v in libraries if current.get(k) != v]
+    if changed:
+        typer.echo(f"The run used other libraries: {', '.join(changed)}")
+    stage = run.execution.stage
+    typer.echo(f"{stage} at commit {commit[:10]}, with all that it depends on")
+    root = Path().resolve()
+    place = root / ".work" / "reproduced" / run.run_id[:10]
+    with worktree(root, commit, place, keep=keep) as folder:
+        _repro(folder, root, stage)
+        again = read_lock(folder / "dvc.lock")[stage]
+        report, same = compare(run, again, folder)
+    typer.echo("\n".join(report))
+    if keep:
+        typer.echo(f"The worktree: {place}   To remove it: git worktree remove --force {place}")
+    if not same:
+        raise typer.Exit(1)
 
 
 def _repro(folder: Path, root: Path, stage: str) -> None:
@@ -143,14 +141,13 @@ def send(
 
     Each is sent once, in order, however often the command is run.
     """
-    with report_errors():
-        from pipeline.history.journal import drop_log, send_all
+    from pipeline.history.journal import drop_log, send_all
 
-        if drop is not None:
-            typer.echo(f"dropped the unsent events of run {drop_log(drop)}")
-        reports = list(map(_printed, send_all()))
-        if not reports:
-            typer.echo("nothing to send: MLflow is up to date")
+    if drop is not None:
+        typer.echo(f"dropped the unsent events of run {drop_log(drop)}")
+    reports = list(map(_printed, send_all()))
+    if not reports:
+        typer.echo("nothing to send: MLflow is up to date")
     troubled = [report for report in reports if report.trouble]
     blocking = next((report.run_id for report in troubled if not report.other_store), None)
     if blocking is not None:
@@ -186,24 +183,23 @@ def sync() -> None:
     and curves become runs, marked as restored. A second call adds nothing.
     Events that were kept (see `ptune send`) are sent first.
     """
-    with report_errors():
-        from pipeline.history.journal import send_all
-        from pipeline.history.restore import restore_missing
-        from pipeline.workflow.lock import read_lock
+    from pipeline.history.journal import send_all
+    from pipeline.history.restore import restore_missing
+    from pipeline.workflow.lock import read_lock
 
-        for report in send_all():
-            if report.other_store:
-                continue
-            if _printed(report).trouble:
-                raise TrackingError(
-                    "a stage whose events are still kept would get a second run: run `ptune sync` "
-                    "again after `ptune send` has sent them"
-                )
-        lock = read_lock(Path("dvc.lock"))
-        num_created = 0
-        for stage, run_id, left_out in restore_missing(lock):
-            typer.echo(f"{stage}  run {run_id}")
-            for path in left_out:
-                typer.echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
-            num_created += 1
-        typer.echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")
+    for report in send_all():
+        if report.other_store:
+            continue
+        if _printed(report).trouble:
+            raise TrackingError(
+                "a stage whose events are still kept would get a second run: run `ptune sync` "
+                "again after `ptune send` has sent them"
+            )
+    lock = read_lock(Path("dvc.lock"))
+    num_created = 0
+    for stage, run_id, left_out in restore_missing(lock):
+        typer.echo(f"{stage}  run {run_id}")
+        for path in left_out:
+            typer.echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
+        num_created += 1
+    typer.echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")

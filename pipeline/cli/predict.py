@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from tqdm import tqdm
 
-from pipeline.cli.console import print_columns, print_csv, report_errors
+from pipeline.cli.console import print_columns, print_csv
 from pipeline.config.schema import LamaMethod, SuperGlueMethod, load_params
 from pipeline.data.lama import Relation, read_lama
 from pipeline.errors import DataError
@@ -145,9 +145,8 @@ def lama(
     as_json: AsJson = False,
 ) -> None:
     """Predict the object of a fact: the likeliest of the allowed words, by each method."""
-    with report_errors():
-        options = PredictOptions(methods or [], file, out, as_json)
-        predict_facts(relation, subjects or [], top, options)
+    options = PredictOptions(methods or [], file, out, as_json)
+    predict_facts(relation, subjects or [], top, options)
 
 
 def _task_command(task: str, schema: InputSchema) -> Callable[..., None]:
@@ -156,9 +155,8 @@ def _task_command(task: str, schema: InputSchema) -> Callable[..., None]:
     def command(
         methods: list[str] | None, file: Path | None, out: Path | None, as_json: bool, **fields: Any
     ) -> None:
-        with report_errors():
-            typed = {name: value for name, value in fields.items() if value is not None}
-            predict_examples(task, typed, PredictOptions(methods or [], file, out, as_json))
+        typed = {name: value for name, value in fields.items() if value is not None}
+        predict_examples(task, typed, PredictOptions(methods or [], file, out, as_json))
 
     options: dict[str, tuple[Any, Any]] = {}
     for field in schema.fields:

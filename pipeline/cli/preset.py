@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import print_columns, report_errors
+from pipeline.cli.console import print_columns
 from pipeline.config.presets import (
     Change,
     apply_values,
@@ -26,8 +26,7 @@ Name = Annotated[str, typer.Argument(help="A preset that `list` shows.")]
 @app.command("list", epilog="Examples:\n  ptune preset list")
 def show_all(folder: Folder = Path("presets")) -> None:
     """List the presets with a one-line summary each."""
-    with report_errors():
-        print_columns(list_presets(folder).items())
+    print_columns(list_presets(folder).items())
 
 
 @app.command(epilog="Examples:\n  ptune preset show lama-34k-bert-base")
@@ -35,10 +34,9 @@ def show(
     name: Name, params_file: ParamsFile = Path("params.yaml"), folder: Folder = Path("presets")
 ) -> None:
     """Print a preset and the changes that it would make to params.yaml."""
-    with report_errors():
-        preset = read_preset(folder, name)
-        typer.echo(preset.text)
-        _print_changes(params_file, edit_params(params_file, preset.values)[1], "Would change")
+    preset = read_preset(folder, name)
+    typer.echo(preset.text)
+    _print_changes(params_file, edit_params(params_file, preset.values)[1], "Would change")
 
 
 @app.command(
@@ -55,10 +53,9 @@ def apply(
     folder: Folder = Path("presets"),
 ) -> None:
     """Write a preset's values into params.yaml; keep comments and other values."""
-    with report_errors():
-        values = read_preset(folder, name).values + read_assignments(assignments or [])
-        _print_changes(params_file, apply_values(params_file, values), "Changed in")
-        typer.echo(f"Run it: dvc repro   Undo: git checkout {params_file}")
+    values = read_preset(folder, name).values + read_assignments(assignments or [])
+    _print_changes(params_file, apply_values(params_file, values), "Changed in")
+    typer.echo(f"Run it: dvc repro   Undo: git checkout {params_file}")
 
 
 def _print_changes(params_file: Path, changes: Sequence[Change], heading: str) -> None:

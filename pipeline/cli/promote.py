@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import print_columns, report_errors
+from pipeline.cli.console import print_columns
 
 if TYPE_CHECKING:
     from pipeline.inference.registry import Promoted
@@ -26,22 +26,21 @@ def promote(
     runs wherever its requirements are installed. The best version on the same
     data has the alias `best`.
     """
-    with report_errors():
-        # torch and mlflow take seconds to import.
-        from pipeline.inference import registry
+    # torch and mlflow take seconds to import.
+    from pipeline.inference import registry
 
-        candidates = registry.find_candidates(target)
-        chosen = registry.choose(candidates, method)
-        rows = []
-        for candidate in candidates:
-            scores = f"{chosen.metric} dev {100 * candidate.dev_score:5.1f}"
-            if candidate.test_score is not None:
-                scores += f"  test {100 * candidate.test_score:5.1f}"
-            why = "by dev" if method is None else "as named"
-            mark = f"<- chosen {why}" if candidate is chosen else ""
-            rows.append([candidate.method, scores, mark])
-        print_columns(rows)
-        _print_version(registry.promote(chosen))
+    candidates = registry.find_candidates(target)
+    chosen = registry.choose(candidates, method)
+    rows = []
+    for candidate in candidates:
+        scores = f"{chosen.metric} dev {100 * candidate.dev_score:5.1f}"
+        if candidate.test_score is not None:
+            scores += f"  test {100 * candidate.test_score:5.1f}"
+        why = "by dev" if method is None else "as named"
+        mark = f"<- chosen {why}" if candidate is chosen else ""
+        rows.append([candidate.method, scores, mark])
+    print_columns(rows)
+    _print_version(registry.promote(chosen))
 
 
 def _print_version(promoted: "Promoted") -> None:

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli.console import report_errors
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json, write_text
 
@@ -35,15 +34,14 @@ def show(report: ReportFolder = Path("report")) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    with report_errors():
-        summary = _summary(report)
-        console = Console()
-        console.print(Markdown(summary))
-        console.print(
-            f"\nReport: {report}/index.html   History: make ui   Compare: dvc metrics diff, "
-            "dvc plots show\nChange something: edit params.yaml, then dvc repro",
-            highlight=False,
-        )
+    summary = _summary(report)
+    console = Console()
+    console.print(Markdown(summary))
+    console.print(
+        f"\nReport: {report}/index.html   History: make ui   Compare: dvc metrics diff, "
+        "dvc plots show\nChange something: edit params.yaml, then dvc repro",
+        highlight=False,
+    )
 
 
 @app.command(epilog="Examples:\n  ptune report readme")
@@ -56,16 +54,15 @@ def readme(
     from pipeline.history.context import processor_name
     from pipeline.results.page import insert_between
 
-    with report_errors():
-        note = (
-            "From `make repro` as cloned (`params.yaml`, seed included), "
-            f"{os.cpu_count()} cores of {processor_name()}, {datetime.date.today().isoformat()}. "
-            "Test sets are small: a few points may be chance.\n"
-        )
-        text = file.read_text(encoding="utf-8")
-        write_text(file, insert_between(text, BEGIN, END, f"{note}\n{_summary(report)}"))
-        for figure in sorted(report.glob("figures/*.svg")):
-            write_text(figures / figure.name, figure.read_text(encoding="utf-8"))
+    note = (
+        "From `make repro` as cloned (`params.yaml`, seed included), "
+        f"{os.cpu_count()} cores of {processor_name()}, {datetime.date.today().isoformat()}. "
+        "Test sets are small: a few points may be chance.\n"
+    )
+    text = file.read_text(encoding="utf-8")
+    write_text(file, insert_between(text, BEGIN, END, f"{note}\n{_summary(report)}"))
+    for figure in sorted(report.glob("figures/*.svg")):
+        write_text(figures / figure.name, figure.read_text(encoding="utf-8"))
 
 
 def _summary(report: Path) -> str:
@@ -93,23 +90,31 @@ def collect(
     Run it after `dvc repro`, on the machine that ran it, which the record names.
     A record with the same name is replaced.
     """
+    import torch
+
     from pipeline.config.schema import load_params
+    from pipeline.history.context import processor_name
     from pipeline.results.records import collect as collect_record
     from pipeline.workflow.lock import read_lock
 
-    with report_errors():
-        if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-            raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
-        params = load_params(params_file)
-        head = {
-            "name": name,
-            "note": note,
-            "date": datetime.date.today().isoformat(),
-            "hardware": hardware(params.runtime.device),
-        }
-        seconds_of = partial(stage_seconds, read_lock(Path("dvc.lock")))
-        record = collect_record(benchmark, params, Path(), head, seconds_of=seconds_of)
-        write_json((out or _RESULTS / benchmark) / f"{name}.json", record)
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        raise DataError(f"--name {name!r}: letters, digits, '.', '-' and '_' only")
+    params = load_params(params_file)
+    device = params.runtime.device
+    gpu = device != "cpu" and torch.cuda.is_available()
+    head = {
+        "name": name,
+        "note": note,
+        "date": datetime.date.today().isoformat(),
+        "hardware": {
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name(device if ":" in device else None) if gpu else None,
+        },
+    }
+    seconds_of = partial(stage_seconds, read_lock(Path("dvc.lock")))
+    record = collect_record(benchmark, params, Path(), head, seconds_of=seconds_of)
+    write_json((out or _RESULTS / benchmark) / f"{name}.json", record)
 
 
 @app.command(epilog="Examples:\n  ptune report page lama")
@@ -127,12 +132,11 @@ def page(
     """Write a benchmark's page of results from all records of a folder."""
     from pipeline.results.page import results_page
 
-    with report_errors():
-        folder = records or _RESULTS / benchmark
-        contents = [read_json(path) for path in sorted(folder.glob("*.json"))]
-        if not contents:
-            raise DataError(f"{folder}: no records; `ptune report collect` writes them")
-        write_text(out or _RESULTS / f"{benchmark}.md", results_page(benchmark, contents))
+    folder = records or _RESULTS / benchmark
+    contents = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    if not contents:
+        raise DataError(f"{folder}: no records; `ptune report collect` writes them")
+    write_text(out or _RESULTS / f"{benchmark}.md", results_page(benchmark, contents))
 
 
 def stage_seconds(
@@ -145,17 +149,3 @@ def stage_seconds(
     if execution is None or execution.run_key is None:
         return None
     return seconds_of_execution(execution.run_key)
-
-
-def hardware(device: str) -> dict[str, Any]:
-    """Return the processor, its cores, and the name of the GPU that `runtime.device` selects."""
-    import torch
-
-    from pipeline.history.context import processor_name
-
-    gpu = device != "cpu" and torch.cuda.is_available()
-    return {
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(device if ":" in device else None) if gpu else None,
-    }

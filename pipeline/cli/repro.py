@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import print_warning, report_errors
+from pipeline.cli.console import print_warning
 from pipeline.workflow.scheduler import Result, TaskStatus, plan_tasks, run_tasks
 
 EXAMPLES = """Examples:
@@ -42,31 +42,30 @@ def repro(
     On a CPU, stages share the cores equally, unless runtime.threads is set.
     If a stage fails, only stages that depend on it are skipped.
     """
-    with report_errors():
-        from pipeline.config.schema import load_params
-        from pipeline.workflow.processes import StageProcesses
-        from pipeline.workflow.project import stage_graph
-        from pipeline.workflow.resources import gpu_slots, threads_each
+    from pipeline.config.schema import load_params
+    from pipeline.workflow.processes import StageProcesses
+    from pipeline.workflow.project import stage_graph
+    from pipeline.workflow.resources import gpu_slots, threads_each
 
-        device = load_params(params_file).runtime.device
-        nodes = stage_graph([_FIRST, *targets] if targets else [])
-        tasks = plan_tasks(nodes, _FIRST)
-        named = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
-        # One at a time, stages get the same resources as under `dvc repro`.
-        slots = gpu_slots(device, named) if jobs > 1 or named else []
-        processes = StageProcesses(
-            _printer([task.name for task in tasks]),
-            threads=threads_each(jobs) if jobs > 1 else None,
-            folder=Path.cwd(),
-        )
-        with _signals(processes.stop) as caught:
-            results = run_tasks(tasks, processes.run, jobs=jobs, gpus=slots)
-        for name, result in results.items():
-            if result.status is TaskStatus.FAILED:
-                print_warning(f"\n{name} failed; last lines of its output:", color="red")
-                for line in processes.last_lines[name]:
-                    typer.echo(f"  {line}", err=True)
-        _print_results(results, unchanged=len(nodes) - len(tasks))
+    device = load_params(params_file).runtime.device
+    nodes = stage_graph([_FIRST, *targets] if targets else [])
+    tasks = plan_tasks(nodes, _FIRST)
+    named = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
+    # One at a time, stages get the same resources as under `dvc repro`.
+    slots = gpu_slots(device, named) if jobs > 1 or named else []
+    processes = StageProcesses(
+        _printer([task.name for task in tasks]),
+        threads=threads_each(jobs) if jobs > 1 else None,
+        folder=Path.cwd(),
+    )
+    with _signals(processes.stop) as caught:
+        results = run_tasks(tasks, processes.run, jobs=jobs, gpus=slots)
+    for name, result in results.items():
+        if result.status is TaskStatus.FAILED:
+            print_warning(f"\n{name} failed; last lines of its output:", color="red")
+            for line in processes.last_lines[name]:
+                typer.echo(f"  {line}", err=True)
+    _print_results(results, unchanged=len(nodes) - len(tasks))
     if caught:
         raise typer.Exit(128 + caught[0])
     if not all(result.status.ok for result in results.values()):

@@ -11,7 +11,7 @@ import rich.table
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import print_csv, report_errors
+from pipeline.cli.console import print_csv
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -71,62 +71,57 @@ def results(
     Other data, and other splits of them, have separate rows.
     Tables are in percent; CSV and JSON have shares of 1.
     """
-    with report_errors():
-        if as_csv + as_json + as_markdown > 1:
-            raise PipelineError("--csv, --json, --markdown: give only one of them")
-        if cost and (every or against is not None):
-            raise PipelineError(
-                "--cost cannot be combined with --all, which includes it, or --against"
-            )
-        # Imports MLflow, which is too slow for --help.
-        from pipeline.history.results import newest, read_results
+    if as_csv + as_json + as_markdown > 1:
+        raise PipelineError("--csv, --json, --markdown: give only one of them")
+    if cost and (every or against is not None):
+        raise PipelineError("--cost cannot be combined with --all, which includes it, or --against")
+    # Imports MLflow, which is too slow for --help.
+    from pipeline.history.results import newest, read_results
 
-        tags = {}
-        for text in tag or ():
-            key, equals, value = text.partition("=")
-            if not key or not equals:
-                raise PipelineError(
-                    f"--tag {text}: write KEY=VALUE, such as dvc.experiment=workspace"
-                )
-            tags[key] = value
+    tags = {}
+    for text in tag or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise PipelineError(f"--tag {text}: write KEY=VALUE, such as dvc.experiment=workspace")
+        tags[key] = value
 
-        def is_selected(result: "Result") -> bool:
-            day = result.ended.date()
-            return (
-                (not model or result.model in model)
-                and (not task or result.name in task)
-                and (not method or result.method in method)
-                and (since is None or day >= since.date())
-                and (until is None or day <= until.date())
-                and tags.items() <= result.tags.items()
-            )
+    def is_selected(result: "Result") -> bool:
+        day = result.ended.date()
+        return (
+            (not model or result.model in model)
+            and (not task or result.name in task)
+            and (not method or result.method in method)
+            and (since is None or day >= since.date())
+            and (until is None or day <= until.date())
+            and tags.items() <= result.tags.items()
+        )
 
-        evaluations = read_results()
-        selected = list(filter(is_selected, evaluations))
-        if not selected:
-            _explain_none(evaluations)
-        shown = selected if every else newest(selected)
-        paper = against is not None
-        if as_json or as_csv:
-            _print_records(shown, as_json=as_json, paper=paper)
-            return
-        from pipeline.report.tables import markdown
-        from pipeline.results.compare import result_tables
+    evaluations = read_results()
+    selected = list(filter(is_selected, evaluations))
+    if not selected:
+        _explain_none(evaluations)
+    shown = selected if every else newest(selected)
+    paper = against is not None
+    if as_json or as_csv:
+        _print_records(shown, as_json=as_json, paper=paper)
+        return
+    from pipeline.report.tables import markdown
+    from pipeline.results.compare import result_tables
 
-        by_run = result_tables(shown, "run", paper=paper)
-        show: Literal["test", "min"] = "min" if cost else "test"
-        tables = by_run if every else result_tables(shown, show, paper=paper)
-        if as_markdown:
-            typer.echo(markdown(tables), nl=False)
-        else:
-            print_tables(tables, narrow=by_run)
+    by_run = result_tables(shown, "run", paper=paper)
+    show: Literal["test", "min"] = "min" if cost else "test"
+    tables = by_run if every else result_tables(shown, show, paper=paper)
+    if as_markdown:
+        typer.echo(markdown(tables), nl=False)
+    else:
+        print_tables(tables, narrow=by_run)
 
 
 def _explain_none(evaluations: Sequence["Result"]) -> None:
     """Print why there is nothing to show, and what to do."""
-    from pipeline.history.store import store_address, without_password
+    from pipeline.history.store import store_address
 
-    where = without_password(store_address())
+    where = store_address()
     if not evaluations:
         typer.echo(
             f"No finished evaluation in the history, {where}.\nRun the pipeline with `dvc repro`, "

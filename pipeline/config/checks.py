@@ -1,7 +1,6 @@
 """Checks of `params.yaml` that need more than its own types: names, templates, folders."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config.grid import lama_configs, superglue_configs
@@ -22,57 +21,51 @@ def check_params(params: Params) -> None:
     """
     mistakes: list[str] = []
 
-    @contextmanager
-    def at(path: str | None) -> Iterator[None]:
+    def check(place: str, function: Callable[..., object], *values: object, **more: bool) -> None:
         try:
-            yield
+            function(*values, **more)
         except PipelineError as error:
-            mistakes.append(": ".join(filter(None, ("params.yaml", path, str(error)))))
+            mistakes.append(": ".join(filter(None, ("params.yaml", place, str(error)))))
 
-    with at("model.name"):
-        check_model_name(params.model.name)
-    mirror = params.data.mirror
-    if mirror is not None and not Path(mirror).is_dir():
-        with at("data.mirror"):
-            raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
-    chosen = [] if params.lama.relations == ALL else params.lama.relations
+    lama, superglue = params.lama, params.superglue
+    check("model.name", check_model_name, params.model.name)
+    check("data.mirror", _check_mirror, params.data.mirror)
     for place, names in (
-        ("lama.relations", chosen),
-        ("lama.templates", params.lama.templates),
-        ("lama.overrides", params.lama.overrides),
+        ("lama.relations", [] if lama.relations == ALL else lama.relations),
+        ("lama.templates", lama.templates),
+        ("lama.overrides", lama.overrides),
     ):
         for relation in names:
-            with at(place):
-                _check_relation(relation, params.lama.source)
-    for benchmark, section in (("lama", params.lama), ("superglue", params.superglue)):
+            check(place, _check_relation, relation, lama.source)
+    for benchmark, section in (("lama", lama), ("superglue", superglue)):
         for method, settings in section.training.items():
-            with at(f"{benchmark}.training.{method}.tune"):
-                _check_tune(benchmark, method, list(settings.tune))
-            with at(f"{benchmark}.training.{method}.search"):
-                _check_search(method, settings.search, params.lama.source)
-    for name in (name for name in params.lama.training if name in params.lama.prompts):
+            place = f"{benchmark}.training.{method}"
+            check(f"{place}.tune", _check_tune, benchmark, method, list(settings.tune))
+            check(f"{place}.search", _check_search, method, settings.search, lama.source)
+    for method in (method for method in lama.training if method in lama.prompts):
         # None for the settings of a relation that overrides nothing.
-        for overriding in (None, *params.lama.overrides):
-            with at(None):
-                _check_lama_configs(params.lama, overriding, name)
-    for relation in params.lama.stability.relations if params.lama.stability.methods else ():
-        with at("lama.stability"):
-            _check_stability(relation, params.lama)
-    for relation, template in params.lama.templates.items():
-        with at(f"lama.templates.{relation}"):
-            manual_template(template)
-    for task, prompts in params.superglue.prompts.items():
-        with at(f"superglue.prompts.{task}.verbalizer"):
-            task_verbalizer(get_task(task), prompts.verbalizer)
+        for overriding in (None, *lama.overrides):
+            check("", _check_lama_configs, lama, overriding, method)
+    for relation in lama.stability.relations if lama.stability.methods else ():
+        check("lama.stability", _check_stability, relation, lama)
+    for relation, template in lama.templates.items():
+        check(f"lama.templates.{relation}", manual_template, template)
+    for name, prompts in superglue.prompts.items():
+        place, task = f"superglue.prompts.{name}", get_task(name)
+        check(f"{place}.verbalizer", task_verbalizer, task, prompts.verbalizer)
         for method, template in prompts.templates.items():
-            if method not in params.superglue.training:
-                with at(f"superglue.prompts.{task}.templates.{method}"):
-                    task_template(get_task(task), template, classifier=method == "classifier")
-                continue
-            with at(None):
-                superglue_configs(params.superglue, task, method, masked=True)
+            if method in superglue.training:
+                check("", superglue_configs, superglue, name, method, masked=True)
+            else:
+                classifier, where = method == "classifier", f"{place}.templates.{method}"
+                check(where, task_template, task, template, classifier=classifier)
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
+
+
+def _check_mirror(mirror: str | None) -> None:
+    if mirror is not None and not Path(mirror).is_dir():
+        raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
 
 
 def _check_relation(relation: str, source: str) -> None:

@@ -102,8 +102,8 @@ def check_history(seconds: float) -> str:
     Raises:
         TrackingError: it cannot be used; a server has not answered within `seconds`.
     """
-    from pipeline.history.store import check_store, store_address, without_password
+    from pipeline.history.store import check_store, store_address
 
     exists = check_store(seconds)
     state = "its schema is current" if exists else "the first stage will create it"
-    return f"{without_password(store_address())}, {state}"
+    return f"{store_address()}, {state}"

@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError, TrackingError
 from pipeline.files import write_text
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter, is_refusal
-from pipeline.history.store import connect, first_line, store_identity, without_password
+from pipeline.history.store import connect, first_line, store_identity
 from pipeline.workflow.project import project_root
 from pipeline.workflow.workdir import locked
 
@@ -125,7 +125,7 @@ class EventLog:
             except Exception as error:
                 if not is_refusal(error):
                     raise
-                on_refusal(f"{event.kind}: {without_password(first_line(error))}")
+                on_refusal(f"{event.kind}: {first_line(error)}")
             self.pending.popleft()
             self._num_sent += 1
             with contextlib.suppress(OSError):  # a lost position repeats events, which is harmless
@@ -191,7 +191,6 @@ class LiveLog:
         """Warn the user about a problem with the log, once per problem."""
         if problem not in self._warned:
             self._warned.add(problem)
-            reason = without_password(reason)
             sys.stderr.write(f"warning: {problem} ({reason}); the stage continues\n")
 
     def _try(self, send: Callable[[], None]) -> bool:
@@ -244,10 +243,8 @@ def send_all() -> Iterator[SendReport]:
         mlflow.search_experiments(max_results=1)
     except Exception as error:
         raise TrackingError(
-            without_password(
-                f"MLflow at {store_identity()} cannot be reached: {first_line(error)}\n"
-            )
-            + "Nothing is lost: all events are kept. Start the server and run `ptune send` again."
+            f"MLflow at {store_identity()} cannot be reached: {first_line(error)}\n"
+            "Nothing is lost: all events are kept. Start the server and run `ptune send` again."
         ) from error
     yield from forward_logs(mlflow)
 
@@ -286,7 +283,7 @@ def _forward(log: EventLog, writer: MlflowWriter, blocked_by: str) -> SendReport
         try:
             log.forward(writer, refused.append)
         except Exception as error:  # MLflow raises many types
-            trouble = without_password(first_line(error))
+            trouble = first_line(error)
     num_pending = len(log.pending)
     num_sent = num_before - num_pending - len(refused)
     if not num_pending:

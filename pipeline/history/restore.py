@@ -14,7 +14,7 @@ from pipeline.files import read_csv, read_json
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter
 from pipeline.history.executions import RESTORED, TrackedHistory, execution_tags
-from pipeline.history.store import connect, first_line, flat_params, without_password
+from pipeline.history.store import connect, first_line, flat_params
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.git import Commits
 from pipeline.workflow.lock import Execution, file_hash, outputs_within
@@ -65,8 +65,8 @@ def restore_missing(lock: Mapping[str, Execution]) -> Iterator[tuple[str, str, l
                 writer.write(event)
         except Exception as error:
             raise TrackingError(
-                without_password(f"{execution.stage}: MLflow failed ({first_line(error)}); ")
-                + "run `ptune sync` again when MLflow works, to create what is missing"
+                f"{execution.stage}: MLflow failed ({first_line(error)}); run `ptune sync` again "
+                "when MLflow works, to create what is missing"
             ) from error
         yield execution.stage, run_id, [path for path in files if path not in current]
 

@@ -61,10 +61,6 @@ class StageRun:
         values = {key: float(value) for key, value in metrics.items()}
         self._record("metrics", {"step": epoch or 0, "metrics": values})
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters under their dotted paths."""
-        self._record("params", flat_params(params))
-
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a small file."""
         self._record("file", {"path": str(path), "folder": folder})
@@ -100,17 +96,9 @@ class StageRun:
             values = {"name": name, "digest": digest, "source": source, "context": context}
             self._record("dataset", values)
 
-    def log_derived(self, name: str) -> None:
-        """Log the events that DERIVED computes from the history under a name."""
-        self._record("derived", {"name": name})
-
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags; values that are too long for MLflow are cut."""
         self._record("tags", {key: value[:MAX_TAG] for key, value in tags.items()})
-
-    def end(self, status: str) -> None:
-        """Log the run's final status, as named by MLflow."""
-        self._record("end", {"status": status})
 
     def _record(self, kind: Kind, values: Mapping[str, Any]) -> None:
         self._log.record(Event(kind, self.run_id, values))
@@ -142,9 +130,7 @@ def stage_run(
             earlier = _resume(mlflow, resumes, locks)
             run_id = _open_run(mlflow, earlier, info, _tags(stage, info))
         except Exception as error:
-            raise TrackingError(
-                without_password(f"MLflow opens no run: {first_line(error)}")
-            ) from error
+            raise TrackingError(f"MLflow opens no run: {first_line(error)}") from error
         log = EventLog(run_id, name=info.name)
         if earlier is None:
             locks.enter_context(log.lock())
@@ -158,15 +144,15 @@ def stage_run(
                     run.set_tags({"attempt": str(run.attempt)})
                     run._record("untag", {"name": "error"})
                 if stage is not None:
-                    run.log_params(stage.params)
+                    run._record("params", flat_params(stage.params))
                 run.log_text(context.environment(), "environment.json")
                 if patch := changes(*context.SOURCES):
                     run.log_text(patch, "git/diff.patch")
                 yield run
                 _log_outputs(run, live)
                 if stage is not None:
-                    run.log_derived("lineage")
-                    run.log_derived("models")
+                    run._record("derived", {"name": "lineage"})
+                    run._record("derived", {"name": "models"})
         finally:
             if log.pending:
                 _warn(
@@ -187,7 +173,7 @@ def _ending(run: StageRun) -> Iterator[None]:
         status = "KILLED"
         raise
     finally:
-        run.end(status)
+        run._record("end", {"status": status})
 
 
 @contextlib.contextmanager
@@ -273,7 +259,7 @@ def _forward_others(mlflow: ModuleType) -> None:
                     f"({report.trouble}); send them with `ptune send`"
                 )
     except Exception as error:  # the logs of others may be unreadable; this stage continues
-        _warn(f"events of earlier runs are not sent ({without_password(first_line(error))})")
+        _warn(f"events of earlier runs are not sent ({first_line(error)})")
 
 
 def _log_outputs(run: StageRun, log: LiveLog) -> None:

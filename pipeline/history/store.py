@@ -75,14 +75,18 @@ def connect(experiment: str | None = None) -> ModuleType:
                 "account on that server (docs/server.md)."
             )
         raise TrackingError(
-            without_password(f"MLflow at {store_address()} cannot be used: {first_line(error)}\n")
-            + f"{advice} Nothing was run."
+            f"MLflow at {store_address()} cannot be used: {first_line(error)}\n"
+            f"{advice} Nothing was run."
         ) from error
     return mlflow
 
 
 def store_address() -> str:
-    """Return the address of the history, with credentials."""
+    """Return the address of the history, without credentials."""
+    return without_password(_address())
+
+
+def _address() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root()}/mlflow.db"
 
 
@@ -93,7 +97,7 @@ def history_exists() -> bool:
 
 def store_identity() -> str:
     """Return a name that distinguishes this store from others, without credentials."""
-    address = store_address()
+    address = _address()
     if address == f"sqlite:///{project_root()}/mlflow.db":
         return "mlflow.db"
     parts = urlsplit(address)
@@ -144,7 +148,7 @@ def check_store(timeout_seconds: float) -> bool:
     Raises:
         TrackingError: It cannot be reached, or belongs to another version of MLflow.
     """
-    address = store_address()
+    address = _address()
     if not history_exists():
         return False
     try:
@@ -162,7 +166,7 @@ def check_store(timeout_seconds: float) -> bool:
             reason = f"no answer within {timeout_seconds:g} seconds"
         elif isinstance(error, requests.RequestException):
             reason = f"cannot be reached: {reason}"
-        raise TrackingError(without_password(f"{address}: {reason}; {_FIX}")) from error
+        raise TrackingError(f"{store_address()}: {reason}; {_FIX}") from error
     return True
 
 
@@ -193,7 +197,7 @@ def _has_current_schema(address: str) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, at most 300 characters long.
+    """Return the first line of an error's message, without passwords, at most 300 characters.
 
     For a failed connection it is the system's message, without those of the libraries above.
     """
@@ -204,15 +208,15 @@ def first_line(error: Exception) -> str:
             text = cause.strerror
             break
         cause = cause.__cause__ or cause.__context__
-    line = text.splitlines()[0]
+    line = without_password(text.splitlines()[0])
     return line if len(line) <= 300 else f"{line[:297]}..."
 
 
 def unreadable(error: Exception) -> TrackingError:
     """Return the error of a history that could not be read."""
     return TrackingError(
-        without_password(f"{store_address()}: cannot be read: {first_line(error)}\n")
-        + f"S{_FIX[1:]}; `ptune doctor` has details."
+        f"{store_address()}: cannot be read: {first_line(error)}\n"
+        f"S{_FIX[1:]}; `ptune doctor` has details."
     )
 
 

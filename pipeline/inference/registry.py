@@ -19,7 +19,7 @@ from pipeline.errors import DataError, PipelineError, TrackingError
 from pipeline.evaluation.metrics import mean
 from pipeline.files import link_or_copy, read_json, write_text
 from pipeline.history.executions import TrackedHistory
-from pipeline.history.store import connect, first_line, without_password
+from pipeline.history.store import connect, first_line
 from pipeline.inference.predictor import TrainedPrompt, best_by_task, load_trained
 from pipeline.prompts.store import load_prompts, save_prompts, weights_file
 from pipeline.tasks import get_task
@@ -198,7 +198,7 @@ def promote(candidate: Candidate) -> Promoted:
         if _number(best) == _number(version):
             mlflow.MlflowClient().set_registered_model_alias(name, BEST, str(best.version))
     except mlflow.MlflowException as error:
-        raise TrackingError(without_password(f"MLflow: {first_line(error)}")) from error
+        raise TrackingError(f"MLflow: {first_line(error)}") from error
     return Promoted(
         name=name,
         version=_number(version),
@@ -280,13 +280,15 @@ def _log_model(mlflow: ModuleType, candidate: Candidate, artifacts: dict[str, st
             ColSpec(Array(DataType.double), "probabilities"),
         ]
     )
+    # Without the local part of a version such as `2.13.0+cpu`: the package index lacks it.
+    versions = {n: importlib.metadata.version(n).partition("+")[0] for n in _REQUIREMENTS}
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     return mlflow.pyfunc.log_model(
         name=f"{candidate.target}-{candidate.method}",
         python_model=str(Path(__file__).with_name("serving.py")),
         code_paths=[str(Path(pipeline.__file__).parent)],
         artifacts=artifacts,
-        pip_requirements=requirements(),
+        pip_requirements=[f"{name}=={number}" for name, number in versions.items()],
         signature=ModelSignature(inputs, outputs),
         input_example=pd.DataFrame(example),
         model_config={
@@ -298,15 +300,6 @@ def _log_model(mlflow: ModuleType, candidate: Candidate, artifacts: dict[str, st
             "top": _TOP,
         },
     )
-
-
-def requirements() -> list[str]:
-    """The requirements of a promoted model, at the versions that are installed here.
-
-    The local part of a version such as `2.13.0+cpu` is left out: the package index lacks it.
-    """
-    versions = {name: importlib.metadata.version(name) for name in _REQUIREMENTS}
-    return [f"{name}=={version.partition('+')[0]}" for name, version in versions.items()]
 
 
 def _input(candidate: Candidate) -> tuple[Any, list[dict[str, str]]]:

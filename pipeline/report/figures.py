@@ -80,13 +80,6 @@ def trainings_figure(results: Sequence[MethodResult]) -> str:
     return _strips_figure(strips, label, inches=0.3, legend=1)
 
 
-def _majority(result: MethodResult, task: str) -> float:
-    """Return the control of a SuperGLUE task, or of a relation."""
-    rows = {row["relation"]: row for row in result.relations}
-    share: float = rows[task]["majority"] if task in rows else result.metrics["test/majority"]
-    return share
-
-
 def stability_figure(results: Sequence[MethodResult]) -> str:
     """Draw P@1 under each template: a strip for each relation and method."""
     strips = _grouped(results, "templates", "relation", "p_at_1")
@@ -99,7 +92,9 @@ def _grouped(results: Sequence[MethodResult], rows: str, group: str, score: str)
     strips: list[_Strip] = []
     for name, result in [(name, result) for name in groups for result in results][::-1]:
         if scores := [row[score] for row in getattr(result, rows) if row[group] == name]:
-            control = {"majority": [_majority(result, name)]} if rows == "trainings" else {}
+            majority = {row["relation"]: row["majority"] for row in result.relations}
+            share = majority.get(name, result.metrics.get("test/majority"))
+            control = {"majority": [share]} if rows == "trainings" else {}
             place = len(strips) + 0.6 * groups[::-1].index(name)  # a gap between groups
             marks = {**control, result.method: scores}
             strips.append(_Strip(f"{name} {result.method}", marks, place))

