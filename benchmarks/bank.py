@@ -71,8 +71,8 @@ SHARED = "+ passes shared by all relations: the bank"
 MOST_OF_MOVEMENT = 0.02
 MOST_NATS = 0.02
 
-_ROWS_TO_COMPARE = 8
-_DEFAULT_ROWS = {"cpu": 64, "cuda": 2048, "mps": 256}
+_TOKENS_TO_COMPARE = 100
+_DEFAULT_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 4096}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Work:
         return train_one_by_one(self.model, few, self.config, switches)
 
     def bank(
-        self, max_rows_per_forward: int, *, few: bool = False, epochs: int | None = None
+        self, max_tokens_per_forward: int, *, few: bool = False, epochs: int | None = None
     ) -> Any:
         """Train all relations together, or as few as the plain loop takes."""
         chosen = self.relations[: self.one_by_one] if few else self.relations
@@ -101,7 +101,7 @@ class Work:
             self.model,
             [relation.job for relation in chosen],
             config,
-            max_rows_per_forward=max_rows_per_forward,
+            max_tokens_per_forward=max_tokens_per_forward,
             best_checkpoint_path=Path(),
             checkpoint=None,
             on_epoch=lambda *_: None,
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepared = time.perf_counter() - started
     one_by_one = min(options.plain_relations, options.relations)
     work = Work(model, relations, one_by_one, config)
-    rows = options.max_rows_per_forward or [_DEFAULT_ROWS[device.type]]
+    rows = options.max_tokens_per_forward or [_DEFAULT_TOKENS[device.type]]
     _say(f"{options.name}, {hardware['name']}: {len(words)} allowed words")
     equality = None
     if bfloat16:
@@ -165,10 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **figures,
     }
     _say(f"\n{results_text([result])}\n")
-    for tried in result["max_rows_per_forward"]:
-        _say(
-            f"{_bank(tried['max_rows_per_forward'])}: {tried['milliseconds_per_fact']:.2f} ms/fact"
-        )
+    for tried in result["max_tokens_per_forward"]:
+        name = _bank(tried["max_tokens_per_forward"])
+        _say(f"{name}: {tried['milliseconds_per_fact']:.2f} ms/fact")
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"bank-{slug(options.name)}-{slug(hardware['name'])}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -183,7 +182,7 @@ def compare(
     Raises:
         RuntimeError: by more than rounding, or training moved nothing.
     """
-    found = differences(plain, bank, work.bank(_ROWS_TO_COMPARE, few=True, epochs=0))
+    found = differences(plain, bank, work.bank(_TOKENS_TO_COMPARE, few=True, epochs=0))
     if not found["moved"]:
         raise RuntimeError("nothing to compare: dev chose each prompt as it was before training")
     nats = max(found["dev_loss"], found["train_loss"])
@@ -235,7 +234,7 @@ def differences(
 def measure(
     work: Work, rows: Sequence[int], repeats: int
 ) -> tuple[dict[str, Any], dict[str, TrainingResult], dict[str, TrainingResult]]:
-    """Time every step of the ladder and the bank with each number of rows a pass, in turns.
+    """Time every step of the ladder and the bank with each number of tokens a pass, in turns.
 
     Returns:
         The figures of the result file, and the results of the plain loop and the bank.
@@ -260,7 +259,7 @@ def measure(
         described[name] = _describe_run(taken, facts=facts, flops=flops[name], peak=peak)
     sweep = {size: described[_bank(size)] for size in rows}
     best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
-    bank = {"max_rows_per_forward": best, **sweep[best]}
+    bank = {"max_tokens_per_forward": best, **sweep[best]}
     figures = {
         "dtype": str(dtype).removeprefix("torch."),
         "matmul_peak_flops_per_second": peak,
@@ -269,8 +268,8 @@ def measure(
         "ratio": _ratio(described[PLAIN], bank),
         "ratio_to_released": _ratio(described[RELEASED], bank),
         "ladder": _ladder({**{name: described[name] for name in LADDER}, SHARED: bank}),
-        "max_rows_per_forward": [
-            {"max_rows_per_forward": size, **tried} for size, tried in sweep.items()
+        "max_tokens_per_forward": [
+            {"max_tokens_per_forward": size, **tried} for size, tried in sweep.items()
         ],
     }
     return figures, times[PLAIN][0].result, times[_bank(best)][0].result
@@ -292,8 +291,8 @@ def _flops_per_fact(work: Work, rows: Sequence[int]) -> dict[str, float]:
     return flops
 
 
-def _bank(max_rows_per_forward: int) -> str:
-    return f"bank, {max_rows_per_forward} rows a pass"
+def _bank(max_tokens_per_forward: int) -> str:
+    return f"bank, {max_tokens_per_forward} tokens a pass"
 
 
 def _describe_run(
@@ -401,9 +400,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16; when timed")
     parser.add_argument("--threads", type=int, help="of the CPU; else torch's choice")
     parser.add_argument(
-        "--max-rows-per-forward",
+        "--max-tokens-per-forward",
         type=lambda text: [int(part) for part in text.split(",")],
-        help="of the bank, such as 64,256,1024: each is tried; else what `auto` takes at most",
+        help="of the bank, such as 1024,8192: each is tried; else what `auto` takes at most",
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result file")
     given = sys.argv[1:] if arguments is None else list(arguments)

@@ -1,5 +1,6 @@
 """The machine of a benchmark: its name, clock, memory and fastest matrix product."""
 
+import contextlib
 import os
 import platform
 import re
@@ -12,8 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.history import context
 
@@ -45,7 +45,12 @@ class Timed:
 
 def timed(function: Callable[[], Any], device: torch.device) -> Timed:
     """Run a function once; the device is synchronized before the clock stops."""
-    _reset_peak(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        # Where this is denied, the peak is that of the process since its start.
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")
     _synchronize(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     result = function()
@@ -66,12 +71,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 def count_flops(run: Callable[[], Any]) -> int:
     """Floating-point operations of the matrix products of a run.
 
-    Those of an LSTM are not counted, as they are inside one kernel. torch's FlopCounterMode fails
-    for modules that are called without gradients.
+    Those of an LSTM are not counted, as they are inside one kernel.
     """
-    with _FlopCounter() as counter:
+    with FlopCounterMode(display=False) as counter:
         run()
-    return counter.total
+    return counter.get_total_flops()
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -99,30 +103,9 @@ def versions() -> dict[str, str]:
     }
 
 
-class _FlopCounter(TorchDispatchMode):
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        try:
-            _CLEAR.write_text("5")
-        except OSError:
-            return  # the peak is then that of the process since its start
 
 
 def _peak(device: torch.device) -> int | None:

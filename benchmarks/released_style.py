@@ -17,15 +17,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
+from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pad_sequence
 
 from pipeline.config.schema import MethodParams
 from pipeline.models.dataset import PromptDataset
-from pipeline.models.encoding import NO_SLOT, Batch, build_row, collate
+from pipeline.models.encoding import NO_SLOT, build_row
 from pipeline.models.language_model import PromptedModel
 from pipeline.prompts.template import Template
 from pipeline.seeding import make_random
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
-from pipeline.training.optimizers import ScheduledOptimizer
+from pipeline.training.optimizers import lr_lambda
 from pipeline.training.prompt_encoders import make_encoder
 
 _NO_LABEL = -100
@@ -56,6 +58,16 @@ class Switches:
     answer_head: bool = False
     placed_at_once: bool = False
     best_allowed: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded at their end: (rows, length) int64 each, and (rows,) where answers are read."""
+
+    token_ids: Tensor
+    slots: Tensor
+    attention_mask: Tensor
+    answer_positions: Tensor
 
 
 def train_one_by_one(
@@ -103,12 +115,8 @@ class _Run:
         epochs = self._config.epochs
         questions = self._relation.job.train
         count = len(questions.rows)
-        optimizer = ScheduledOptimizer(
-            self._encoder.parameters(),
-            self._prompt,
-            epochs=epochs,
-            steps_per_epoch=-(-count // self._batch),
-        )
+        steps = -(-count // self._batch)
+        optimizer, schedule = self._optimizer(epochs, steps)
         trained = TrainingResult()
         self._keep_if_best(trained, self._score_dev(0, None))
         for epoch in range(1, epochs + 1):
@@ -120,10 +128,29 @@ class _Run:
                 chosen = order[start : start + self._batch]
                 loss, _, _ = self._answer(self._relation.train_subjects, questions, chosen)
                 loss.backward()
+                if self._prompt.max_grad_norm is not None:
+                    clip_grad_norm_(self._encoder.parameters(), self._prompt.max_grad_norm)
                 optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
                 total += loss.item() * len(chosen)
             self._keep_if_best(trained, self._score_dev(epoch, total / count))
         return trained
+
+    def _optimizer(
+        self, epochs: int, steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+        config, parameters = self._prompt, list(self._encoder.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+        optimizer = kind(groups, lr=config.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_lambda(config, step, epochs=epochs, steps_per_epoch=steps)
+        )
+        return optimizer, schedule
 
     @torch.no_grad()
     def _score_dev(self, epoch: int, train_loss: float | None) -> EpochRecord:
@@ -196,7 +223,18 @@ class _Run:
             )
             for subject in subjects
         ]
-        return collate(rows, [0] * len(rows), pad_id=codec.pad_id, device=self._model.device)
+        device = self._model.device
+
+        def padded(values: list[tuple[int, ...]], filling: int) -> Tensor:
+            tensors = [torch.tensor(value) for value in values]
+            return pad_sequence(tensors, batch_first=True, padding_value=filling).to(device)
+
+        return Batch(
+            padded([row.token_ids for row in rows], codec.pad_id),
+            padded([row.slots for row in rows], NO_SLOT),
+            padded([(1,) * len(row.token_ids) for row in rows], 0),
+            torch.tensor([row.answer_position for row in rows], device=device),
+        )
 
     def _embed(self, batch: Batch) -> Tensor:
         """Return (rows, length, size): embeddings with the prompt vectors in their places."""

@@ -159,7 +159,7 @@ EDITS: list[tuple[dict[str, Any], set[str]]] = [
     ({"report__facts_shown": 3}, {"report"}),
     (
         {
-            "runtime__device": "cpu", "runtime__threads": 2, "runtime__max_rows_per_forward": 16,
+            "runtime__device": "cpu", "runtime__threads": 2, "runtime__max_tokens_per_forward": 16,
             "runtime__checkpoint_seconds": 1,
         },
         set(),

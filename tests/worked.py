@@ -13,6 +13,7 @@ from pipeline.data.lama import Fact
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.tokenizer import PieceTokenizer
+from pipeline.training.prompt_encoders import PromptEncoder
 
 PREFIX = {"bert": "[CLS]", "roberta": "<s>", "albert": "[CLS]", "gpt2": "", "llama": "<s>"}
 SUFFIX = {"bert": "[SEP]", "roberta": "</s>", "albert": "[SEP]", "gpt2": "", "llama": ""}
@@ -78,6 +79,14 @@ def slow_scores(
     if word_ids is not None:
         logits = torch.stack([logits[word] for word in word_ids])
     return logits - torch.logsumexp(logits, dim=0)
+
+
+def torch_vectors(encoder: PromptEncoder) -> Tensor:
+    """Return (count, size): what torch's own modules make of an encoder's weights."""
+    rows: Tensor = encoder.embedding.weight
+    if encoder.kind == "lstm":
+        rows = encoder.lstm(rows)[0]
+    return encoder.mlp(rows) if encoder.kind != "embedding" else rows
 
 
 def make_facts(count: int, *, start: int = 0, relation: str = "P17") -> list[Fact]:

@@ -37,8 +37,10 @@ Tuned = Literal["prompt", "model"]
 RENAMED_KEYS = {
     "batch": "batch_size",
     "gradient_accumulation": "gradient_accumulation_steps",
-    "rows_per_pass": "max_rows_per_forward",
+    "rows_per_pass": "max_tokens_per_forward",
+    "max_rows_per_forward": "max_tokens_per_forward",
 }
+_RENAMED_NOTES = {"max_tokens_per_forward": "; it counts tokens instead of rows"}
 RENAMED_VALUES = {"gazetteer": "geonames"}
 # Keys that earlier versions did not have -> what to write.
 _ADDED_KEYS = {
@@ -276,7 +278,7 @@ class RuntimeParams(Section):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Count | None
-    max_rows_per_forward: Count | Literal["auto"]
+    max_tokens_per_forward: Count | Literal["auto"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 
 
@@ -372,7 +374,8 @@ def explain_unknown_key(key: str, known: Iterable[str]) -> str:
     """The rest of a message about an unknown key: its new name, a similar key, or all keys."""
     names = list(known)
     if RENAMED_KEYS.get(key) in names:
-        return f"this key is now '{RENAMED_KEYS[key]}'"
+        new = RENAMED_KEYS[key]
+        return f"this key is now '{new}'{_RENAMED_NOTES.get(new, '')}"
     close = difflib.get_close_matches(key, names, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(names)}"
     return f"unknown key; {hint}"
@@ -399,7 +402,11 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
     unknown_names = set()
     for details in errors:
         place = tuple(str(p) for p in details["loc"] if not _INTERNAL.fullmatch(str(p)))
-        place = _written_place(place, values)
+        # A method's value may come from `defaults`.
+        written = (*place[:2], "defaults", *place[3:])
+        merged = place[1:2] == ("training",) and len(place) > 3
+        if merged and not _has(values, place) and _has(values, written):
+            place = written
         by_place.setdefault(place, []).append(details)
         if "[key]" in details["loc"]:
             unknown_names.add(place)
@@ -413,13 +420,6 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
         if not (below_unknown or renamed or (within and place not in unknown_names)):
             lines.append(": ".join(filter(None, (".".join(place), _message(members, place)))))
     return lines
-
-
-def _written_place(place: tuple[str, ...], values: Any) -> tuple[str, ...]:
-    """The place in `defaults` if a method's value comes from there."""
-    written = (*place[:2], "defaults", *place[3:])
-    merged = place[1:2] == ("training",) and len(place) > 3
-    return written if merged and not _has(values, place) and _has(values, written) else place
 
 
 def _has(values: Any, path: tuple[str, ...]) -> bool:

@@ -108,5 +108,5 @@ def check_memory() -> str | Problem:
     message = f"{total:.1f} GB, {memory.available / _GIGABYTE:.1f} GB of it available"
     if total < _MEMORY_GIGABYTES:
         needed = f"the default parameters need {_MEMORY_GIGABYTES} GB"
-        return Problem("warning", message, f"{needed}; lower runtime.max_rows_per_forward")
+        return Problem("warning", message, f"{needed}; lower runtime.max_tokens_per_forward")
     return message

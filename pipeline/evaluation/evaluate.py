@@ -46,7 +46,7 @@ def evaluate(
     vectors: Tensor | None,
     examples: Mapping[str, Sequence[Example]],
     *,
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
 ) -> Evaluation:
     """Score the test examples of a task.
 
@@ -55,7 +55,7 @@ def evaluate(
         prompt: how the examples are put into words.
         vectors: (prompt tokens, embedding size) float; None where the template has none.
         examples: of `test`, and of `train` for the controls.
-        max_rows_per_forward: maximum number of rows in a forward pass.
+        max_tokens_per_forward: maximum number of positions in a forward pass.
 
     Raises:
         DataError: no test example has an answer that is one token of the model.
@@ -68,11 +68,15 @@ def evaluate(
             "another model or leave it out"
         )
     log_probs = score_examples(
-        model, dataset.rows, vectors, dataset.word_ids, max_rows_per_forward=max_rows_per_forward
+        model,
+        dataset.rows,
+        vectors,
+        dataset.word_ids,
+        max_tokens_per_forward=max_tokens_per_forward,
     )
     test = [examples["test"][i] for i in dataset.kept_indices]
     return Evaluation(
-        metrics=score_answers(task, test, log_probs, dataset.targets),
+        metrics=score_answers(task, test, log_probs.argmax(dim=1), dataset.targets),
         controls=_controls(task, examples["train"], test),
         num_examples=len(test),
         num_skipped=len(examples["test"]) - len(test),

@@ -11,7 +11,7 @@ from pipeline.models.dataset import PromptFormat, allowed_answers, encode_exampl
 from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
-from pipeline.models.memory import estimate_max_rows
+from pipeline.models.memory import estimate_max_tokens
 from pipeline.models.scoring import score_examples
 from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
 from pipeline.tasks import Example, Task
@@ -19,7 +19,11 @@ from pipeline.tasks import Example, Task
 # Answer -> probability.
 Answers = dict[str, float]
 
-MaxRows = int | Literal["auto"]
+MaxTokens = int | Literal["auto"]
+
+
+# So many examples are encoded and scored at once.
+_CHUNK = 256
 
 
 class QuestionError(TemplateError):
@@ -118,7 +122,7 @@ def predict_all(
     questions: Sequence[tuple[str, Example]],
     *,
     top: int | None,
-    max_rows_per_forward: MaxRows,
+    max_tokens_per_forward: MaxTokens,
     on_rows: Callable[[int], object] = lambda _: None,
 ) -> list[Answers]:
     """Predict the answers of examples of several tasks (see `predict`), those of a task together.
@@ -140,7 +144,7 @@ def predict_all(
                 tasks[task],
                 [questions[place][1] for place in places],
                 top=top,
-                max_rows_per_forward=max_rows_per_forward,
+                max_tokens_per_forward=max_tokens_per_forward,
                 on_rows=on_rows,
             )
         except QuestionError as error:
@@ -157,13 +161,20 @@ def predict(
     examples: Sequence[Example],
     *,
     top: int | None = None,
-    max_rows_per_forward: MaxRows = "auto",
+    max_tokens_per_forward: MaxTokens = "auto",
     on_rows: Callable[[int], object] = lambda _: None,
 ) -> list[Answers]:
-    """Predict the answers of one or more examples of a task; their labels are not used.
+    """Predict the answers of a task's examples.
 
-    With `top`, that number of answers is returned, the likeliest first; else all, in the order of
-    the task's labels. `on_rows` is called with a number of examples whenever these are done.
+    Args:
+        models: loads the model.
+        trained: prompt of the task.
+        task: of the examples; a relation is one with an open vocabulary.
+        examples: one or more; their labels are not used.
+        top: number of answers to return, the likeliest first; None returns all, in the order of
+            the task's labels.
+        max_tokens_per_forward: as in `runtime.max_tokens_per_forward`.
+        on_rows: called with a number of examples whenever these are done.
 
     Returns:
         For each example, the answers with their probabilities among the allowed ones.
@@ -186,12 +197,12 @@ def predict(
     allowed = allowed_answers(model, form)
     if not allowed.answers:
         raise DataError(f"{trained.name}: no allowed word is one token of the model")
-    rows = estimate_max_rows(model, form.max_positions, wanted=max_rows_per_forward)
+    most = estimate_max_tokens(model, wanted=max_tokens_per_forward)
     predictions: list[Answers] = []
-    for start in range(0, len(examples), rows):
-        chunk = examples[start : start + rows]
+    for start in range(0, len(examples), _CHUNK):
+        chunk = examples[start : start + _CHUNK]
         encoded = _encode(model, form, chunk, start)
-        scores = score_examples(model, encoded, vectors, allowed.ids, max_rows_per_forward=rows)
+        scores = score_examples(model, encoded, vectors, allowed.ids, max_tokens_per_forward=most)
         for log_probs in scores:
             order = list(range(len(allowed.answers)))
             if top is not None:

@@ -296,7 +296,7 @@ def _log_model(mlflow: ModuleType, candidate: Candidate, artifacts: dict[str, st
             "device": "auto",
             "dtype": candidate.dtype,
             "threads": None,
-            "max_rows_per_forward": "auto",
+            "max_tokens_per_forward": "auto",
             "top": _TOP,
         },
     )

@@ -29,7 +29,7 @@ class PromptModel(PythonModel):
     """Predicts as evaluation does.
 
     `model_config` can be overridden when the model is loaded: `device`, `dtype`,
-    `threads` and `max_rows_per_forward` as in `params.yaml`; `top`: the number of answers.
+    `threads` and `max_tokens_per_forward` as in `params.yaml`; `top`: the number of answers.
     """
 
     def load_context(self, context: Any) -> None:
@@ -94,7 +94,7 @@ class PromptModel(PythonModel):
                 self._tasks,
                 questions,
                 top=self._config["top"],
-                max_rows_per_forward=self._config["max_rows_per_forward"],
+                max_tokens_per_forward=self._config["max_tokens_per_forward"],
             )
         except QuestionError as error:
             raise DataError(f"row {error.position}: {error}") from error

@@ -14,9 +14,6 @@ from pipeline.prompts.store import StoredPrompt
 from pipeline.prompts.template import Field, Mask, Template
 from pipeline.tasks import Example, Task, task_template
 
-# Positions of a row without a limit: a fact of LAMA; few are longer.
-SHORT_ROW = 64
-
 
 @dataclass(frozen=True)
 class PromptFormat:
@@ -48,11 +45,6 @@ class PromptFormat:
         """
         template = task_template(task, prompt.template, classifier=classifier)
         return cls(task, template, prompt.verbalizer, prompt.max_length, classifier)
-
-    @property
-    def max_positions(self) -> int:
-        """Maximum number of positions of a row, to estimate its memory."""
-        return self.max_length or SHORT_ROW
 
     @property
     def classifier_outputs(self) -> int | None:

@@ -1,17 +1,13 @@
-"""Encode examples as rows of token ids with slots for prompt vectors, and as padded batches."""
+"""Encode examples as rows of token ids with slots for prompt vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from pipeline.errors import TemplateError
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.prompts.template import Field, Mask, PromptTokens, Template, Text
 
 NO_SLOT = -1
-NO_ANSWER = -1
 
 
 @dataclass(frozen=True)
@@ -47,35 +43,9 @@ class MultipleChoice:
 
     rows: tuple[Row, ...]
 
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """Of the longest row."""
-        return max((row.token_ids for row in self.rows), key=len)
-
 
 # One example as a model reads it.
 EncodedExample = Row | MultipleChoice
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of one forward pass, padded on the right.
-
-    Attributes:
-        token_ids: (rows, length) int64.
-        slots: (rows, length) int64, as in `Row`.
-        attention_mask: (rows, length) int64, 1 at the row's own positions.
-        answer_positions: (rows,) int64.
-        prompts: (rows,) int64, which prompt of the bank's output a row uses.
-        answer_ids: (rows, longest) int64, as in `Row`, padded with -1; None if no row has any.
-    """
-
-    token_ids: Tensor
-    slots: Tensor
-    attention_mask: Tensor
-    answer_positions: Tensor
-    prompts: Tensor
-    answer_ids: Tensor | None = None
 
 
 def build_row(
@@ -123,35 +93,6 @@ def build_row(
         _shorten(template, values, codec, len(row.token_ids) - max_length, max_length)
         row = build()
     return row
-
-
-def collate(
-    rows: Sequence[Row], prompts: Sequence[int], *, pad_id: int, device: torch.device
-) -> Batch:
-    """Fill rows to the longest and move them to the device.
-
-    Args:
-        rows: one or more.
-        prompts: for each row, its prompt's position in the bank's output.
-        pad_id: fills token ids.
-        device: of the result.
-    """
-    answers = [row.answer_ids for row in rows]
-    return Batch(
-        token_ids=_table([row.token_ids for row in rows], pad_id).to(device),
-        slots=_table([row.slots for row in rows], NO_SLOT).to(device),
-        attention_mask=_table([[1] * len(row.token_ids) for row in rows], 0).to(device),
-        answer_positions=torch.tensor([row.answer_position for row in rows]).to(device),
-        prompts=torch.tensor(prompts).to(device),
-        answer_ids=_table(answers, NO_ANSWER).to(device) if any(answers) else None,
-    )
-
-
-def _table(values: Sequence[Sequence[int]], filling: int) -> Tensor:
-    length = max(map(len, values))
-    return torch.tensor(
-        [[*value, *[filling] * (length - len(value))] for value in values], dtype=torch.int64
-    )
 
 
 def _build(

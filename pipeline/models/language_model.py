@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import ModelError
-from pipeline.models.encoding import NO_ANSWER, NO_SLOT, Batch
+from pipeline.models.encoding import NO_SLOT, Row
+from pipeline.models.packing import Batch, PackedExample, RowKind, pack, pad, upload
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import derive_seed
 
@@ -31,6 +32,8 @@ class PromptedModel:
         masked: whether it reads the answer at a mask token.
         mixed: whether it computes in bfloat16 with weights in single precision.
         max_length: most positions of a row.
+        packs: whether a sequence may have several rows: whether the network heeds a mask of four
+            dimensions and position ids.
     """
 
     def __init__(
@@ -46,11 +49,14 @@ class PromptedModel:
         self.masked = masked
         self.mixed = mixed
         self.max_length: int = getattr(network.config, "max_position_embeddings", 512)
+        self._first_position = 0
         if network.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            self.max_length -= network.config.pad_token_id + 1  # their positions begin behind it
+            self._first_position = network.config.pad_token_id + 1
+            self.max_length -= self._first_position
         self._transform = _head_transform(network) if masked else nn.Identity()
         self._output: nn.Linear = network.get_output_embeddings()
         self._check_against_network()
+        self.packs = self._check_packing()
 
     def add_classifier(self, outputs: int, *, seed: int) -> None:
         """Read answers with a new classification head from now on, not with the vocabulary head.
@@ -87,13 +93,28 @@ class PromptedModel:
         weight: Tensor = self.network.get_input_embeddings().weight
         return weight
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the network drops units at random when it is trained."""
+        return any(
+            isinstance(value, float) and value > 0
+            for name, value in self.network.config.to_dict().items()
+            # That of the classifiers of transformers is not used.
+            if ("dropout" in name and "classifier" not in name) or name.endswith("pdrop")
+        )
+
+    @property
+    def kind(self) -> RowKind:
+        """What packing depends on."""
+        return RowKind(causal=not self.masked, pad_id=self.codec.pad_id)
+
     def log_probs(
         self, batch: Batch, prompts: Tensor | None, candidates: Tensor | None = None
     ) -> Tensor:
         """Score words at the answer of each row.
 
         Args:
-            batch: rows of `collate`.
+            batch: rows that score words at one position.
             prompts: (prompts, longest, embedding size) float, vectors of the prompt tokens; None
                 where no row has any. Gradients reach them.
             candidates: (words,) int64, ids of the allowed words; None allows the vocabulary.
@@ -103,9 +124,7 @@ class PromptedModel:
             classifier, among its labels, whatever `candidates` are.
         """
         with self._precision():
-            hidden = self._hidden(batch, prompts)
-            rows = torch.arange(len(hidden), device=hidden.device)
-            scores = self._scores(hidden[rows, batch.answer_positions], candidates)
+            scores = self._scores(self._read(batch, prompts), candidates)
         return scores.log_softmax(dim=1)
 
     def choice_scores(self, batch: Batch, prompts: Tensor | None) -> Tensor:
@@ -120,38 +139,35 @@ class PromptedModel:
             is no worse than a short one; of a model with a classifier, its score.
         """
         with self._precision():
-            hidden = self._hidden(batch, prompts)
-            if batch.answer_ids is None:
-                rows = torch.arange(len(hidden), device=hidden.device)
-                return self._scores(hidden[rows, batch.answer_positions], None).squeeze(1)
-            present = batch.answer_ids != NO_ANSWER
-            row, place = present.nonzero(as_tuple=True)
-            scores = self._scores(hidden[row, batch.answer_positions[row] + place], None)
-        log_probs = scores.log_softmax(dim=1)
-        tokens = batch.answer_ids[row, place].unsqueeze(1)
+            scores = self._scores(self._read(batch, prompts), None)
+        if not len(batch.answer_ids):
+            return scores.squeeze(1)
+        log_probs = scores.log_softmax(dim=1).gather(1, batch.answer_ids.unsqueeze(1)).squeeze(1)
         # index_add, as its order of summing is fixed on a CPU: the same bits every time.
-        total = torch.zeros(len(hidden), device=hidden.device)
-        total = total.index_add(0, row, log_probs.gather(1, tokens).squeeze(1))
-        return total / present.sum(dim=1)
+        sums = log_probs.new_zeros(2, batch.rows)
+        both = torch.stack([log_probs, torch.ones_like(log_probs)])
+        total, count = sums.index_add(1, batch.read_rows, both)
+        mean: Tensor = total / count
+        return mean
 
-    def _hidden(self, batch: Batch, prompts: Tensor | None) -> Tensor:
-        """Return (rows, length, hidden size): the last layer, prompt vectors in their places."""
-        embeds = self.network.get_input_embeddings()(batch.token_ids)
+    def _read(self, batch: Batch, prompts: Tensor | None) -> Tensor:
+        """Return (reads, hidden size): the last layer where answers are read."""
+        embeds = self.network.get_input_embeddings()(batch.tokens.clamp(min=0))
         if prompts is not None:
             # As an embedding lookup: the gradient of plain indexing is summed in an order that
             # differs from run to run.
-            places = batch.prompts.unsqueeze(1) * prompts.shape[1] + batch.slots.clamp(min=0)
+            places = (-1 - batch.tokens).clamp(min=0)
             vectors = nn.functional.embedding(places, prompts.flatten(0, 1))
-            embeds = torch.where(
-                (batch.slots != NO_SLOT).unsqueeze(2), vectors.to(embeds.dtype), embeds
-            )
-        # Padding is on the right: no position of a causal model's row ever sees it.
-        attention_mask = batch.attention_mask if self.masked else None
-        options = {} if self.masked else {"use_cache": False}
-        hidden: Tensor = self.network.base_model(
-            inputs_embeds=embeds, attention_mask=attention_mask, **options
-        )[0]
-        return hidden
+            embeds = torch.where((batch.tokens < 0).unsqueeze(2), vectors.to(embeds.dtype), embeds)
+        options: dict[str, Any] = {} if self.masked else {"use_cache": False}
+        if batch.packed:
+            options["attention_mask"] = batch.mask
+            options["position_ids"] = batch.positions + self._first_position
+        elif self.masked:
+            # The first position of a row is seen by all of it; of padding, only by itself.
+            options["attention_mask"] = (batch.seen_from == 0).long()
+        hidden: Tensor = self.network.base_model(inputs_embeds=embeds, **options)[0]
+        return nn.functional.embedding(batch.reads, hidden.flatten(0, 1))
 
     def _scores(self, answers: Tensor, candidates: Tensor | None) -> Tensor:
         """Return (answers, words or labels) float32 of (answers, hidden size).
@@ -183,29 +199,45 @@ class PromptedModel:
     @torch.no_grad()
     def _check_against_network(self) -> None:
         """Compare with the model's own forward pass on two short rows of different length."""
-        known = [i for i in range(len(self.input_embeddings)) if i != self.codec.pad_id]
-        ids = torch.tensor([known[-8:], [*known[-6:], *[self.codec.pad_id] * 2]])
-        ids = ids.to(self.device)
+        layout = pad(self._rows_to_check(), [0, 1], self.kind)
+        (batch,) = upload([layout], self.device)
+        ours = self.log_probs(batch, None)
+        ids = batch.tokens
         attention_mask = torch.ones_like(ids)
         attention_mask[1, 6:] = 0
-        answers = torch.tensor([7, 5], device=self.device)
-        batch = Batch(
-            token_ids=ids,
-            slots=torch.full_like(ids, NO_SLOT),
-            attention_mask=attention_mask,
-            answer_positions=answers,
-            prompts=torch.zeros_like(answers),
-        )
-        ours = self.log_probs(batch, None)
         with self._precision():
             logits = self.network(input_ids=ids, attention_mask=attention_mask).logits
-        theirs = logits[torch.arange(2), answers].float().log_softmax(dim=1)
-        tolerance = 1e-3 if logits.dtype == torch.float32 else 0.1
-        if not torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance):
+        theirs = logits[torch.arange(2), torch.tensor([7, 5])].float().log_softmax(dim=1)
+        if not _close(ours, theirs, logits.dtype):
             raise ModelError(
                 f"the head of model type '{self.network.config.model_type}' works in a way that "
                 "pipeline/models/language_model.py does not know; add it to _head_transform"
             )
+
+    @torch.no_grad()
+    def _check_packing(self) -> bool:
+        """Compare rows that share a sequence with the same rows in sequences of their own."""
+        rows = self._rows_to_check()
+        (packed,) = pack(rows, self.kind, length=16, max_tokens=None)
+        apart, together = upload([pad(rows, packed.examples, self.kind), packed], self.device)
+        expected = self.log_probs(apart, None)
+        try:
+            found = self.log_probs(together, None)
+        except (RuntimeError, TypeError, ValueError):  # it takes no such mask, or no positions
+            return False
+        return _close(found, expected, self.input_embeddings.dtype)
+
+    def _rows_to_check(self) -> list[PackedExample]:
+        """Two rows of 8 and of 6 positions; they begin alike."""
+        known = [i for i in range(len(self.input_embeddings)) if i != self.codec.pad_id]
+        first, second = known[-8:], [*known[-8:-4], *known[-2:]]
+        rows = [Row(tuple(ids), (NO_SLOT,) * len(ids), len(ids) - 1) for ids in (first, second)]
+        return [PackedExample.of(row, 0) for row in rows]
+
+
+def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    return torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
 def _head_transform(network: Any) -> Callable[[Tensor], Tensor]:

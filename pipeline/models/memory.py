@@ -1,4 +1,4 @@
-"""How many rows fit in a forward pass, estimated from shapes.
+"""How many tokens fit in a forward pass, estimated from shapes.
 
 The estimate depends on the machine's total memory, not on what is free at the moment, so that the
 same machine computes in the same order each time.
@@ -12,7 +12,7 @@ import torch
 from pipeline.models.language_model import PromptedModel
 
 # Share of the memory for the activations of a pass.
-_ROWS_SHARE = 0.3
+_SHARE = 0.3
 
 # Numbers that one layer keeps for the backward pass, for each position and unit of its width. The
 # count for a standard layer is 17 (Korthikanti et al., arXiv:2205.05198); wider ones have more.
@@ -20,28 +20,28 @@ _KEPT_BY_LAYER = 24
 # Numbers for each word of the vocabulary: scores, log-probabilities, their gradients.
 _KEPT_BY_WORD = 4
 
-# Beyond this, more rows in a pass were not faster (2 CPU cores: 64 as fast as 256).
-_MOST_ROWS = {"cpu": 64, "cuda": 2048, "mps": 256}
+# An answer, which is scored among the vocabulary, has at least so many tokens of its own.
+_TOKENS_BY_ANSWER = 4
+
+# Beyond this, more tokens in a pass were not faster (measured on 2 CPU cores only).
+_MOST_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 4096}
 
 
-def estimate_max_rows(
-    model: PromptedModel, length: int, *, wanted: int | Literal["auto"] = "auto"
-) -> int:
-    """Maximum number of rows in a forward pass of training.
+def estimate_max_tokens(model: PromptedModel, *, wanted: int | Literal["auto"] = "auto") -> int:
+    """Maximum number of tokens in a forward pass of training.
 
     Args:
         model: with its device and dtype.
-        length: positions of the longest row.
         wanted: the user's number, returned unchanged, or `auto`.
     """
     if wanted != "auto":
         return wanted
     config = model.network.config
     bytes_each = model.input_embeddings.element_size()
-    layers = _KEPT_BY_LAYER * length * config.hidden_size * config.num_hidden_layers * bytes_each
-    head = _KEPT_BY_WORD * len(model.input_embeddings) * torch.float32.itemsize
-    fitting = int(_ROWS_SHARE * total_memory(model.device) / (layers + head))
-    return max(1, min(fitting, _MOST_ROWS[model.device.type]))
+    layers = _KEPT_BY_LAYER * config.hidden_size * config.num_hidden_layers * bytes_each
+    head = _KEPT_BY_WORD * len(model.input_embeddings) * torch.float32.itemsize / _TOKENS_BY_ANSWER
+    fitting = int(_SHARE * total_memory(model.device) / (layers + head))
+    return max(1, min(fitting, _MOST_TOKENS[model.device.type]))
 
 
 def total_memory(device: torch.device) -> int:

@@ -1,30 +1,68 @@
-"""Scores of examples: of one pass, and of many without gradients."""
+"""Scores of examples: in one forward pass, and of many examples without gradients."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.models.encoding import EncodedExample, MultipleChoice, collate
+from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.packing import (
+    Batch,
+    PackedExample,
+    Pass,
+    choose_length,
+    micro_batches,
+    pack,
+    pad,
+    upload,
+)
 
-Item = TypeVar("Item")
+
+def packing_length(model: PromptedModel, examples: Sequence[PackedExample]) -> int:
+    """Return the length of sequences that suits the model and these examples best."""
+    size = model.network.config.hidden_size
+    return choose_length(examples, causal=not model.masked, hidden_size=size)
 
 
-def score_batch(
+def plan_passes(
     model: PromptedModel,
-    examples: Sequence[EncodedExample],
-    prompts: Sequence[int],
-    vectors: Tensor | None,
-    candidates: Tensor | None,
-) -> Tensor:
-    """Score the answers of some examples in one forward pass.
+    examples: Sequence[PackedExample],
+    *,
+    max_tokens: int,
+    length: int | None = None,
+) -> list[Pass]:
+    """Distribute examples over forward passes.
 
     Args:
         model: a language model.
-        examples: all rows or all choices.
-        prompts: for each, its prompt's position in `vectors`.
+        examples: those to score.
+        max_tokens: maximum number of positions in a pass; a single example may have more.
+        length: of packed sequences; None chooses it for these examples.
+
+    Returns:
+        The passes; each example is in one of them. Of a model that cannot pack rows, rows of
+        similar length share a pass.
+    """
+    if not examples:
+        return []
+    if model.packs:
+        length = length or packing_length(model, examples)
+        return pack(examples, model.kind, length=length, max_tokens=max_tokens)
+    order = sorted(range(len(examples)), key=lambda i: examples[i].length)
+    sizes = [examples[i].length * len(examples[i].rows) for i in order]
+    cut = micro_batches(order, sizes, max_tokens)
+    return [pad(examples, chosen, model.kind) for chosen in cut]
+
+
+def score_batch(
+    model: PromptedModel, batch: Batch, vectors: Tensor | None, candidates: Tensor | None
+) -> Tensor:
+    """Score the answers of the examples of one forward pass.
+
+    Args:
+        model: a language model.
+        batch: the examples, all of one row or all with their own answers.
         vectors: (prompts, longest, embedding size) float; None where no template has prompt tokens.
         candidates: (words,) int64, the allowed words of rows; None allows the vocabulary.
 
@@ -32,72 +70,42 @@ def score_batch(
         (examples, words) float32: log-probabilities among the allowed words; for choices
         (examples, 2): of the first, and of the best of the others.
     """
-    batch = collate(
-        [row for example in examples for row in example.rows],
-        [prompt for example, prompt in zip(examples, prompts, strict=True) for _ in example.rows],
-        pad_id=model.codec.pad_id,
-        device=model.device,
-    )
-    if not any(isinstance(example, MultipleChoice) for example in examples):
+    if batch.choices.shape[1] == 1:
         return model.log_probs(batch, vectors, candidates)
-    scores = model.choice_scores(batch, vectors).split([len(example.rows) for example in examples])
-    first_and_rival = [torch.stack((choices[0], choices[1:].max())) for choices in scores]
-    return torch.stack(first_and_rival).log_softmax(dim=1)
-
-
-def micro_batches(
-    order: Sequence[Item], size: Callable[[Item], int], most: int
-) -> Iterator[list[Item]]:
-    """Split items into forward passes.
-
-    Args:
-        order: the items, in order.
-        size: of an item, such as its number of rows.
-        most: maximum sum of sizes in a pass; a larger item gets a pass to itself.
-    """
-    chosen: list[Item] = []
-    total = 0
-    for item in order:
-        item_size = size(item)
-        if chosen and total + item_size > most:
-            yield chosen
-            chosen, total = [], 0
-        chosen.append(item)
-        total += item_size
-    if chosen:
-        yield chosen
+    scores = nn.functional.pad(model.choice_scores(batch, vectors), (0, 1), value=-torch.inf)
+    choices = scores[batch.choices]
+    return torch.stack((choices[:, 0], choices[:, 1:].amax(dim=1)), dim=1).log_softmax(dim=1)
 
 
 @torch.no_grad()
 def score_examples(
     model: PromptedModel,
-    rows: Sequence[EncodedExample],
+    examples: Sequence[EncodedExample],
     vectors: Tensor | None,
     word_ids: Tensor,
     *,
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
 ) -> Tensor:
-    """Score the allowed words at the answer of each row.
-
-    Rows of similar length share a pass, which keeps padding short.
+    """Score the allowed words at the answer of each example.
 
     Args:
         model: a language model; left in the mode it is in.
-        rows: examples of one prompt.
+        examples: of one prompt.
         vectors: (prompt tokens, embedding size) float, or None where the template has none.
         word_ids: (words,) int64, the allowed words.
-        max_rows_per_forward: maximum number of rows in a pass; each choice of an example is one.
+        max_tokens_per_forward: maximum number of positions in a pass.
 
     Returns:
-        (rows, words) float32 on the CPU: log-probabilities among the allowed words.
+        (examples, words) float32 on the CPU: log-probabilities among the allowed words.
     """
-    scores = torch.empty(len(rows), len(word_ids))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].token_ids))
+    packed = [PackedExample.of(example, 0) for example in examples]
+    passes = plan_passes(model, packed, max_tokens=max_tokens_per_forward)
     prompts = vectors.to(model.device).unsqueeze(0) if vectors is not None else None
     candidates = word_ids.to(model.device)
-    for chosen in micro_batches(order, lambda i: len(rows[i].rows), max_rows_per_forward):
-        log_probs = score_batch(
-            model, [rows[i] for i in chosen], [0] * len(chosen), prompts, candidates
-        )
-        scores[chosen] = log_probs.cpu()
+    scores = torch.empty(len(examples), len(word_ids))
+    if passes:
+        # Read once, at the end: each read waits for a GPU.
+        batches = upload(passes, model.device)
+        found = [score_batch(model, batch, prompts, candidates) for batch in batches]
+        scores[[i for each in passes for i in each.examples]] = torch.cat(found).cpu()
     return scores

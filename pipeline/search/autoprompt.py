@@ -28,7 +28,8 @@ from pipeline.files import read_json, write_json
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import micro_batches, score_batch, score_examples
+from pipeline.models.packing import PackedExample, upload
+from pipeline.models.scoring import plan_passes, score_batch, score_examples
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import make_random
 from pipeline.training.loop import TrainingJob
@@ -77,7 +78,7 @@ def search_words(
     params: SearchParams,
     *,
     allowed: Tensor,
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
     checkpoint: Path | None,
     on_iteration: Callable[[SearchRecord], None],
 ) -> SearchResult:
@@ -91,7 +92,7 @@ def search_words(
         params: the number of iterations, each of which tries up to `candidates` words at one
             place, on two random batches of `batch_size` examples.
         allowed: (words,) int64, ids of the words that a prompt may have.
-        max_rows_per_forward: maximum number of rows in a forward pass; it changes memory and
+        max_tokens_per_forward: maximum number of positions in a forward pass; it changes memory and
             speed, not the result.
         checkpoint: where the history is written after each iteration. A search that finds its
             history there resumes, also with more iterations than before; a history of other
@@ -113,7 +114,7 @@ def search_words(
     if places[-1] >= tokens or not len(allowed):
         raise ValueError(f"{name}: {tokens} tokens for {places}, {len(allowed)} words allowed")
     model.network.eval().requires_grad_(False)
-    search = _Search(model, job, params, places, allowed.to(model.device), max_rows_per_forward)
+    search = _Search(model, job, params, places, allowed.to(model.device), max_tokens_per_forward)
     start = tuple(
         make_random(job.seed, "search", name, "start").choices(allowed.tolist(), k=tokens)
     )
@@ -181,7 +182,7 @@ def prompt_gradient(
     dataset: PromptDataset,
     chosen: Sequence[int],
     token_ids: TokenIds,
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
 ) -> Tensor:
     """(tokens, size) float32: the gradient of the mean loss at a prompt's vectors.
 
@@ -190,12 +191,11 @@ def prompt_gradient(
         dataset: rows with prompt tokens.
         chosen: positions of the examples whose loss it is.
         token_ids: the words of the prompt.
-        max_rows_per_forward: maximum number of rows in a forward pass.
+        max_tokens_per_forward: maximum number of positions in a forward pass.
     """
     vectors = _vectors(model, token_ids).unsqueeze(0).requires_grad_()
-    for items in _passes(dataset, chosen, 1, max_rows_per_forward):
-        loss = _losses(model, dataset, items, vectors).sum() / len(chosen)
-        loss.backward(inputs=[vectors])
+    for losses, _ in _losses(model, dataset, chosen, vectors, max_tokens_per_forward):
+        (losses.sum() / len(chosen)).backward(inputs=[vectors])
     gradient: Tensor | None = vectors.grad
     assert gradient is not None
     return gradient[0]
@@ -229,7 +229,7 @@ def prompt_losses(
     dataset: PromptDataset,
     chosen: Sequence[int],
     prompts: Sequence[TokenIds],
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
 ) -> list[float]:
     """Each prompt's mean loss over the same examples; the prompts share the passes.
 
@@ -238,13 +238,15 @@ def prompt_losses(
         dataset: rows with prompt tokens.
         chosen: positions of the examples.
         prompts: the words of each prompt, all of the same number.
-        max_rows_per_forward: maximum number of rows in a forward pass.
+        max_tokens_per_forward: maximum number of positions in a forward pass.
     """
     vectors = torch.stack([_vectors(model, token_ids) for token_ids in prompts])
-    passes = list(_passes(dataset, chosen, len(prompts), max_rows_per_forward))
-    losses = torch.cat([_losses(model, dataset, items, vectors) for items in passes])
-    # Example by example, all prompts of each: see _passes.
-    means: list[float] = losses.cpu().double().view(-1, len(prompts)).mean(dim=0).tolist()
+    passes = list(_losses(model, dataset, chosen, vectors, max_tokens_per_forward))
+    losses = torch.empty(len(chosen) * len(prompts), dtype=torch.float64)
+    losses[[i for _, own in passes for i in own]] = (
+        torch.cat([own for own, _ in passes]).cpu().double()
+    )
+    means: list[float] = losses.view(len(prompts), -1).mean(dim=1).tolist()
     return means
 
 
@@ -257,7 +259,7 @@ class _Search:
     params: SearchParams
     places: Sequence[int]
     allowed: Tensor
-    max_rows: int
+    max_tokens: int
 
     def change_a_word(self, token_ids: TokenIds, iteration: int) -> tuple[TokenIds, float]:
         """The best prompt that differs in at most one place, and its loss."""
@@ -272,7 +274,7 @@ class _Search:
 
         place = random("place").choice(self.places)
         batch = draw("examples of the gradient")
-        gradient = prompt_gradient(model, train, batch, token_ids, self.max_rows)
+        gradient = prompt_gradient(model, train, batch, token_ids, self.max_tokens)
         proposed = propose_words(
             gradient[place],
             self._allowed_embeddings,
@@ -286,7 +288,7 @@ class _Search:
             for word in (token_ids[place], *proposed)
         ]
         batch = draw("examples of the choice")
-        losses = prompt_losses(model, train, batch, prompts, self.max_rows)
+        losses = prompt_losses(model, train, batch, prompts, self.max_tokens)
         best = losses.index(min(losses))
         return prompts[best], losses[best]
 
@@ -298,9 +300,11 @@ class _Search:
             dev.rows,
             _vectors(self.model, token_ids),
             dev.word_ids,
-            max_rows_per_forward=self.max_rows,
+            max_tokens_per_forward=self.max_tokens,
         )
-        return float(nll_loss(log_probs, dev.targets)), self.job.score(log_probs, dev.targets)
+        return float(nll_loss(log_probs, dev.targets)), self.job.score(
+            log_probs.argmax(dim=1), dev.targets
+        )
 
     def fingerprint(self, start: TokenIds) -> str:
         """Hash all that determines the words; the model is represented by its start vectors."""
@@ -320,31 +324,27 @@ class _Search:
         return self.model.input_embeddings[self.allowed].float()
 
 
-def _passes(
-    dataset: PromptDataset, chosen: Sequence[int], prompts: int, max_rows_per_forward: int
-) -> Iterator[list[tuple[int, int]]]:
-    """The (example, prompt) pairs of each pass; examples of similar length share a pass."""
-    ordered = sorted(chosen, key=lambda i: (len(dataset.rows[i].token_ids), i))
-    items = [(example, prompt) for example in ordered for prompt in range(prompts)]
-    return micro_batches(items, lambda _: 1, max_rows_per_forward)
-
-
 def _losses(
     model: PromptedModel,
     dataset: PromptDataset,
-    items: Sequence[tuple[int, int]],
+    chosen: Sequence[int],
     vectors: Tensor,
-) -> Tensor:
-    """(items,) float32: cross-entropy of the right word among the whole vocabulary."""
-    log_probs = score_batch(
-        model,
-        [dataset.rows[example] for example, _ in items],
-        [prompt for _, prompt in items],
-        vectors,
-        None,
-    )
-    right = dataset.word_ids[dataset.targets[[example for example, _ in items]]]
-    return nll_loss(log_probs, right.to(model.device), reduction="none")
+    max_tokens_per_forward: int,
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield losses of each prompt with each example, a pass at a time.
+
+    Yields:
+        (items,) float32: cross-entropy of the right word among the whole vocabulary; and the
+        numbers of the items, prompt by prompt.
+    """
+    tokens = vectors.shape[1]
+    items = [(prompt, example) for prompt in range(len(vectors)) for example in chosen]
+    examples = [PackedExample.of(dataset.rows[e], prompt * tokens) for prompt, e in items]
+    right = dataset.word_ids[dataset.targets[[example for _, example in items]]].to(model.device)
+    passes = plan_passes(model, examples, max_tokens=max_tokens_per_forward)
+    for each, batch in zip(passes, upload(passes, model.device), strict=True):
+        log_probs = score_batch(model, batch, vectors, None)
+        yield nll_loss(log_probs, right[each.examples], reduction="none"), each.examples
 
 
 def _vectors(model: PromptedModel, token_ids: TokenIds) -> Tensor:

@@ -28,7 +28,7 @@ def choose_published(
     trial: Trial,
     texts: Sequence[str],
     *,
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
     on_epoch: Callable[[EpochRecord], None],
 ) -> TrainingResult:
     """Select the published template with the best dev score, the first of several.
@@ -37,7 +37,7 @@ def choose_published(
         model: the language model.
         trial: of a relation; its template is replaced.
         texts: the manual templates.
-        max_rows_per_forward: maximum number of rows in a forward pass.
+        max_tokens_per_forward: maximum number of positions in a forward pass.
         on_epoch: called with the scores of the selected template.
 
     Raises:
@@ -53,10 +53,10 @@ def choose_published(
             job.dev.rows,
             None,
             job.dev.word_ids,
-            max_rows_per_forward=max_rows_per_forward,
+            max_tokens_per_forward=max_tokens_per_forward,
         )
         loss = float(torch.nn.functional.nll_loss(log_probs, job.dev.targets))
-        record = EpochRecord(0, None, loss, job.score(log_probs, job.dev.targets))
+        record = EpochRecord(0, None, loss, job.score(log_probs.argmax(dim=1), job.dev.targets))
         if best is None or record.dev_score > best.best_score:
             best = TrainingResult(history=[record], template=template.source)
     if best is None:
@@ -74,7 +74,7 @@ def search_prompt(
     job: TrainingJob,
     params: SearchParams,
     *,
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
     checkpoint: Path,
     on_epoch: Callable[[EpochRecord], None],
 ) -> TrainingResult:
@@ -93,7 +93,7 @@ def search_prompt(
         job,
         params,
         allowed=filter_words(model.codec, len(model.input_embeddings), objects),
-        max_rows_per_forward=max_rows_per_forward,
+        max_tokens_per_forward=max_tokens_per_forward,
         checkpoint=checkpoint,
         on_iteration=lambda record: on_epoch(as_epoch(record)),
     )

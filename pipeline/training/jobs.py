@@ -27,7 +27,7 @@ from pipeline.models.dataset import PromptFormat, build_dataset
 from pipeline.models.encoding import NO_SLOT
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
-from pipeline.models.memory import estimate_max_rows, total_memory
+from pipeline.models.memory import estimate_max_tokens, total_memory
 from pipeline.prompts.store import StoredPrompt, weights_file
 from pipeline.tasks import Example, Task
 from pipeline.training.checkpoint import Checkpoint
@@ -38,9 +38,9 @@ from pipeline.training.prompt_encoders import PromptEncoder
 _MAX_CHOICES = 4
 
 # Share of the memory for the encoders of a bank, and the numbers kept for each of their weights:
-# with its gradient, the two of Adam, and both once more where encoders run side by side.
+# with its gradient, the two of Adam, and the gradient of the LSTM's recurrence once more.
 _BANK_SHARE = 0.2
-_NUMBERS_PER_WEIGHT = 6
+_NUMBERS_PER_WEIGHT = 5
 
 # Files in a bank's folder.
 _COST = "cost.json"  # the last run that trained it, and the seconds so far
@@ -260,7 +260,7 @@ class Reporter(Protocol):
 
 
 # Searches the words of a discrete prompt. Takes model, trial, job, the file for its progress, the
-# maximum number of rows in a forward pass, and what is called after each iteration.
+# maximum number of positions in a forward pass, and what is called after each iteration.
 Search = Callable[
     [PromptedModel, Trial, TrainingJob, Path, int, Callable[[EpochRecord], None]], TrainingResult
 ]
@@ -379,15 +379,11 @@ class TrialRunner:
             labels=trial.format.classifier_outputs, tuned=trial.tuned, seed=trial.seed
         )
         jobs = [make_job(model, trial) for trial in bank.trials]
-        max_rows = estimate_max_rows(
-            model,
-            max(trial.format.max_positions for trial in bank.trials),
-            wanted=self.runtime.max_rows_per_forward,
-        )
+        max_tokens = estimate_max_tokens(model, wanted=self.runtime.max_tokens_per_forward)
         if self.search is not None:
             results = [
                 self.search(
-                    model, trial, job, folder / f"search-{n}.json", max_rows, partial(on_epoch, n)
+                    model, trial, job, folder / f"search-{n}.json", max_tokens, partial(on_epoch, n)
                 )
                 for n, (trial, job) in enumerate(zip(bank.trials, jobs, strict=True))
             ]
@@ -397,7 +393,7 @@ class TrialRunner:
                 jobs,
                 bank.config,
                 folder=folder,
-                runtime=self.runtime.model_copy(update={"max_rows_per_forward": max_rows}),
+                runtime=self.runtime.model_copy(update={"max_tokens_per_forward": max_tokens}),
                 on_epoch=on_epoch,
             )
         save_results(folder, results)
@@ -493,10 +489,8 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
     )
 
 
-def _dev_score(
-    task: Task, examples: Sequence[Example], log_probs: Tensor, targets: Tensor
-) -> float:
-    return task_score(score_answers(task, examples, log_probs, targets))
+def _dev_score(task: Task, examples: Sequence[Example], answers: Tensor, targets: Tensor) -> float:
+    return task_score(score_answers(task, examples, answers, targets))
 
 
 def train_bank(
@@ -515,7 +509,7 @@ def train_bank(
         jobs: one, if the model is tuned.
         config: see `train`.
         folder: of the progress. A call with the same arguments resumes from an earlier one's.
-        runtime: rows per forward pass, and seconds between checkpoints.
+        runtime: tokens per forward pass, and seconds between checkpoints.
         on_epoch: see `train`.
     """
 
@@ -534,7 +528,7 @@ def train_bank(
             model,
             jobs[start : start + size],
             config,
-            max_rows_per_forward=int(runtime.max_rows_per_forward),
+            max_tokens_per_forward=int(runtime.max_tokens_per_forward),
             best_checkpoint_path=folder / _WEIGHTS,
             checkpoint=Checkpoint(checkpoint, seconds=runtime.checkpoint_seconds),
             on_epoch=partial(report, start),
@@ -552,7 +546,7 @@ def estimate_bank_size(model: PromptedModel, encoder: str, tokens: int) -> int:
     """
     with torch.device("meta"):
         size = model.input_embeddings.shape[1]
-        weights = PromptEncoder(encoder, max(1, tokens), size, dropout=0.0).parameters()
+        weights = PromptEncoder(encoder, max(1, tokens), size).parameters()
     numbers = _NUMBERS_PER_WEIGHT * sum(parameter.numel() for parameter in weights)
     available = _BANK_SHARE * total_memory(model.device)
     return max(1, int(available / (numbers * torch.float32.itemsize)))

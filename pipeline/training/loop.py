@@ -6,25 +6,30 @@ training it separately.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import nll_loss
 
 from pipeline.config.schema import MethodParams
 from pipeline.models.dataset import PromptDataset
-from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import micro_batches, score_batch, score_examples
+from pipeline.models.packing import Integers, same_shapes
+from pipeline.models.scoring import score_batch
 from pipeline.seeding import derive_seed, make_random
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.optimizers import ScheduledOptimizer
-from pipeline.training.prompt_encoders import encode, make_encoder, stack_prompts
+from pipeline.training.passes import Item, PassPlanner, Prompts, ReadyPass
+from pipeline.training.prompt_encoders import EncoderBank, make_encoder
 
 Score = Callable[[Tensor, Tensor], float]
 
@@ -39,8 +44,8 @@ class TrainingJob:
         prompt_tokens: number of prompt tokens in the template.
         train: the examples to learn from.
         dev: the examples that select the epoch.
-        score: log-probabilities (examples, answers) and targets (examples,) -> a number; its value
-            on dev selects the epoch.
+        score: (examples,) int64 each, the positions of the predicted and of the right answers ->
+            a number; its value on dev selects the epoch.
         open_vocabulary: whether the right word competes in the loss with the whole vocabulary
             (LAMA), or with the allowed answers (label words, as in PET).
     """
@@ -110,7 +115,7 @@ def train(
     jobs: Sequence[TrainingJob],
     config: MethodParams,
     *,
-    max_rows_per_forward: int,
+    max_tokens_per_forward: int,
     best_checkpoint_path: Path,
     checkpoint: Checkpoint | None,
     on_epoch: Callable[[int, EpochRecord], None],
@@ -125,9 +130,9 @@ def train(
             trained; a job stops after `patience` epochs in a row below its best dev score;
             `gradient_accumulation_steps` forward passes share a tuned model's step and add up
             their gradients: less memory, the same step except for dropout.
-        max_rows_per_forward: maximum number of rows in a forward pass; it changes memory and
-            speed, not the result. Ignored in the steps of a tuned model, whose dropout depends on
-            where passes end.
+        max_tokens_per_forward: maximum number of positions in a forward pass; it changes memory
+            and speed, not the result. Ignored in the steps of a tuned model, whose dropout depends
+            on where passes end.
         best_checkpoint_path: file for the tuned model's weights of the best epoch (safetensors);
             not written where the model is frozen.
         checkpoint: where progress is saved and resumed from, if an earlier call with the same
@@ -147,7 +152,7 @@ def train(
     if saved is not None and saved["progress"] is None:
         return [TrainingResult.from_state_dict(state) for state in saved["results"]]
     model.network.requires_grad_(config.model is not None)
-    bank = _Bank(model, jobs, config, max_rows_per_forward)
+    bank = _Bank(model, jobs, config, max_tokens_per_forward)
     if saved is not None:
         bank.load_state_dict(saved)
 
@@ -156,19 +161,21 @@ def train(
             checkpoint.save(bank.state_dict())
 
     progress = bank.progress
-    while progress.epoch <= config.epochs:
-        active = [t for t in bank.trainers if t.epochs_without_improvement < config.patience]
+    while progress.epoch <= config.epochs and bank.active:
         if progress.epoch:
-            bank.train_epoch(active, save_if_due)
-        for trainer, vectors in zip(active, _detached_vectors(active), strict=True):
-            record = bank.score_dev(trainer, vectors)
-            improved = trainer.update_best(record, vectors)
+            bank.train_epoch(save_if_due)
+        records, vectors = bank.score_dev()
+        for job, record in zip(bank.active, records, strict=True):
+            improved = job.update_best(record, bank.vectors_of(job, vectors))
             if improved and config.model is not None and config.epochs:
                 _save_weights(model, best_checkpoint_path)
-            on_epoch(trainer.position, record)
+            on_epoch(job.position, record)
         progress.next_epoch()
+        bank.drop_stopped()
         save_if_due()
-    results = [trainer.result for trainer in bank.trainers]
+    results = [job.result for job in bank.jobs]
+    for result in results:
+        result.vectors = None if result.vectors is None else result.vectors.float().cpu()
     if checkpoint is not None:
         states = [result.state_dict() for result in results]
         checkpoint.save({"progress": None, "results": states})
@@ -196,42 +203,50 @@ class TrainerState:
         self.losses[:] = [0.0] * len(self.losses)
 
 
-class _JobTrainer:
-    """The encoder, the optimizers and the best epoch of one job."""
+class _BankedJob:
+    """A job of a bank: its examples, its random numbers, and its best epoch so far."""
 
-    def __init__(
-        self, model: PromptedModel, position: int, job: TrainingJob, config: MethodParams
-    ) -> None:
+    def __init__(self, position: int, job: TrainingJob, config: MethodParams) -> None:
         self.position = position
         self.job = job
         self.result = TrainingResult()
         self.epochs_without_improvement = 0
-        self.steps = 0  # taken so far, in all epochs
-        self.encoder = None
-        if config.prompt is not None and job.prompt_tokens:
-            embeddings = model.input_embeddings
-            encoder = make_encoder(
-                config.prompt, job.prompt_tokens, embeddings, seed=job.seed, name=job.name
-            )
-            self.encoder = encoder.to(model.device)
+        self.has_prompt = config.prompt is not None and job.prompt_tokens > 0
+        self.steps_per_epoch = math.ceil(len(job.train.rows) / config.batch_size)
         self._batch_size = config.batch_size
-        steps = math.ceil(len(job.train.rows) / config.batch_size)
-        modules = [(self.encoder, config.prompt), (model.network, config.model)]
-        self.optimizers = [
-            ScheduledOptimizer(
-                module.parameters(), section, epochs=config.epochs, steps_per_epoch=steps
-            )
-            for module, section in modules
-            if module is not None and section is not None
+
+    def steps(self, epoch: int) -> list[list[Item]]:
+        """Return the examples of each step, in a random order of the epoch.
+
+        With an open vocabulary, the right word competes with the whole vocabulary.
+        """
+        data = self.job.train
+        order = list(range(len(data.rows)))
+        make_random(self.job.seed, "order of examples", self.job.name, str(epoch)).shuffle(order)
+        targets = data.targets
+        words: tuple[int, ...] | None = tuple(data.word_ids.tolist())
+        if self.job.open_vocabulary:
+            targets, words = data.word_ids[targets], None
+        answers = targets.tolist()
+        size = self._batch_size
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        return [
+            [Item(self.position, data.rows[i], answers[i], words, len(batch)) for i in batch]
+            for batch in batches
         ]
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """Return the positions of each step's examples, in a random order of the epoch."""
-        order = list(range(len(self.job.train.rows)))
-        random = make_random(self.job.seed, "order of examples", self.job.name, str(epoch))
-        random.shuffle(order)
-        size = self._batch_size
-        return [order[start : start + size] for start in range(0, len(order), size)]
+    @cached_property
+    def dev(self) -> list[Item]:
+        """The dev examples; the allowed answers compete."""
+        data = self.job.dev
+        words = tuple(data.word_ids.tolist())
+        pairs = zip(data.rows, data.targets.tolist(), strict=True)
+        return [Item(self.position, row, target, words) for row, target in pairs]
+
+    def step_seed(self, purpose: str, epoch: int, step: int) -> int:
+        """Return the seed of a step, derived from the job's name and the number of the step."""
+        number = (epoch - 1) * self.steps_per_epoch + step
+        return derive_seed(self.job.seed, purpose, self.job.name, str(number))
 
     def update_best(self, record: EpochRecord, vectors: Tensor | None) -> bool:
         """Record an epoch and its vectors; return whether no earlier one has a better score."""
@@ -239,50 +254,21 @@ class _JobTrainer:
         if record.epoch and record.dev_score < self.result.best_score:
             self.epochs_without_improvement += 1
             return False
-        self.result.vectors = vectors
+        self.result.vectors = vectors.clone() if vectors is not None else None
         self.result.best_epoch = record.epoch
         self.epochs_without_improvement = 0
         return True
 
-    def step_seed(self, purpose: str) -> int:
-        """Return the seed for the next step, derived from the job's name and the step."""
-        return derive_seed(self.job.seed, purpose, self.job.name, str(self.steps))
-
     def state_dict(self) -> dict[str, Any]:
         return {
+            "name": self.job.name,
             "result": self.result.state_dict(),
             "epochs_without_improvement": self.epochs_without_improvement,
-            "steps": self.steps,
-            "encoder": None if self.encoder is None else self.encoder.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.result = TrainingResult.from_state_dict(state["result"])
         self.epochs_without_improvement = state["epochs_without_improvement"]
-        self.steps = state["steps"]
-        if self.encoder is not None:
-            self.encoder.load_state_dict(state["encoder"])
-        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(values)
-
-
-def _detached_vectors(trainers: Sequence[_JobTrainer]) -> list[Tensor | None]:
-    """Return a copy of each prompt's vectors on the CPU, without gradients and dropout."""
-    encoders = [trainer.encoder for trainer in trainers if trainer.encoder is not None]
-    with torch.no_grad():
-        vectors = iter([tensor.float().cpu().clone() for tensor in encode(encoders)])
-    return [None if trainer.encoder is None else next(vectors) for trainer in trainers]
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One training example of a step: its job, its right answer, and its share of the loss."""
-
-    trainer: _JobTrainer
-    row: EncodedExample
-    target: int
-    weight: float
 
 
 class _Bank:
@@ -293,59 +279,219 @@ class _Bank:
         model: PromptedModel,
         jobs: Sequence[TrainingJob],
         config: MethodParams,
-        max_rows_per_forward: int,
+        max_tokens: int,
     ) -> None:
         self._model = model
         self._config = config
-        self._max_rows = max_rows_per_forward
-        self.trainers = [_JobTrainer(model, n, job, config) for n, job in enumerate(jobs)]
+        self.jobs = [_BankedJob(n, job, config) for n, job in enumerate(jobs)]
+        self.active = list(self.jobs)
         self.progress = TrainerState(losses=[0.0] * len(jobs))
+        self._encoders = self._make_encoders()
+        self._prompt_optimizer, self._model_optimizer = self._make_optimizers()
+        micro_batch_size = None
+        if config.model is not None:
+            passes = config.model.gradient_accumulation_steps
+            micro_batch_size = math.ceil(config.batch_size / passes)
+        self._planner = PassPlanner(model, max_tokens, micro_batch_size)
+        self._dev_passes: list[ReadyPass] | None = None
+        # Of steps since they were last read, which waits for a GPU: the job of each loss.
+        self._losses: list[Tensor] = []
+        self._losses_of: list[int] = []
 
-    def train_epoch(self, trainers: Sequence[_JobTrainer], after_step: Callable[[], None]) -> None:
+    def _make_encoders(self) -> EncoderBank | None:
+        config, model = self._config.prompt, self._model
+        if config is None:
+            return None
+        encoders = [
+            make_encoder(
+                config,
+                each.job.prompt_tokens,
+                model.input_embeddings,
+                seed=each.job.seed,
+                name=each.job.name,
+            )
+            for each in self.jobs
+            if each.has_prompt
+        ]
+        if not encoders:
+            return None
+        return EncoderBank(encoders, dropout=config.dropout, device=model.device)
+
+    def _make_optimizers(self) -> tuple[ScheduledOptimizer | None, ScheduledOptimizer | None]:
+        config, epochs = self._config, self._config.epochs
+        of_prompts = of_model = None
+        if config.prompt is not None and self._encoders is not None:
+            of_prompts = ScheduledOptimizer(
+                self._encoders.parameters(),
+                config.prompt,
+                epochs=epochs,
+                steps_per_epoch=[each.steps_per_epoch for each in self.jobs if each.has_prompt],
+                stacked=True,
+            )
+        if config.model is not None:
+            of_model = ScheduledOptimizer(
+                # Vectors are biases and norms: they are not decayed, as in BERT and PET.
+                [(p, p.ndim > 1) for p in self._model.network.parameters()],
+                config.model,
+                epochs=epochs,
+                steps_per_epoch=[self.jobs[0].steps_per_epoch],
+                stacked=False,
+            )
+        return of_prompts, of_model
+
+    def train_epoch(self, after_step: Callable[[], None]) -> None:
         """Run the steps of the epoch that remain; add up the losses."""
+        epoch, first = self.progress.epoch, self.progress.step
+        steps_of = {job.position: job.steps(epoch) for job in self.active}
+        count = max(map(len, steps_of.values()))
+        stepping = [
+            [job for job in self.active if step < len(steps_of[job.position])]
+            for step in range(count)
+        ]
+        items = [
+            [item for job in jobs for item in steps_of[job.position][step]]
+            for step, jobs in enumerate(stepping)
+        ]
+        passes, seeds = self._prepare(items, first)
         self._model.network.train(self._config.model is not None)
-        batches = [trainer.batches(self.progress.epoch) for trainer in trainers]
-        for step in range(self.progress.step, max(map(len, batches), default=0)):
-            stepping = [
-                (trainer, steps[step])
-                for trainer, steps in zip(trainers, batches, strict=True)
-                if step < len(steps)
-            ]
-            items = [item for trainer, batch in stepping for item in _items(trainer, batch)]
-            passes = list(self._passes(items))
-            losses = self._backward([trainer for trainer, _ in stepping], passes)
-            for trainer, _ in stepping:
-                trainer.steps += 1
-                for optimizer in trainer.optimizers:
-                    optimizer.step()
-            # Read only now: it waits for a GPU, which should have its work for the step by then.
-            for chosen, values in zip(passes, losses, strict=True):
-                for item, loss in zip(chosen, values.tolist(), strict=True):
-                    self.progress.losses[item.trainer.position] += loss
+        for step in range(first, count):
+            self._step(stepping[step], passes[step], step, seeds[step] if len(seeds) else None)
             self.progress.step = step + 1
             after_step()
         self._model.network.eval()
 
-    def score_dev(self, trainer: _JobTrainer, vectors: Tensor | None) -> EpochRecord:
-        """Score the dev examples of a job at the end of the epoch."""
-        job, epoch = trainer.job, self.progress.epoch
-        log_probs = score_examples(
-            self._model,
-            job.dev.rows,
-            vectors,
-            job.dev.word_ids,
-            max_rows_per_forward=self._max_rows,
+    def _prepare(
+        self, items: Sequence[Sequence[Item]], first: int
+    ) -> tuple[dict[int, list[ReadyPass]], Tensor]:
+        """Put the passes of all steps from the first on the device, and the seeds of dropout.
+
+        Args:
+            items: the examples of each step of the epoch.
+            first: the first step to run. Those before it count for the shapes of passes.
+        """
+        length = self._train_length
+        planned = [
+            (step, each)
+            for step, own in enumerate(items)
+            for each in self._planner.plan(own, self._prompts, length=length, training=True)
+        ]
+        if self._model.packs and self._config.model is None:
+            layouts = same_shapes([each.layout for _, each in planned])
+            planned = [
+                (step, each._replace(layout=layout))
+                for (step, each), layout in zip(planned, layouts, strict=True)
+            ]
+        planned = [(step, each) for step, each in planned if step >= first]
+        ready, (seeds,) = self._planner.upload(
+            [each for _, each in planned],
+            [items[step] for step, _ in planned],
+            self._dropout_seeds(len(items)),
         )
-        loss = self.progress.losses[trainer.position] / len(job.train.rows)
+        passes: dict[int, list[ReadyPass]] = {}
+        for (step, _), made in zip(planned, ready, strict=True):
+            passes.setdefault(step, []).append(made)
+        return passes, seeds
+
+    def _step(
+        self,
+        stepping: Sequence[_BankedJob],
+        passes: Sequence[ReadyPass],
+        step: int,
+        seeds: Tensor | None,
+    ) -> None:
+        """Take one step.
+
+        The encoders run once: the passes accumulate gradients at the vectors, from where one
+        backward pass takes them through the encoders.
+        """
+        stacked = self._encoders(seeds) if self._encoders is not None else None
+        vectors = stacked.detach().requires_grad_() if stacked is not None else None
+        tuned = self._model_optimizer is not None
+        with torch.random.fork_rng() if tuned else nullcontext():
+            if tuned:
+                purpose = "dropout of the model"
+                torch.manual_seed(stepping[0].step_seed(purpose, self.progress.epoch, step))
+            for each in passes:
+                self._losses.append(self._backward_pass(each, vectors))
+                self._losses_of += each.jobs
+        if stacked is not None and vectors is not None:
+            stacked.backward(vectors.grad)
+        if self._prompt_optimizer is not None:
+            rows = self._prompts.rows
+            self._prompt_optimizer.step([rows[j.position] for j in stepping if j.has_prompt])
+        if self._model_optimizer is not None:
+            self._model_optimizer.step([0])
+
+    def _backward_pass(self, each: ReadyPass, vectors: Tensor | None) -> Tensor:
+        """Accumulate the gradients of one forward pass; return (examples,) losses."""
+        log_probs = score_batch(self._model, each.batch, vectors, each.candidates)
+        losses = nll_loss(log_probs, each.targets, reduction="none")
+        (losses / each.batch_sizes).sum().backward()
+        return losses.detach()
+
+    @torch.no_grad()
+    def score_dev(self) -> tuple[list[EpochRecord], Tensor | None]:
+        """Score dev for all active jobs at the end of the epoch, in shared passes.
+
+        Returns:
+            The record of the epoch of each active job; and (prompts, longest, size) float, the
+            vectors of their prompts, without dropout.
+        """
+        vectors = self._encoders() if self._encoders is not None else None
+        if self._dev_passes is None:
+            items = [item for each in self.active for item in each.dev]
+            planned = self._planner.plan(items, self._prompts, length=None, training=False)
+            self._dev_passes, _ = self._planner.upload(planned, [items] * len(planned))
+        scores = []
+        for ready in self._dev_passes:
+            log_probs = score_batch(self._model, ready.batch, vectors, ready.candidates)
+            losses = nll_loss(log_probs, ready.targets, reduction="none")
+            scores.append(torch.stack((losses, log_probs.argmax(dim=1).float()), dim=1))
+        found = self._read(scores)
+        order = np.argsort([i for ready in self._dev_passes for i in ready.items])
+        ends = np.cumsum([len(each.dev) for each in self.active])
+        own = np.split(found[order], ends[:-1])
+        return list(map(self._record, self.active, own)), vectors
+
+    def vectors_of(self, job: _BankedJob, vectors: Tensor | None) -> Tensor | None:
+        """(prompt tokens, size): those of a job among the vectors of `score_dev`."""
+        row = self._prompts.rows.get(job.position)
+        if vectors is None or row is None:
+            return None
+        return vectors[row, : job.job.prompt_tokens].detach().float()
+
+    def _record(self, job: _BankedJob, scores: NDArray[np.float32]) -> EpochRecord:
+        """Summarize an epoch by (dev examples, 2): the loss and the predicted answer of each."""
+        epoch = self.progress.epoch
+        train_loss = self.progress.losses[job.position] / len(job.job.train.rows)
+        answers = torch.from_numpy(scores[:, 1].astype(np.int64))
         return EpochRecord(
             epoch=epoch,
-            train_loss=loss if epoch else None,
-            dev_loss=float(torch.nn.functional.nll_loss(log_probs, job.dev.targets)),
-            dev_score=job.score(log_probs, job.dev.targets),
+            train_loss=train_loss if epoch else None,
+            dev_loss=float(scores[:, 0].mean(dtype=np.float64)),
+            dev_score=job.job.score(answers, job.job.dev.targets),
         )
+
+    def _read(self, scores: Sequence[Tensor]) -> NDArray[np.float32]:
+        """Read (examples, 2) tensors from the device, and add up the losses of steps with them."""
+        waiting = [*self._losses, *(each.flatten() for each in scores)]
+        flat = torch.cat(waiting).cpu().numpy() if waiting else np.empty(0, dtype=np.float32)
+        losses, rest = np.split(flat, [len(self._losses_of)])
+        for position, loss in zip(self._losses_of, losses.tolist(), strict=True):
+            self.progress.losses[position] += loss
+        self._losses, self._losses_of = [], []
+        return rest.reshape(-1, 2)
+
+    def drop_stopped(self) -> None:
+        """Leave out the jobs whose dev score has not improved for long enough."""
+        patience = self._config.patience
+        left = [each for each in self.active if each.epochs_without_improvement < patience]
+        if len(left) < len(self.active):
+            self._keep(left)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed training needs; random numbers depend on counts only."""
+        self._read([])
         weights = {
             name: parameter.detach()
             for name, parameter in self._model.network.named_parameters()
@@ -354,83 +500,59 @@ class _Bank:
         return {
             "progress": asdict(self.progress),
             "weights": weights,
-            "jobs": [trainer.state_dict() for trainer in self.trainers],
+            "jobs": [each.state_dict() for each in self.jobs],
+            "active": [each.position for each in self.active],
+            "parts": [part.state_dict() for part in self._parts],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state of `state_dict`."""
         self._model.network.load_state_dict(state["weights"], strict=False)
-        for trainer, values in zip(self.trainers, state["jobs"], strict=True):
-            trainer.load_state_dict(values)
+        for each, values in zip(self.jobs, state["jobs"], strict=True):
+            each.load_state_dict(values)
+        self._keep([self.jobs[position] for position in state["active"]])
+        for part, values in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(values)
         self.progress = TrainerState(**state["progress"])
 
-    def _passes(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
-        """Yield the items of each forward pass: of similar length, with the same answers."""
-        if self._config.model is not None:
-            # By examples, whatever their rows: the model's dropout depends on where passes end.
-            steps = self._config.model.gradient_accumulation_steps
-            limit = math.ceil(self._config.batch_size / steps)
-        groups: dict[int, list[_Item]] = {}
-        for item in sorted(items, key=lambda item: len(item.row.token_ids)):
-            shared = item.trainer.job.open_vocabulary
-            groups.setdefault(-1 if shared else item.trainer.position, []).append(item)
-        for group in groups.values():
-            if self._config.model is not None:
-                yield from micro_batches(group, lambda _: 1, limit)
-            else:
-                yield from micro_batches(group, lambda item: len(item.row.rows), self._max_rows)
+    @property
+    def _parts(self) -> list[EncoderBank | ScheduledOptimizer]:
+        parts = (self._encoders, self._prompt_optimizer, self._model_optimizer)
+        return [part for part in parts if part is not None]
 
-    def _backward(
-        self, trainers: Sequence[_JobTrainer], passes: Sequence[list[_Item]]
-    ) -> list[Tensor]:
-        """Compute the gradients of one step; return the losses of each pass's examples.
+    @property
+    def _prompts(self) -> Prompts:
+        """Where the vectors of the active jobs are."""
+        prompted = [each.position for each in self.active if each.has_prompt]
+        longest = self._encoders.longest if self._encoders is not None else 0
+        return Prompts({position: row for row, position in enumerate(prompted)}, longest)
 
-        The encoders run once per step: the passes accumulate gradients at the vectors, from where
-        one backward pass takes them through the encoders.
-        """
-        encoders = {t.position: t.encoder for t in trainers if t.encoder is not None}
-        slots = {position: slot for slot, position in enumerate(encoders)}
-        seeds = [t.step_seed("dropout") for t in trainers if t.encoder is not None]
-        stacked = stack_prompts(encode(list(encoders.values()), seeds))
-        vectors = stacked.detach().requires_grad_() if stacked is not None else None
-        tuned = self._config.model is not None
-        losses = []
-        with torch.random.fork_rng() if tuned else nullcontext():
-            if tuned:
-                torch.manual_seed(trainers[0].step_seed("dropout of the model"))
-            for chosen in passes:
-                losses.append(self._backward_pass(chosen, slots, vectors))
-        if stacked is not None and vectors is not None:
-            stacked.backward(vectors.grad)
-        return losses
+    def _keep(self, jobs: list[_BankedJob]) -> None:
+        """Train only these of the active jobs from now on."""
+        rows = self._prompts.rows
+        kept = [rows[each.position] for each in jobs if each.has_prompt]
+        self.active, self._dev_passes = jobs, None
+        if self._encoders is not None and self._prompt_optimizer is not None and kept:
+            self._encoders.keep(kept)
+            self._prompt_optimizer.keep(self._encoders.parameters(), kept)
 
-    def _backward_pass(
-        self, chosen: Sequence[_Item], slots: dict[int, int], vectors: Tensor | None
-    ) -> Tensor:
-        """Accumulate the gradients of one forward pass; return (items,) losses."""
-        device = self._model.device
-        job = chosen[0].trainer.job
-        log_probs = score_batch(
-            self._model,
-            [item.row for item in chosen],
-            [slots.get(item.trainer.position, 0) for item in chosen],
-            vectors,
-            None if job.open_vocabulary else job.train.word_ids.to(device),
+    def _dropout_seeds(self, steps: int) -> Integers:
+        """(steps, prompts) int64, of the epoch; empty where there is no dropout."""
+        prompt = self._config.prompt
+        if prompt is None or not prompt.dropout:
+            return np.empty((0, 0), dtype=np.int64)
+        prompted = [each for each in self.active if each.has_prompt]
+        epoch = self.progress.epoch
+        return np.array(
+            [[each.step_seed("dropout", epoch, step) for each in prompted] for step in range(steps)]
         )
-        targets = torch.tensor([item.target for item in chosen], device=device)
-        loss = torch.nn.functional.nll_loss(log_probs, targets, reduction="none")
-        weights = torch.tensor([item.weight for item in chosen], device=device)
-        (loss * weights).sum().backward()
-        return loss.detach()
 
-
-def _items(trainer: _JobTrainer, batch: Sequence[int]) -> Iterator[_Item]:
-    dataset = trainer.job.train
-    for i in batch:
-        target = int(dataset.targets[i])
-        if trainer.job.open_vocabulary:
-            target = int(dataset.word_ids[target])
-        yield _Item(trainer, dataset.rows[i], target, weight=1 / len(batch))
+    @cached_property
+    def _train_length(self) -> int | None:
+        """The length of packed sequences in training; the same for all steps and epochs."""
+        first = [item for each in self.jobs for item in each.steps(1)[0]]
+        every = [row for each in self.jobs for row in each.job.train.rows]
+        return self._planner.choose_length(first, every)
 
 
 def _save_weights(model: PromptedModel, path: Path) -> None:

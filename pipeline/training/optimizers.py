@@ -1,71 +1,168 @@
-"""Optimizers with their learning-rate schedules, one for each group of parameters."""
+"""Adam with a learning-rate schedule and clipping, for many prompts at once or for one model."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.optim.adam import adam
 
 from pipeline.config.schema import OptimizerConfig
 
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
+
 
 class ScheduledOptimizer:
-    """Steps one group of parameters and moves its learning rate."""
+    """Adam or AdamW over the weights of several members, each with its own schedule.
+
+    The members are the prompts of a bank, or one language model. Each is clipped, stepped and
+    scheduled as by an optimizer of its own, up to rounding; the update itself is torch's fused
+    kernel over views of the members, called once for all that have the same learning rate.
+    """
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Sequence[tuple[Tensor, bool]],
         config: OptimizerConfig,
         *,
         epochs: int,
-        steps_per_epoch: int,
+        steps_per_epoch: Sequence[int],
+        stacked: bool,
     ) -> None:
-        """Create the optimizer and the schedule.
+        """Create the optimizer.
 
         Args:
-            parameters: leaf tensors that will have gradients.
+            parameters: leaf tensors that will have gradients, and whether weight decay applies.
             config: the section of `params.yaml`.
             epochs: of the whole training, for the schedule.
-            steps_per_epoch: number of steps in an epoch.
+            steps_per_epoch: for each member, its number of steps in an epoch.
+            stacked: whether the first dimension of the parameters is the members; if not, there is
+                one member.
         """
+        self._config = config
+        self._epochs = epochs
+        self._steps_per_epoch = list(steps_per_epoch)
+        self._taken = [0] * len(self._steps_per_epoch)
+        self._stacked = stacked
         self._parameters = list(parameters)
-        self._max_grad_norm = config.max_grad_norm
-        optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-        # Vectors are biases and norms: they are not decayed, as in BERT and PET.
-        groups = [
-            {
-                "params": [p for p in self._parameters if p.ndim > 1],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [p for p in self._parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        # The fused kernel needs no copy of the parameters while it works.
-        self._optimizer = optimizer_class(groups, lr=config.learning_rate, fused=True)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer,
-            lambda step: lr_lambda(config, step, epochs=epochs, steps_per_epoch=steps_per_epoch),
-        )
+        values = [self._members(parameter) for parameter, _ in parameters]
+        self._state = {
+            "means": [torch.zeros_like(value) for value in values],
+            "squares": [torch.zeros_like(value) for value in values],
+            "steps": [
+                torch.zeros(len(value), dtype=torch.float32, device=value.device)
+                for value in values
+            ],
+        }
+        self._views = self._cut()
 
-    def step(self) -> None:
-        """Apply the gradients, then clear them and move the learning rate."""
-        if self._max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._schedule.step()
+    def step(self, members: Sequence[int]) -> None:
+        """Apply the gradients of some members, move their learning rates, clear all gradients."""
+        gradients = {
+            n: self._members(parameter.grad)
+            for n, (parameter, _) in enumerate(self._parameters)
+            if parameter.grad is not None
+        }
+        if self._config.max_grad_norm is not None:
+            _clip(list(gradients.values()), self._config.max_grad_norm)
+        by_rate: dict[float, list[int]] = {}
+        for member in members:
+            by_rate.setdefault(self._learning_rate(member), []).append(member)
+            self._taken[member] += 1
+        cut = {n: gradient.unbind(0) for n, gradient in gradients.items()}
+        for rate, chosen in by_rate.items():
+            for decayed in (True, False):
+                own = {n: views for n, views in cut.items() if self._parameters[n][1] is decayed}
+                self._update(own, chosen, rate, decayed=decayed)
+        for parameter, _ in self._parameters:
+            parameter.grad = None
+
+    def keep(self, parameters: Sequence[tuple[Tensor, bool]], places: Sequence[int]) -> None:
+        """Keep only some of the members, in this order; `parameters` are already reduced."""
+        self._parameters = list(parameters)
+        self._taken = [self._taken[place] for place in places]
+        self._steps_per_epoch = [self._steps_per_epoch[place] for place in places]
+        for tensors in self._state.values():
+            for n, (tensor, (parameter, _)) in enumerate(
+                zip(tensors, self._parameters, strict=True)
+            ):
+                kept = tensor.index_select(0, torch.tensor(places, device=tensor.device))
+                # The longest prompt may have gone.
+                tensors[n] = kept[:, : parameter.shape[1]].contiguous() if kept.ndim > 1 else kept
+        self._views = self._cut()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of optimizer and schedule."""
-        return {
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-        }
+        """Return the state, for a checkpoint."""
+        return {**self._state, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of `state_dict`."""
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        """Continue from a state of `state_dict` with as many members."""
+        for name, tensors in self._state.items():
+            for own, saved in zip(tensors, state[name], strict=True):
+                own.copy_(saved)
+        self._taken = list(state["taken"])
+
+    def _members(self, tensor: Tensor) -> Tensor:
+        """(members, ...): a view that shares memory with the tensor."""
+        tensor = tensor.detach()
+        return tensor if self._stacked else tensor.unsqueeze(0)
+
+    def _learning_rate(self, member: int) -> float:
+        factor = lr_lambda(
+            self._config,
+            self._taken[member],
+            epochs=self._epochs,
+            steps_per_epoch=self._steps_per_epoch[member],
+        )
+        return self._config.learning_rate * factor
+
+    def _cut(self) -> list[list[tuple[Tensor, ...]]]:
+        """The views of each member: of parameters, means, squares and numbers of steps."""
+        values = [self._members(parameter) for parameter, _ in self._parameters]
+        return [[t.unbind(0) for t in tensors] for tensors in (values, *self._state.values())]
+
+    @torch.no_grad()
+    def _update(
+        self,
+        gradients: dict[int, tuple[Tensor, ...]],
+        members: Sequence[int],
+        rate: float,
+        *,
+        decayed: bool,
+    ) -> None:
+        """Run the fused kernel on the views of some members of the parameters with gradients."""
+        if not gradients:
+            return
+        parameters, means, squares, steps = (
+            [cut[n][member] for n in gradients for member in members] for cut in self._views
+        )
+        adam(
+            parameters,
+            [own[member] for own in gradients.values() for member in members],
+            means,
+            squares,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            decoupled_weight_decay=self._config.optimizer == "adamw",
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            lr=rate,
+            weight_decay=self._config.weight_decay if decayed else 0.0,
+            eps=_EPSILON,
+        )
+
+
+def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
+    """Scale the gradients of each member, over all of its parameters, to a norm of at most this."""
+    norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+    scale = (max_norm / (torch.stack(norms).norm(dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
 
 
 def lr_lambda(config: OptimizerConfig, step: int, *, epochs: int, steps_per_epoch: int) -> float:

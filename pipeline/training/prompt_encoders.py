@@ -1,10 +1,11 @@
-"""Prompt encoders: they produce the vectors of prompt tokens, and many of them run in parallel.
+"""Prompt encoders: they produce the vectors of prompt tokens, and many of them run as one.
 
 Source: P-tuning, arXiv:2103.10385 (v1 has the LSTM, v2 all three, its Table 8 compares them);
 THUDM/P-tuning LAMA/p_tuning/prompt_encoder.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +15,39 @@ from pipeline.seeding import derive_seed
 
 _LAYERS = 2
 
-# Maximum size in bytes of the weights of the encoders that run in parallel on a CPU. Each token
-# reads all weights again, which is slow if they do not stay in the cache.
-_MAX_BYTES_ON_CPU = 16 * 2**20
+# Name of a stacked weight -> the parameters of an encoder that it has, side by side. Of an LSTM
+# these are the two directions.
+_LSTM = {
+    f"{short}_{layer}": [f"lstm.{name}_l{layer}{direction}" for direction in ("", "_reverse")]
+    for layer in range(_LAYERS)
+    for short, name in (
+        ("w_in", "weight_ih"),
+        ("w_state", "weight_hh"),
+        ("b_in", "bias_ih"),
+        ("b_state", "bias_hh"),
+    )
+}
+_MLP = {
+    f"{short}_mlp_{place}": [f"mlp.{place}.{name}"]
+    for place in (0, 2)
+    for short, name in (("w", "weight"), ("b", "bias"))
+}
 
 
 class PromptEncoder(nn.Module):
-    """The weights that produce the vectors of one prompt's tokens.
+    """The initial weights of the encoder of one prompt.
 
     `lstm`: embeddings, a two-layer bidirectional LSTM, then a two-layer perceptron (the released
     LAMA code). `mlp`: embeddings, then the perceptron. `embedding`: the vectors themselves.
     """
 
-    def __init__(self, kind: str, count: int, size: int, *, dropout: float) -> None:
+    def __init__(self, kind: str, count: int, size: int) -> None:
         """Create an encoder; its weights are drawn from torch's current generator.
 
         Args:
             kind: `lstm`, `mlp` or `embedding`.
             count: number of prompt tokens, 1 or more.
             size: size of the language model's embeddings.
-            dropout: probability, between the layers of the LSTM and of the perceptron.
 
         Raises:
             ValueError: an unknown kind, or an odd size for `lstm`.
@@ -44,25 +58,11 @@ class PromptEncoder(nn.Module):
         if kind == "lstm" and size % 2:
             raise ValueError(f"an lstm prompt encoder needs an even embedding size, not {size}")
         self.kind = kind
-        self.dropout = dropout
         self.embedding = nn.Embedding(count, size)
         if kind == "lstm":
             self.lstm = nn.LSTM(size, size // 2, num_layers=_LAYERS, bidirectional=True)
         if kind != "embedding":
             self.mlp = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
-
-    def start_from(self, vectors: Tensor) -> None:
-        """Set the embeddings, (count, size) float, so that `embedding` prompts start as words."""
-        with torch.no_grad():
-            self.embedding.weight.copy_(vectors)
-
-    def forward(self, seed: int | None = None) -> Tensor:
-        """Return the prompt's vectors, (count, size) float, in reading order.
-
-        Args:
-            seed: of the dropout; None disables dropout.
-        """
-        return encode([self], None if seed is None else [seed])[0]
 
 
 def make_encoder(
@@ -71,7 +71,7 @@ def make_encoder(
     """Create the encoder of one prompt; the same name and seed give the same weights.
 
     Args:
-        config: its type and dropout.
+        config: its type.
         count: number of prompt tokens.
         embeddings: (vocabulary, size) float, the language model's. An `embedding` prompt starts as
             random words of it (as in FewNLU), not as noise of another scale.
@@ -80,136 +80,245 @@ def make_encoder(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "prompt encoder", name))
-        encoder = PromptEncoder(config.encoder, count, embeddings.shape[1], dropout=config.dropout)
+        encoder = PromptEncoder(config.encoder, count, embeddings.shape[1])
         if config.encoder == "embedding":
             words = torch.randint(len(embeddings), (count,))
-            encoder.start_from(embeddings[words].detach().cpu().float())
+            with torch.no_grad():
+                encoder.embedding.weight.copy_(embeddings[words].detach().cpu().float())
     return encoder
 
 
-def stack_prompts(prompts: Sequence[Tensor]) -> Tensor | None:
-    """Stack the vectors of several prompts.
+class EncoderBank:
+    """The encoders of several prompts, as stacked weights.
 
-    Args:
-        prompts: (prompt tokens, size) float each; their numbers of tokens may differ.
+    A step takes as many operations for many encoders as for one. Each encoder gives what it would
+    give by itself, up to rounding. Prompts with fewer tokens than the longest are padded at their
+    end; what is computed there reaches nothing else.
 
-    Returns:
-        (prompts, longest, size) float, padded with zeros; None for no prompts.
+    Attributes:
+        weights: name -> (prompts, ...) float leaf tensor. Matrices are (in, out), so that their
+            gradients need no copy; the two directions of an LSTM are side by side.
+        counts: number of tokens of each prompt.
     """
-    return nn.utils.rnn.pad_sequence(list(prompts), batch_first=True) if prompts else None
 
+    def __init__(
+        self, encoders: Sequence[PromptEncoder], *, dropout: float, device: torch.device
+    ) -> None:
+        """Stack encoders of the same kind, size and dtype; one or more.
 
-def encode(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None = None) -> list[Tensor]:
-    """Run encoders in parallel, with the same number of operations for many encoders as for one.
+        Args:
+            encoders: their numbers of tokens may differ.
+            dropout: probability, between the layers of the LSTM and of the perceptron.
+            device: of the weights.
+        """
+        self.counts = [encoder.embedding.num_embeddings for encoder in encoders]
+        self._kind = encoders[0].kind
+        self._dropout = dropout
+        tables = [encoder.embedding.weight.detach() for encoder in encoders]
+        stacked = {"embedding": nn.utils.rnn.pad_sequence(tables, batch_first=True)}
+        names = {"lstm": _LSTM | _MLP, "mlp": _MLP, "embedding": {}}[self._kind]
+        for short, parts in names.items():
+            own = [
+                torch.stack([encoder.get_parameter(part).detach() for part in parts])
+                for encoder in encoders
+            ]
+            stacked[short] = torch.stack(own).squeeze(1) if len(parts) == 1 else torch.stack(own)
+        self.weights = {
+            name: (tensor.transpose(-1, -2) if name.startswith("w_") else tensor)
+            .to(device, memory_format=torch.contiguous_format)
+            .contiguous()
+            .requires_grad_()
+            for name, tensor in stacked.items()
+        }
+        self._set_reversal(device)
 
-    Each returns what it would return by itself, up to rounding. One encoder is hundreds of small
-    operations; run one after another, many encoders take longer than the language model.
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest prompt."""
+        return max(self.counts)
 
-    Args:
-        encoders: of the same kind, size, dtype and device; their numbers of tokens may differ.
-        seeds: of each encoder's dropout; None disables dropout.
+    def parameters(self) -> list[tuple[Tensor, bool]]:
+        """Return each stacked weight, and whether weight decay applies: not to biases."""
+        return [(weight, not name.startswith("b_")) for name, weight in self.weights.items()]
 
-    Returns:
-        For each encoder its prompt's vectors, (count, size) float, in reading order.
-    """
-    vectors: list[Tensor] = [encoder.embedding.weight for encoder in encoders]
-    if encoders and encoders[0].kind != "embedding":
-        for places in _groups(encoders):
-            encoded = _encode_group(
-                [encoders[place] for place in places],
-                [seeds[place] for place in places] if seeds is not None else None,
-            )
-            for place, prompt in zip(places, encoded, strict=True):
-                vectors[place] = prompt
-    return vectors
+    def __call__(self, seeds: Tensor | None = None) -> Tensor:
+        """Return the vectors of all prompts.
 
+        Args:
+            seeds: (prompts,) int64, of each prompt's dropout in this step; None disables dropout.
 
-def _groups(encoders: Sequence[PromptEncoder]) -> Iterator[list[int]]:
-    """Yield the positions of encoders that run in parallel: with the same number of tokens."""
-    most = len(encoders)
-    if encoders[0].embedding.weight.device.type == "cpu":
-        encoder_bytes = sum(parameter.nbytes for parameter in encoders[0].parameters())
-        most = max(1, _MAX_BYTES_ON_CPU // encoder_bytes)
-    for count in {len(encoder.embedding.weight) for encoder in encoders}:
-        group = [n for n, encoder in enumerate(encoders) if len(encoder.embedding.weight) == count]
-        yield from (group[start : start + most] for start in range(0, len(group), most))
+        Returns:
+            (prompts, longest, size) float, in reading order; of no meaning behind a prompt's end.
+        """
+        rows = self.weights["embedding"]
+        if self._kind == "embedding":
+            return rows
+        drop = _Dropout(self._dropout, seeds)
+        if self._kind == "lstm":
+            rows = self._run_lstm(rows, drop)
+        rows = self._run_linear("mlp_0", rows).relu()
+        return self._run_linear("mlp_2", drop(rows))
 
+    def keep(self, places: Sequence[int]) -> None:
+        """Keep only some of the prompts, in this order."""
+        self.counts = [self.counts[place] for place in places]
+        device = self.weights["embedding"].device
+        index = torch.tensor(places, device=device)
+        for name, weight in self.weights.items():
+            kept = weight.detach().index_select(0, index)
+            if name == "embedding":
+                kept = kept[:, : self.longest].contiguous()
+            self.weights[name] = kept.requires_grad_()
+        self._set_reversal(device)
 
-def _encode_group(encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None) -> Tensor:
-    """Encode prompts with the same number of tokens, as (encoders, count, size)."""
-    drop = _dropout(encoders, seeds)
-    rows = _stack(encoders, ["embedding.weight"])
-    if encoders[0].kind == "lstm":
-        rows = _run_lstms([encoder.lstm for encoder in encoders], rows, drop)
-    rows = _run_linear([encoder.mlp[0] for encoder in encoders], rows).relu()
-    return _run_linear([encoder.mlp[-1] for encoder in encoders], drop(rows))
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights by name, for a checkpoint."""
+        return {name: weight.detach() for name, weight in self.weights.items()}
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the weights of a state of as many prompts."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state[name])
 
-def _dropout(
-    encoders: Sequence[PromptEncoder], seeds: Sequence[int] | None
-) -> Callable[[Tensor], Tensor]:
-    """Return a function that applies dropout to (encoders, count, size).
+    def _set_reversal(self, device: torch.device) -> None:
+        """Note the order in which an LSTM reads backwards: from each prompt's own end."""
+        places = [
+            [n * self.longest + (count - 1 - i if i < count else i) for i in range(self.longest)]
+            for n, count in enumerate(self.counts)
+        ]
+        self._reversal = torch.tensor(places, device=device)
 
-    The mask of each encoder depends only on its own seed; each call draws a new one.
-    """
-    probability = encoders[0].dropout
-    if seeds is None or not probability:
-        return lambda rows: rows
-    device = encoders[0].embedding.weight.device
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    def _reverse(self, rows: Tensor) -> Tensor:
+        """Reverse the tokens of each prompt: (prompts, longest, size)."""
+        return nn.functional.embedding(self._reversal, rows.flatten(0, 1))
 
-    def drop(rows: Tensor) -> Tensor:
-        masks = torch.empty_like(rows)
-        for mask, generator in zip(masks, generators, strict=True):
-            mask.bernoulli_(1 - probability, generator=generator)
-        return rows * masks / (1 - probability)
-
-    return drop
-
-
-def _run_linear(layers: Sequence[nn.Module], rows: Tensor) -> Tensor:
-    """Apply each linear layer to its own rows: (layers, count, in) to (layers, count, out)."""
-    weights, biases = _stack(layers, ["weight"]), _stack(layers, ["bias"])
-    return torch.baddbmm(biases.unsqueeze(1), rows, weights.transpose(1, 2))
-
-
-def _run_lstms(lstms: Sequence[nn.LSTM], rows: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
-    """Run LSTMs on (LSTMs, count, size), with dropout between the layers.
-
-    Both directions of a layer run in parallel too: one reads the tokens in reverse order.
-    """
-    for layer in range(_LAYERS):
-        w_in, w_state, b_in, b_state = (
-            _stack(lstms, [f"{name}_l{layer}", f"{name}_l{layer}_reverse"])
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    def _run_linear(self, name: str, rows: Tensor) -> Tensor:
+        """Apply each prompt's own linear layer to (prompts, longest, size)."""
+        return torch.baddbmm(
+            self.weights[f"b_{name}"].unsqueeze(1), rows, self.weights[f"w_{name}"]
         )
-        rows = drop(rows) if layer else rows
-        # A product, so that the two gradients do not share their memory: they are scaled in place.
-        bias = (b_in + 1.0 * b_state).unsqueeze(1)
-        entering = torch.baddbmm(bias, torch.cat([rows, rows.flip(1)]), w_in.transpose(1, 2))
-        ahead, back = _recur(entering, w_state.transpose(1, 2)).chunk(2)
-        rows = torch.cat([ahead, back.flip(1)], dim=2)
-    return rows
+
+    def _run_lstm(self, rows: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run the LSTMs on (prompts, longest, size); both directions of a layer at once."""
+        for layer in range(_LAYERS):
+            w_in, w_state, b_in, b_state = (
+                self.weights[f"{name}_{layer}"] for name in ("w_in", "w_state", "b_in", "b_state")
+            )
+            rows = drop(rows) if layer else rows
+            both = torch.stack([rows, self._reverse(rows)], dim=1).flatten(0, 1)
+            # A product, so that the gradients of the biases do not share their memory: clipping
+            # scales them in place.
+            bias = (b_in + 1.0 * b_state).flatten(0, 1).unsqueeze(1)
+            gates = torch.baddbmm(bias, both, w_in.flatten(0, 1))
+            states = _recur(gates, w_state.flatten(0, 1)).unflatten(0, (-1, 2))
+            rows = torch.cat([states[:, 0], self._reverse(states[:, 1])], dim=2)
+        return rows
 
 
-def _stack(modules: Sequence[nn.Module], names: Sequence[str]) -> Tensor:
-    """Stack parameters as (names x modules, ...): all of the first name, then of the next."""
-    return torch.stack([module.get_parameter(name) for name in names for module in modules])
+class _Dropout:
+    """Dropout whose mask for each prompt depends only on the prompt's seed and the call.
+
+    The random numbers are a hash (the finalizer of SplitMix64) of seed, call and place: one
+    computation for all prompts, and the same numbers on every device.
+    """
+
+    def __init__(self, probability: float, seeds: Tensor | None) -> None:
+        self._probability = probability
+        self._seeds = seeds
+        self._calls = 0
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Apply dropout to (prompts, longest, size); each call draws a new mask."""
+        if self._seeds is None or not self._probability:
+            return rows
+        self._calls += 1
+        places = torch.arange(rows[0].numel(), device=rows.device).view(rows[0].shape)
+        mixed = _hash(self._seeds.view(-1, 1, 1) + _hash(places + (self._calls << 40)))
+        uniform = ((mixed >> 40) & ((1 << 24) - 1)).float() / (1 << 24)
+        kept = (uniform >= self._probability).to(rows.dtype)
+        return rows * kept / (1 - self._probability)
 
 
-def _recur(entering: Tensor, w_state: Tensor) -> Tensor:
-    """Run the recurrence of one layer; the states are (LSTMs, count, width).
+def _hash(values: Tensor) -> Tensor:
+    """Mix the bits of int64 values; products wrap around."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        # A logical shift: the sign is not drawn in.
+        values = (values ^ ((values >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return values
+
+
+def _recur(gates: Tensor, w_state: Tensor) -> Tensor:
+    """Run the recurrence of LSTMs.
 
     Args:
-        entering: (LSTMs, count, 4 * width): the input's contribution to the gates.
+        gates: (LSTMs, tokens, 4 * width): the input's contribution to the gates, in torch's order
+            (input, forget, candidate, output).
         w_state: (LSTMs, width, 4 * width): weights from the previous state to the gates.
+
+    Returns:
+        (LSTMs, tokens, width): the states.
     """
-    state = cell = entering.new_zeros(len(entering), 1, w_state.shape[1])
-    states = []
-    for token in entering.split(1, dim=1):
-        gates = torch.baddbmm(token, state, w_state)
-        enter, forget, candidate, leave = gates.chunk(4, dim=2)
-        cell = forget.sigmoid() * cell + enter.sigmoid() * candidate.tanh()
-        state = leave.sigmoid() * cell.tanh()
-        states.append(state)
-    return torch.cat(states, dim=1)
+    states: Tensor = _Recurrence.apply(gates, w_state)  # type: ignore[no-untyped-call]
+    return states
+
+
+class _Recurrence(torch.autograd.Function):
+    """`_recur`, whose gradient of the weights is one product over all tokens.
+
+    Autograd would make a matrix as large as the weights for each token, and add them up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, w_state: Tensor) -> Tensor:
+        width = w_state.shape[1]
+        opened: list[Tensor] = []
+        cells: list[Tensor] = []
+        states: list[Tensor] = []
+        for token in gates.split(1, dim=1):
+            total = torch.baddbmm(token, states[-1], w_state) if states else token
+            enter, forget, _, leave = total.sigmoid().split(width, dim=2)
+            candidate = total.narrow(2, 2 * width, width).tanh()
+            cell = enter * candidate
+            if cells:
+                cell = torch.addcmul(cell, forget, cells[-1])
+            opened.append(torch.cat([enter, forget, candidate, leave], dim=2))
+            cells.append(cell)
+            states.append(leave * cell.tanh())
+        out = torch.cat(states, dim=1)
+        ctx.save_for_backward(w_state, torch.cat(opened, dim=1), torch.cat(cells, dim=1), out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor]:
+        w_state, opened, cells, out = ctx.saved_tensors
+        enter, forget, candidate, leave = opened.chunk(4, dim=2)
+        zero = torch.zeros_like(cells[:, :1])
+        cells_before = torch.cat([zero, cells[:, :-1]], dim=1)
+        states_before = torch.cat([zero, out[:, :-1]], dim=1)
+        shown = cells.tanh()
+        # How the gates enter the cell (the first three) and the state, and how the cell enters the
+        # state; for all tokens at once.
+        to_gates = torch.cat(
+            [
+                candidate * enter * (1 - enter),
+                cells_before * forget * (1 - forget),
+                enter * (1 - candidate.square()),
+                shown * leave * (1 - leave),
+            ],
+            dim=2,
+        )
+        to_cell = leave * (1 - shown.square())
+        parts = (gradients[0], to_gates, to_cell, forget)
+        tokens = zip(*(part.split(1, dim=1) for part in parts), strict=True)
+        back = w_state.transpose(1, 2)
+        found: list[Tensor] = []
+        of_cell = zero
+        for of_state, gate, cell, kept in reversed(list(tokens)):
+            if found:
+                of_state = torch.baddbmm(of_state, found[-1], back)
+            of_cell = torch.addcmul(of_cell, of_state, cell)
+            found.append(gate * torch.cat([of_cell, of_cell, of_cell, of_state], dim=2))
+            of_cell = of_cell * kept
+        of_gates = torch.cat(found[::-1], dim=1)
+        return of_gates, torch.bmm(states_before.transpose(1, 2), of_gates)

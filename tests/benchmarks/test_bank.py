@@ -18,7 +18,7 @@ FAMILIES = ("bert", "gpt2", "llama")
 KEYS = {
     "benchmark", "date", "command", "hardware", "versions", "model", "settings", "prepare_seconds",
     "equality", "dtype", "matmul_peak_flops_per_second", "plain", "bank", "ratio",
-    "ratio_to_released", "ladder", "max_rows_per_forward",
+    "ratio_to_released", "ladder", "max_tokens_per_forward",
 }  # fmt: skip
 
 
@@ -70,9 +70,9 @@ def test_the_plain_loop_ends_as_the_bank(
     asked = work(tiny_models[family])
     plain = asked.plain(LADDER[PLAIN])
     assert list(plain) == ["R1", "R2"]
-    assert_alike(plain, asked.bank(max_rows_per_forward=2))
-    start = asked.bank(max_rows_per_forward=2, few=True, epochs=0)
-    found = differences(plain, asked.bank(max_rows_per_forward=2), start)
+    assert_alike(plain, asked.bank(max_tokens_per_forward=2))
+    start = asked.bank(max_tokens_per_forward=2, few=True, epochs=0)
+    found = differences(plain, asked.bank(max_tokens_per_forward=2), start)
     assert found["vectors_of_movement"] < 1e-3
     assert found["moved"] > 0.01
     scores = {record.dev_score for result in plain.values() for record in result.history}
@@ -104,13 +104,13 @@ def test_the_command_writes_what_the_readme_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = "--device cpu --relations 3 --plain-relations 2 --facts 4 --dev 2 --batch 2"
-    small += " --max-rows-per-forward 2,8"
+    small += " --max-tokens-per-forward 2,8"
     bank.main(
         [
             "--shape",
             "tiny-causal",
             *small.split(),
-            "--max-rows-per-forward",
+            "--max-tokens-per-forward",
             "2,8",
             "--output",
             str(tmp_path),
@@ -122,7 +122,7 @@ def test_the_command_writes_what_the_readme_shows(
     assert set(result) == KEYS
     assert result["command"].startswith("python -m benchmarks.bank --shape tiny-causal")
     assert [step["step"] for step in result["ladder"]] == [*LADDER, bank.SHARED]
-    assert [tried["max_rows_per_forward"] for tried in result["max_rows_per_forward"]] == [2, 8]
+    assert [tried["max_tokens_per_forward"] for tried in result["max_tokens_per_forward"]] == [2, 8]
     plain, whole = result["plain"], result["bank"]
     assert (plain["facts"], whole["facts"]) == (8, 12)
     assert len(plain["seconds"]) == len(whole["seconds"]) == 2

@@ -126,7 +126,12 @@ _PARAMS: dict[str, Any] = {
         "overrides": {"rte": {}},
     },
     "report": {"title": "Small", "facts_shown": 4},
-    "runtime": {"device": "cpu", "threads": 1, "max_rows_per_forward": 8, "checkpoint_seconds": 30},
+    "runtime": {
+        "device": "cpu",
+        "threads": 1,
+        "max_tokens_per_forward": 8,
+        "checkpoint_seconds": 30,
+    },
 }
 
 

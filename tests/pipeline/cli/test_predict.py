@@ -207,7 +207,7 @@ def test_official_records_are_answered_as_by_evaluation(
     form = PromptFormat.from_prompt(get_task("rte"), prompt)
     evaluated = evaluate(
         tiny_models["gpt2"], form, prompt.vectors, {"train": asked, "test": asked},
-        max_rows_per_forward=9,
+        max_tokens_per_forward=9,
     ).predictions  # fmt: skip
     rows = json_rows(Path("answers.jsonl").read_text())
     assert [row["line"] for row in rows] == [1, 2, 3]

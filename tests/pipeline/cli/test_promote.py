@@ -43,7 +43,7 @@ SETTINGS = {
     "device": "cpu",
     "dtype": "float32",
     "threads": None,
-    "max_rows_per_forward": 64,
+    "max_tokens_per_forward": 64,
     "top": 3,
 }
 
@@ -112,7 +112,7 @@ def evaluate_stored(
 ) -> list[dict[str, Any]]:
     """The predictions of evaluation."""
     form = PromptFormat.from_prompt(task, prompt)
-    return evaluate(network, form, prompt.vectors, examples, max_rows_per_forward=64).predictions
+    return evaluate(network, form, prompt.vectors, examples, max_tokens_per_forward=64).predictions
 
 
 def _train_lama(folder: Path, tokens: int | None, *, dev_score: float) -> None:

@@ -246,15 +246,15 @@ def test_a_split_may_have_all_facts(tmp_path, split):
 @pytest.mark.parametrize("rows", [1, 4096, "auto"])
 def test_rows_per_forward_are_a_number_or_auto(tmp_path, rows):
     params = load_params(
-        write_params(tmp_path / "params.yaml", {"runtime.max_rows_per_forward": rows})
+        write_params(tmp_path / "params.yaml", {"runtime.max_tokens_per_forward": rows})
     )
-    assert params.runtime.max_rows_per_forward == rows
+    assert params.runtime.max_tokens_per_forward == rows
 
 
 @pytest.mark.parametrize("rows", [0, "many", None, 1.5])
 def test_other_rows_per_forward_are_refused(tmp_path, rows):
-    (line,) = _mistakes(tmp_path, {"runtime.max_rows_per_forward": rows})
-    assert line.startswith("runtime.max_rows_per_forward: value should be ")
+    (line,) = _mistakes(tmp_path, {"runtime.max_tokens_per_forward": rows})
+    assert line.startswith("runtime.max_tokens_per_forward: value should be ")
     assert line.endswith(f" or 'auto' (found {rows!r})")
 
 
@@ -485,7 +485,8 @@ def test_the_projects_methods_resolve_to_these_values():
         ),
         (
             {"runtime.rows_per_pass": 4},
-            "runtime.rows_per_pass: this key is now 'max_rows_per_forward'",
+            "runtime.rows_per_pass: this key is now 'max_tokens_per_forward'; "
+            "it counts tokens instead of rows",
         ),
         ({"lama.source": "gazetteer"}, "lama.source: 'gazetteer' is now 'geonames'"),
         (

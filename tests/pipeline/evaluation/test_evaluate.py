@@ -57,13 +57,13 @@ def evaluate_relation(
     facts: dict[str, list[Fact]],
     words: list[str],
     *,
-    max_rows_per_forward: int = 9,
+    max_tokens_per_forward: int = 9,
 ) -> Evaluation:
     """Evaluate a prompt of P17, over these allowed words."""
     examples = {split: fact_examples(own) for split, own in facts.items()}
     form = PromptFormat.from_prompt(lama_task("P17", words), prompt)
     return evaluate(
-        model, form, prompt.vectors, examples, max_rows_per_forward=max_rows_per_forward
+        model, form, prompt.vectors, examples, max_tokens_per_forward=max_tokens_per_forward
     )
 
 
@@ -71,7 +71,7 @@ def evaluate_rte(
     model: PromptedModel, prompt: StoredPrompt, examples: dict[str, list[Example]], rows: int
 ) -> Evaluation:
     form = PromptFormat.from_prompt(RTE, prompt)
-    return evaluate(model, form, prompt.vectors, examples, max_rows_per_forward=rows)
+    return evaluate(model, form, prompt.vectors, examples, max_tokens_per_forward=rows)
 
 
 def relation_facts() -> dict[str, list[Fact]]:
@@ -102,10 +102,10 @@ def slow_answers(
     return answers
 
 
-@pytest.mark.parametrize("max_rows_per_forward", [1, 4, 64])
+@pytest.mark.parametrize("max_tokens_per_forward", [1, 4, 64])
 @pytest.mark.parametrize("count", [0, 3])
 def test_a_relation_scores_as_by_one_fact_at_a_time(
-    model: PromptedModel, family: str, count: int, max_rows_per_forward: int
+    model: PromptedModel, family: str, count: int, max_tokens_per_forward: int
 ) -> None:
     template = "[P*2] {subject} is in [P] {mask} ." if count else "a: {subject} is in {mask} ."
     spelled = "P P {} _is _in P M _ ." if count else "^a : {} _is _in M _ ."
@@ -117,7 +117,7 @@ def test_a_relation_scores_as_by_one_fact_at_a_time(
         prompt,
         relation_facts(),
         [*VOCABULARY, "Zanzibar"],
-        max_rows_per_forward=max_rows_per_forward,
+        max_tokens_per_forward=max_tokens_per_forward,
     )
 
     hits = [answer == fact.obj_label for fact, answer, _, _ in slow]
@@ -174,9 +174,9 @@ def natural_answer(
 
 
 @pytest.mark.parametrize("asked_of", FAMILIES)
-@pytest.mark.parametrize("max_rows_per_forward", [3, 64])
+@pytest.mark.parametrize("max_tokens_per_forward", [3, 64])
 def test_manual_p_at_1_is_exactly_that_of_plain_transformers_fact_by_fact(
-    tiny_models: dict[str, PromptedModel], asked_of: str, max_rows_per_forward: int
+    tiny_models: dict[str, PromptedModel], asked_of: str, max_tokens_per_forward: int
 ) -> None:
     model = tiny_models[asked_of]
     lamas = "the capital of [X] is located in [Y] ."
@@ -196,7 +196,7 @@ def test_manual_p_at_1_is_exactly_that_of_plain_transformers_fact_by_fact(
         StoredPrompt(template.source, None, 0, 0.0),
         {"train": facts[:3], "test": facts},
         words,
-        max_rows_per_forward=max_rows_per_forward,
+        max_tokens_per_forward=max_tokens_per_forward,
     )
 
     assert [record["answer"] for record in found.predictions] == [
@@ -219,7 +219,7 @@ def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
         stored(model, 0, "{subject} {mask}"),
         facts,
         VOCABULARY,
-        max_rows_per_forward=9,
+        max_tokens_per_forward=9,
     )
     asked = [fact.obj_label for fact in facts["test"] if fact.obj_label != "Zanzibar"]
     assert found.controls["majority"] == {"p_at_1": asked.count("Asia") / len(asked)}
@@ -238,7 +238,7 @@ def test_naive_bayes_is_counted_on_all_train_facts_and_asked_the_same_facts(
         stored(model, 0, "{subject} {mask}"),
         facts,
         VOCABULARY,
-        max_rows_per_forward=9,
+        max_tokens_per_forward=9,
     )
     expected = {"Oslo": "Norway", "Lyon city": "France", "the city of Lyon": "France"}
     asked = [fact for fact in facts["test"] if fact.obj_label != "Zanzibar"]
@@ -263,7 +263,7 @@ def test_a_relation_that_the_model_cannot_answer_is_an_error(model: PromptedMode
             stored(model, 0, "{subject} {mask}"),
             facts,
             VOCABULARY,
-            max_rows_per_forward=9,
+            max_tokens_per_forward=9,
         )
 
 
@@ -335,7 +335,7 @@ def test_a_task_is_cut_to_the_length_that_it_was_trained_with(model: PromptedMod
 
 
 def evaluate_stored(model: PromptedModel, prompt: StoredPrompt) -> Evaluation:
-    return evaluate_relation(model, prompt, relation_facts(), VOCABULARY, max_rows_per_forward=8)
+    return evaluate_relation(model, prompt, relation_facts(), VOCABULARY, max_tokens_per_forward=8)
 
 
 @pytest.mark.parametrize("encoder", ["lstm", "embedding"])
@@ -366,7 +366,7 @@ def test_saved_prompts_give_equal_scores_after_loading(
             loaded[name],
             {"train": facts["train"], "test": facts["dev"]},
             VOCABULARY,
-            max_rows_per_forward=64,
+            max_tokens_per_forward=64,
         )
         assert again.metrics["p_at_1"] == loaded[name].dev_score == trained[name].best_score
     assert evaluate_stored(model, loaded["P17"]) != evaluate_stored(model, loaded["P30"])

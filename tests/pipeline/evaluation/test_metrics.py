@@ -15,7 +15,8 @@ def scores(rows: int, words: int, seed: int) -> tuple[torch.Tensor, torch.Tensor
 @pytest.mark.parametrize("seed", range(5))
 def test_accuracy_is_that_of_sklearn(rows: int, words: int, seed: int) -> None:
     log_probs, targets = scores(rows, words, seed)
-    assert accuracy(log_probs, targets) == accuracy_score(targets, log_probs.argmax(dim=1))
+    answers = log_probs.argmax(dim=1)
+    assert accuracy(answers, targets) == accuracy_score(targets, answers)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -28,14 +29,7 @@ def test_ranks_give_the_top_k_accuracy_of_sklearn(seed: int) -> None:
 
 
 def test_accuracy_worked_by_hand() -> None:
-    log_probs = torch.tensor([[-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-3.0, -2.0, -1.0]])
-    assert accuracy(log_probs, torch.tensor([0, 1, 0])) == 2 / 3
-
-
-def test_of_equal_scores_the_first_word_is_the_answer() -> None:
-    log_probs = torch.tensor([[-2.0, -1.0, -1.0]])
-    assert accuracy(log_probs, torch.tensor([1])) == 1
-    assert accuracy(log_probs, torch.tensor([2])) == 0
+    assert accuracy(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 0])) == 2 / 3
 
 
 def test_equal_scores_rank_alike() -> None:
@@ -48,8 +42,8 @@ def test_a_mean_does_not_weigh() -> None:
 
 
 def test_nothing_has_no_score() -> None:
-    with pytest.raises(ValueError, match="no rows"):
-        accuracy(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="no examples"):
+        accuracy(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="no values"):
         mean([])
 
@@ -66,9 +60,9 @@ def test_points_are_means_over_tasks_one_per_seed() -> None:
         row("P30", 2, 1, 0.6),
         row("P30", 2, 2, 1),
     ]
-    assert score_points(rows, lambda r: r["score"]) == pytest.approx([0.4, 0.7])
+    assert score_points(rows, "score") == pytest.approx([0.4, 0.7])
 
 
 def test_points_of_several_settings_are_means_over_seeds_one_per_setting() -> None:
     rows = [row("rte", n, seed, n + seed / 10) for n in (1, 2) for seed in (1, 3)]
-    assert score_points(rows, lambda r: r["score"]) == pytest.approx([1.2, 2.2])
+    assert score_points(rows, "score") == pytest.approx([1.2, 2.2])

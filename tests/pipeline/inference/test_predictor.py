@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.inference import predictor
 from pipeline.inference.predictor import (
     QuestionError,
     TrainedPrompt,
@@ -98,7 +99,10 @@ def examples(task: str) -> list[Example]:
 
 
 @pytest.mark.parametrize("template", ["[P] {subject} is in [P] {mask} .", "a {subject} in {mask}"])
-def test_words_are_those_of_evaluation(model: PromptedModel, template: str) -> None:
+def test_words_are_those_of_evaluation(
+    model: PromptedModel, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "_CHUNK", 3)
     prompt = stored(template)
     words = ["Zanzibar", *VOCABULARY, "Upper Volta"]
     facts = {"train": [Fact("P17", "Oslo", "Asia")], "test": [
@@ -107,7 +111,7 @@ def test_words_are_those_of_evaluation(model: PromptedModel, template: str) -> N
     task = lama_task("P17", words)
     splits = {split: fact_examples(own) for split, own in facts.items()}
     form = PromptFormat.from_prompt(task, prompt)
-    evaluated = evaluate(model, form, prompt.vectors, splits, max_rows_per_forward=3)
+    evaluated = evaluate(model, form, prompt.vectors, splits, max_tokens_per_forward=3)
 
     done: list[int] = []
     found = ask_relation(
@@ -116,7 +120,7 @@ def test_words_are_those_of_evaluation(model: PromptedModel, template: str) -> N
         SUBJECTS,
         words,
         top=4,
-        max_rows_per_forward=3,
+        max_tokens_per_forward=3,
         on_rows=done.append,
     )
 
@@ -178,8 +182,8 @@ def check_task(networks: ModelCache, model: PromptedModel, one: TrainedPrompt, t
         get_task(task), one.prompt, classifier=one.method == "classifier"
     )
     splits = {"train": asked, "test": asked}
-    evaluated = evaluate(model, form, one.prompt.vectors, splits, max_rows_per_forward=2)
-    found = predict(networks, one, get_task(task), asked, max_rows_per_forward=2)
+    evaluated = evaluate(model, form, one.prompt.vectors, splits, max_tokens_per_forward=2)
+    found = predict(networks, one, get_task(task), asked, max_tokens_per_forward=2)
     for answers, record in zip(found, evaluated.predictions, strict=True):
         assert tuple(answers) == get_task(task).labels
         assert sum(answers.values()) == pytest.approx(1)
@@ -251,16 +255,15 @@ def test_methods_are_those_that_were_trained_and_wanted(tmp_path: Path) -> None:
         load_methods(tmp_path, known, ["fine-tuning", "manual", "x"])
 
 
-@pytest.mark.parametrize("max_rows_per_forward", [1, 2, 64])
+@pytest.mark.parametrize("chunk", [1, 2, 64])
 def test_a_question_that_is_too_long_is_told_by_its_position(
-    model: PromptedModel, max_rows_per_forward: int
+    model: PromptedModel, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(predictor, "_CHUNK", chunk)
     one = trained(stored("{subject} is {mask}", max_length=9))
     subjects = ["Oslo", "Paris", "a", "the city of the capital of the city of Paris", "Lyon"]
     with pytest.raises(QuestionError, match="nothing to cut") as caught:
-        ask_relation(
-            only(model), one, subjects, VOCABULARY, top=1, max_rows_per_forward=max_rows_per_forward
-        )
+        ask_relation(only(model), one, subjects, VOCABULARY, top=1)
     assert caught.value.position == 3
 
 

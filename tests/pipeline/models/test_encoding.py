@@ -1,17 +1,15 @@
 import pytest
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import TemplateError
-from pipeline.models.encoding import NO_SLOT, Row, build_row, collate
+from pipeline.models.encoding import NO_SLOT, Row, build_row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.prompts.template import parse_template
 from tests.tiny import FAMILIES
 from tests.worked import hand_row, ids
 
-CPU = torch.device("cpu")
 FIELDS = ("subject", "premise", "hypothesis")
 RTE = "{premise:shorten} Question: {hypothesis}? [P] Answer: {mask}."
 
@@ -182,17 +180,3 @@ def test_a_marked_field_with_white_space_in_front_is_cut_too(
     row = build_row(template, {"premise": " in"}, codec, masked=False, max_length=3)
 
     assert len(row.token_ids) <= 3
-
-
-def test_rows_are_filled_on_the_right() -> None:
-    rows = [Row((5, 6, 7), (-1, 0, -1), 2), Row((8,), (-1,), 0)]
-
-    batch = collate(rows, [1, 0], pad_id=9, device=CPU)
-
-    assert batch.token_ids.tolist() == [[5, 6, 7], [8, 9, 9]]
-    assert batch.slots.tolist() == [[-1, 0, -1], [-1, -1, -1]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch.answer_positions.tolist() == [2, 0]
-    assert batch.prompts.tolist() == [1, 0]
-    assert batch.answer_ids is None
-    assert {t.dtype for t in vars(batch).values() if t is not None} == {torch.int64}

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import ModelError
 from pipeline.models import language_model as answers
-from pipeline.models.encoding import NO_SLOT, Batch, Row, collate
+from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel, _head_transform
 from pipeline.models.loading import load_model
+from pipeline.models.packing import Batch, PackedExample, Pass, pack, pad, upload
 from tests.tiny import FAMILIES, MASKED
 from tests.worked import hand_row, slow_scores
 
@@ -42,59 +45,97 @@ def model(tiny_models: dict[str, PromptedModel], family: str) -> PromptedModel:
     return tiny_models[family]
 
 
-def batched(model: PromptedModel, rows: list[Row], prompts: list[int] | None = None) -> Batch:
-    return collate(rows, prompts or [0] * len(rows), pad_id=model.codec.pad_id, device=CPU)
+def laid_out(
+    model: PromptedModel, rows: list[Row], prompts: list[int] | None, longest: int, *, packed: bool
+) -> Pass:
+    """Rows in one pass; `prompts` are the rows of the vectors, `longest` tokens each."""
+    uses = prompts or [0] * len(rows)
+    examples = [PackedExample.of(row, use * longest) for row, use in zip(rows, uses, strict=True)]
+    if packed:
+        (layout,) = pack(examples, model.kind, length=128, max_tokens=None)
+        return layout
+    return pad(examples, range(len(examples)), model.kind)
+
+
+def batched(
+    model: PromptedModel, rows: list[Row], prompts: list[int] | None = None, longest: int = 0
+) -> Batch:
+    """Rows as sequences of their own."""
+    (batch,) = upload([laid_out(model, rows, prompts, longest, packed=False)], CPU)
+    return batch
+
+
+@pytest.fixture(params=["padded", "packed"])
+def score(request: pytest.FixtureRequest, model: PromptedModel) -> Callable[..., Tensor]:
+    """Scores rows, padded or packed; in the order of the rows."""
+
+    def scored(
+        rows: list[Row],
+        vectors: Tensor | None = None,
+        prompts: list[int] | None = None,
+        candidates: Tensor | None = None,
+    ) -> Tensor:
+        longest = vectors.shape[1] if vectors is not None else 0
+        layout = laid_out(model, rows, prompts, longest, packed=request.param == "packed")
+        found = model.log_probs(*upload([layout], CPU), vectors, candidates)  # type: ignore[misc]
+        return found[torch.tensor(layout.examples).argsort()]
+
+    return scored
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("spelled", SENTENCES)
 def test_scores_are_those_of_the_whole_model_at_the_answer(
-    model: PromptedModel, family: str, spelled: str
+    model: PromptedModel, family: str, spelled: str, score: Callable[..., Tensor]
 ) -> None:
     row = hand_row(family, model, spelled)
     logits = model.network(input_ids=torch.tensor([row.token_ids])).logits[0, row.answer_position]
 
-    found = model.log_probs(batched(model, [row]), None)
+    found = score([row])
 
     torch.testing.assert_close(found[0], logits.log_softmax(0), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_scores_of_candidates_are_shares_among_them(model: PromptedModel, family: str) -> None:
+def test_scores_of_candidates_are_shares_among_them(
+    model: PromptedModel, family: str, score: Callable[..., Tensor]
+) -> None:
     row = hand_row(family, model, SENTENCES[0])
     candidates = [9, 4, 30, 17]
     logits = model.network(input_ids=torch.tensor([row.token_ids])).logits[0, row.answer_position]
     shares = logits.exp()[candidates] / logits.exp()[candidates].sum()
 
-    found = model.log_probs(batched(model, [row]), None, torch.tensor(candidates))
+    found = score([row], candidates=torch.tensor(candidates))
 
     assert found.dtype == torch.float32
     torch.testing.assert_close(found[0].exp(), shares, rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
-def test_filling_other_rows_and_their_order_change_nothing(
-    model: PromptedModel, family: str
+def test_padding_other_rows_and_their_order_change_nothing(
+    model: PromptedModel, family: str, score: Callable[..., Tensor]
 ) -> None:
     rows = [hand_row(family, model, spelled) for spelled in SENTENCES]
     assert len({len(row.token_ids) for row in rows}) == 3
     alone = torch.cat([model.log_probs(batched(model, [row]), None) for row in rows])
 
-    together = model.log_probs(batched(model, rows), None)
-    backwards = model.log_probs(batched(model, rows[::-1]), None)
-    pairs = model.log_probs(batched(model, [rows[0], rows[2]]), None)
-
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(backwards, alone.flip(0), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(pairs, alone[[0, 2]], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score(rows), alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score(rows[::-1]), alone.flip(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score([rows[0], rows[2]]), alone[[0, 2]], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_what_stands_in_the_filling_changes_nothing(model: PromptedModel, family: str) -> None:
-    batch = batched(model, [hand_row(family, model, spelled) for spelled in SENTENCES])
-    other = batch.token_ids.where(batch.attention_mask == 1, 20)
-    changed = Batch(**{**vars(batch), "token_ids": other})
-    assert not torch.equal(other, batch.token_ids)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_the_padding_contains_changes_nothing(
+    model: PromptedModel, family: str, packed: bool
+) -> None:
+    rows = [hand_row(family, model, spelled) for spelled in SENTENCES]
+    (batch,) = upload([laid_out(model, rows, None, 0, packed=packed)], CPU)
+    place = torch.arange(batch.tokens.shape[1])
+    alone = (batch.seen_from == place) & (batch.seen_until == place + 1)
+    alone &= batch.tokens == model.codec.pad_id
+    changed = replace(batch, tokens=batch.tokens.where(~alone, 20))
+    assert alone.any()
 
     torch.testing.assert_close(
         model.log_probs(changed, None), model.log_probs(batch, None), rtol=1e-4, atol=1e-4
@@ -102,8 +143,8 @@ def test_what_stands_in_the_filling_changes_nothing(model: PromptedModel, family
 
 
 @torch.no_grad()
-def test_prompt_vectors_stand_where_an_obvious_loop_puts_them(
-    model: PromptedModel, family: str
+def test_prompt_vectors_are_where_an_obvious_loop_puts_them(
+    model: PromptedModel, family: str, score: Callable[..., Tensor]
 ) -> None:
     spelled = ["P P _Paris _is P M P .", "P _Oslo _is _in P M", "^Lyon _is _a P P _city _in M _ ."]
     rows = [hand_row(family, model, s) for s in spelled]
@@ -113,30 +154,21 @@ def test_prompt_vectors_stand_where_an_obvious_loop_puts_them(
     uses = [2, 0, 2]
     slow = [slow_scores(model, row, prompts[use]) for row, use in zip(rows, uses, strict=True)]
 
-    found = model.log_probs(batched(model, rows, uses), prompts)
+    found = score(rows, prompts, uses)
 
     torch.testing.assert_close(found, torch.stack(slow), rtol=1e-4, atol=1e-4)
 
 
-def test_the_padding_id_under_a_prompt_token_is_never_read(
-    model: PromptedModel, family: str
+def test_gradients_reach_the_used_prompt_vectors_alone(
+    model: PromptedModel, family: str, score: Callable[..., Tensor]
 ) -> None:
-    batch = batched(model, [hand_row(family, model, "P P _Paris _is P M")])
-    prompts = torch.randn(
-        1, 3, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
-    )
-    other = Batch(**{**vars(batch), "token_ids": batch.token_ids.where(batch.slots == NO_SLOT, 25)})
-    assert torch.equal(model.log_probs(batch, prompts), model.log_probs(other, prompts))
-
-
-def test_gradients_reach_the_used_prompt_vectors_alone(model: PromptedModel, family: str) -> None:
     rows = [hand_row(family, model, s) for s in ("P P _Paris _is P M", "P _Oslo _is M", "P _is M")]
     prompts = torch.randn(
         4, 5, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
     )
     prompts.requires_grad_()
 
-    log_probs = model.log_probs(batched(model, rows, [0, 3, 3]), prompts)
+    log_probs = score(rows, prompts, [0, 3, 3])
     (-log_probs[:, 20].mean()).backward()
 
     assert prompts.grad is not None
@@ -148,7 +180,7 @@ def test_gradients_reach_the_used_prompt_vectors_alone(model: PromptedModel, fam
 
 
 def test_the_gradient_of_prompt_vectors_is_that_of_the_whole_model(
-    model: PromptedModel, family: str
+    model: PromptedModel, family: str, score: Callable[..., Tensor]
 ) -> None:
     row = hand_row(family, model, "P P _Paris _is P M .")
     start = torch.randn(
@@ -156,18 +188,19 @@ def test_the_gradient_of_prompt_vectors_is_that_of_the_whole_model(
     )
     ours, slow = start.clone().requires_grad_(), start.clone().requires_grad_()
 
-    model.log_probs(batched(model, [row]), ours)[0, 20].backward()
+    score([row], ours)[0, 20].backward()
     slow_scores(model, row, slow[0])[20].backward()
 
     assert ours.grad is not None
     torch.testing.assert_close(ours.grad, slow.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_a_row_may_be_as_long_as_max_length_says(model: PromptedModel, family: str) -> None:
-    ids = torch.full((1, model.max_length), 20)
-    batch = Batch(ids, torch.full_like(ids, NO_SLOT), ids // 20, torch.tensor([5]), ids[:, 0] - 20)
+def test_a_row_may_be_as_long_as_max_length_says(
+    model: PromptedModel, family: str, score: Callable[..., Tensor]
+) -> None:
+    row = Row((20,) * model.max_length, (NO_SLOT,) * model.max_length, model.max_length - 1)
     with torch.no_grad():
-        assert model.log_probs(batch, None).isfinite().all()
+        assert score([row]).isfinite().all()
     assert model.max_length == (126 if family == "roberta" else 128)
 
 
@@ -251,8 +284,9 @@ def test_a_masked_model_of_an_unknown_type_is_refused_by_name(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
 def test_the_gradient_of_many_rows_is_summed_in_one_order(
-    tiny_models: dict[str, PromptedModel],
+    tiny_models: dict[str, PromptedModel], packed: bool
 ) -> None:
     """Bit for bit, with several threads: else no training is the same twice."""
     codec = tiny_models["llama"].codec
@@ -263,7 +297,8 @@ def test_the_gradient_of_many_rows_is_summed_in_one_order(
     model = PromptedModel(LlamaForCausalLM(config), codec, masked=False)
     slots = (0, 1, 2, *[NO_SLOT] * 6, 3, 4, 5)
     rows = [Row(tuple((7 * n + i) % 50 for i in range(12)), slots, 11) for n in range(32)]
-    batch = collate(rows, [n % 4 for n in range(32)], pad_id=0, device=model.device)
+    layout = laid_out(model, rows, [n % 4 for n in range(32)], 6, packed=packed)
+    (batch,) = upload([layout], CPU)
     vectors = torch.randn(4, 6, 512, generator=torch.Generator().manual_seed(1))
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -308,7 +343,7 @@ def test_scores_of_a_network_in_bfloat16_are_not_rounded_to_it(
     model = load_model(tiny_folders[family], device="cpu", dtype=dtype)
     row = hand_row(family, model, "^Paris _is _in M")
     with torch.no_grad():
-        scores = model._scores(model._hidden(batched(model, [row]), None)[:, -1], None)
+        scores = model._scores(model._read(batched(model, [row]), None), None)
     assert scores.dtype == torch.float32
     assert not torch.equal(scores, scores.bfloat16().float())
     model.add_classifier(3, seed=1)
@@ -317,3 +352,35 @@ def test_scores_of_a_network_in_bfloat16_are_not_rounded_to_it(
         labels = model._scores(hidden, None)
     assert labels.dtype == torch.float32
     assert dtype == "bfloat16" or not torch.equal(labels, labels.bfloat16().float())
+
+
+# Packing
+
+
+def test_all_families_pack_rows(model: PromptedModel) -> None:
+    assert model.packs
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_model_that_heeds_or_takes_no_such_mask_packs_nothing(
+    tiny_models: dict[str, PromptedModel], refuses: bool
+) -> None:
+    """Its scores would depend on the other rows of a sequence."""
+    network = GPT2LMHeadModel(tiny_models["gpt2"].network.config)
+    run = network.transformer.forward
+
+    def deaf(input_ids: Tensor | None = None, **options: Any) -> Any:
+        mask = options.get("attention_mask")
+        if refuses and mask is not None and mask.ndim != 2:
+            raise ValueError("Wrong shape for attention_mask")
+        return run(input_ids, inputs_embeds=options.get("inputs_embeds"))
+
+    network.transformer.forward = deaf
+    assert not PromptedModel(network, tiny_models["gpt2"].codec, masked=False).packs
+
+
+def test_dropout_is_known_by_the_configuration(tiny_models: dict[str, PromptedModel]) -> None:
+    found = {family: model.has_dropout for family, model in tiny_models.items()}
+    assert found == {
+        "bert": True, "roberta": True, "albert": False, "gpt2": True, "llama": False
+    }  # fmt: skip

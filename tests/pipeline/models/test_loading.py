@@ -195,12 +195,13 @@ def test_tuned_weights_change_the_answers_and_the_folder_stays(
 
     def score(weights: Path | None) -> torch.Tensor:
         model = load_model(tiny_folders[family], device="cpu", weights=weights)
-        return score_examples(model, [row], None, words, max_rows_per_forward=1)
+        return score_examples(model, [row], None, words, max_tokens_per_forward=1)
 
     assert torch.equal(score(weights), score(weights))
     assert not torch.allclose(score(weights), score(None))
     assert torch.equal(
-        score(None), score_examples(tiny_models[family], [row], None, words, max_rows_per_forward=1)
+        score(None),
+        score_examples(tiny_models[family], [row], None, words, max_tokens_per_forward=1),
     )
 
 

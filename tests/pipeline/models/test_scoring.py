@@ -2,12 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pipeline.models.encoding import MultipleChoice, Row
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import micro_batches, score_examples
+from pipeline.models.packing import Batch
+from pipeline.models.scoring import score_examples
 from tests.worked import hand_row, slow_scores
 
 SENTENCES = [
@@ -42,15 +41,22 @@ def vectors(model: PromptedModel) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("max_rows_per_forward", [1, 2, 3, 100])
+@pytest.mark.parametrize("max_tokens_per_forward", [1, 20, 30, 1000])
+@pytest.mark.parametrize("packs", [True, False])
 def test_scores_come_in_the_order_of_the_rows(
-    model: PromptedModel, rows: list[Row], vectors: torch.Tensor, max_rows_per_forward: int
+    model: PromptedModel,
+    rows: list[Row],
+    vectors: torch.Tensor,
+    max_tokens_per_forward: int,
+    packs: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(model, "packs", packs)
     with torch.no_grad():
         slow = [slow_scores(model, row, vectors, WORD_IDS.tolist()) for row in rows]
 
     found = score_examples(
-        model, rows, vectors, WORD_IDS, max_rows_per_forward=max_rows_per_forward
+        model, rows, vectors, WORD_IDS, max_tokens_per_forward=max_tokens_per_forward
     )
 
     torch.testing.assert_close(found, torch.stack(slow), rtol=1e-4, atol=1e-4)
@@ -62,62 +68,71 @@ def test_rows_without_prompt_tokens_need_no_vectors(model: PromptedModel, family
     with torch.no_grad():
         slow = slow_scores(model, row, None, WORD_IDS.tolist())
 
-    found = score_examples(model, [row, row], None, WORD_IDS, max_rows_per_forward=1)
+    found = score_examples(model, [row, row], None, WORD_IDS, max_tokens_per_forward=1)
 
     torch.testing.assert_close(found, torch.stack([slow, slow]), rtol=1e-4, atol=1e-4)
 
 
-def test_a_pass_holds_rows_of_like_length(
+def shapes_of_passes(
+    model: PromptedModel, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[int, ...]]:
+    """The shapes of the passes from now on."""
+    shapes: list[tuple[int, ...]] = []
+    read = model._read
+
+    def watched(batch: Batch, prompts: torch.Tensor | None) -> torch.Tensor:
+        shapes.append(tuple(batch.tokens.shape))
+        return read(batch, prompts)
+
+    monkeypatch.setattr(model, "_read", watched)
+    return shapes
+
+
+def test_a_pass_of_a_model_that_cannot_pack_has_rows_of_similar_length(
     model: PromptedModel,
     rows: list[Row],
     vectors: torch.Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shapes = []
-    log_probs = model.log_probs
-
-    def watched(batch, prompts, candidates=None):
-        shapes.append(tuple(batch.token_ids.shape))
-        return log_probs(batch, prompts, candidates)
-
-    monkeypatch.setattr(model, "log_probs", watched)
-    score_examples(model, rows, vectors, WORD_IDS, max_rows_per_forward=2)
-
+    monkeypatch.setattr(model, "packs", False)
+    shapes = shapes_of_passes(model, monkeypatch)
     lengths = sorted(len(row.token_ids) for row in rows)
-    assert shapes == [(2, lengths[1]), (2, lengths[3]), (1, lengths[4])]
+
+    most = lengths[0] + lengths[1]
+    score_examples(model, rows, vectors, WORD_IDS, max_tokens_per_forward=most)
+
+    assert shapes[0] == (2, lengths[1])
+    assert shapes[-1] == (1, lengths[4])
+    assert sum(count for count, _ in shapes) == 5
 
 
-@settings(max_examples=50)
-@given(st.lists(st.integers(1, 9)), st.integers(1, 12))
-def test_passes_keep_the_order_and_are_as_full_as_may_be(sizes: list[int], most: int) -> None:
-    cut = list(micro_batches(range(len(sizes)), lambda i: sizes[i], most))
-    assert [i for own in cut for i in own] == list(range(len(sizes)))
-    totals = [sum(sizes[i] for i in own) for own in cut]
-    assert all(total <= most or len(own) == 1 for total, own in zip(totals, cut, strict=True))
-    assert all(total + sizes[own[0]] > most for total, own in zip(totals, cut[1:], strict=False))
-
-
-def test_each_choice_of_an_example_is_a_row_of_its_pass(
-    model: PromptedModel, rows: list[Row], vectors: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("packs", [True, False])
+def test_the_choices_of_an_example_share_a_pass(
+    model: PromptedModel,
+    rows: list[Row],
+    vectors: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    packs: bool,
 ) -> None:
-    counts = []
-    choice_scores = model.choice_scores
-
-    def watched(batch, prompts):
-        counts.append(len(batch.token_ids))
-        return choice_scores(batch, prompts)
-
-    monkeypatch.setattr(model, "choice_scores", watched)
+    monkeypatch.setattr(model, "packs", packs)
+    shapes = shapes_of_passes(model, monkeypatch)
     written = [replace(row, answer_ids=(30,)) for row in rows]
     asked = [
         MultipleChoice((written[0], written[1], written[2])),
         MultipleChoice((written[3], written[4])),
     ] * 2
     labels = torch.tensor([0, 1])
-    alone = score_examples(model, asked, vectors, labels, max_rows_per_forward=1)
-    assert sorted(counts) == [2, 2, 3, 3]
-    counts.clear()
-    together = score_examples(model, asked, vectors, labels, max_rows_per_forward=5)
-    assert sum(counts) == 10
-    assert max(counts) <= 5
+    alone = score_examples(model, asked, vectors, labels, max_tokens_per_forward=1)
+    single = len(shapes)
+    together = score_examples(model, asked, vectors, labels, max_tokens_per_forward=10_000)
+    assert len(shapes) == single + 1
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        for example, found in zip(asked, together, strict=True):
+            own = [slow_scores(model, row, vectors)[30] for row in example.rows]
+            pair = torch.stack([own[0], max(own[1:])])
+            torch.testing.assert_close(found, pair.log_softmax(0), rtol=1e-4, atol=1e-4)
+
+
+def test_no_examples_have_no_scores(model: PromptedModel) -> None:
+    assert score_examples(model, [], None, WORD_IDS, max_tokens_per_forward=9).shape == (0, 3)

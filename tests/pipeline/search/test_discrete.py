@@ -45,7 +45,7 @@ def choose(
     on_epoch: Callable[[EpochRecord], object] = lambda _: None,
 ) -> TrainingResult:
     trial = fact_trial("P17", parse_template("{subject} [P] {mask}", FIELDS), FACTS, VOCABULARY)
-    return choose_published(model, trial, texts, max_rows_per_forward=8, on_epoch=on_epoch)
+    return choose_published(model, trial, texts, max_tokens_per_forward=8, on_epoch=on_epoch)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def search(
         model,
         replace(asked, seed=5),
         params,
-        max_rows_per_forward=16,
+        max_tokens_per_forward=16,
         checkpoint=folder / "search.json",
         on_epoch=on_epoch,
     )
@@ -197,9 +197,9 @@ def search(
 
 def score_of(model: PromptedModel, questions: PromptDataset, vectors: Tensor | None) -> float:
     log_probs = score_examples(
-        model, questions.rows, vectors, questions.word_ids, max_rows_per_forward=3
+        model, questions.rows, vectors, questions.word_ids, max_tokens_per_forward=3
     )
-    return accuracy(log_probs, questions.targets)
+    return accuracy(log_probs.argmax(dim=1), questions.targets)
 
 
 SOURCE = "{subject} [P*3] {mask} [P] ."

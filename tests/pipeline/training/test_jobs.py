@@ -36,7 +36,9 @@ RTE = get_task("rte")
 HYBRID = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
 PATTERN = parse_template("{premise:shorten}? [P] {mask}, {hypothesis}.", RTE.fields)
 YES_NO = {"entailment": "yes", "not_entailment": "no"}
-RUNTIME = RuntimeParams(device="cpu", threads=None, max_rows_per_forward=16, checkpoint_seconds=99)
+RUNTIME = RuntimeParams(
+    device="cpu", threads=None, max_tokens_per_forward=16, checkpoint_seconds=99
+)
 
 
 # From a trial to a job
@@ -131,7 +133,7 @@ def test_a_task_becomes_a_job_over_its_label_words(
     assert job.train.word_ids.tolist() == ids(family, model.codec, "_yes _no")
     assert job.train.targets.tolist() == [1, 0]
     assert job.dev.rows == [hand_row(family, model, "^Lyon ? P M , _a .")]
-    assert job.score(torch.tensor([[-1.0, -2.0]]), job.dev.targets) == 1.0
+    assert job.score(torch.tensor([0]), job.dev.targets) == 1.0
 
 
 def test_the_premise_of_a_task_is_cut_to_max_length(tiny_models: dict[str, PromptedModel]) -> None:
@@ -351,7 +353,7 @@ def test_banks_of_any_size_give_the_same_prompts(
 
     expected = train(
         model, [make_job(model, trial) for trial in trials], trials[0].config.training,
-        max_rows_per_forward=16, best_checkpoint_path=tmp_path / "none", checkpoint=None,
+        max_tokens_per_forward=16, best_checkpoint_path=tmp_path / "none", checkpoint=None,
         on_epoch=lambda *_: None,
     )  # fmt: skip
     monkeypatch.setattr(jobs, "estimate_bank_size", lambda *_: fitting)
@@ -459,7 +461,7 @@ def test_each_relation_tunes_the_model_as_it_was_loaded(
         model = load()
         job = make_job(model, trial)
         (expected,) = train(
-            model, [job], training, max_rows_per_forward=16, best_checkpoint_path=alone,
+            model, [job], training, max_tokens_per_forward=16, best_checkpoint_path=alone,
             checkpoint=None, on_epoch=lambda *_: None,
         )  # fmt: skip
         file = weights_file(tmp_path / "out", trial.name)
@@ -468,9 +470,9 @@ def test_each_relation_tunes_the_model_as_it_was_loaded(
         # Evaluation loads the weights of the file with the vectors of the same epoch.
         fresh = load_model(tiny_folders[family], device="cpu", weights=file)
         log_probs = score_examples(
-            fresh, job.dev.rows, result.vectors, job.dev.word_ids, max_rows_per_forward=16
+            fresh, job.dev.rows, result.vectors, job.dev.word_ids, max_tokens_per_forward=16
         )
-        assert accuracy(log_probs, job.dev.targets) == result.best_score
+        assert accuracy(log_probs.argmax(dim=1), job.dev.targets) == result.best_score
         loss = float(torch.nn.functional.nll_loss(log_probs, job.dev.targets))
         assert loss == pytest.approx(result.history[result.best_epoch].dev_loss, abs=1e-5)
 
@@ -542,7 +544,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(jobs, "train_bank", train_bank)
     monkeypatch.setattr(jobs, "make_job", lambda *_: None)
-    monkeypatch.setattr(jobs, "estimate_max_rows", lambda *_, **__: 8)
+    monkeypatch.setattr(jobs, "estimate_max_tokens", lambda *_, **__: 8)
     return trained
 
 

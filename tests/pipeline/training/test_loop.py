@@ -1,3 +1,5 @@
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from pipeline.data.lama import Fact
 from pipeline.evaluation.metrics import accuracy
+from pipeline.models import packing
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
@@ -18,13 +21,15 @@ from pipeline.prompts.template import parse_template
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training import loop
+from pipeline.training import passes as planning
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.jobs import make_job
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
-from pipeline.training.prompt_encoders import PromptEncoder, make_encoder
+from pipeline.training.prompt_encoders import EncoderBank, PromptEncoder, make_encoder
 from tests.jobs import ADAM, SEED, changed, fact_job, method, task_trial, train_jobs
+from tests.operations import Operations
 from tests.tiny import FAMILIES
-from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
+from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores, torch_vectors
 
 ONE_OF_EACH = ("bert", "gpt2")
 
@@ -121,9 +126,9 @@ def test_a_step_equals_one_written_out_row_by_row(
     losses = []
     for row, place in zip(rows, places, strict=True):
         if over_vocabulary:
-            losses.append(-slow_scores(model, row, encoder())[words[place]])
+            losses.append(-slow_scores(model, row, torch_vectors(encoder))[words[place]])
         else:
-            losses.append(-slow_scores(model, row, encoder(), words)[place])
+            losses.append(-slow_scores(model, row, torch_vectors(encoder), words)[place])
     loss = torch.stack(losses).mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -139,7 +144,7 @@ def test_a_step_equals_one_written_out_row_by_row(
 
     assert trained.history[1].train_loss == pytest.approx(loss.item(), abs=1e-4)
     assert trained.vectors is not None
-    torch.testing.assert_close(trained.vectors, encoder().detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(trained.vectors, torch_vectors(encoder).detach(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -158,7 +163,7 @@ def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
     losses = []
     for _ in range(3):
         optimizer.zero_grad()
-        loss = -slow_scores(model, row, encoder())[target]
+        loss = -slow_scores(model, row, torch_vectors(encoder))[target]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimizer.step()
@@ -177,7 +182,7 @@ def test_steps_of_unequal_size_each_follow_the_mean_of_their_examples(
     mean = (2 * losses[0] + 2 * losses[1] + losses[2]) / 5
     assert trained.history[1].train_loss == pytest.approx(mean, abs=1e-4)
     assert trained.vectors is not None
-    torch.testing.assert_close(trained.vectors, encoder().detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(trained.vectors, torch_vectors(encoder).detach(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -189,18 +194,21 @@ def test_dev_is_scored_as_by_one_row_at_a_time(
     encoder = encoder_of("lstm", 4, model, name="P17")
     with torch.no_grad():
         slow = torch.stack(
-            [slow_scores(model, row, encoder(), asked.dev.word_ids) for row in asked.dev.rows]
+            [
+                slow_scores(model, row, torch_vectors(encoder), asked.dev.word_ids)
+                for row in asked.dev.rows
+            ]
         )
     right = [float(scores[target]) for scores, target in zip(slow, asked.dev.targets, strict=True)]
     given = []
 
-    def score(log_probs: Tensor, targets: Tensor) -> float:
-        given.append((log_probs, targets))
+    def score(answers: Tensor, targets: Tensor) -> float:
+        given.append((answers, targets))
         return 0.25
 
     record = run(model, [asked], score=score, epochs=0)["P17"].history[0]
 
-    torch.testing.assert_close(given[0][0], slow, rtol=1e-4, atol=1e-4)
+    assert torch.equal(given[0][0], slow.argmax(dim=1))
     assert torch.equal(given[0][1], asked.dev.targets)
     assert record.dev_loss == pytest.approx(-sum(right) / len(right), abs=1e-4)
     assert record == EpochRecord(0, None, record.dev_loss, 0.25)
@@ -249,7 +257,7 @@ BANK: list[tuple[str, str, int, int, list[float]]] = [
     ("P1376", "[P*2] {subject} , [P*2] {mask} [P] .", 6, 11, [0.1, 0.9, 0.1, 0.1]),
 ]
 BEST = {"P17": 1, "P30": 4, "P36": 2, "P47": 0, "P101": 4, "P1001": 0, "P103": 3, "P1376": 1}
-CHUNKS = [(1, 1), (7, -1), (64, 1)]  # rows in a pass, order of the jobs
+CHUNKS = [(1, 1), (200, -1), (10_000, 1)]  # tokens in a pass, order of the jobs
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -260,7 +268,7 @@ CHUNKS = [(1, 1), (7, -1), (64, 1)]  # rows in a pass, order of the jobs
 def test_a_bank_of_many_relations_ends_as_each_alone(
     tiny_models: dict[str, PromptedModel], family: str, encoder: str, seed: int, dropout: float
 ) -> None:
-    """Over a whole training, whatever the order of relations and the rows of a pass."""
+    """Over a whole training, whatever the order of relations and the tokens of a pass."""
     model = tiny_models[family]
     jobs = [job(model, n, source, facts=f, dev=d) for n, source, f, d, _ in BANK]
     scores = {f"dev_{dev}": values for _, _, _, dev, values in BANK}
@@ -274,12 +282,12 @@ def test_a_bank_of_many_relations_ends_as_each_alone(
         assert (moved.abs().max().item() > 1e-2) == (BEST[name] > 0)
     assert {name: result.best_epoch for name, result in alone.items()} == BEST
     assert [len(result.history) for result in alone.values()] == [len(row[-1]) for row in BANK]
-    for max_rows_per_forward, order in CHUNKS:
+    for max_tokens_per_forward, order in CHUNKS:
         together = run(
             model,
             jobs[::order],
             score=scripted(**scores),
-            max_rows_per_forward=max_rows_per_forward,
+            max_tokens_per_forward=max_tokens_per_forward,
             **settings,
         )
         assert list(together) == [one.name for one in jobs[::order]]
@@ -304,12 +312,12 @@ def test_jobs_with_words_of_their_own_train_together_as_each_alone(
 
 
 @pytest.mark.parametrize("family", ["albert", "llama", "bert"])
-def test_rows_per_pass_changes_nothing_where_the_model_is_tuned(
+def test_tokens_per_pass_change_nothing_where_the_model_is_tuned(
     tiny_folders: dict[str, Path], tmp_path: Path, family: str
 ) -> None:
     """The configuration of bert has dropout, those of albert and llama have none."""
     results = []
-    for max_rows_per_forward in (6, 2):
+    for max_tokens_per_forward in (100, 2):
         model = load_model(tiny_folders[family], device="cpu")
         results.append(
             run(
@@ -319,7 +327,7 @@ def test_rows_per_pass_changes_nothing_where_the_model_is_tuned(
                 batch_size=6,
                 model_optimizer=changed(ADAM, learning_rate=1e-3),
                 best_checkpoint_path=tmp_path / "weights.safetensors",
-                max_rows_per_forward=max_rows_per_forward,
+                max_tokens_per_forward=max_tokens_per_forward,
             )["P17"]
         )
     assert_equal_results(*results, tolerance=1e-3)
@@ -337,9 +345,13 @@ def test_passes_that_share_a_step_add_up_to_it(
     """Eleven facts in steps of six: the last step has five."""
     asked: list[int] = []
     real = loop.score_batch
-    monkeypatch.setattr(
-        loop, "score_batch", lambda *given: (asked.append(len(given[1])), real(*given))[1]
-    )
+
+    def watched(*given: Any) -> Tensor:
+        if torch.is_grad_enabled():  # of training, not of dev
+            asked.append(len(given[1].choices))
+        return real(*given)
+
+    monkeypatch.setattr(loop, "score_batch", watched)
     results = []
     for passes, sizes in [(1, [6, 5]), (2, [3, 3, 3, 2]), (6, [1] * 11)]:
         model = load_model(tiny_folders[family], device="cpu")
@@ -407,19 +419,124 @@ def test_jobs_of_another_name_or_seed_start_and_shuffle_differently(
     assert not torch.allclose(first, seeded, atol=1e-2)
 
 
+# The work of a step
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """The operations of each step, and of each dev round."""
+    found: dict[str, list[int]] = {"_step": [], "score_dev": []}
+    for name, counts in found.items():
+        real = getattr(loop._Bank, name)
+
+        def watched(*given: Any, real: Any = real, counts: list[int] = counts) -> Any:
+            with Operations() as operations:
+                result = real(*given)
+            counts.append(operations.counts.total())
+            return result
+
+        monkeypatch.setattr(loop._Bank, name, watched)
+    return found
+
+
+def equal_jobs(model: PromptedModel, count: int) -> list[TrainingJob]:
+    source = "[P*3] {subject} is [P*3] {mask} [P*3]"
+    return [job(model, f"P{n}", source, facts=3, dev=4) for n in range(count)]
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_many_relations_take_as_many_operations_as_one(
+    tiny_models: dict[str, PromptedModel], family: str, counted: dict[str, list[int]]
+) -> None:
+    model = tiny_models[family]
+    operations = {}
+    for relations in (1, 41):
+        jobs = equal_jobs(model, relations)
+        run(model, jobs, score=latest, epochs=2, max_tokens_per_forward=10**6)
+        operations[relations] = {name: max(counts) for name, counts in counted.items()}
+        for counts in counted.values():
+            counts.clear()
+    for name, most in operations[41].items():
+        assert most <= 1.2 * operations[1][name]
+    assert 300 < operations[41]["_step"] <= 800
+
+
+READS = ("cpu", "item", "tolist", "to", "numpy", "__bool__", "__float__", "__int__")
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "embedding"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_no_step_waits_for_the_device(
+    tiny_models: dict[str, PromptedModel],
+    monkeypatch: pytest.MonkeyPatch,
+    encoder: str,
+    dropout: float,
+) -> None:
+    """A step reads no number and moves no tensor; an epoch moves its passes, and reads once."""
+    within: list[str] = []
+    stepping = [False]
+    for name in READS:
+        real = getattr(torch.Tensor, name)
+
+        def watched(*given: Any, name: str = name, real: Any = real, **options: Any) -> Any:
+            caller = sys._getframe(1).f_code.co_filename
+            if name == "to" and isinstance(given[1], torch.dtype):
+                return real(*given, **options)
+            if stepping[0] and f"{os.sep}pipeline{os.sep}" in caller:
+                within.append(name)
+            return real(*given, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+    step, read, moved = loop._Bank._step, loop._Bank._read, packing.to_device
+    reads: list[int] = []
+    moves: list[int] = []
+
+    def watched_step(*given: Any) -> None:
+        stepping[0] = True
+        step(*given)
+        stepping[0] = False
+
+    monkeypatch.setattr(loop._Bank, "_step", watched_step)
+    monkeypatch.setattr(loop._Bank, "_read", lambda *given: (reads.append(1), read(*given))[1])
+    monkeypatch.setattr(planning, "to_device", lambda *given: (moves.append(1), moved(*given))[1])
+    model = tiny_models["gpt2"]
+    run(model, three_jobs(model), epochs=3, encoder=encoder, dropout=dropout, score=latest)
+    assert within == []
+    # Epoch 0 moves dev, each other epoch its passes.
+    assert (len(reads), len(moves)) == (4, 4)
+
+
+def test_the_passes_of_an_epoch_have_few_shapes(
+    tiny_models: dict[str, PromptedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_models["gpt2"]
+    shapes: list[tuple[int, ...]] = []
+    real = loop._Bank._backward_pass
+
+    def watched(bank: Any, each: Any, vectors: Any) -> Tensor:
+        shapes.append(tuple(each.batch.tokens.shape))
+        return real(bank, each, vectors)
+
+    monkeypatch.setattr(loop._Bank, "_backward_pass", watched)
+    jobs = [job(model, f"P{n}", "[P] {subject} is [P] {mask}", facts=5 + 3 * n) for n in range(9)]
+    run(model, jobs, epochs=1, max_tokens_per_forward=60)
+    assert len(shapes) > 10
+    assert 1 < len(set(shapes)) <= 4
+
+
 # Frozen and tuned
 
 
 @pytest.fixture
-def encoders(monkeypatch: pytest.MonkeyPatch) -> list[PromptEncoder]:
-    """The encoders that training makes, as they are while and after it trains."""
-    made: list[PromptEncoder] = []
+def banks(monkeypatch: pytest.MonkeyPatch) -> list[EncoderBank]:
+    """The encoders that training stacks, as they are while and after it trains."""
+    made: list[EncoderBank] = []
 
-    def make(*args: Any, **options: Any) -> PromptEncoder:
-        made.append(make_encoder(*args, **options))
+    def make(*args: Any, **options: Any) -> EncoderBank:
+        made.append(EncoderBank(*args, **options))
         return made[-1]
 
-    monkeypatch.setattr(loop, "make_encoder", make)
+    monkeypatch.setattr(loop, "EncoderBank", make)
     return made
 
 
@@ -430,16 +547,15 @@ def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
     tmp_path: Path,
     family: str,
     encoder: str,
-    encoders: list[PromptEncoder],
+    banks: list[EncoderBank],
 ) -> None:
     model = tiny_models[family]
     before = {name: w.clone() for name, w in model.network.state_dict().items()}
-    starts: list[dict[str, Tensor]] = []
+    starts: dict[str, Tensor] = {}
 
     def note(_: str, record: EpochRecord) -> None:
         if record.epoch == 0:
-            made = encoders[len(starts)]
-            starts.append({name: p.detach().clone() for name, p in made.named_parameters()})
+            starts.update({name: w.detach().clone() for name, w in banks[0].weights.items()})
 
     run(
         model,
@@ -454,12 +570,12 @@ def test_a_frozen_model_stays_bit_equal_and_every_encoder_parameter_moves(
     assert all(torch.equal(w, before[n]) for n, w in model.network.state_dict().items())
     assert not model.network.training
     assert not list(tmp_path.iterdir())
-    assert len(encoders) == 2
-    for made, start in zip(encoders, starts, strict=True):
-        assert len(start) == len(list(made.parameters()))
-        assert len(start) == {"lstm": 21, "mlp": 5, "embedding": 1}[encoder]
-        for name, parameter in made.named_parameters():
-            assert not torch.equal(parameter, start[name]), name
+    (bank,) = banks
+    assert len(starts) == {"lstm": 13, "mlp": 5, "embedding": 1}[encoder]
+    for name, weight in bank.weights.items():
+        assert len(weight) == 2
+        for now, start in zip(weight, starts[name], strict=True):
+            assert not torch.equal(now, start), name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -511,7 +627,7 @@ def test_the_weights_of_the_best_epoch_are_in_the_file(
     assert len(moved) > 0.8 * len(start)
     fresh = load_model(tiny_folders[family], device="cpu", weights=file)
     log_probs = score_examples(
-        fresh, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_rows_per_forward=64
+        fresh, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_tokens_per_forward=64
     )
     loss = float(torch.nn.functional.nll_loss(log_probs, asked.dev.targets))
     dev_losses = [record.dev_loss for record in trained.history]
@@ -552,7 +668,9 @@ def test_a_model_without_a_prompt_is_tuned_as_one_written_out(
         best_checkpoint_path=tmp_path / "weights.safetensors",
     )["tune"]
 
-    found = score_examples(model, asked.dev.rows, None, asked.dev.word_ids, max_rows_per_forward=2)
+    found = score_examples(
+        model, asked.dev.rows, None, asked.dev.word_ids, max_tokens_per_forward=2
+    )
     assert trained.vectors is None
     assert trained.history[1].train_loss == pytest.approx(loss.item() / 2, abs=1e-4)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
@@ -625,10 +743,11 @@ def test_the_vectors_are_those_of_the_best_epoch(
     assert trained.vectors.dtype == torch.float32
     assert not trained.vectors.requires_grad
     log_probs = score_examples(
-        model, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_rows_per_forward=64
+        model, asked.dev.rows, trained.vectors, asked.dev.word_ids, max_tokens_per_forward=64
     )
     losses = [record.dev_loss for record in trained.history]
-    assert torch.nn.functional.nll_loss(log_probs, asked.dev.targets).item() == losses[best]
+    loss = torch.nn.functional.nll_loss(log_probs, asked.dev.targets).item()
+    assert loss == pytest.approx(losses[best], abs=1e-5)
     assert len(set(losses)) == 4
 
 
@@ -658,7 +777,7 @@ def test_without_epochs_dev_is_scored_and_nothing_trained(
     else:
         start = encoder_of(encoder, 4, model, name="P17")
         assert trained.vectors is not None
-        torch.testing.assert_close(trained.vectors, start().detach())
+        torch.testing.assert_close(trained.vectors, torch_vectors(start).detach())
 
 
 # Same in, same out
@@ -784,9 +903,9 @@ def test_a_tuned_model_learns_sixteen_examples_by_heart(
 
 def accuracy_of(model: PromptedModel, dataset: PromptDataset, vectors: Tensor | None) -> float:
     log_probs = score_examples(
-        model, dataset.rows, vectors, dataset.word_ids, max_rows_per_forward=5
+        model, dataset.rows, vectors, dataset.word_ids, max_tokens_per_forward=5
     )
-    return accuracy(log_probs, dataset.targets)
+    return accuracy(log_probs.argmax(dim=1), dataset.targets)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)

@@ -1,12 +1,18 @@
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import OptimizerConfig
+from pipeline.training import optimizers
 from pipeline.training.optimizers import ScheduledOptimizer, lr_lambda
+from pipeline.training.prompt_encoders import EncoderBank, PromptEncoder
 from tests.jobs import changed
+from tests.operations import Operations
+from tests.worked import torch_vectors
 
 SETTINGS = OptimizerConfig(
     optimizer="adam",
@@ -66,15 +72,26 @@ def gradients(parameters: list[nn.Parameter], step: int) -> list[Tensor]:
     return [torch.randn(p.shape, generator=generator) * (step + 1) for p in parameters]
 
 
+def optimizer_of(
+    parameters: list[nn.Parameter], settings: OptimizerConfig, *, epochs: int, steps_per_epoch: int
+) -> ScheduledOptimizer:
+    """The optimizer of one member, such as a tuned model."""
+    return ScheduledOptimizer(
+        [(parameter, parameter.ndim > 1) for parameter in parameters],
+        settings,
+        epochs=epochs,
+        steps_per_epoch=[steps_per_epoch],
+        stacked=False,
+    )
+
+
 def run(settings: OptimizerConfig, *, epochs: int = 3, steps_per_epoch: int = 2) -> list[Tensor]:
     parameters = start()
-    optimizer = ScheduledOptimizer(
-        parameters, settings, epochs=epochs, steps_per_epoch=steps_per_epoch
-    )
+    optimizer = optimizer_of(parameters, settings, epochs=epochs, steps_per_epoch=steps_per_epoch)
     for step in range(epochs * steps_per_epoch):
         for parameter, gradient in zip(parameters, gradients(parameters, step), strict=True):
             parameter.grad = gradient
-        optimizer.step()
+        optimizer.step([0])
     return [parameter.detach() for parameter in parameters]
 
 
@@ -166,11 +183,11 @@ def test_l2_and_decoupled_decay_differ_and_spare_vectors() -> None:
 
 def test_a_step_clears_the_gradients() -> None:
     parameters = start()
-    optimizer = ScheduledOptimizer(parameters, SETTINGS, epochs=1, steps_per_epoch=1)
+    optimizer = optimizer_of(parameters, SETTINGS, epochs=1, steps_per_epoch=1)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    assert all(p.grad is None or not p.grad.any() for p in parameters)
+    optimizer.step([0])
+    assert all(parameter.grad is None for parameter in parameters)
 
 
 def test_a_small_gradient_is_not_clipped() -> None:
@@ -179,9 +196,9 @@ def test_a_small_gradient_is_not_clipped() -> None:
 
 def test_parameters_of_matrices_alone_need_no_vectors() -> None:
     parameter = nn.Parameter(torch.ones(2, 2))
-    optimizer = ScheduledOptimizer([parameter], SETTINGS, epochs=1, steps_per_epoch=1)
+    optimizer = optimizer_of([parameter], SETTINGS, epochs=1, steps_per_epoch=1)
     parameter.grad = torch.ones(2, 2)
-    optimizer.step()
+    optimizer.step([0])
     torch.testing.assert_close(parameter.detach(), torch.full((2, 2), 0.9))
 
 
@@ -200,18 +217,200 @@ def test_one_that_is_restored_goes_on_bit_for_bit(
         for step in steps:
             for parameter, gradient in zip(parameters, gradients(parameters, step), strict=True):
                 parameter.grad = gradient
-            optimizer.step()
+            optimizer.step([0])
 
     whole = start()
-    go(whole, ScheduledOptimizer(whole, settings, epochs=3, steps_per_epoch=2), range(6))
+    go(whole, optimizer_of(whole, settings, epochs=3, steps_per_epoch=2), range(6))
 
     first = start()
-    stopped = ScheduledOptimizer(first, settings, epochs=3, steps_per_epoch=2)
+    stopped = optimizer_of(first, settings, epochs=3, steps_per_epoch=2)
     go(first, stopped, range(done))
     torch.save(stopped.state_dict(), tmp_path / "state.pt")
     second = [nn.Parameter(parameter.detach().clone()) for parameter in first]
-    restored = ScheduledOptimizer(second, settings, epochs=3, steps_per_epoch=2)
+    restored = optimizer_of(second, settings, epochs=3, steps_per_epoch=2)
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     go(second, restored, range(done, 6))
 
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
+
+
+# Several members
+
+
+def stacked(members: int) -> list[Tensor]:
+    """A matrix and a vector of each member, as stacked leaf tensors."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((members, 3, 2), (members, 4))
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def bank_of(
+    parameters: list[Tensor], settings: OptimizerConfig, steps_per_epoch: list[int]
+) -> ScheduledOptimizer:
+    return ScheduledOptimizer(
+        [(parameters[0], True), (parameters[1], False)],
+        settings,
+        epochs=4,
+        steps_per_epoch=steps_per_epoch,
+        stacked=True,
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_each_member_is_stepped_as_by_an_optimizer_of_its_own(
+    optimizer: str, schedule: str, max_grad_norm: float | None
+) -> None:
+    """Members pause where they have fewer steps; the second leaves after two epochs."""
+    settings = changed(
+        SETTINGS, optimizer=optimizer, schedule=schedule, weight_decay=0.3, warmup_ratio=0.3,
+        decay_per_epoch=0.5, max_grad_norm=max_grad_norm,
+    )  # fmt: skip
+    steps_per_epoch = [3, 2, 3, 1]
+    together = stacked(4)
+    bank = bank_of(together, settings, steps_per_epoch)
+    alone = [[nn.Parameter(p[m].detach().clone()) for p in together] for m in range(4)]
+    single = [
+        optimizer_of(own, settings, epochs=4, steps_per_epoch=steps)
+        for own, steps in zip(alone, steps_per_epoch, strict=True)
+    ]
+    left = [0, 1, 2, 3]
+    for epoch in range(4):
+        if epoch == 2:
+            left = [0, 2, 3]
+            together = [p.detach()[left].requires_grad_() for p in together]
+            bank.keep([(together[0], True), (together[1], False)], left)
+        for step in range(3):
+            active = [m for m in left if step < steps_per_epoch[m]]
+            for p in together:
+                p.grad = torch.zeros_like(p)
+            for m in active:
+                own = gradients(alone[m], 10 * epoch + step + m)
+                for n, gradient in enumerate(own):
+                    alone[m][n].grad = gradient.clone()
+                    whole = together[n].grad
+                    assert whole is not None
+                    whole[left.index(m)] = gradient
+                single[m].step([0])
+            bank.step([left.index(m) for m in active])
+            assert all(p.grad is None for p in together)
+    for place, m in enumerate(left):
+        for whole, own in zip(together, alone[m], strict=True):
+            torch.testing.assert_close(whole[place], own, rtol=1e-5, atol=1e-6)
+
+
+def test_members_with_the_same_learning_rate_share_one_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[tuple[float, int]] = []
+    real = optimizers.adam
+
+    def watched(parameters: list[Tensor], *rest: object, **options: Any) -> None:
+        calls.append((options["lr"], len(parameters)))
+        real(parameters, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(optimizers, "adam", watched)
+    parameters = stacked(5)
+    bank = bank_of(parameters, changed(SETTINGS, schedule="linear"), [2, 2, 2, 4, 2])
+    for members in ([0, 1, 2, 3, 4], [0, 1, 2, 3]):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        bank.step(members)
+    rates = sorted(set(calls))
+    # Two calls for each rate, of matrices and of vectors; the fourth has the slower schedule.
+    assert [rate for rate, _ in rates] == pytest.approx([0.1 * 7 / 8, 0.1 * 15 / 16, 0.1])
+    assert [count for _, count in rates] == [3, 1, 5]
+
+
+# The encoders of a bank, and their optimizer
+
+
+def encoders_of(kind: str, counts: list[int], size: int) -> list[PromptEncoder]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return [PromptEncoder(kind, count, size).double() for count in counts]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "mlp", "embedding"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+def test_twenty_steps_of_a_bank_equal_those_of_torchs_own_modules(
+    kind: str, optimizer: str, max_grad_norm: float | None
+) -> None:
+    """In float64, with steps of unequal number, warm-up, and a prompt that stops after ten."""
+    settings = changed(
+        SETTINGS, optimizer=optimizer, schedule="exponential", learning_rate=1e-2,
+        weight_decay=0.1, warmup_ratio=0.2, decay_per_epoch=0.9, max_grad_norm=max_grad_norm,
+    )  # fmt: skip
+    counts, steps_per_epoch = [3, 9, 5, 1], [5, 4, 5, 3]
+    alone = encoders_of(kind, counts, 16)
+    starts = [torch_vectors(encoder).detach().clone() for encoder in alone]
+    bank = EncoderBank(alone, dropout=0.0, device=torch.device("cpu"))
+    together = ScheduledOptimizer(
+        bank.parameters(), settings, epochs=4, steps_per_epoch=steps_per_epoch, stacked=True
+    )
+    reference = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    optimizers_alone, schedules = [], []
+    for encoder, steps in zip(alone, steps_per_epoch, strict=True):
+        parameters = list(encoder.parameters())
+        own = reference(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=1e-2,
+        )
+        factor = partial(lr_lambda, settings, epochs=4, steps_per_epoch=steps)
+        optimizers_alone.append(own)
+        schedules.append(torch.optim.lr_scheduler.LambdaLR(own, factor))
+    wanted = torch.randn(9, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def loss(vectors: Tensor, member: int) -> Tensor:
+        apart = vectors - (member + 1) * wanted[: len(vectors)]
+        return (3 + member) * apart.square().sum()
+
+    left = [0, 1, 2, 3]
+    for step in range(20):
+        if step == 10:
+            left = [0, 2, 3]
+            bank.keep(left)
+            together.keep(bank.parameters(), left)
+        active = [m for m in left if step % 5 < steps_per_epoch[m]]
+        for m in active:
+            loss(torch_vectors(alone[m]), m).backward()
+            if max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(alone[m].parameters(), max_grad_norm)
+            optimizers_alone[m].step()
+            optimizers_alone[m].zero_grad()
+            schedules[m].step()
+        vectors = bank()
+        total = sum(loss(vectors[left.index(m), : counts[m]], m) for m in active)
+        assert isinstance(total, Tensor)
+        total.backward()
+        together.step([left.index(m) for m in active])
+
+    vectors = bank()
+    for place, m in enumerate(left):
+        expected = torch_vectors(alone[m]).detach()
+        moved = (expected - starts[m]).norm()
+        assert moved > 0.05
+        assert (vectors[place, : counts[m]] - expected).norm() < 1e-12 * moved
+
+
+@pytest.mark.parametrize(("max_grad_norm", "most"), [(None, 16), (1.0, 19)])
+def test_a_step_moves_the_weights_few_times_through_memory(
+    max_grad_norm: float | None, most: int
+) -> None:
+    """At the size of a model's embeddings; in units of the bytes of all encoders."""
+    encoders = [PromptEncoder("lstm", 9, 512) for _ in range(2)]
+    bank = EncoderBank(encoders, dropout=0.0, device=torch.device("cpu"))
+    settings = changed(SETTINGS, max_grad_norm=max_grad_norm)
+    optimizer = ScheduledOptimizer(
+        bank.parameters(), settings, epochs=1, steps_per_epoch=[9, 9], stacked=True
+    )
+    weights = sum(weight.nbytes for weight in bank.weights.values())
+    with Operations() as counted:
+        bank().sum().backward()
+        optimizer.step([0, 1])
+    assert 10 < counted.bytes / weights < most

@@ -134,7 +134,7 @@ def test_what_was_trained_scores_the_same_when_it_is_loaded(
         PromptFormat.from_prompt(get_task(task), stored, classifier=method == "classifier"),
         stored.vectors,
         {"train": sixteen(task), "test": sixteen(task)},
-        max_rows_per_forward=3,
+        max_tokens_per_forward=3,
     )
     # Training takes at most four answers of each, and here are no more.
     assert found.score == pytest.approx(trained.best_score)
@@ -159,7 +159,9 @@ def test_answers_of_several_tokens_are_scored_as_one_at_a_time(
     model = tiny_models[family]
     examples = sixteen("wsc")[:5]
     questions = build_dataset(model, trial_of("wsc", "manual").format, examples)
-    found = score_examples(model, questions.rows, None, questions.word_ids, max_rows_per_forward=2)
+    found = score_examples(
+        model, questions.rows, None, questions.word_ids, max_tokens_per_forward=2
+    )
     for example, row, ours in zip(examples, questions.rows, found, strict=True):
         assert isinstance(row, MultipleChoice)
         scores = []
