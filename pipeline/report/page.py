@@ -26,6 +26,7 @@ from pipeline.report.scores import (
     read_answers,
     read_result,
 )
+from pipeline.report.significance import Comparison, compare_methods
 from pipeline.workflow.lock import file_hash
 
 
@@ -37,6 +38,7 @@ class ReportData:
         lama: results of knowledge probing, one for each method.
         stability: results over templates, one for each method.
         tasks: results on SuperGLUE, by task, then method.
+        comparisons: `lama` or `superglue` -> methods against each other.
         splits: metrics file of LAMA's splits.
         answers: as `read_answers` returns them.
         budgets: name of a result -> `count_epochs` of its curves.
@@ -47,6 +49,7 @@ class ReportData:
     lama: Sequence[MethodResult] = ()
     stability: Sequence[MethodResult] = ()
     tasks: Sequence[MethodResult] = ()
+    comparisons: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
     splits: Row = field(default_factory=dict)
     answers: Sequence[Row] = ()
     budgets: Mapping[str, Row] = field(default_factory=dict)
@@ -76,6 +79,10 @@ def read_report(params: Params, folders: ResultFolders) -> ReportData:
         probing,
         stability,
         tasks,
+        comparisons={
+            benchmark: compare_methods(results, folders.evaluation)
+            for benchmark, results in (("lama", probing), ("superglue", tasks))
+        },
         splits=read_json(folders.metrics / "splits" / "lama.json") if probing else {},
         answers=read_answers(folders.evaluation, probed, params.report.facts_shown),
         budgets={name: count_epochs(folders.curves / f"{name}.csv") for name in names},

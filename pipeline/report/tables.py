@@ -17,6 +17,7 @@ from pipeline.report.scores import (
     Score,
     join,
 )
+from pipeline.report.significance import Comparison
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,22 @@ def known_controls(rows: Iterable[Row]) -> dict[str, str]:
     """Return key -> name of those controls that some row of a relation has."""
     keys = {key for row in rows for key in row}
     return {key: name for key, name in CONTROLS.items() if key in keys}
+
+
+def comparisons_table(comparisons: Iterable[Comparison]) -> str:
+    """Return how much better methods are than others, in points; '' without comparisons."""
+    rows = [
+        {
+            "task": of.task,
+            "methods": f"{of.first} → {of.second}",
+            "difference": f"{100 * of.difference:+.1f}",
+            "95 % interval": f"{100 * of.low:+.1f} to {100 * of.high:+.1f}",
+            "p": "< 0.001" if of.p < 0.001 else f"{of.p:.3f}",
+            "test": of.test,
+        }
+        for of in comparisons
+    ]
+    return markdown_table({k: row[k] for k in row if k != "task" or row[k]} for row in rows)
 
 
 def metric_parts(scores: Iterable[Score]) -> str:

@@ -108,8 +108,10 @@ class Files:
                     "answer": f"object{fact * (number + fact % 2)}",
                     "log_prob": -1.5,
                     "rank": 1,
+                    "trial": f"{name}/setting-1/split-1/seed-{seed}",
                 }
                 for name in relations
+                for seed in seeds
                 for fact in range(5)
             ]
             write_csv(folder / "relations.csv", list(scores[0]), scores)
@@ -189,6 +191,12 @@ class Files:
             settings = [_without_task(row) for row in _settings([task], tried, seeds)]
             where = self.evaluation / folder / method
             write_csv(where / "trials.csv", list(trials[0]), trials)
+            answers = [
+                {"example": str(i), "label": "a", "trial": trial["training"],
+                 "answer": "a" if (i + trial["seed"]) % (4 - number) else "b"}
+                for trial in trials for i in range(12)
+            ]  # fmt: skip
+            write_jsonl(where / "predictions" / "predictions.jsonl", answers)
             write_csv(where / "settings.csv", list(settings[0]), settings)
             write_csv(self.curves / folder / f"{method}.csv", list(curve[0]), curve)
             metrics = {

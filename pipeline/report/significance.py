@@ -1,0 +1,192 @@
+"""Whether methods differ by more than chance: paired tests on the stored predictions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.files import read_jsonl
+from pipeline.report.scores import MethodResult, Row
+from pipeline.seeding import derive_seed
+
+RESAMPLES = 2000
+# The method that all others are compared with; without it, the last one.
+_JUDGED = "p-tuning"
+
+Correct = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which test examples a method answered right.
+
+    Attributes:
+        trainings: split and seed of each training, in the order of the rows of `correct`.
+        examples: task or relation -> what identifies each example.
+        correct: task or relation -> (trainings, examples) bool.
+    """
+
+    trainings: list[tuple[int, int]]
+    examples: dict[str, list[Any]]
+    correct: dict[str, Correct]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much better the second method is: differences of accuracy or P@1, as shares of 1.
+
+    Attributes:
+        task: SuperGLUE task; empty for the mean over relations.
+        first: name of the method that is subtracted.
+        second: name of the other one.
+        difference: on the test set, of means over trainings and relations.
+        low: lower end of the 95 % interval of the bootstrap.
+        high: its upper end.
+        p: two-sided.
+        test: that gave `p`: `McNemar` or `bootstrap`.
+    """
+
+    task: str
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    test: str
+
+
+def compare_methods(results: Iterable[MethodResult], evaluation: Path) -> list[Comparison]:
+    """Compare p-tuning, or else the last method, with each other method on the same examples.
+
+    Left out: tasks without accuracy (MultiRC), and methods that were scored on other examples or
+    whose relations differ in their number of trainings.
+
+    Args:
+        results: of one benchmark, LAMA or SuperGLUE, those of a task in a row.
+        evaluation: the folder of evaluations, with the predictions.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    comparisons = []
+    for task, group in groupby(results, key=lambda result: result.task):
+        of = {r.method: r for r in group if not task or "test/accuracy" in r.metrics}
+        answers = {
+            method: correct_answers(
+                read_jsonl(evaluation / result.name / "predictions" / "predictions.jsonl"),
+                result.trainings,
+            )
+            for method, result in of.items()
+            if len(of) > 1
+        }
+        second = _JUDGED if _JUDGED in answers else next(reversed(answers), "")
+        comparisons += [
+            Comparison(task, method, second, *compare(first, answers[second], task))
+            for method, first in answers.items()
+            if method != second and _comparable(first, answers[second])
+        ]
+    return comparisons
+
+
+def _comparable(*both: Answers) -> bool:
+    even = all(len(of) == len(one.trainings) for one in both for of in one.correct.values())
+    return even and both[0].examples == both[1].examples
+
+
+def correct_answers(records: Iterable[Row], trainings: Sequence[Row]) -> Answers:
+    """Return which of the stored predictions are right.
+
+    Args:
+        records: rows of `predictions.jsonl`.
+        trainings: rows of `trials.csv`.
+    """
+    by_trial: dict[str, list[Row]] = {}
+    for record in records:
+        by_trial.setdefault(record["trial"], []).append(record)
+    by_task: dict[str, list[Row]] = {}
+    for row in sorted(trainings, key=lambda row: (row["split"], row["seed"], row["setting"])):
+        by_task.setdefault(row["task"], []).append(row)
+    examples, correct = {}, {}
+    for task, rows in by_task.items():
+        of = [by_trial[row["training"]] for row in rows]
+        examples[task] = [r.get("example") or (r["subject"], r["object"]) for r in of[0]]
+        right = [[r["answer"] == r.get("label", r.get("object")) for r in own] for own in of]
+        correct[task] = np.array(right)
+    keys = [(row["split"], row["seed"]) for row in next(iter(by_task.values()))]
+    return Answers(keys, examples, correct)
+
+
+def compare(
+    first: Answers, second: Answers, purpose: str = ""
+) -> tuple[float, float, float, float, str]:
+    """Return difference, interval, p and the name of its test, as in `Comparison`.
+
+    Single trainings on one task: McNemar's exact test. Otherwise, a bootstrap.
+    """
+    pairs = [(of, second.correct[task]) for task, of in first.correct.items()]
+    difference = float(np.mean([b.mean() - a.mean() for a, b in pairs]))
+    rng = np.random.default_rng(derive_seed(0, "bootstrap", purpose))
+    draws = bootstrap(pairs, rng, same_trainings=first.trainings == second.trainings)
+    low, high = (float(end) for end in np.quantile(draws, (0.025, 0.975)))
+    if len(pairs) == len(first.trainings) == len(second.trainings) == 1:
+        return difference, low, high, mcnemar(pairs[0][0][0], pairs[0][1][0]), "McNemar"
+    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return difference, low, high, min(1.0, 2 * (tail + 1) / (len(draws) + 1)), "bootstrap"
+
+
+def mcnemar(first: Correct, second: Correct) -> float:
+    """Return the two-sided p-value of the exact McNemar test.
+
+    Of the examples that one method alone answers right, each is equally likely to be either's.
+
+    Args:
+        first: (examples,) bool, answered right.
+        second: (examples,) bool, by the other method.
+
+    Source: McNemar, Psychometrika 12 (1947), with the binomial distribution.
+    """
+    alone = int((first & ~second).sum()), int((second & ~first).sum())
+    tail = sum(comb(sum(alone), count) for count in range(min(alone) + 1))
+    return min(1.0, float(2 * tail / 2 ** sum(alone)))
+
+
+def bootstrap(
+    pairs: Sequence[tuple[Correct, Correct]],
+    rng: np.random.Generator,
+    *,
+    same_trainings: bool,
+    resamples: int = RESAMPLES,
+) -> NDArray[np.float64]:
+    """Return (resamples,) float64: the difference of means, second minus first, in each resample.
+
+    A resample draws examples of each relation, the same for both methods, and trainings, the same
+    for all relations, with replacement. With few trainings their spread is underestimated.
+
+    Args:
+        pairs: for each relation or task, (trainings, examples) bool of both methods.
+        rng: where the resamples are drawn from.
+        same_trainings: whether training number n of both has the same split and seed; then the
+            same ones are drawn for both.
+        resamples: number of them.
+
+    Source: Koehn, EMNLP 2004; Efron and Tibshirani, An Introduction to the Bootstrap (1993).
+    """
+    means = np.zeros((resamples, sum(map(len, pairs[0]))))
+    for pair in pairs:
+        # Examples that all trainings answer alike are drawn together: their numbers are
+        # multinomial, as if each example were drawn by itself.
+        patterns, counts = np.unique(np.vstack(pair), axis=1, return_counts=True)
+        total = counts.sum()
+        drawn = rng.multinomial(total, counts / total, size=resamples) / total
+        means += drawn @ patterns.T.astype(float) / len(pairs)
+    first, second = np.split(means, [len(pairs[0][0])], axis=1)
+    draws = rng.integers(first.shape[1], size=first.shape)
+    others = draws if same_trainings else rng.integers(second.shape[1], size=second.shape)
+    chosen = [np.take_along_axis(of, at, axis=1) for of, at in ((first, draws), (second, others))]
+    return np.asarray(chosen[1].mean(axis=1) - chosen[0].mean(axis=1))
