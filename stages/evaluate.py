@@ -28,7 +28,7 @@ from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_j
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.loading import ModelCache, model_loader
 from pipeline.models.memory import estimate_max_tokens
-from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
+from pipeline.prompts.store import StoredPrompt, load_prompts
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import fact_examples, lama_task
 from stages.runtime import (
@@ -173,8 +173,7 @@ def _evaluate(
         finished = ctx.work.path("evaluated", f"{name}.json")
         if not finished.exists():
             form, examples = read(prompt, *places[name])
-            weights = weights_file(trained, name)
-            network = models.get(weights if weights.exists() else None, form.classifier_outputs)
+            network = models.get(prompt.weights_path, form.classifier_outputs)
             most = estimate_max_tokens(network, wanted=params.runtime.max_tokens_per_forward)
             evaluation = evaluate(
                 network, form, prompt.vectors, examples, max_tokens_per_forward=most

@@ -122,7 +122,13 @@ def _build(
     for part in template.parts:
         match part:
             case Text():
-                text += part.text
+                for piece in codec.split_special(part.text):
+                    if isinstance(piece, str):
+                        text += piece
+                    else:
+                        flush()
+                        ids.append(piece)
+                        slots.append(NO_SLOT)
             case Field():
                 text += values[part.name]
             case PromptTokens():

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.files import sha256
 from pipeline.inference import predictor
 from pipeline.inference.predictor import (
     QuestionError,
@@ -22,7 +23,7 @@ from pipeline.inference.predictor import (
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache, load_model
-from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
+from pipeline.prompts.store import StoredFile, StoredPrompt, save_prompts, weights_file
 from pipeline.tasks import Example, get_task, task_names
 from pipeline.tasks.lama import fact_examples, lama_task, subject_example
 from tests.worked import SUBJECTS, VOCABULARY, hand_row, ids, slow_scores
@@ -63,8 +64,8 @@ def stored(template: str, size: int = 32, *, dev_score: float = 0.5, **more: Any
     return StoredPrompt(template, vectors if count else None, 1, dev_score, **more)
 
 
-def trained(prompt: StoredPrompt, method: str = "p-tuning", **more: Any) -> TrainedPrompt:
-    return TrainedPrompt(method, "P17", prompt, more.get("weights"))
+def trained(prompt: StoredPrompt, method: str = "p-tuning") -> TrainedPrompt:
+    return TrainedPrompt(method, "P17", prompt)
 
 
 def ask_relation(
@@ -173,7 +174,8 @@ def test_labels_of_a_classifier_are_those_of_evaluation(
     weights.parent.mkdir()
     save_file(dict(tuned.network.named_parameters()), weights)
     networks = ModelCache(lambda **more: load_model(tiny_folders[family], device="cpu", **more))
-    check_task(networks, tuned, trained(stored(template), "classifier", weights=weights), task)
+    prompt = stored(template, weights=StoredFile(weights, sha256(weights)))
+    check_task(networks, tuned, trained(prompt, "classifier"), task)
 
 
 def check_task(networks: ModelCache, model: PromptedModel, one: TrainedPrompt, task: str) -> None:
@@ -229,15 +231,15 @@ def test_prompts_are_found_with_their_weights_and_the_best_by_dev_is_chosen(tmp_
         for name, score in zip(names, (0.4, 0.7, 0.7), strict=True)
     }
     folder = tmp_path / "p-tuning"
-    save_prompts(folder, "p-tuning", prompts)
     weights = weights_file(folder, names[1])
-    weights.parent.mkdir()
+    weights.parent.mkdir(parents=True)
     weights.touch()
+    save_prompts(folder, "p-tuning", prompts)
 
     found = load_trained(folder)
 
     assert list(found) == names
-    assert [one.weights for one in found.values()] == [None, weights, None]
+    assert [one.prompt.weights_path for one in found.values()] == [None, weights, None]
     assert {one.method for one in found.values()} == {"p-tuning"}
     assert best_by_task(found.values()) == {"rte": found[names[1]]}
 

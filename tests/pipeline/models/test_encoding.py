@@ -43,6 +43,24 @@ def test_a_row_is_the_sentence_with_its_slots(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_special_token_is_one_in_a_template_and_plain_text_in_a_field(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    model = tiny_models[family]
+    tokenizer = model.codec.tokenizer
+    token, number = tokenizer.eos_token or "[SEP]", tokenizer.eos_token_id
+    if number is None:
+        number = tokenizer.sep_token_id
+    written = build(model, f"{{subject}} {token} is {{mask}}", subject="Paris")
+    typed = build(model, "{subject} is {mask}", subject=f"Paris {token}")
+    without = build(model, "{subject} is {mask}", subject="Paris")
+    place = len(model.codec.prefix + ids(family, model.codec, "^Paris"))
+    assert written.token_ids == (*without.token_ids[:place], number, *without.token_ids[place:])
+    assert typed.token_ids.count(number) == without.token_ids.count(number)
+    assert len(typed.token_ids) > len(written.token_ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_task_template_gives_the_sentence_of_both_fields(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
