@@ -268,6 +268,20 @@ class SuperGlueParams(Section):
     grid: dict[SuperGlueMethod, Grid]
     overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
 
+    @model_validator(mode="after")
+    def _full_protocols_are_full(self) -> Self:
+        """Limits that are left over from few-shot runs would go unnoticed in the results."""
+        if self.source != "superglue" or not self.protocol.startswith("full-"):
+            return self
+        names = ("train_examples", "dev_examples", "test_examples")
+        limits = {name: getattr(self.splits, name) for name in names}
+        given = [f"splits.{name} is {n}" for name, n in limits.items() if n is not None]
+        if given and self.tasks:
+            raise ValueError(
+                f"protocol {self.protocol} uses all examples, but {', '.join(given)}; write null"
+            )
+        return self
+
 
 class ReportParams(Section):
     """Contents of the report."""

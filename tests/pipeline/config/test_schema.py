@@ -400,6 +400,23 @@ def test_a_method_is_merged_over_the_defaults_of_what_it_tunes(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("protocol", ["full-held-out", "full-paper"])
+def test_a_full_protocol_refuses_limits_that_are_left_over(tmp_path, protocol):
+    limits = {"superglue.splits.train_examples": 32, "superglue.splits.dev_examples": None}
+    limits |= {"superglue.splits.test_examples": 200}
+    changes = {"superglue.source": "superglue", "superglue.protocol": protocol, **limits}
+    (line,) = _mistakes(tmp_path, changes)
+    assert line == (
+        f"superglue: protocol {protocol} uses all examples, but splits.train_examples is 32, "
+        "splits.test_examples is 200; write null"
+    )
+    load_params(
+        write_params(tmp_path / "few.yaml", changes | {"superglue.protocol": "few-shot-32"})
+    )
+    all_examples = dict.fromkeys(limits)
+    load_params(write_params(tmp_path / "full.yaml", changes | all_examples))
+
+
 @pytest.mark.parametrize(
     ("defaults", "line"),
     [
