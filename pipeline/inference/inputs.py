@@ -175,9 +175,7 @@ def _csv_lines(
             if header is None:
                 header = [name.strip() for name in row]
                 if repeated := _repeated(filter(None, header)):
-                    raise DataError(
-                        f"{path}: column {', '.join(repeated)} appears twice; keep one"
-                    )
+                    raise DataError(f"{path}: column {', '.join(repeated)} appears twice; keep one")
                 missing = [name for name in required if name not in header]
                 if missing:
                     raise DataError(
