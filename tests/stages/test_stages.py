@@ -22,7 +22,7 @@ from pipeline.config.checks import check_params
 from pipeline.config.schema import Section, load_params
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import SPLITS, TEST_FACTS, LamaSplits, read_lama, read_relations
-from pipeline.files import read_csv, read_json, read_jsonl
+from pipeline.files import read_csv, read_json, read_jsonl, sha256, write_json
 from pipeline.models.loading import load_model
 from pipeline.prompts.store import load_prompts
 from pipeline.prompts.template import Text, parse_template
@@ -504,13 +504,22 @@ def test_evaluation_uses_each_relations_own_weights(
     assert weights["P17"].read_bytes() != weights["P30"].read_bytes()
     shutil.copyfile(weights["P30"], weights["P17"])
     command = EVALUATE.format(method="manual-fine-tuning", trained="spoilt")
+    replaced = weights_name("P17"), "replaced or altered", "dvc checkout"
+    assert_one_message(invoke(command, monkeypatch), *replaced)
+    record = read_json(Path("spoilt/prompts.json"))
+    for name in RELATIONS:
+        record["prompts"][trial(name)]["weights"]["sha256"] = sha256(weights[name])
+    write_json(Path("spoilt/prompts.json"), record)
     assert invoke(command, monkeypatch).exit_code == 0
     changed = log_probs(Path("answers/predictions"))
     assert changed["P17"] != tuned["P17"]
     assert changed["P30"] == tuned["P30"]
 
-    # A relation without weights of its own is asked of the model as it was, after one with them.
     weights["P30"].unlink()
+    assert_one_message(invoke(command, monkeypatch), weights_name("P30"), "missing", "dvc pull")
+    # A frozen relation is asked of the model as it was, after one with weights of its own.
+    record["prompts"][trial("P30")]["weights"] = None
+    write_json(Path("spoilt/prompts.json"), record)
     assert invoke(command, monkeypatch).exit_code == 0
     assert log_probs(Path("answers/predictions"))["P30"] == manual["P30"]
 
@@ -586,7 +595,7 @@ def test_cut_weights_are_named(ready: Ready, spare: Path, monkeypatch: pytest.Mo
     path = Path("spoilt/weights", weights_name("P30"))
     path.write_bytes(path.read_bytes()[:-9])
     command = EVALUATE.format(method="fine-tuning", trained="spoilt").replace("answers", "out")
-    assert_one_message(invoke(command, monkeypatch), weights_name("P30"), "train again")
+    assert_one_message(invoke(command, monkeypatch), weights_name("P30"), "replaced or altered")
     assert not Path("m.json").exists()
 
 

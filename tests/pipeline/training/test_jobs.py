@@ -581,3 +581,21 @@ def test_vectors_and_scores_are_those_of_the_weights_that_are_kept(
     assert result.vectors is not None
     assert result.vectors[0, 0] == 3
     assert weights_file(tmp_path / "out", one[0].name).read_text() == "of 3"
+
+
+def test_weights_that_were_altered_through_the_output_are_trained_again(
+    tmp_path: Path, scripted: list[str]
+) -> None:
+    (one,) = tuned_trials({1: 0.2})
+    run = runner(tmp_path, lambda **_: None)  # type: ignore[arg-type,return-value]
+    run.save_weights(run.run([one], select=True), tmp_path / "out")
+    output = weights_file(tmp_path / "out", one.name)
+    output.write_text("altered")
+    assert weights(tmp_path) == ["altered"]  # a link
+    selection = run.save_weights(run.run([one], select=True), tmp_path / "again")
+    assert scripted == ["0.002", "0.002"]
+    assert weights_file(tmp_path / "again", one.name).read_text() == "of 2"
+    assert output.read_text() == "altered"
+    (result,) = selection.kept.values()
+    assert result.vectors is not None
+    assert result.vectors[0, 0] == 2
