@@ -4,9 +4,8 @@ MLflow records absolute paths. In a checkout that was moved or copied, they stil
 folder: new files would be written there, and files of earlier runs would not be found.
 """
 
-import contextlib
 import sqlite3
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -60,14 +59,14 @@ def correct_moved(root: Path) -> int:
     return count
 
 
-@contextlib.contextmanager
-def _opened(root: Path) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(root / "mlflow.db", timeout=60)) as store:
-        yield store
+def _opened(root: Path) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(root / "mlflow.db", timeout=60))
 
 
 def _moved(store: sqlite3.Connection, root: Path) -> list[tuple[str, str]]:
     """The location of each moved experiment, and where it belongs."""
+    if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+        return []  # MLflow creates the tables
     pairs = [
         (location, (root / ARTIFACTS / name).as_uri())
         for name, location in store.execute("SELECT name, artifact_location FROM experiments")
