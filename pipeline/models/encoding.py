@@ -138,6 +138,8 @@ def _build(
                 if answer is not None:
                     spaced = f" {answer.strip()}" if space else answer.strip()
                     answer_ids = codec.encode_segment(spaced, start=len(ids) == start)
+                    if not answer_ids:
+                        raise TemplateError(f"the answer {answer!r} has no token of this model")
                 if not masked:
                     at = len(ids) - 1
                     ids.extend(answer_ids[:-1])

@@ -46,7 +46,11 @@ def weights_file(folder: Path, name: str) -> Path:
 
 
 def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt]) -> None:
-    """Write the prompts of one method, by name of the trial."""
+    """Write the prompts of one method, by name of the trial.
+
+    Raises:
+        DataError: the vectors of a prompt are not finite.
+    """
     described: dict[str, Any] = {
         name: {
             "template": prompt.template,
@@ -59,12 +63,13 @@ def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt])
         }
         for name, prompt in prompts.items()
     }
-    write_json(folder / "prompts.json", {"method": method, "prompts": described})
     vectors = {
         name: prompt.vectors.float().cpu().contiguous()
         for name, prompt in prompts.items()
         if prompt.vectors is not None
     }
+    _check_finite(folder, vectors)
+    write_json(folder / "prompts.json", {"method": method, "prompts": described})
     if vectors:
         save_file(vectors, folder / "prompts.safetensors")
 
@@ -73,7 +78,7 @@ def load_prompts(folder: Path) -> dict[str, StoredPrompt]:
     """Read what `save_prompts` wrote.
 
     Raises:
-        DataError: a file is missing, or the two do not belong together.
+        DataError: a file is missing, the two do not belong together, or vectors are not finite.
     """
     described = read_json(folder / "prompts.json")["prompts"]
     path = folder / "prompts.safetensors"
@@ -81,6 +86,7 @@ def load_prompts(folder: Path) -> dict[str, StoredPrompt]:
         vectors = load_file(path) if path.exists() else {}
     except SafetensorError as error:
         raise DataError(f"{path}: cut or altered ({error}); train again") from error
+    _check_finite(folder, vectors)
     prompts = {}
     for name, entry in described.items():
         count = entry.pop("prompt_tokens")
@@ -89,3 +95,12 @@ def load_prompts(folder: Path) -> dict[str, StoredPrompt]:
             raise DataError(f"{path}: no {count} vectors for {name}; train again")
         prompts[name] = StoredPrompt(vectors=found, **entry)
     return prompts
+
+
+def _check_finite(folder: Path, vectors: Mapping[str, Tensor]) -> None:
+    for name, own in vectors.items():
+        if not own.isfinite().all():
+            raise DataError(
+                f"{folder}: the prompt vectors of {name} contain NaN or infinity; train again with "
+                "a lower learning_rate"
+            )
