@@ -41,6 +41,7 @@ from pipeline.training.loop import TrainingResult, train
 # The released LAMA code's own.
 OPTIMIZER = PromptParams(
     encoder="lstm",
+    start="random",
     dropout=0.0,
     optimizer="adam",
     learning_rate=1e-5,

@@ -39,6 +39,10 @@ class PromptEncoder(nn.Module):
 
     `lstm`: embeddings, a two-layer bidirectional LSTM, then a two-layer perceptron (the released
     LAMA code). `mlp`: embeddings, then the perceptron. `embedding`: the vectors themselves.
+
+    Attributes:
+        words: (count, size) float, what the prompt starts as: the encoder's output is then the
+            change from there. None: the prompt starts as the encoder's first output.
     """
 
     def __init__(self, kind: str, count: int, size: int) -> None:
@@ -58,6 +62,7 @@ class PromptEncoder(nn.Module):
         if kind == "lstm" and size % 2:
             raise ValueError(f"an lstm prompt encoder needs an even embedding size, not {size}")
         self.kind = kind
+        self.words: Tensor | None = None
         self.embedding = nn.Embedding(count, size)
         if kind == "lstm":
             self.lstm = nn.LSTM(size, size // 2, num_layers=_LAYERS, bidirectional=True)
@@ -71,20 +76,24 @@ def make_encoder(
     """Create the encoder of one prompt; the same name and seed give the same weights.
 
     Args:
-        config: its type.
+        config: its type, and what it starts as.
         count: number of prompt tokens.
-        embeddings: (vocabulary, size) float, the language model's. An `embedding` prompt starts as
-            random words of it (as in FewNLU), not as noise of another scale.
+        embeddings: (vocabulary, size) float, the language model's. An `embedding` prompt always
+            starts as random words of it (as in FewNLU), not as noise of another scale.
         seed: of the training.
         name: of the task.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "prompt encoder", name))
         encoder = PromptEncoder(config.encoder, count, embeddings.shape[1])
-        if config.encoder == "embedding":
-            words = torch.randint(len(embeddings), (count,))
-            with torch.no_grad():
-                encoder.embedding.weight.copy_(embeddings[words].detach().cpu().float())
+        if config.encoder == "embedding" or config.start == "words":
+            chosen = torch.randint(len(embeddings), (count,))
+            words = embeddings[chosen].detach().cpu().float()
+            if config.encoder == "embedding":
+                with torch.no_grad():
+                    encoder.embedding.weight.copy_(words)
+            else:
+                encoder.words = words
     return encoder
 
 
@@ -114,6 +123,7 @@ class EncoderBank:
         self.counts = [encoder.embedding.num_embeddings for encoder in encoders]
         self._kind = encoders[0].kind
         self._dropout = dropout
+        self._offset: Tensor | None = None
         tables = [encoder.embedding.weight.detach() for encoder in encoders]
         stacked = {"embedding": nn.utils.rnn.pad_sequence(tables, batch_first=True)}
         names = {"lstm": _LSTM | _MLP, "mlp": _MLP, "embedding": {}}[self._kind]
@@ -131,6 +141,7 @@ class EncoderBank:
             for name, tensor in stacked.items()
         }
         self._set_reversal(device)
+        self._offset = self._words_less_output(encoders)
 
     @property
     def longest(self) -> int:
@@ -157,7 +168,8 @@ class EncoderBank:
         if self._kind == "lstm":
             rows = self._run_lstm(rows, drop)
         rows = self._run_linear("mlp_0", rows).relu()
-        return self._run_linear("mlp_2", drop(rows))
+        vectors = self._run_linear("mlp_2", drop(rows))
+        return vectors if self._offset is None else vectors + self._offset
 
     def keep(self, places: Sequence[int]) -> None:
         """Keep only some of the prompts, in this order."""
@@ -169,6 +181,8 @@ class EncoderBank:
             if name == "embedding":
                 kept = kept[:, : self.longest].contiguous()
             self.weights[name] = kept.requires_grad_()
+        if self._offset is not None:
+            self._offset = self._offset.index_select(0, index)[:, : self.longest]
         self._set_reversal(device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,6 +194,16 @@ class EncoderBank:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state[name])
+
+    @torch.no_grad()
+    def _words_less_output(self, encoders: Sequence[PromptEncoder]) -> Tensor | None:
+        """(prompts, longest, size): what makes the first vectors words; None for no words."""
+        words = [encoder.words for encoder in encoders if encoder.words is not None]
+        if not words:
+            return None
+        padded = nn.utils.rnn.pad_sequence(words, batch_first=True)
+        first = self()
+        return padded.to(first) - first
 
     def _set_reversal(self, device: torch.device) -> None:
         """Note the order in which an LSTM reads backwards: from each prompt's own end."""
