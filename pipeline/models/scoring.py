@@ -134,9 +134,15 @@ def score_examples(
         found = [score_batch(model, batch, prompts, candidates) for batch in batches]
         scores[[i for each in passes for i in each.examples]] = torch.cat(found).cpu()
         # One word may have -inf, such as the second choice of an example that has one.
-        wrong = scores.amax(dim=1).isfinite().logical_not().nonzero()
-        if len(wrong):
-            raise ScoreError(
-                f"its scores are not finite: {explain_nonfinite(model)}", int(wrong[0])
-            )
+        wrong = scores.amax(dim=1).isfinite().logical_not().nonzero().flatten().tolist()
+        if len(wrong) and len(examples) > 1:  # NaN spreads to the examples of the same sequence
+            for position in wrong:
+                try:
+                    score_examples(
+                        model, [examples[position]], vectors, word_ids, max_tokens_per_forward=1
+                    )
+                except ScoreError as error:
+                    raise ScoreError(str(error), position) from None
+        if wrong:
+            raise ScoreError(f"its scores are not finite: {explain_nonfinite(model)}", wrong[0])
     return scores

@@ -490,7 +490,7 @@ class _Bank:
             if not math.isfinite(loss):
                 bad.setdefault(step, []).append(self.jobs[position])
         self._losses, self._losses_of = [], []
-        # Later steps of other jobs may be bad only because they share passes with these.
+        # NaN spreads to the jobs that share a pass, so the first step is closest to the cause.
         for step, jobs in sorted(bad.items())[:1]:
             self._refuse(jobs, f"train, step {step + 1}")
         return rest.reshape(-1, 2)
@@ -511,7 +511,7 @@ class _Bank:
         if epoch == 0 or (config.model is None and nonfinite_weight(self._model.network)):
             why = explain_nonfinite(self._model)
         first, *others = dict.fromkeys(each.job.trial for each in jobs)
-        names = f"{first} and {len(others)} others" if others else first
+        names = f"{first} and {len(others)} more" if others else first
         raise ModelError(f"{names}: epoch {epoch}, {where}: the loss is not finite: {why}")
 
     def drop_stopped(self) -> None:
