@@ -75,8 +75,8 @@ def _check_dtype(params: Params) -> None:
     tuning = [f"{place}.tune" for place, settings in run.items() if "model" in settings.tune]
     if params.model.dtype == "bfloat16" and tuning:
         raise ParamsError(
-            f"bfloat16 weights round most steps of training away, and {', '.join(tuning)} "
-            "contains model; write mixed or auto"
+            "bfloat16 rounds most steps of a tuned model away, and model is in "
+            f"{', '.join(tuning)}; write mixed or auto"
         )
 
 

@@ -135,7 +135,7 @@ def score_examples(
         scores[[i for each in passes for i in each.examples]] = torch.cat(found).cpu()
         # One word may have -inf, such as the second choice of an example that has one.
         wrong = scores.amax(dim=1).isfinite().logical_not().nonzero().flatten().tolist()
-        if len(wrong) and len(examples) > 1:  # NaN spreads to the examples of the same sequence
+        if wrong and len(examples) > 1:  # NaN spreads to the examples of the same sequence
             for position in wrong:
                 try:
                     score_examples(

@@ -382,6 +382,6 @@ def test_a_method_that_is_run_cannot_tune_bfloat16_weights(tmp_path, changes, pl
         _check(tmp_path, changes)
         return
     assert _mistakes(tmp_path, changes) == [
-        "params.yaml: model.dtype: bfloat16 weights round most steps of training away, and "
-        f"{places} contains model; write mixed or auto"
+        "params.yaml: model.dtype: bfloat16 rounds most steps of a tuned model away, and model is "
+        f"in {places}; write mixed or auto"
     ]

@@ -1052,7 +1052,7 @@ def test_a_training_that_diverges_is_an_error_with_its_trial_epoch_and_step(
         )
     assert str(caught.value) == (
         f"{TRIAL}: epoch 1, {place}: the loss is not finite: training diverged; lower "
-        "prompt.learning_rate (0.9) or prompt.max_grad_norm (null: not clipped)"
+        "prompt.learning_rate (now 0.9) or set prompt.max_grad_norm (now null)"
     )
     assert seen == [0]
 
@@ -1082,7 +1082,7 @@ def test_a_tuned_model_that_diverges_leaves_the_weights_of_the_best_epoch(
     diverge_above(monkeypatch, 0.5)
     model = load_model(tiny_folders["bert"], device="cpu")
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(ModelError, match=r"epoch 1, .*lower model\.learning_rate \(0\.9\)"):
+    with pytest.raises(ModelError, match=r"epoch 1, .*lower model\.learning_rate \(now 0\.9\)"):
         run(
             model,
             [job(model, source="{subject} is in {mask}")],
