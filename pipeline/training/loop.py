@@ -502,8 +502,8 @@ class _Bank:
         epoch, config = self.progress.epoch, self._config
         trained = {"prompt": config.prompt, "model": config.model}
         advice = [
-            f"lower {name}.learning_rate (now {section.learning_rate:g}) or set {name}.max_grad_norm "
-            f"(now {section.max_grad_norm or 'null'})"
+            f"lower {name}.learning_rate (now {section.learning_rate:g}) or set "
+            f"{name}.max_grad_norm (now {section.max_grad_norm or 'null'})"
             for name, section in trained.items()
             if section is not None
         ]
