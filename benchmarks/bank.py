@@ -50,6 +50,7 @@ from pipeline.training.passes import PassPlanner
 # The released LAMA code's own.
 OPTIMIZER = PromptParams(
     encoder="lstm",
+    start="random",
     dropout=0.0,
     optimizer="adam",
     learning_rate=1e-5,

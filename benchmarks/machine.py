@@ -178,10 +178,9 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
-        try:
+        # Where this is denied, the peak is that of the process since its start.
+        with suppress(OSError):
             _CLEAR.write_text("5")
-        except OSError:
-            return  # the peak is then that of the process since its start
 
 
 def _peak(device: torch.device) -> int | None:

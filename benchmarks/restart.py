@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -40,15 +41,14 @@ RESULTS = Path(__file__).parent / "results" / "restart.json"
 
 _OUTPUTS = ("data", "models", "curves", "metrics", "evaluation", "report")
 _STAGE = re.compile(r"Running stage '(.+)':")
-_PROGRESS = re.compile(r"(\S+) epoch (\d+) |(P\d+)  test/")
+_PROGRESS = re.compile(r"(\S+) epoch (\d+) |(P\d+)\S*  test/")
 _RUN_KEY = re.compile(r"[0-9a-f]{64}")
-_LONG = {"epochs": 60, "patience": 60}
+_EPOCHS = 60
 
 console = Console(width=110)
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """When to kill: seconds after the start of a stage; stage "" is the start of dvc."""
 
     stage: str
@@ -81,21 +81,21 @@ class Attempt:
         lines: stage -> lines of its output, in order; "" is dvc before the first stage.
         seconds: stage -> its duration.
         killed: whether it was killed.
-        failed: whether it failed without being killed.
     """
 
     def __init__(self, project: Path, moment: Moment | None = None, order: list[str] | None = None):
-        """Run `dvc repro`, and kill dvc and the stage together at a moment, if there is one.
+        """Run `dvc repro` in a project, and kill dvc and the stage together at a moment.
 
-        Args:
-            project: its folder.
-            moment: counted from the start of its stage, or of a later one if that is done already.
-            order: the stages.
+        The moment counts from the start of its stage, or of a later one of `order` if that is done
+        already.
+
+        Raises:
+            RuntimeError: it failed without being killed.
         """
         self.lines: dict[str, list[str]] = {"": []}
         self.seconds: dict[str, float] = {}
         self.killed = False
-        self._since = time.monotonic()
+        since = time.monotonic()
         # A process group, as a terminal would start it.
         self._process = subprocess.Popen(
             ["dvc", "repro"], cwd=project, env=environment_of(project), text=True,
@@ -106,16 +106,17 @@ class Attempt:
         assert self._process.stdout is not None
         for line in itertools.chain([""], self._process.stdout):
             if match := _STAGE.match(line):
-                self._end_stage()
+                self.seconds[self.stage], since = time.monotonic() - since, time.monotonic()
                 self.lines[match[1]] = []
             if moment and timer is None and self.stage in due:
                 timer = threading.Timer(moment.seconds, self._kill)
                 timer.start()
             self.lines[self.stage].append(line)
-        self._end_stage()
+        self.seconds[self.stage] = time.monotonic() - since
         if timer:
             timer.cancel()
-        self.failed = self._process.wait() != 0 and not self.killed
+        if self._process.wait() != 0 and not self.killed:
+            raise RuntimeError("".join(itertools.chain.from_iterable(self.lines.values())))
 
     @property
     def stage(self) -> str:
@@ -127,16 +128,6 @@ class Attempt:
         matches = filter(None, map(_PROGRESS.match, self.lines.get(stage, [])))
         return [f"{m[1]} epoch {m[2]}" if m[2] else f"{m[3]} evaluated" for m in matches]
 
-    def check(self) -> None:
-        """Raise a RuntimeError with the output if it failed."""
-        if self.failed:
-            raise RuntimeError("".join(itertools.chain.from_iterable(self.lines.values())))
-
-    def _end_stage(self) -> None:
-        now = time.monotonic()
-        self.seconds[self.stage] = now - self._since
-        self._since = now
-
     def _kill(self) -> None:
         self.killed = True
         with contextlib.suppress(ProcessLookupError):
@@ -144,13 +135,7 @@ class Attempt:
 
 
 def draw_moments(seconds: dict[str, float], kills: int, seed: int) -> list[Moment]:
-    """Draw moments uniformly from the whole duration, the earliest first.
-
-    Args:
-        seconds: stage -> its duration.
-        kills: number of moments.
-        seed: of the draws.
-    """
+    """Draw moments uniformly from the whole duration, given that of each stage; earliest first."""
     generator = random.Random(seed)
     stages, ends = list(seconds), list(itertools.accumulate(seconds.values()))
     moments = []
@@ -169,7 +154,6 @@ def run_disturbed(project: Path, moments: list[Moment], order: list[str]) -> lis
     kills: list[Kill] = []
     for moment in [*moments, None]:
         attempt = Attempt(project, moment, order)
-        attempt.check()
         for kill in kills:
             # Once an attempt has reached its stage.
             if kill.hit and not kill.then and kill.hit in attempt.lines:
@@ -185,8 +169,7 @@ def run_disturbed(project: Path, moments: list[Moment], order: list[str]) -> lis
     return kills
 
 
-@dataclass(frozen=True)
-class Logged:
+class Logged(NamedTuple):
     """An MLflow run: its stage, its status, and each point of its metrics except durations."""
 
     stage: str
@@ -196,8 +179,8 @@ class Logged:
 
 def history(project: Path) -> dict[str, list[Logged]]:
     """Run key -> its MLflow runs."""
+    runs: dict[str, list[Logged]] = {}
     with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as store:
-        runs: dict[str, list[Logged]] = {}
         for run_id, status in store.execute(
             "SELECT run_uuid, status FROM runs ORDER BY start_time"
         ):
@@ -211,7 +194,7 @@ def history(project: Path) -> dict[str, list[Logged]]:
             unit = tags.get("unit", "")
             key = f"{tags.get('dvc.run_key', '')} {unit}"
             runs.setdefault(key, []).append(Logged(tags.get("dvc.stage", unit), status, points))
-        return runs
+    return runs
 
 
 def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str]]]:
@@ -242,16 +225,6 @@ def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str
     yield "the finished runs have the same metrics", other
 
 
-def show(kills: list[Kill], checks: list[tuple[str, list[str]]]) -> None:
-    """Print the kills and the comparisons."""
-    table = Table("killed stage", "after seconds", "its progress", "resumed at", box=None)
-    for kill in kills:
-        table.add_row(kill.hit or "dvc's start", f"{kill.seconds:.1f}", kill.done, kill.then)
-    console.print(table)
-    for what, wrong in checks:
-        console.print(f"{what}: {'differs: ' + ', '.join(wrong) if wrong else 'OK'}")
-
-
 def main() -> int:
     """Run the benchmark; returns 0 if nothing differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restart", description=__doc__)
@@ -262,15 +235,14 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.update(ENVIRONMENT)
     with contextlib.ExitStack() as stack:
-        folder = options.folder
-        if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="restart-")))
+        folder = options.folder or stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="restart-")
+        )
         # Absolute, as the model's path is part of what a stage depends on.
-        folder = folder.resolve()
+        folder = Path(folder).resolve()
         undisturbed, killed = _make_projects(folder)
         console.print("running undisturbed", style="dim")
         whole = Attempt(undisturbed)
-        whole.check()
         seconds = sum(whole.seconds.values())
         stages = len(whole.lines) - 1
         console.print(f"{stages} stages, {seconds:.0f} seconds", style="dim")
@@ -278,9 +250,13 @@ def main() -> int:
         started = time.monotonic()
         kills = run_disturbed(killed, moments, list(whole.lines))
         disturbed = time.monotonic() - started
-        checks = list(differences(undisturbed, killed))
-    show(kills, checks)
-    good = not any(wrong for _, wrong in checks)
+        checks = dict(differences(undisturbed, killed))
+    table = Table("killed stage", "after seconds", "its progress", "resumed at", box=None)
+    for kill in kills:
+        table.add_row(kill.hit or "dvc's start", f"{kill.seconds:.1f}", kill.done, kill.then)
+    console.print(table)
+    for what, wrong in checks.items():
+        console.print(f"{what}: {'differs: ' + ', '.join(wrong) if wrong else 'OK'}")
     if options.write:
         write_json(
             RESULTS,
@@ -289,31 +265,28 @@ def main() -> int:
                 "seed": options.seed,
                 "stages": stages,
                 "seconds": {"undisturbed": round(seconds), "killed": round(disturbed)},
-                "checks": {what: wrong or "OK" for what, wrong in checks},
+                "checks": {what: wrong or "OK" for what, wrong in checks.items()},
             },
         )
-    return 0 if good else 1
+    return 1 if any(checks.values()) else 0
 
 
 def _make_projects(folder: Path) -> tuple[Path, Path]:
     """Create the same project twice."""
-    model = save_tiny("gpt2", folder / "model")
-    methods = ("p-tuning", "manual-fine-tuning")
+    trained = (
+        "lama__training__p-tuning",
+        "lama__training__manual-fine-tuning",
+        "superglue__training__p-tuning",
+    )
     undisturbed = make_project(
         folder / "undisturbed",
-        model,
-        lama__methods=[*methods, "discrete"],
+        save_tiny("gpt2", folder / "model"),
+        lama__methods=["p-tuning", "manual-fine-tuning", "discrete"],
         runtime__checkpoint_seconds=0,
-        lama__training__discrete__search__iterations=_LONG["epochs"],
-        **{
-            f"lama__training__{method}__{key}": value
-            for method in methods
-            for key, value in _LONG.items()
-        },
-        **{f"superglue__training__p-tuning__{key}": value for key, value in _LONG.items()},
+        lama__training__discrete__search__iterations=_EPOCHS,
+        **{f"{method}__{key}": _EPOCHS for method in trained for key in ("epochs", "patience")},
     )
-    killed = shutil.copytree(undisturbed, folder / "killed", symlinks=True)
-    return undisturbed, killed
+    return undisturbed, shutil.copytree(undisturbed, folder / "killed", symlinks=True)
 
 
 if __name__ == "__main__":

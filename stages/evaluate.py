@@ -1,10 +1,10 @@
 """Evaluate the trained prompts on the test split: the only place that reads it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,8 +28,8 @@ from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_j
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.loading import ModelCache, model_loader
 from pipeline.models.memory import estimate_max_tokens
-from pipeline.prompts.store import load_prompts, weights_file
-from pipeline.tasks import Example, Task, get_task
+from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
+from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import fact_examples, lama_task
 from stages.runtime import (
     ModelFolder,
@@ -47,8 +47,11 @@ TrainedFolder = Annotated[Path, typer.Option("--trained", help="Folder that trai
 Out = Annotated[Path, typer.Option("--out", help="Folder for predictions and tables (CSV).")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of metrics to write.")]
 
-# Task and number of the split -> the task, and the examples of train and test.
-ReadExamples = Callable[[str, int], tuple[Task, Mapping[str, Sequence[Example]]]]
+# The prompt of a trial, its task and the number of its split -> how the prompt puts examples into
+# words, and the examples of train and test.
+ReadExamples = Callable[
+    [StoredPrompt, str, int], tuple[PromptFormat, Mapping[str, Sequence[Example]]]
+]
 
 
 @app.command()
@@ -66,15 +69,15 @@ def lama(
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        trials = _evaluate(ctx, params, model, trained, partial(_facts, data))
-        relations = relation_rows(trials.rows, trials.evaluations)
+        trials = _evaluate(ctx, params, model, trained, out, partial(_facts, data))
+        relations = relation_rows(trials)
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
         controls = ("relation", "label", "left_out", "majority", "naive_bayes")
         _write_table(ctx, out / "relations.csv", ("relation", "facts", "p_at_1"), relations)
         _write_table(ctx, out / "controls.csv", controls, relations)
         ctx.run.log_metrics({f"test/p_at_1/{row['relation']}": row["p_at_1"] for row in relations})
-        _write(ctx, trials, relation_summary(trials.rows, trials.evaluations), out, metrics)
+        _write_metrics(ctx, metrics, relation_summary(trials))
 
 
 @app.command()
@@ -92,13 +95,13 @@ def stability(
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        trials = _evaluate(ctx, params, model, trained, partial(_facts, data))
-        rows = template_rows(trials.trained, trials.rows, trials.evaluations)
+        trials = _evaluate(ctx, params, model, trained, out, partial(_facts, data))
+        rows = template_rows(read_json(trained / "trials.json"), trials)
         columns = ("relation", "number", "template", "facts", "p_at_1")
         _write_table(ctx, out / "templates.csv", columns, rows)
-        summary = relation_summary(trials.rows, trials.evaluations)
+        summary = relation_summary(trials)
         counts = {key: summary[key] for key in ("test/trainings", "test/settings")}
-        _write(ctx, trials, {**spread_over_templates(rows), **counts}, out, metrics)
+        _write_metrics(ctx, metrics, {**spread_over_templates(rows), **counts})
 
 
 @app.command()
@@ -116,37 +119,30 @@ def superglue(
     with stage("evaluate", "superglue", task, method) as ctx:
         params = load_params(params_file)
         ctx.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
-        trials = _evaluate(
-            ctx, params, model, trained, partial(_examples, splits), method == "classifier"
+        read = partial(_examples, splits, method)
+        scores = get_task(task).metrics
+        _write_metrics(
+            ctx,
+            metrics,
+            task_summary(_evaluate(ctx, params, model, trained, out, read, scores)),
         )
-        _write(ctx, trials, task_summary(trials.rows, trials.evaluations), out, metrics)
 
 
-def _facts(data: LamaSplits, name: str, _: int) -> tuple[Task, Mapping[str, Sequence[Example]]]:
+def _facts(
+    data: LamaSplits, prompt: StoredPrompt, name: str, _: int
+) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
     relation = name.partition("/")[0]
     facts = {split: fact_examples(facts) for split, facts in data.facts[relation].items()}
-    return lama_task(relation, data.vocabulary), facts
+    return PromptFormat.from_prompt(lama_task(relation, data.vocabulary), prompt), facts
 
 
-def _examples(splits: Path, name: str, split: int) -> tuple[Task, Mapping[str, Sequence[Example]]]:
+def _examples(
+    splits: Path, method: str, prompt: StoredPrompt, name: str, split: int
+) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
     task = get_task(name)
-    train = read_examples(splits / str(split) / "train.jsonl", task.examples)
-    return task, {"train": train, "test": read_examples(splits / "test.jsonl", task.examples)}
-
-
-@dataclass(frozen=True)
-class _Trials:
-    """The trials of a stage.
-
-    Attributes:
-        trained: the content of `trials.json`.
-        evaluations: by the trials' names.
-        rows: of `trial_rows`.
-    """
-
-    trained: Mapping[str, Any]
-    evaluations: Mapping[str, Evaluation]
-    rows: Sequence[Row]
+    files = {"train": splits / str(split) / "train.jsonl", "test": splits / "test.jsonl"}
+    examples = {name: read_examples(path, task.examples) for name, path in files.items()}
+    return PromptFormat.from_prompt(task, prompt, classifier=method == "classifier"), examples
 
 
 def _evaluate(
@@ -154,12 +150,14 @@ def _evaluate(
     params: Params,
     model: Path,
     trained: Path,
+    out: Path,
     read: ReadExamples,
-    classifier: bool = False,
-) -> _Trials:
+    metrics: Sequence[str] = ("p_at_1",),
+) -> list[Row]:
     """Evaluate each trial that was kept, or reuse what a killed attempt evaluated.
 
-    Frozen ones share the loaded model.
+    Trials of a frozen model share the loaded model. Predictions and the tables of trials and
+    settings are written; the rows of `trial_rows` are returned.
     """
     ctx.run.set_tags({"model": params.model.name})
     models = ModelCache(model_loader(model, params))
@@ -174,8 +172,7 @@ def _evaluate(
     for name, prompt in load_prompts(trained).items():
         finished = ctx.work.path("evaluated", f"{name}.json")
         if not finished.exists():
-            task, examples = read(*places[name])
-            form = PromptFormat.from_prompt(task, prompt, classifier=classifier)
+            form, examples = read(prompt, *places[name])
             weights = weights_file(trained, name)
             network = models.get(weights if weights.exists() else None, form.classifier_outputs)
             most = estimate_max_tokens(network, wanted=params.runtime.max_tokens_per_forward)
@@ -184,38 +181,30 @@ def _evaluate(
             )
             # Saved before it is reported: what was reported is not computed again after a kill.
             write_json(finished, asdict(evaluation))
-            metric = "score" if task.vocabulary is None else "p_at_1"
-            count = f"{evaluation.num_examples} {'examples' if task.labels else 'facts'}"
+            metric, unit = ("score", "examples") if form.task.labels else ("p_at_1", "facts")
+            count = f"{evaluation.num_examples} {unit}"
             echo(f"{name}  test/{metric} {evaluation.score:.4f}  ({count})")
         # Read back in either case, so that a restart cannot make a difference.
         evaluations[name] = Evaluation(**read_json(finished))
-    return _Trials(described, evaluations, trial_rows(described, evaluations))
-
-
-def _write(
-    ctx: RunningStage, trials: _Trials, values: Mapping[str, float], out: Path, metrics: Path
-) -> None:
-    """Write predictions, the tables of trials and settings, and the metrics."""
-    with atomic_dir(out / "predictions") as folder:
+    predictions = out / "predictions" / "predictions.jsonl"
+    with atomic_dir(predictions.parent) as folder:
         write_jsonl(
-            folder / "predictions.jsonl",
+            folder / predictions.name,
             [
                 {**record, "trial": name}
-                for name, evaluation in trials.evaluations.items()
+                for name, evaluation in evaluations.items()
                 for record in evaluation.predictions
             ],
         )
-    rows = trials.rows
-    scores = next(iter(trials.evaluations.values())).metrics if rows else {"p_at_1": 0.0}
+    ctx.run.log_file(predictions)
+    rows = trial_rows(described, evaluations)
     # A stage of SuperGLUE has one task.
-    skipped = 0 if "p_at_1" in scores else 1
-    _write_table(ctx, out / "trials.csv", trial_columns(list(scores))[skipped:], rows)
-    settings = setting_rows(trials.trained, rows)
-    _write_table(ctx, out / "settings.csv", SETTING_COLUMNS[skipped:], settings)
-    write_json(metrics, values)
-    ctx.run.log_metrics(values)
-    ctx.run.log_file(out / "predictions" / "predictions.jsonl")
-    echo("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    skipped = 0 if "p_at_1" in metrics else 1
+    _write_table(ctx, out / "trials.csv", trial_columns(metrics)[skipped:], rows)
+    _write_table(
+        ctx, out / "settings.csv", SETTING_COLUMNS[skipped:], setting_rows(described, rows)
+    )
+    return rows
 
 
 def _write_table(
@@ -224,6 +213,12 @@ def _write_table(
     """Write the named columns of rows, and log the file."""
     write_csv(path, columns, [{column: row[column] for column in columns} for row in rows])
     ctx.run.log_file(path)
+
+
+def _write_metrics(ctx: RunningStage, path: Path, values: Mapping[str, float]) -> None:
+    write_json(path, values)
+    ctx.run.log_metrics(values)
+    echo("  ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,21 +83,14 @@ def stage(
         raise typer.Exit(1) from None
 
 
+@dataclass(frozen=True)
 class RunningStage:
-    """A stage's MLflow run, its identity in DVC, and the folder of its progress."""
+    """A stage's MLflow run with its tags, its identity in DVC, and the folder of its progress."""
 
-    def __init__(
-        self,
-        run: StageRun,
-        identity: StageIdentity | None,
-        work: WorkFolder | None,
-        tags: Mapping[str, str],
-    ) -> None:
-        """Initialize with the run's tags."""
-        self.run = run
-        self._identity = identity
-        self._work = work
-        self._tags = tags
+    run: StageRun
+    _identity: StageIdentity | None
+    _work: WorkFolder | None
+    _tags: Mapping[str, str]
 
     @property
     def run_id(self) -> str:
@@ -109,11 +103,10 @@ class RunningStage:
         assert self._work is not None, "only stages of _RESUMABLE have one"
         return self._work
 
-    @contextlib.contextmanager
     def unit_folder(
         self, name: str, content: Mapping[str, Any], *, shared: Mapping[str, Any], excluded: Path
-    ) -> Iterator[Path]:
-        """Lock and yield the folder of a unit's progress.
+    ) -> contextlib.AbstractContextManager[Path]:
+        """Lock the folder of a unit's progress until the block ends.
 
         Args:
             name: unique within the stage.
@@ -128,10 +121,9 @@ class RunningStage:
             del inputs[excluded.as_posix()]
             text = json.dumps([inputs, shared, content], sort_keys=True)
             key = hashlib.sha256(text.encode()).hexdigest()
-        with self.work.unit(
+        return self.work.unit(
             name, key, lambda: echo(f"{name}: another process is training it; waiting")
-        ) as folder:
-            yield folder
+        )
 
     def child(
         self, name: str, params: Mapping[str, Any]

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -67,16 +66,9 @@ def lama(
             manual = manual_template(params.lama.templates.get(name, relation.template))
             configs = lama_configs(params.lama, name, method, manual, masked=masked)
             trials += _trials(name, configs, {1: _facts(data, name, splits)}, params.lama.seeds)
-        paths = _Paths(model, splits, out, curves)
-        _train(
-            ctx,
-            params,
-            method,
-            trials,
-            paths,
-            select=params.lama.selection == "dev",
-            search=_WordSearch(data),
-        )
+        paths, search = _Paths(model, splits, out, curves), partial(_search_words, data)
+        select = params.lama.selection == "dev"
+        _train(ctx, params, method, trials, paths, select=select, search=search)
 
 
 @app.command()
@@ -102,8 +94,8 @@ def stability(
                     params.lama, relation, method, manual, masked=masked, grid=False
                 )
                 trials += _trials(f"{relation}/{number}", configs, facts, params.lama.seeds)
-        paths = _Paths(model, splits, out, curves)
-        _train(ctx, params, method, trials, paths, select=True, search=_WordSearch(data))
+        paths, search = _Paths(model, splits, out, curves), partial(_search_words, data)
+        _train(ctx, params, method, trials, paths, select=True, search=search)
 
 
 @app.command()
@@ -204,37 +196,32 @@ def _published(data: LamaSplits, collection: str, key: str, relation: str) -> li
     return data.prompts[collection][relation]
 
 
-@dataclass(frozen=True)
-class _WordSearch:
-    """Searches the words of a relation's prompt, or selects a published one."""
-
-    data: LamaSplits
-
-    def __call__(
-        self,
-        model: PromptedModel,
-        trial: Trial,
-        job: TrainingJob,
-        checkpoint: Path,
-        max_tokens: int,
-        on_epoch: Callable[[EpochRecord], None],
-    ) -> TrainingResult:
-        params = trial.config.training.search
-        assert params is not None
-        if params.prompts == GRADIENT:
-            return search_prompt(
-                model,
-                job,
-                params,
-                max_tokens_per_forward=max_tokens,
-                checkpoint=checkpoint,
-                on_epoch=on_epoch,
-            )
-        key = "lama.training.discrete.search.prompts"
-        texts = _published(self.data, params.prompts, key, trial.data.task.name)
-        return choose_published(
-            model, trial, texts, max_tokens_per_forward=max_tokens, on_epoch=on_epoch
+def _search_words(
+    data: LamaSplits,
+    model: PromptedModel,
+    trial: Trial,
+    job: TrainingJob,
+    checkpoint: Path,
+    max_tokens: int,
+    on_epoch: Callable[[EpochRecord], None],
+) -> TrainingResult:
+    """Search the words of a relation's prompt, or select a published one."""
+    params = trial.config.training.search
+    assert params is not None
+    if params.prompts == GRADIENT:
+        return search_prompt(
+            model,
+            job,
+            params,
+            max_tokens_per_forward=max_tokens,
+            checkpoint=checkpoint,
+            on_epoch=on_epoch,
         )
+    key = "lama.training.discrete.search.prompts"
+    texts = _published(data, params.prompts, key, trial.data.task.name)
+    return choose_published(
+        model, trial, texts, max_tokens_per_forward=max_tokens, on_epoch=on_epoch
+    )
 
 
 @dataclass(frozen=True)
@@ -281,23 +268,29 @@ def _train(
     reused = {SECONDS_REUSED: round(runner.seconds_reused, 1)}
     ctx.run.log_metrics({"trainings": len(trials), **reused})
     if prompts:
-        points = score_points(selection.dev_rows, itemgetter("dev_score"))
+        points = score_points(selection.dev_rows, "dev_score")
         ctx.run.log_metrics(mean_and_std(f"dev/{trials[0].metric}", points))
 
 
 def _write_curves(curves: Path, selection: TrialSelection, metric: str) -> None:
     """Write a row for each epoch of each trial; on LAMA with its relation."""
-    rows: list[dict[str, Any]] = []
-    for trial, result in selection.results.items():
-        numbers = {"setting": trial.config.number, "split": trial.split, "seed": trial.seed}
-        for record in result.history:
-            scores = {"dev_loss": record.dev_loss, f"dev_{metric}": record.dev_score}
-            losses = {"epoch": record.epoch, "train_loss": record.train_loss, **scores}
-            rows.append({"relation": trial.task, **numbers, **losses})
-    columns = ["setting", "split", "seed", "epoch", "train_loss", "dev_loss", f"dev_{metric}"]
-    if metric == "p_at_1":
-        columns.insert(0, "relation")
-    write_csv(curves, columns, [{column: row[column] for column in columns} for row in rows])
+    relation = ["relation"] if metric == "p_at_1" else []
+    losses = ["train_loss", "dev_loss", f"dev_{metric}"]
+    rows = [
+        {
+            **dict.fromkeys(relation, trial.task),
+            "setting": trial.config.number,
+            "split": trial.split,
+            "seed": trial.seed,
+            "epoch": record.epoch,
+            "train_loss": record.train_loss,
+            "dev_loss": record.dev_loss,
+            f"dev_{metric}": record.dev_score,
+        }
+        for trial, result in selection.results.items()
+        for record in result.history
+    ]
+    write_csv(curves, [*relation, "setting", "split", "seed", "epoch", *losses], rows)
 
 
 if __name__ == "__main__":

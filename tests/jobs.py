@@ -38,6 +38,7 @@ def method(
     batch_size: int = 3,
     patience: int = 99,
     encoder: str | None = "lstm",
+    start: str = "random",
     dropout: float = 0.0,
     prompt_optimizer: OptimizerConfig = ADAM,
     model_optimizer: OptimizerConfig | None = None,
@@ -46,7 +47,8 @@ def method(
     """A method's section; also what params.yaml refuses, such as an encoder and no epochs."""
     prompt = model = None
     if encoder is not None:
-        values = {**dict(prompt_optimizer), "encoder": encoder, "dropout": dropout}
+        own = {"encoder": encoder, "start": start, "dropout": dropout}
+        values = {**dict(prompt_optimizer), **own}
         prompt = PromptParams(**values)
     if model_optimizer is not None:
         passes = {"gradient_accumulation_steps": gradient_accumulation_steps}

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +51,7 @@ class Server:
     def command(self, *arguments: str) -> str:
         """Run `python -m tools.server`; return its output."""
         return run(
-            ROOT, sys.executable, "-m", "tools.server", *arguments,
+            ROOT, "python", "-m", "tools.server", *arguments,
             PTUNE_SERVER_DATA=str(self.root),
         ).stdout  # fmt: skip
 
@@ -127,7 +126,7 @@ def download_digests(run_id: str, environment: Mapping[str, str]) -> dict[str, s
     """Return path -> SHA-256 of a run's artifacts, downloaded by a member; see `digests`."""
     with tempfile.TemporaryDirectory() as folder:
         run(
-            Path(folder), sys.executable, "-m", "mlflow", "artifacts", "download",
+            Path(folder), "python", "-m", "mlflow", "artifacts", "download",
             "--run-id", run_id, "--dst-path", folder, **environment,
         )  # fmt: skip
         return digests(Path(folder))

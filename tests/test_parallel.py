@@ -53,13 +53,13 @@ def test_two_at_a_time_give_what_one_after_the_other_gives(
         superglue__tasks=[],
     )
     shutil.copyfile(empty_store, parallel / "mlflow.db")
-    first = run(parallel, *PTUNE, "repro", "-j", "2", "splits-lama", "download-model")
+    first = run(parallel, "ptune", "repro", "-j", "2", "splits-lama", "download-model")
     assert list(ended(first.stdout).values()) == ["ran"] * 4
     assert first.stdout.startswith("validate       | Running stage 'validate':\n")
     serial = shutil.copytree(parallel, tmp_path / "serial" / "project", symlinks=True)
     with ThreadPoolExecutor() as pool:
         plain = pool.submit(run, serial, "dvc", "repro", *TARGETS)
-        done = run(parallel, *PTUNE, "repro", "-j", "2", *TARGETS)
+        done = run(parallel, "ptune", "repro", "-j", "2", *TARGETS)
         plain.result()
     assert files(parallel) == files(serial)
     assert lock(parallel) == lock(serial)
@@ -71,7 +71,7 @@ def test_two_at_a_time_give_what_one_after_the_other_gives(
 
     assert "up to date" in run(parallel, "dvc", "status", "--with-deps", *TARGETS).stdout
     assert "Running stage" not in run(parallel, "dvc", "repro", *TARGETS).stdout
-    assert run(parallel, *PTUNE, "repro", "-j", "2", *TARGETS).stdout == "7 unchanged\n"
+    assert run(parallel, "ptune", "repro", "-j", "2", *TARGETS).stdout == "7 unchanged\n"
 
 
 # Stages of one line each: `out` is written, or the stage does what its name says.
@@ -101,7 +101,7 @@ def after(*names: str) -> list[str]:
 
 def repro(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return run(
-        folder, *PTUNE, "repro", *arguments, check=check, PYTHONPATH=str(ROOT), SHELL="/bin/sh"
+        folder, "ptune", "repro", *arguments, check=check, PYTHONPATH=str(ROOT), SHELL="/bin/sh"
     )
 
 

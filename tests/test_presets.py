@@ -245,7 +245,8 @@ def test_presets_of_the_tables_have_the_published_settings(name: str, params: Pa
         "tune": ["prompt"],
         **RELEASED_LOOP,
         "prompt": {
-            **RELEASED_OPTIMIZER, "learning_rate": 1e-5, "encoder": "lstm", "dropout": 0.0
+            **RELEASED_OPTIMIZER, "learning_rate": 1e-5, "encoder": "lstm", "start": "random",
+            "dropout": 0.0,
         },
         "model": None,
         "search": None,

@@ -23,6 +23,7 @@ from pipeline.prompts.template import parse_template
 from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
 from tests.jobs import fact_job
 from tests.project import edit_params, environment_of, make_project, outputs, run
+from tests.warm import Started, start_warm
 from tests.worked import VOCABULARY, make_facts
 
 pytestmark = pytest.mark.slow
@@ -75,38 +76,57 @@ def copy(project: Path, folder: Path) -> Path:
 
 
 class Attempt:
-    """A `dvc repro` in a process group of its own, to be killed."""
+    """A `dvc repro` in a process group of its own, to be killed.
 
-    def __init__(self, project: Path, *arguments: str, **environment: str) -> None:
-        self.process = subprocess.Popen(
-            ["dvc", "repro", *arguments], cwd=project, text=True, start_new_session=True,
-            env=environment_of(project, **environment),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    It is started as a new process with `cold`, which its stage is then a child of.
+    """
+
+    def __init__(
+        self, project: Path, *arguments: str, cold: bool = False, **environment: str
+    ) -> None:
+        command = ["dvc", "repro", *arguments]
+        values = environment_of(project, **environment)
+        reading, writing = os.pipe()
+        self.process: subprocess.Popen[bytes] | Started = (
+            subprocess.Popen(
+                command, cwd=project, env=values, start_new_session=True,
+                stdout=writing, stderr=writing,
+            )
+            if cold
+            else start_warm(command, project, values, writing, writing, group=0)
         )  # fmt: skip
+        os.close(writing)
+        self._lines = os.fdopen(reading)
         self.printed = ""
 
     def wait_for(self, seen: Callable[[str], bool]) -> None:
         """Read lines until there is one of a kind."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._lines:
             self.printed += line
             if seen(line):
                 return
         raise AssertionError(self.printed)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to dvc and what it runs, at once."""
+        os.killpg(self.process.pid, number)
+
     def kill(self) -> None:
         """Kill dvc and what it runs, at once."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self.end()
 
     def end(self) -> None:
         """Wait until dvc and what it runs are gone."""
-        self.printed += self.process.communicate(timeout=300)[0]
+        if not self._lines.closed:
+            with self._lines as lines:
+                self.printed += lines.read()
+        self.process.wait()
 
     def stage(self) -> psutil.Process:
         """Return the process of the stage, as soon as it is there."""
         dvc = psutil.Process(self.process.pid)
-        while self.process.poll() is None:
+        while dvc.status() != psutil.STATUS_ZOMBIE:
             for child in dvc.children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     if any(argument.startswith("stages.") for argument in child.cmdline()):
@@ -224,7 +244,7 @@ def kill_dvc(attempt: Attempt, stage: psutil.Process) -> None:
     # A stage looks twice a second whether dvc lives, and on a fast machine a tiny model trains to
     # its end between two looks. It stands still until the next look is due.
     stage.suspend()
-    attempt.process.kill()
+    os.kill(attempt.process.pid, signal.SIGKILL)
     attempt.process.wait()
     time.sleep(1)
     stage.resume()
@@ -250,7 +270,7 @@ def test_a_tuned_model_and_a_search_go_on_too(
     project = copy(prepared, tmp_path)
     edit_params(project, lama__methods=[method])
     stage = f"train-lama@{method}"
-    attempt = Attempt(project, "-s", stage)
+    attempt = Attempt(project, "-s", stage, cold=True)
     running = attempt.stage()
     attempt.wait_for(at_epoch("P30", 3))
     kill(attempt, running)
@@ -279,10 +299,10 @@ def test_a_dvc_killed_while_the_stage_still_loads_leaves_nobody_at_work(
     prepared: Path, tmp_path: Path
 ) -> None:
     project = copy(prepared, tmp_path)
-    attempt = Attempt(project, "-s", "train-lama@p-tuning")
+    attempt = Attempt(project, "-s", "train-lama@p-tuning", cold=True)
     attempt.stage()
     time.sleep(0.5)
-    attempt.process.kill()
+    os.kill(attempt.process.pid, signal.SIGKILL)
     attempt.end()
     assert attempt.epochs == []
     assert not (project / "models/lama/p-tuning").exists()
@@ -300,10 +320,9 @@ def test_of_two_at_the_same_stage_the_second_waits_and_takes_over_what_is_done(
     if "waiting" in first.printed:
         first, second = second, first
     else:
-        stage = first.stage()
-        stage.suspend()
+        first.signal(signal.SIGSTOP)
         second.wait_for(lambda line: "waiting" in line)
-        stage.resume()
+        first.signal(signal.SIGCONT)
     for attempt in (first, second):
         attempt.end()
         assert attempt.process.returncode == 0, attempt.printed

@@ -5,17 +5,17 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.workflow.lock import read_lock
-from tests.project import ROOT, environment_of, run
+from tests.project import ROOT, run
 from tests.team import STAGE, Server, differences, make_prepared, send, train
 from tools.server.folder import Folder, ServerError
 from tools.server.history import History
@@ -117,9 +117,9 @@ def test_a_password_that_a_member_has_changed_outlasts_up(server: Server) -> Non
     eve = server.member("eve")
     address, first = eve["MLFLOW_TRACKING_URI"], eve["MLFLOW_TRACKING_PASSWORD"]
     own = "a-password-of-her-own"
-    run(ROOT, sys.executable, "-c", CHANGE, address, first, own, **eve)
+    run(ROOT, "python", "-c", CHANGE, address, first, own, **eve)
     assert "eve: the environment is in" in server.up("eve")
-    asked = run(ROOT, sys.executable, "-c", ASK, **{**eve, "MLFLOW_TRACKING_PASSWORD": own})
+    asked = run(ROOT, "python", "-c", ASK, **{**eve, "MLFLOW_TRACKING_PASSWORD": own})
     assert asked.stdout == "True\n"
 
 
@@ -150,15 +150,15 @@ def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> Non
         "with stage_run(None, StageInfo('promote', sys.argv[1])) as run:\n"
         f"    for step in range({POINTS}): run.log_metrics({{'loss': step / 7}}, step)\n"
     )
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, f"writer-{number}"], cwd=project, text=True,
-            env=environment_of(project, **server.member(("ada", "bob")[number % 2])),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for number in range(WRITERS)
-    ]  # fmt: skip
-    assert [writer.communicate(timeout=600)[0] for writer in writers] == [""] * WRITERS
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writers = [
+            pool.submit(
+                run, project, "python", "-c", script, f"writer-{number}",
+                **server.member(("ada", "bob")[number % 2]),
+            )
+            for number in range(WRITERS)
+        ]  # fmt: skip
+    assert {writer.result().stdout + writer.result().stderr for writer in writers} == {""}
     logged = server.rows(
         "SELECT name, status, count(*), count(DISTINCT step), sum(metrics.value) FROM runs "
         "JOIN metrics USING (run_uuid) WHERE key = 'loss' AND name LIKE 'promote/writer-%' "
@@ -231,7 +231,7 @@ def test_a_clone_has_the_results_and_its_member_goes_on(
         "SELECT DISTINCT value FROM tags WHERE key = 'dvc.run_key' AND run_uuid IN "
         "(SELECT run_uuid FROM tags WHERE key = 'dvc.stage' AND value = 'download-lama')"
     )
-    run(project, sys.executable, "-c", LEAVE_HALF_RESTORED, key, **server.member("ada"))
+    run(project, "python", "-c", LEAVE_HALF_RESTORED, key, **server.member("ada"))
     assert "download-lama  run " in shell(clone, "ptune sync", **bob)
     ended = server.rows(
         "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE lifecycle_stage = 'active' "

@@ -2,8 +2,9 @@
 
 To import torch, transformers, and MLflow takes a stage seconds of CPU, far longer than a tiny model
 takes to train. A program that is run here is the one that a user runs, with its folder, arguments,
-environment, output, and exit code; it only starts as a fork, in place of a new interpreter. Tests
-that end processes, or count on what belongs to a new one, start them by `subprocess`.
+environment, output, and exit code; it only starts as a fork, in place of a new interpreter. Its
+stages are no children of dvc, but of its process group. Tests that count on what belongs to a new
+process, or on which one has started which, start them by `subprocess`.
 
 All processes of a test run share the one that forks. It ends when the last of them has ended. It is
 called `dvc`: a stage looks for the dvc that started it among the processes above its own.
@@ -28,6 +29,7 @@ import tempfile
 import threading
 import traceback
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -49,9 +51,16 @@ _LIBRARIES = (
     "mlflow", "mlflow.data", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.artifact.local_artifact_repo",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "dvc.cli", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.stage.cache",
-    "dvc.stage.run", "dvc.commands.repro", "dvc.parsing", "dvc.schema", "typer", "rich.table",
-    "pydantic", "ruamel.yaml", "psutil", "tqdm",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.tracing.processor.otel",
+    "mlflow.utils.search_logged_model_utils", "sqlalchemy.dialects.sqlite", "alembic.command",
+    "dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.repo.index",
+    "dvc.repo.graph", "dvc.repo.trie", "dvc.repo.open_repo", "dvc.repo.artifacts",
+    "dvc.repo.datasets", "dvc.repo.plots", "dvc.repo.stage", "dvc.data_cloud", "dvc.cachemgr",
+    "dvc.stage.cache", "dvc.stage.run", "dvc.commands.repro", "dvc.parsing", "dvc.schema",
+    "dvc_data.hashfile.db.local", "dvc_data.hashfile.status", "git", "networkx", "flatten_dict",
+    "configobj", "platformdirs.unix", "dulwich.worktree", "dulwich.ignore", "dulwich.index",
+    "fsspec.implementations.memory", "markdown_it", "typer", "rich.table", "pydantic",
+    "ruamel.yaml", "psutil", "tqdm",
 )  # fmt: skip
 # The folder of the process that forks, in the environment of all that it starts.
 _FOLDER = "PTUNE_TESTS_WARM"
@@ -60,27 +69,81 @@ _FOLDER = "PTUNE_TESTS_WARM"
 def can_run(command: Sequence[str]) -> bool:
     """Whether a command is a program of this environment that needs no interpreter for itself."""
     program, *arguments = command
-    return program in _PROGRAMS and (program != "python" or arguments[:1] == ["-m"])
+    return program in _PROGRAMS and (program != "python" or arguments[:1] in (["-m"], ["-c"]))
 
 
-def run_warm(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], stdout: int, stderr: int
-) -> int:
-    """Run a program in a folder, write to these file descriptors, and return its exit code."""
+class Started:
+    """A program that runs as a fork.
+
+    Attributes:
+        pid: of its process.
+        returncode: its exit code, once it has been waited for.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Initialize with the connection on which the program was asked for."""
+        self._answers = connection.makefile("r")
+        self.returncode: int | None = None
+        self.pid = self._answer()
+
+    def wait(self) -> int:
+        """Wait until it ends, and return its exit code."""
+        if self.returncode is None:
+            self.returncode = self._answer()
+            self._answers.close()
+        return self.returncode
+
+    def _answer(self) -> int:
+        line = self._answers.readline()
+        if not line:
+            raise RuntimeError("the process that forks programs ended")
+        return int(line)
+
+
+def start_warm(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    stdout: int,
+    stderr: int,
+    *,
+    group: int | None = None,
+) -> Started:
+    """Start a program in a folder that writes to these file descriptors.
+
+    Args:
+        command: one that `can_run` accepts.
+        folder: its current folder.
+        environment: all of it.
+        stdout: a file descriptor.
+        stderr: a file descriptor.
+        group: the process group that it joins; 0 for a new one, with what it starts.
+    """
     warm = os.environ.get(_FOLDER) or _start()
     request = {
         "command": list(command),
         "folder": str(folder.resolve()),
         "environment": {**environment, _FOLDER: warm},
+        "group": group,
     }
     with _connect(Path(warm)) as connection:
         text = json.dumps(request).encode()
         socket.send_fds(connection, [len(text).to_bytes(8, "big")], [stdout, stderr])
         connection.sendall(text)
-        answer = connection.recv(64)
-    if not answer:
-        raise RuntimeError(f"the process that forks programs ended; {list(command)} was not run")
-    return int(answer)
+        return Started(connection)
+
+
+def run_warm(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    stdout: int,
+    stderr: int,
+    *,
+    group: int | None = None,
+) -> int:
+    """Run a program as `start_warm` starts it, and return its exit code."""
+    return start_warm(command, folder, environment, stdout, stderr, group=group).wait()
 
 
 @cache
@@ -127,6 +190,11 @@ def _serve(folder: Path) -> dict[str, Any]:
     for name in _LIBRARIES:
         importlib.import_module(name)
     open_stores_quickly()
+    sys.modules["sqlalchemy.orm"].configure_mappers()
+    # At the end of a fork, torch would take its operators apart and count what it has compiled.
+    for final in weakref.finalize._registry:  # type: ignore[attr-defined]
+        final.atexit = False
+    atexit.unregister(sys.modules["torch._dynamo.utils"].dump_compile_times)
     gc.collect()
     gc.freeze()  # or each fork's collections copy all of the memory
     listener = socket.socket(socket.AF_UNIX)
@@ -148,7 +216,7 @@ def _serve(folder: Path) -> dict[str, Any]:
                 ended, status = os.waitpid(child, os.WNOHANG)
                 if ended:
                     with running.pop(child) as waiting, contextlib.suppress(OSError):
-                        waiting.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+                        waiting.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
         for user in users.intersection(ready):
             user.close()
             users.remove(user)
@@ -174,10 +242,18 @@ def _serve(folder: Path) -> dict[str, Any]:
             for number, stream in enumerate((nothing, *streams)):
                 os.dup2(stream, number)
                 os.close(stream)
+            if request["group"] is not None:
+                with contextlib.suppress(OSError):
+                    os.setpgid(0, request["group"])
             return request
         for stream in streams:
             os.close(stream)
+        if request["group"] is not None:
+            with contextlib.suppress(OSError):  # it may have ended, as may its group
+                os.setpgid(child, request["group"])
         running[child] = connection
+        with contextlib.suppress(OSError):
+            connection.sendall(b"%d\n" % child)
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -188,6 +264,12 @@ def _become(request: dict[str, Any]) -> None:
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     program, *arguments = request["command"]
     _fork_what_it_starts()
+    if program == "python" and arguments[0] == "-c":
+        _, code, *sys.argv[1:] = arguments
+        sys.argv[0] = "-c"
+        sys.path[0] = ""
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102
+        return
     if program == "python":
         _, module, *sys.argv[1:] = arguments
         sys.path[0] = request["folder"]
@@ -201,32 +283,32 @@ def _become(request: dict[str, Any]) -> None:
 
 
 def _fork_what_it_starts() -> None:
-    """Have dvc's stages, and the dvc of `ptune reproduce`, forked too."""
+    """Have dvc's stages forked too, and the dvc that `ptune` starts."""
     from dvc.stage import run as dvc_run
     from dvc.stage.exceptions import StageCmdFailedError
 
-    run_stage, run_program = dvc_run._run, subprocess.run
-
-    def forked(command: Sequence[str], cwd: Any, env: Mapping[str, str]) -> int:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        return run_warm(command, Path(cwd), env, 1, 2)
+    run_stage = dvc_run._run
 
     def stage(executable: str, cmd: str, **more: Any) -> None:
         words = shlex.split(cmd)
         if not can_run(words):
             run_stage(executable, cmd, **more)
-        elif code := forked(words, more["cwd"], more["env"]):
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        folder = Path(more["cwd"])
+        if code := run_warm(words, folder, more["env"], 1, 2, group=os.getpgrp()):
             raise StageCmdFailedError(cmd, code)
 
-    def program(command: Any, **more: Any) -> Any:
-        if command[:3] != [sys.executable, "-m", "dvc"]:
-            return run_program(command, **more)
-        code = forked(["python", *command[1:]], more["cwd"], more["env"])
-        return subprocess.CompletedProcess(command, code)
+    class Program(subprocess.Popen[Any]):
+        def __init__(self, args: Any, **more: Any) -> None:
+            if args[:3] == [sys.executable, "-m", "dvc"]:
+                client = Path(__file__).with_name("warm_client.py")
+                args = [sys.executable, "-E", "-S", str(client), "python", *args[1:]]
+            super().__init__(args, **more)
 
     dvc_run._run = stage
-    subprocess.run = program
+    subprocess.Popen = Program  # type: ignore[misc]
 
 
 def _end(code: object) -> NoReturn:

@@ -1,7 +1,7 @@
 """The `ptune` command.
 
-Commands import heavy packages (torch, mlflow, dvc) when they run, so that help and completion are
-fast.
+Commands import heavy packages (torch, mlflow, dvc, pydantic) when they run, so that help and
+completion are fast.
 """
 
 from importlib.metadata import version

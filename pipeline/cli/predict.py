@@ -12,7 +12,6 @@ import typer
 from tqdm import tqdm
 
 from pipeline.cli.console import print_columns, print_csv
-from pipeline.config.schema import LamaMethod, SuperGlueMethod, load_params
 from pipeline.data.lama import Relation, read_lama
 from pipeline.errors import DataError
 from pipeline.files import write_csv, write_jsonl
@@ -204,6 +203,7 @@ def predict_facts(
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
+    from pipeline.config.schema import LamaMethod
     from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check(subjects)
@@ -231,6 +231,7 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
+    from pipeline.config.schema import SuperGlueMethod
     from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check([_option_name(name) for name in typed])
@@ -275,6 +276,7 @@ def _predict(
     top: int | None,
 ) -> list[Prediction]:
     """Predict by each method's best prompt of each task; the result is ordered by question."""
+    from pipeline.config.schema import load_params
     from pipeline.inference.predictor import QuestionError, predict_all
     from pipeline.models.loading import ModelCache, model_loader
 

@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.console import print_columns
-from pipeline.config.presets import (
-    Change,
-    apply_values,
-    edit_params,
-    list_presets,
-    read_assignments,
-    read_preset,
-)
+
+if TYPE_CHECKING:
+    from pipeline.config.presets import Change
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -26,6 +21,8 @@ Name = Annotated[str, typer.Argument(help="A preset that `list` shows.")]
 @app.command("list", epilog="Examples:\n  ptune preset list")
 def show_all(folder: Folder = Path("presets")) -> None:
     """List the presets with a one-line summary each."""
+    from pipeline.config.presets import list_presets
+
     print_columns(list_presets(folder).items())
 
 
@@ -34,6 +31,8 @@ def show(
     name: Name, params_file: ParamsFile = Path("params.yaml"), folder: Folder = Path("presets")
 ) -> None:
     """Print a preset and the changes that it would make to params.yaml."""
+    from pipeline.config.presets import edit_params, read_preset
+
     preset = read_preset(folder, name)
     typer.echo(preset.text)
     _print_changes(params_file, edit_params(params_file, preset.values)[1], "Would change")
@@ -53,12 +52,14 @@ def apply(
     folder: Folder = Path("presets"),
 ) -> None:
     """Write a preset's values into params.yaml; keep comments and other values."""
+    from pipeline.config.presets import apply_values, read_assignments, read_preset
+
     values = read_preset(folder, name).values + read_assignments(assignments or [])
     _print_changes(params_file, apply_values(params_file, values), "Changed in")
     typer.echo(f"Run it: dvc repro   Undo: git checkout {params_file}")
 
 
-def _print_changes(params_file: Path, changes: Sequence[Change], heading: str) -> None:
+def _print_changes(params_file: Path, changes: Sequence["Change"], heading: str) -> None:
     if not changes:
         typer.echo(f"{params_file} already has these values.")
         return

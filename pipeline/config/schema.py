@@ -44,6 +44,7 @@ _RENAMED_NOTES = {"max_tokens_per_forward": "; it counts tokens instead of rows"
 RENAMED_VALUES = {"gazetteer": "geonames"}
 # Keys that earlier versions did not have -> what to write.
 _ADDED_KEYS = {
+    "model.start": "write `start: auto`, or `start: none` for the rows of earlier versions",
     "lama.seeds": "training on LAMA reads it in place of `seed`; write `seeds: [34]`",
     "lama.selection": "write `selection: dev`",
     "lama.grid": "write `{}` for each method",
@@ -82,6 +83,7 @@ class ModelParams(Section):
 
     name: Annotated[str, Field(min_length=1)]
     dtype: Literal["auto", "float32", "bfloat16", "mixed"]
+    start: Annotated[str, Field(min_length=1)]
 
 
 class DataParams(Section):
@@ -118,6 +120,7 @@ class PromptParams(OptimizerConfig):
     """The prompt encoder, and how it is optimized."""
 
     encoder: Literal["lstm", "mlp", "embedding"]
+    start: Literal["random", "words"]
     dropout: Share
 
 
@@ -265,6 +268,20 @@ class SuperGlueParams(Section):
     grid: dict[SuperGlueMethod, Grid]
     overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
 
+    @model_validator(mode="after")
+    def _full_protocols_are_full(self) -> Self:
+        """Limits that are left over from few-shot runs would go unnoticed in the results."""
+        if self.source != "superglue" or not self.protocol.startswith("full-"):
+            return self
+        names = ("train_examples", "dev_examples", "test_examples")
+        limits = {name: getattr(self.splits, name) for name in names}
+        given = [f"splits.{name} is {n}" for name, n in limits.items() if n is not None]
+        if given and self.tasks:
+            raise ValueError(
+                f"protocol {self.protocol} uses all examples, but {', '.join(given)}; write null"
+            )
+        return self
+
 
 class ReportParams(Section):
     """Contents of the report."""
@@ -402,7 +419,11 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
     unknown_names = set()
     for details in errors:
         place = tuple(str(p) for p in details["loc"] if not _INTERNAL.fullmatch(str(p)))
-        place = _written_place(place, values)
+        # A method's value may come from `defaults`.
+        written = (*place[:2], "defaults", *place[3:])
+        merged = place[1:2] == ("training",) and len(place) > 3
+        if merged and not _has(values, place) and _has(values, written):
+            place = written
         by_place.setdefault(place, []).append(details)
         if "[key]" in details["loc"]:
             unknown_names.add(place)
@@ -416,13 +437,6 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
         if not (below_unknown or renamed or (within and place not in unknown_names)):
             lines.append(": ".join(filter(None, (".".join(place), _message(members, place)))))
     return lines
-
-
-def _written_place(place: tuple[str, ...], values: Any) -> tuple[str, ...]:
-    """The place in `defaults` if a method's value comes from there."""
-    written = (*place[:2], "defaults", *place[3:])
-    merged = place[1:2] == ("training",) and len(place) > 3
-    return written if merged and not _has(values, place) and _has(values, written) else place
 
 
 def _has(values: Any, path: tuple[str, ...]) -> bool:

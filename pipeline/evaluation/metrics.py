@@ -2,6 +2,8 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -76,21 +78,21 @@ def task_metrics(
     return {name: TASK_METRICS[name](examples, answers) for name in task.metrics}
 
 
-def score_points(rows: Sequence[Row], value: Callable[[Row], float]) -> list[float]:
-    """The values whose mean and standard deviation are reported, each a mean over the tasks.
+def score_points(rows: Sequence[Row], column: str) -> list[float]:
+    """The values of a column whose mean and deviation are reported, each a mean over the tasks.
 
     They are one per split and seed; where several settings of a task were kept, one per setting.
 
     Args:
         rows: one per trial, with `task`, `setting`, `split` and `seed`.
-        value: the number of a row.
+        column: a number of each row.
     """
     several = any(
         len({row["setting"] for row in group}) > 1 for group in group_rows(rows, "task").values()
     )
     keys = ("setting",) if several else ("split", "seed")
     return [
-        mean([mean(list(map(value, trials))) for trials in group_rows(group, "task").values()])
+        mean([mean([row[column] for row in own]) for own in group_rows(group, "task").values()])
         for group in group_rows(rows, *keys).values()
     ]
 
@@ -99,8 +101,7 @@ def group_rows(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...] | Any, l
     """Group rows by a key, or by a tuple of several, in the order of the first rows."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
-        key = row[keys[0]] if len(keys) == 1 else tuple(row[key] for key in keys)
-        groups.setdefault(key, []).append(row)
+        groups.setdefault(itemgetter(*keys)(row), []).append(row)
     return groups
 
 
@@ -133,20 +134,11 @@ def _label_accuracy(examples: Sequence[Example], answers: Sequence[str]) -> floa
     return mean([float(e.label == answer) for e, answer in zip(examples, answers, strict=True)])
 
 
-def _macro_f1(examples: Sequence[Example], answers: Sequence[str]) -> float:
-    """F1 of each label that occurs, unweighted mean (CB)."""
+def _f1(examples: Sequence[Example], answers: Sequence[str], **options: str) -> float:
     from sklearn.metrics import f1_score  # takes a second to import
 
     right = [example.label for example in examples]
-    return float(f1_score(right, list(answers), average="macro", zero_division=0))
-
-
-def _f1_of_answers(examples: Sequence[Example], answers: Sequence[str]) -> float:
-    """F1 of the label 1 over all answers, whatever question they belong to (MultiRC's F1a)."""
-    from sklearn.metrics import f1_score  # takes a second to import
-
-    right = [example.label for example in examples]
-    return float(f1_score(right, list(answers), pos_label="1", zero_division=0))
+    return float(f1_score(right, list(answers), zero_division=0, **options))
 
 
 def _exact_match(examples: Sequence[Example], answers: Sequence[str]) -> float:
@@ -160,7 +152,9 @@ def _exact_match(examples: Sequence[Example], answers: Sequence[str]) -> float:
 TASK_METRICS: dict[str, Callable[[Sequence[Example], Sequence[str]], float]] = {
     "accuracy": _label_accuracy,
     "p_at_1": _label_accuracy,
-    "f1": _macro_f1,
-    "f1a": _f1_of_answers,
+    # CB: of each label that occurs, unweighted mean.
+    "f1": partial(_f1, average="macro"),
+    # MultiRC: of the label 1 over all answers, whatever question they belong to.
+    "f1a": partial(_f1, pos_label="1"),
     "em": _exact_match,
 }

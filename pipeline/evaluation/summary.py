@@ -1,7 +1,7 @@
 """Tables and metrics of a stage's trials: a row each, their means and standard deviations."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.evaluate import Evaluation
@@ -29,6 +29,9 @@ def trial_columns(metrics: Sequence[str]) -> list[str]:
 def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> list[Row]:
     """A row for each trial that was evaluated.
 
+    Besides the columns of `trials.csv` it has the numbers of `examples` and `left_out` examples,
+    and of each control, such as `majority`, its score and its metrics (`majority_f1`).
+
     Args:
         trained: the content of `trials.json`.
         evaluations: by the trials' names.
@@ -42,14 +45,28 @@ def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
             "seed": trial["seed"],
             "best_epoch": trial["best_epoch"],
             "dev_score": trial["dev_score"],
-            "test_score": evaluations[trial["name"]].score,
-            **{f"test_{k}": v for k, v in evaluations[trial["name"]].metrics.items()},
+            **_evaluated(evaluations[trial["name"]]),
         }
         for task, content in trained["tasks"].items()
         for setting in content["settings"]
         for trial in setting["trials"]
         if trial["name"] in evaluations
     ]
+
+
+def _evaluated(evaluation: Evaluation) -> Row:
+    return {
+        "test_score": evaluation.score,
+        **{f"test_{metric}": value for metric, value in evaluation.metrics.items()},
+        **{
+            f"{control}_{metric}": value
+            for control, metrics in evaluation.controls.items()
+            for metric, value in metrics.items()
+        },
+        **{control: task_score(metrics) for control, metrics in evaluation.controls.items()},
+        "examples": evaluation.num_examples,
+        "left_out": evaluation.num_skipped,
+    }
 
 
 def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[Row]:
@@ -67,61 +84,55 @@ def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[R
             test = [
                 r["test_score"] for r in evaluated if (r["task"], r["setting"]) == (task, number)
             ]
-            values = [
-                task,
-                number,
-                _tried(setting["tried"]),
-                setting["template"],
-                len(dev),
-                mean(dev),
-                statistics.stdev(dev) if len(dev) > 1 else None,
-                number == content["chosen"],
-                mean(test) if test else None,
-                statistics.stdev(test) if len(test) > 1 else None,
-            ]
-            rows.append(dict(zip(SETTING_COLUMNS, values, strict=True)))
+            # The template has a column of its own.
+            tried = [f"{path}={v}" for path, v in setting["tried"].items() if path != "template"]
+            rows.append(
+                {
+                    **dict.fromkeys(SETTING_COLUMNS),
+                    "task": task,
+                    "setting": number,
+                    "tried": ", ".join(tried),
+                    "template": setting["template"],
+                    "trainings": len(dev),
+                    "chosen": number == content["chosen"],
+                    **mean_and_std("dev_score", dev),
+                    **(mean_and_std("test_score", test) if test else {}),
+                }
+            )
     return rows
 
 
-def task_summary(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+def task_summary(rows: Sequence[Row]) -> dict[str, float]:
     """The metrics of a SuperGLUE task: means, and standard deviations under `_std`.
 
-    Args:
-        rows: of `trial_rows`.
-        evaluations: by the trials' names.
+    `rows` are those of `trial_rows`.
     """
     values: dict[str, float] = {}
     for key in rows[0]:
         split, _, metric = key.partition("_")
         if split in ("test", "dev"):
-            values |= mean_and_std(f"{split}/{metric}", score_points(rows, _column(key)))
-    majority = [evaluation.controls["majority"] for evaluation in evaluations.values()]
+            values |= mean_and_std(f"{split}/{metric}", score_points(rows, key))
+    controls = [key for key in rows[0] if key.startswith("majority")]
     return {
         **values,
-        **{f"test/majority_{key}": mean([m[key] for m in majority]) for key in majority[0]},
-        "test/majority": mean([task_score(metrics) for metrics in majority]),
-        "test/examples": next(iter(evaluations.values())).num_examples,
+        **{f"test/{key}": mean([row[key] for row in rows]) for key in controls},
+        "test/examples": rows[0]["examples"],
         **_counts(rows),
     }
 
 
-def relation_summary(
-    rows: Sequence[Row], evaluations: Mapping[str, Evaluation]
-) -> dict[str, float]:
+def relation_summary(rows: Sequence[Row]) -> dict[str, float]:
     """The metrics of LAMA: means over relations, and over trainings their deviations.
 
-    Args:
-        rows: of `trial_rows`.
-        evaluations: by the trials' names.
+    `rows` are those of `trial_rows`.
     """
     values: dict[str, float] = {}
     if rows:
-        values |= mean_and_std("test/p_at_1", score_points(rows, _column("test_score")))
-        values |= mean_and_std("dev/p_at_1", score_points(rows, _column("dev_score")))
+        for split in ("test", "dev"):
+            values |= mean_and_std(f"{split}/p_at_1", score_points(rows, f"{split}_score"))
         for control in ("majority", "naive_bayes"):
-            points = score_points(rows, _control(evaluations, control))
-            values[f"test/{control}"] = mean(points)
-    relations = relation_rows(rows, evaluations)
+            values[f"test/{control}"] = mean(score_points(rows, control))
+    relations = relation_rows(rows)
     return {
         **values,
         "test/facts": sum(row["facts"] for row in relations),
@@ -130,21 +141,16 @@ def relation_summary(
     }
 
 
-def relation_rows(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) -> list[Row]:
-    """A row for each relation: scores and controls, means over its trials.
-
-    Args:
-        rows: of `trial_rows`.
-        evaluations: by the trials' names.
-    """
+def relation_rows(rows: Sequence[Row]) -> list[Row]:
+    """A row for each relation: scores and controls, means over its rows of `trial_rows`."""
     return [
         {
             "relation": relation,
-            "facts": evaluations[trials[0]["training"]].num_examples,
-            "left_out": evaluations[trials[0]["training"]].num_skipped,
+            "facts": trials[0]["examples"],
+            "left_out": trials[0]["left_out"],
             "p_at_1": mean([row["test_score"] for row in trials]),
             **{
-                control: mean([_control(evaluations, control)(row) for row in trials])
+                control: mean([row[control] for row in trials])
                 for control in ("majority", "naive_bayes")
             },
         }
@@ -152,15 +158,12 @@ def relation_rows(rows: Sequence[Row], evaluations: Mapping[str, Evaluation]) ->
     ]
 
 
-def template_rows(
-    trained: Mapping[str, Any], rows: Sequence[Row], evaluations: Mapping[str, Evaluation]
-) -> list[Row]:
+def template_rows(trained: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
     """A row for each template of a relation, whose task is named `P17/1`.
 
     Args:
         trained: the content of `trials.json`.
         rows: of `trial_rows`.
-        evaluations: by the trials' names.
     """
     return [
         {
@@ -170,7 +173,7 @@ def template_rows(
             "facts": row["facts"],
             "p_at_1": row["p_at_1"],
         }
-        for row in relation_rows(rows, evaluations)
+        for row in relation_rows(rows)
     ]
 
 
@@ -206,16 +209,3 @@ def _counts(rows: Sequence[Row]) -> dict[str, int]:
         "test/trainings": max(map(len, tasks), default=0),
         "test/settings": max((len({row["setting"] for row in task}) for task in tasks), default=0),
     }
-
-
-def _column(key: str) -> Callable[[Row], float]:
-    return lambda row: row[key]
-
-
-def _control(evaluations: Mapping[str, Evaluation], control: str) -> Callable[[Row], float]:
-    return lambda row: task_score(evaluations[row["training"]].controls[control])
-
-
-def _tried(values: Mapping[str, Any]) -> str:
-    """The values that distinguish a setting, except its template, which has a column."""
-    return ", ".join(f"{path}={value}" for path, value in values.items() if path != "template")

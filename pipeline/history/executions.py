@@ -58,6 +58,7 @@ class TrackedHistory:
         """
         self._mlflow = connect() if history_exists() else None
         self._searches: dict[str, list[TrackedRun]] = {}
+        self._experiments: list[str] | None = None
 
     def producers(self, path: str, digest: str) -> Sequence[TrackedRun]:
         """Return the finished runs that wrote this content to this path, newest first."""
@@ -103,11 +104,15 @@ class TrackedHistory:
         if self._mlflow is None:
             return []
         try:
+            if self._experiments is None:
+                found = self._mlflow.search_experiments()
+                self._experiments = [experiment.experiment_id for experiment in found]
             runs = self._mlflow.search_runs(
+                self._experiments,
                 filter_string=condition,
                 order_by=["attributes.start_time DESC"],
                 max_results=_PAGE,
-                search_all_experiments=True,
+                search_all_experiments=not self._experiments,
                 output_format="list",
             )
         except Exception as error:

@@ -92,7 +92,8 @@ class Tracer:
         `before` is the start of a run that read it: only earlier runs can have produced it. None
         is for the content of the workspace, whose producer is in `dvc.lock`.
         """
-        runs = list(self.history.producers(path, digest))
+        # No stage writes modules: to search for those of each module took most of a trace's time.
+        runs = [] if path.endswith(".py") else list(self.history.producers(path, digest))
         locked = next((e for e in self.lock.values() if e.outputs.get(path) == digest), None)
         if before is not None:
             runs = [run for run in runs if run.started <= before] or runs[-1:]

@@ -47,6 +47,7 @@ class Candidate:
         folders: `trained` (written by training), `model` (the language model) and `splits`.
         hashes: of the three folders, as in `dvc.lock`.
         dtype: `model.dtype` of the training.
+        start: its `model.start`; None where it had none.
         test_score: the mean over relations, or over trainings; None if it was not evaluated.
     """
 
@@ -56,6 +57,7 @@ class Candidate:
     folders: dict[str, str]
     hashes: dict[str, str]
     dtype: str
+    start: str | None
     test_score: float | None = None
 
     @property
@@ -137,8 +139,16 @@ def _read_candidate(execution: Execution) -> Candidate | None:
     if not info.method or not known.keys() >= set(folders.values()):
         return None
     hashes = {name: known[folder] for name, folder in folders.items()}
-    dtype = execution.params["model"]["dtype"]
-    return Candidate(info.benchmark, info.task, info.method, folders, hashes, dtype)
+    model = execution.params["model"]
+    return Candidate(
+        info.benchmark,
+        info.task,
+        info.method,
+        folders,
+        hashes,
+        model["dtype"],
+        model.get("start"),
+    )
 
 
 def _test_score(candidate: Candidate, executions: Iterable[Execution]) -> float | None:
@@ -295,6 +305,7 @@ def _log_model(mlflow: ModuleType, candidate: Candidate, artifacts: dict[str, st
             "task": candidate.task,
             "device": "auto",
             "dtype": candidate.dtype,
+            "start": candidate.start,
             "threads": None,
             "max_tokens_per_forward": "auto",
             "top": _TOP,

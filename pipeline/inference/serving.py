@@ -47,7 +47,9 @@ class PromptModel(PythonModel):
             partial(
                 load_model,
                 Path(context.artifacts["model"]),
-                **{name: self._config[name] for name in ("device", "dtype", "threads")},
+                **{
+                    name: self._config.get(name) for name in ("device", "dtype", "threads", "start")
+                },
             )
         )
         self._lock = threading.Lock()  # a server predicts in several threads

@@ -69,6 +69,7 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    start: str | None = None,
     tuned: bool = False,
     weights: Path | None = None,
     labels: int | None = None,
@@ -81,6 +82,8 @@ def load_model(
         device: as in `runtime.device`.
         dtype: as in `model.dtype`.
         threads: of the CPU, for torch as a whole; None: as many as there are cores.
+        start: what precedes every row of a causal model, as in `model.start`; None: what the
+            tokenizer puts there.
         tuned: whether the model's own weights are, or will be, trained.
         weights: tuned weights that replace the folder's, as `PromptedModel.network` names them.
         labels: of a classifier that is added before they do; None adds none.
@@ -117,9 +120,8 @@ def load_model(
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
-    model = PromptedModel(
-        network.to(place), PieceTokenizer(tokenizer), masked=masked, mixed=precision == "mixed"
-    )
+    codec = PieceTokenizer(tokenizer, start=None if masked else start)
+    model = PromptedModel(network.to(place), codec, masked=masked, mixed=precision == "mixed")
     if labels is not None:
         model.add_classifier(labels, seed=seed)
     if weights is not None:
@@ -135,6 +137,7 @@ def model_loader(folder: Path, params: "Params") -> Callable[..., PromptedModel]
         device=params.runtime.device,
         dtype=params.model.dtype,
         threads=params.runtime.threads,
+        start=params.model.start,
     )
 
 

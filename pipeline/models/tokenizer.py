@@ -9,6 +9,8 @@ from functools import lru_cache
 
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.errors import ModelError
+
 # Behind one of these, a tokenizer sees text as the continuation of a line. The second serves where
 # the tokenizer drops the first, unless it would melt into the text's first word.
 _ANCHORS = ("\n", "a")
@@ -24,18 +26,29 @@ class PieceTokenizer:
         pad_id: an id to fill rows with; masked out everywhere.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Wrap a fast tokenizer of transformers."""
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, start: str | None = None) -> None:
+        """Wrap a fast tokenizer of transformers.
+
+        Args:
+            tokenizer: of the model.
+            start: what precedes every row of a causal model, as in `model.start`; None: what the
+                tokenizer puts there.
+
+        Raises:
+            ModelError: `bos`, and the tokenizer has no such token.
+        """
         self.tokenizer = tokenizer
         self.mask_id: int | None = tokenizer.mask_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._unknown: int | None = tokenizer.unk_token_id
         bare = self._ids("a")
         whole: list[int] = tokenizer("a")["input_ids"]
-        start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-        self.prefix = whole[:start]
-        self.suffix = whole[start + len(bare) :]
+        first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        self.prefix = whole[:first]
+        self.suffix = whole[first + len(bare) :]
         self._anchors = [(anchor, self._ids(anchor)) for anchor in _ANCHORS]
+        if start is not None:
+            self.prefix = self._start_ids(start)
 
     def encode_segment(self, text: str, *, start: bool) -> list[int]:
         """Tokenize a stretch of text between prompt tokens, masks and the ends.
@@ -51,6 +64,27 @@ class PieceTokenizer:
         if not text:
             return []
         return self._ids(text) if start else self._continuation(text)
+
+    def _start_ids(self, start: str) -> list[int]:
+        """Ids of `model.start`.
+
+        A newline, where the tokenizer puts nothing in front: LAMA's connectors for GPT and GPT-2
+        begin every sentence with one. The first position of a causal model has no context, and
+        many models use it as an attention sink, so it should not be a word of the question.
+        """
+        if start == "none":
+            return []
+        if start == "auto":
+            return self.prefix or self._ids("\n")
+        if start == "bos":
+            bos: int | None = self.tokenizer.bos_token_id
+            if bos is None:
+                raise ModelError(
+                    "model.start: bos: the tokenizer of this model has no such token; write auto, "
+                    "none or the text to start with"
+                )
+            return [bos]
+        return self._ids(start)
 
     def single_token_id(self, word: str, *, space_before: bool) -> int | None:
         """Id of a word that is one token at its place in a sentence, else None."""

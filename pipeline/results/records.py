@@ -149,6 +149,7 @@ class Record:
         self.seed: int = params["seed"]
         self.seeds: list[int] = self.params.get("seeds") or [self.seed]
         self.model: str = params["model"]["name"]
+        self.start: str | None = params["model"].get("start")  # earlier versions had none
         self.source = source_name(self.params["source"])
         self.data = data_name(self.source, self.params.get("subset", ""))
 

@@ -62,10 +62,6 @@ class InputField:
     required: bool = True
 
 
-def _copy_record(record: Record) -> Record:
-    return dict(record)
-
-
 @dataclass(frozen=True)
 class InputSchema:
     """The input of `ptune predict`: flat fields, or an official record.
@@ -85,7 +81,7 @@ class InputSchema:
     fields: tuple[InputField, ...]
     record: Callable[[Record], Record]
     nested_key: str = ""
-    replace_labels: Callable[[Record], Record] = _copy_record
+    replace_labels: Callable[[Record], Record] = dict
     label_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -166,13 +162,14 @@ def task_verbalizer(
         if verbalizer is not None:
             raise TemplateError(f"examples of {task.name} have candidate answers; write null")
         return None
-    if verbalizer is None or isinstance(verbalizer, str):
-        if verbalizer is None or verbalizer not in task.verbalizers:
+    if not isinstance(verbalizer, Mapping):
+        named = task.verbalizers.get(verbalizer or "")
+        if named is None:
             raise TemplateError(
                 f"unknown verbalizer '{verbalizer}' of {task.name}; available: "
                 f"{', '.join(task.verbalizers)}; or write {{label: word}}"
             )
-        return dict(task.verbalizers[verbalizer])
+        return dict(named)
     for part in (*verbalizer, *verbalizer.values()):
         if not isinstance(part, str) or not part.strip():
             raise TemplateError(

@@ -34,7 +34,6 @@ _NO_NAMES = _BEGIN | {
     "since", "so", "still", "them", "then", "there", "they", "though", "to", "us", "we", "what",
     "when", "which", "while", "who", "you",
 }  # fmt: skip
-_WORD = re.compile(r"^\W*(.*?)\W*$")
 
 
 def _examples(record: Record) -> Iterator[base.Example]:
@@ -106,8 +105,7 @@ def _is_phrase(run: list[str]) -> bool:
 
 
 def _bare(word: str) -> str:
-    match = _WORD.match(word)
-    return match[1] if match else word
+    return re.sub(r"^\W+|\W+$", "", word)
 
 
 def _record(fields: Record) -> Record:

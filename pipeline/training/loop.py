@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import nll_loss
@@ -163,8 +164,9 @@ def train(
     while progress.epoch <= config.epochs and bank.active:
         if progress.epoch:
             bank.train_epoch(save_if_due)
-        for job, record, vectors in bank.score_dev():
-            improved = job.update_best(record, vectors)
+        records, vectors = bank.score_dev()
+        for job, record in zip(bank.active, records, strict=True):
+            improved = job.update_best(record, bank.vectors_of(job, vectors))
             if improved and config.model is not None and config.epochs:
                 _save_weights(model, best_checkpoint_path)
             on_epoch(job.position, record)
@@ -252,7 +254,7 @@ class _BankedJob:
         if record.epoch and record.dev_score < self.result.best_score:
             self.epochs_without_improvement += 1
             return False
-        self.result.vectors = vectors.detach().float().clone() if vectors is not None else None
+        self.result.vectors = vectors.clone() if vectors is not None else None
         self.result.best_epoch = record.epoch
         self.epochs_without_improvement = 0
         return True
@@ -428,11 +430,12 @@ class _Bank:
         return losses.detach()
 
     @torch.no_grad()
-    def score_dev(self) -> list[tuple[_BankedJob, EpochRecord, Tensor | None]]:
+    def score_dev(self) -> tuple[list[EpochRecord], Tensor | None]:
         """Score dev for all active jobs at the end of the epoch, in shared passes.
 
         Returns:
-            For each active job, the record of its epoch and its vectors, without dropout.
+            The record of the epoch of each active job; and (prompts, longest, size) float, the
+            vectors of their prompts, without dropout.
         """
         vectors = self._encoders() if self._encoders is not None else None
         if self._dev_passes is None:
@@ -444,39 +447,40 @@ class _Bank:
             log_probs = score_batch(self._model, ready.batch, vectors, ready.candidates)
             losses = nll_loss(log_probs, ready.targets, reduction="none")
             scores.append(torch.stack((losses, log_probs.argmax(dim=1).float()), dim=1))
-        found = torch.empty(sum(len(each.dev) for each in self.active), 2)
-        found[[i for ready in self._dev_passes for i in ready.items]] = self._read(scores)
-        records = []
-        for each, own in zip(
-            self.active, found.split([len(each.dev) for each in self.active]), strict=True
-        ):
-            row = self._prompts.rows.get(each.position)
-            own_vectors = None
-            if vectors is not None and row is not None:
-                own_vectors = vectors[row, : each.job.prompt_tokens]
-            records.append((each, self._record(each, own), own_vectors))
-        return records
+        found = self._read(scores)
+        order = np.argsort([i for ready in self._dev_passes for i in ready.items])
+        ends = np.cumsum([len(each.dev) for each in self.active])
+        own = np.split(found[order], ends[:-1])
+        return list(map(self._record, self.active, own)), vectors
 
-    def _record(self, job: _BankedJob, scores: Tensor) -> EpochRecord:
+    def vectors_of(self, job: _BankedJob, vectors: Tensor | None) -> Tensor | None:
+        """(prompt tokens, size): those of a job among the vectors of `score_dev`."""
+        row = self._prompts.rows.get(job.position)
+        if vectors is None or row is None:
+            return None
+        return vectors[row, : job.job.prompt_tokens].detach().float()
+
+    def _record(self, job: _BankedJob, scores: NDArray[np.float32]) -> EpochRecord:
         """Summarize an epoch by (dev examples, 2): the loss and the predicted answer of each."""
         epoch = self.progress.epoch
         train_loss = self.progress.losses[job.position] / len(job.job.train.rows)
+        answers = torch.from_numpy(scores[:, 1].astype(np.int64))
         return EpochRecord(
             epoch=epoch,
             train_loss=train_loss if epoch else None,
-            dev_loss=float(scores[:, 0].mean()),
-            dev_score=job.job.score(scores[:, 1].long(), job.job.dev.targets),
+            dev_loss=float(scores[:, 0].mean(dtype=np.float64)),
+            dev_score=job.job.score(answers, job.job.dev.targets),
         )
 
-    def _read(self, scores: Sequence[Tensor]) -> Tensor:
+    def _read(self, scores: Sequence[Tensor]) -> NDArray[np.float32]:
         """Read (examples, 2) tensors from the device, and add up the losses of steps with them."""
         waiting = [*self._losses, *(each.flatten() for each in scores)]
-        flat = torch.cat(waiting).cpu() if waiting else torch.empty(0)
-        losses, rest = flat[: len(self._losses_of)], flat[len(self._losses_of) :]
+        flat = torch.cat(waiting).cpu().numpy() if waiting else np.empty(0, dtype=np.float32)
+        losses, rest = np.split(flat, [len(self._losses_of)])
         for position, loss in zip(self._losses_of, losses.tolist(), strict=True):
             self.progress.losses[position] += loss
         self._losses, self._losses_of = [], []
-        return rest.view(-1, 2)
+        return rest.reshape(-1, 2)
 
     def drop_stopped(self) -> None:
         """Leave out the jobs whose dev score has not improved for long enough."""

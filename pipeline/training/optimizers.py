@@ -46,63 +46,63 @@ class ScheduledOptimizer:
         self._steps_per_epoch = list(steps_per_epoch)
         self._taken = [0] * len(self._steps_per_epoch)
         self._stacked = stacked
-        self._set_parameters(parameters)
+        self._parameters = list(parameters)
         values = [self._members(parameter) for parameter, _ in parameters]
-        self._means = [torch.zeros_like(value) for value in values]
-        self._squares = [torch.zeros_like(value) for value in values]
-        self._steps = [
-            torch.zeros(len(value), dtype=torch.float32, device=value.device) for value in values
-        ]
+        self._state = {
+            "means": [torch.zeros_like(value) for value in values],
+            "squares": [torch.zeros_like(value) for value in values],
+            "steps": [
+                torch.zeros(len(value), dtype=torch.float32, device=value.device)
+                for value in values
+            ],
+        }
+        self._views = self._cut()
 
     def step(self, members: Sequence[int]) -> None:
         """Apply the gradients of some members, move their learning rates, clear all gradients."""
-        present = [n for n, p in enumerate(self._parameters) if p.grad is not None]
-        gradients = {n: self._members(_gradient(self._parameters[n])) for n in present}
+        gradients = {
+            n: self._members(parameter.grad)
+            for n, (parameter, _) in enumerate(self._parameters)
+            if parameter.grad is not None
+        }
         if self._config.max_grad_norm is not None:
             _clip(list(gradients.values()), self._config.max_grad_norm)
         by_rate: dict[float, list[int]] = {}
         for member in members:
             by_rate.setdefault(self._learning_rate(member), []).append(member)
             self._taken[member] += 1
+        cut = {n: gradient.unbind(0) for n, gradient in gradients.items()}
         for rate, chosen in by_rate.items():
             for decayed in (True, False):
-                own = [n for n in present if self._decayed[n] is decayed]
-                self._update(own, gradients, chosen, rate, decayed=decayed)
-        for parameter in self._parameters:
+                own = {n: views for n, views in cut.items() if self._parameters[n][1] is decayed}
+                self._update(own, chosen, rate, decayed=decayed)
+        for parameter, _ in self._parameters:
             parameter.grad = None
 
     def keep(self, parameters: Sequence[tuple[Tensor, bool]], places: Sequence[int]) -> None:
         """Keep only some of the members, in this order; `parameters` are already reduced."""
-        self._set_parameters(parameters)
+        self._parameters = list(parameters)
         self._taken = [self._taken[place] for place in places]
         self._steps_per_epoch = [self._steps_per_epoch[place] for place in places]
-        for tensors in (self._means, self._squares, self._steps):
-            for n, (tensor, parameter) in enumerate(zip(tensors, self._parameters, strict=True)):
-                index = torch.tensor(places, device=tensor.device)
-                kept = tensor.index_select(0, index)
-                if kept.ndim > 1:  # a longest prompt may have gone
-                    kept = kept[:, : parameter.shape[1]].contiguous()
-                tensors[n] = kept
+        for tensors in self._state.values():
+            for n, (tensor, (parameter, _)) in enumerate(
+                zip(tensors, self._parameters, strict=True)
+            ):
+                kept = tensor.index_select(0, torch.tensor(places, device=tensor.device))
+                # The longest prompt may have gone.
+                tensors[n] = kept[:, : parameter.shape[1]].contiguous() if kept.ndim > 1 else kept
+        self._views = self._cut()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, for a checkpoint."""
-        return {
-            "means": self._means,
-            "squares": self._squares,
-            "steps": self._steps,
-            "taken": self._taken,
-        }
+        return {**self._state, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of `state_dict` with as many members."""
-        for name in ("means", "squares", "steps"):
-            for own, saved in zip(getattr(self, f"_{name}"), state[name], strict=True):
+        for name, tensors in self._state.items():
+            for own, saved in zip(tensors, state[name], strict=True):
                 own.copy_(saved)
         self._taken = list(state["taken"])
-
-    def _set_parameters(self, parameters: Sequence[tuple[Tensor, bool]]) -> None:
-        self._parameters = [parameter for parameter, _ in parameters]
-        self._decayed = [decayed for _, decayed in parameters]
 
     def _members(self, tensor: Tensor) -> Tensor:
         """(members, ...): a view that shares memory with the tensor."""
@@ -118,31 +118,33 @@ class ScheduledOptimizer:
         )
         return self._config.learning_rate * factor
 
+    def _cut(self) -> list[list[tuple[Tensor, ...]]]:
+        """The views of each member: of parameters, means, squares and numbers of steps."""
+        values = [self._members(parameter) for parameter, _ in self._parameters]
+        return [[t.unbind(0) for t in tensors] for tensors in (values, *self._state.values())]
+
     @torch.no_grad()
     def _update(
         self,
-        present: Sequence[int],
-        gradients: dict[int, Tensor],
+        gradients: dict[int, tuple[Tensor, ...]],
         members: Sequence[int],
         rate: float,
         *,
         decayed: bool,
     ) -> None:
-        """Run the fused kernel on the views of some members of some parameters."""
-
-        def views(tensors: Sequence[Tensor]) -> list[Tensor]:
-            cut = [tensor.unbind(0) for tensor in tensors]
-            return [own[member] for own in cut for member in members]
-
-        if not present:
+        """Run the fused kernel on the views of some members of the parameters with gradients."""
+        if not gradients:
             return
+        parameters, means, squares, steps = (
+            [cut[n][member] for n in gradients for member in members] for cut in self._views
+        )
         adam(
-            views([self._members(self._parameters[n]) for n in present]),
-            views([gradients[n] for n in present]),
-            views([self._means[n] for n in present]),
-            views([self._squares[n] for n in present]),
+            parameters,
+            [own[member] for own in gradients.values() for member in members],
+            means,
+            squares,
             [],
-            views([self._steps[n] for n in present]),
+            steps,
             fused=True,
             amsgrad=False,
             maximize=False,
@@ -153,11 +155,6 @@ class ScheduledOptimizer:
             weight_decay=self._config.weight_decay if decayed else 0.0,
             eps=_EPSILON,
         )
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
 
 
 def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:

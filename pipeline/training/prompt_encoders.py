@@ -39,6 +39,10 @@ class PromptEncoder(nn.Module):
 
     `lstm`: embeddings, a two-layer bidirectional LSTM, then a two-layer perceptron (the released
     LAMA code). `mlp`: embeddings, then the perceptron. `embedding`: the vectors themselves.
+
+    Attributes:
+        words: (count, size) float, what the prompt starts as: the encoder's output is then the
+            change from there. None: the prompt starts as the encoder's first output.
     """
 
     def __init__(self, kind: str, count: int, size: int) -> None:
@@ -58,6 +62,7 @@ class PromptEncoder(nn.Module):
         if kind == "lstm" and size % 2:
             raise ValueError(f"an lstm prompt encoder needs an even embedding size, not {size}")
         self.kind = kind
+        self.words: Tensor | None = None
         self.embedding = nn.Embedding(count, size)
         if kind == "lstm":
             self.lstm = nn.LSTM(size, size // 2, num_layers=_LAYERS, bidirectional=True)
@@ -71,20 +76,24 @@ def make_encoder(
     """Create the encoder of one prompt; the same name and seed give the same weights.
 
     Args:
-        config: its type.
+        config: its type, and what it starts as.
         count: number of prompt tokens.
-        embeddings: (vocabulary, size) float, the language model's. An `embedding` prompt starts as
-            random words of it (as in FewNLU), not as noise of another scale.
+        embeddings: (vocabulary, size) float, the language model's. An `embedding` prompt always
+            starts as random words of it (as in FewNLU), not as noise of another scale.
         seed: of the training.
         name: of the task.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "prompt encoder", name))
         encoder = PromptEncoder(config.encoder, count, embeddings.shape[1])
-        if config.encoder == "embedding":
-            words = torch.randint(len(embeddings), (count,))
-            with torch.no_grad():
-                encoder.embedding.weight.copy_(embeddings[words].detach().cpu().float())
+        if config.encoder == "embedding" or config.start == "words":
+            chosen = torch.randint(len(embeddings), (count,))
+            words = embeddings[chosen].detach().cpu().float()
+            if config.encoder == "embedding":
+                with torch.no_grad():
+                    encoder.embedding.weight.copy_(words)
+            else:
+                encoder.words = words
     return encoder
 
 
@@ -114,6 +123,7 @@ class EncoderBank:
         self.counts = [encoder.embedding.num_embeddings for encoder in encoders]
         self._kind = encoders[0].kind
         self._dropout = dropout
+        self._offset: Tensor | None = None
         tables = [encoder.embedding.weight.detach() for encoder in encoders]
         stacked = {"embedding": nn.utils.rnn.pad_sequence(tables, batch_first=True)}
         names = {"lstm": _LSTM | _MLP, "mlp": _MLP, "embedding": {}}[self._kind]
@@ -131,6 +141,7 @@ class EncoderBank:
             for name, tensor in stacked.items()
         }
         self._set_reversal(device)
+        self._offset = self._words_less_output(encoders)
 
     @property
     def longest(self) -> int:
@@ -157,7 +168,8 @@ class EncoderBank:
         if self._kind == "lstm":
             rows = self._run_lstm(rows, drop)
         rows = self._run_linear("mlp_0", rows).relu()
-        return self._run_linear("mlp_2", drop(rows))
+        vectors = self._run_linear("mlp_2", drop(rows))
+        return vectors if self._offset is None else vectors + self._offset
 
     def keep(self, places: Sequence[int]) -> None:
         """Keep only some of the prompts, in this order."""
@@ -169,6 +181,8 @@ class EncoderBank:
             if name == "embedding":
                 kept = kept[:, : self.longest].contiguous()
             self.weights[name] = kept.requires_grad_()
+        if self._offset is not None:
+            self._offset = self._offset.index_select(0, index)[:, : self.longest]
         self._set_reversal(device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,6 +194,16 @@ class EncoderBank:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state[name])
+
+    @torch.no_grad()
+    def _words_less_output(self, encoders: Sequence[PromptEncoder]) -> Tensor | None:
+        """(prompts, longest, size): what makes the first vectors words; None for no words."""
+        words = [encoder.words for encoder in encoders if encoder.words is not None]
+        if not words:
+            return None
+        padded = nn.utils.rnn.pad_sequence(words, batch_first=True)
+        first = self()
+        return padded.to(first) - first
 
     def _set_reversal(self, device: torch.device) -> None:
         """Note the order in which an LSTM reads backwards: from each prompt's own end."""
@@ -277,9 +301,8 @@ class _Recurrence(torch.autograd.Function):
         states: list[Tensor] = []
         for token in gates.split(1, dim=1):
             total = torch.baddbmm(token, states[-1], w_state) if states else token
-            enter, forget, candidate, leave = total.split(width, dim=2)
-            enter, forget, leave = enter.sigmoid(), forget.sigmoid(), leave.sigmoid()
-            candidate = candidate.tanh()
+            enter, forget, _, leave = total.sigmoid().split(width, dim=2)
+            candidate = total.narrow(2, 2 * width, width).tanh()
             cell = enter * candidate
             if cells:
                 cell = torch.addcmul(cell, forget, cells[-1])
@@ -292,35 +315,34 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor]:
-        (gradient,) = gradients
         w_state, opened, cells, out = ctx.saved_tensors
         enter, forget, candidate, leave = opened.chunk(4, dim=2)
         zero = torch.zeros_like(cells[:, :1])
         cells_before = torch.cat([zero, cells[:, :-1]], dim=1)
         states_before = torch.cat([zero, out[:, :-1]], dim=1)
         shown = cells.tanh()
-        # How the gates and the cell enter the cell and the state; for all tokens at once.
+        # How the gates enter the cell (the first three) and the state, and how the cell enters the
+        # state; for all tokens at once.
         to_gates = torch.cat(
             [
                 candidate * enter * (1 - enter),
                 cells_before * forget * (1 - forget),
                 enter * (1 - candidate.square()),
+                shown * leave * (1 - leave),
             ],
             dim=2,
         )
-        to_leave = shown * leave * (1 - leave)
         to_cell = leave * (1 - shown.square())
+        parts = (gradients[0], to_gates, to_cell, forget)
+        tokens = zip(*(part.split(1, dim=1) for part in parts), strict=True)
         back = w_state.transpose(1, 2)
         found: list[Tensor] = []
         of_cell = zero
-        for t in range(out.shape[1] - 1, -1, -1):
-            at = slice(t, t + 1)
-            of_state = gradient[:, at]
+        for of_state, gate, cell, kept in reversed(list(tokens)):
             if found:
                 of_state = torch.baddbmm(of_state, found[-1], back)
-            of_cell = torch.addcmul(of_cell, of_state, to_cell[:, at])
-            cell_gates = to_gates[:, at] * of_cell.repeat(1, 1, 3)
-            found.append(torch.cat([cell_gates, of_state * to_leave[:, at]], dim=2))
-            of_cell = of_cell * forget[:, at]
+            of_cell = torch.addcmul(of_cell, of_state, cell)
+            found.append(gate * torch.cat([of_cell, of_cell, of_cell, of_state], dim=2))
+            of_cell = of_cell * kept
         of_gates = torch.cat(found[::-1], dim=1)
         return of_gates, torch.bmm(states_before.transpose(1, 2), of_gates)

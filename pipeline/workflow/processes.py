@@ -88,10 +88,21 @@ class StageProcesses:
         with self._lock:
             if self._stopping:
                 return None
+            programs = str(Path(sys.executable).parent)
+            environment = {
+                **os.environ,
+                "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+                "PYTHONUNBUFFERED": "1",
+                PARENT_PID_ENV: str(os.getpid()),
+            }
+            if gpu:
+                environment["CUDA_VISIBLE_DEVICES"] = gpu
+            if self._threads is not None:
+                environment.setdefault("OMP_NUM_THREADS", str(self._threads))
             child = subprocess.Popen(
                 [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name],
                 cwd=self._folder,
-                env=self._environment(gpu),
+                env=environment,
                 text=True,
                 errors="replace",
                 stdin=subprocess.DEVNULL,
@@ -103,17 +114,3 @@ class StageProcesses:
             self._children.add(child)
             self.last_lines[name] = deque(maxlen=_LAST_LINES)
             return child
-
-    def _environment(self, gpu: str | None) -> dict[str, str]:
-        programs = str(Path(sys.executable).parent)
-        environment = {
-            **os.environ,
-            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
-            "PYTHONUNBUFFERED": "1",
-            PARENT_PID_ENV: str(os.getpid()),
-        }
-        if gpu:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
-        if self._threads is not None:
-            environment.setdefault("OMP_NUM_THREADS", str(self._threads))
-        return environment

@@ -23,7 +23,7 @@ def _optimization(**more: Any) -> dict[str, Any]:
 
 
 def _prompt() -> dict[str, Any]:
-    return _optimization(encoder="lstm", dropout=0.0)
+    return _optimization(encoder="lstm", start="random", dropout=0.0)
 
 
 def _model() -> dict[str, Any]:
@@ -38,7 +38,7 @@ _TUNED = {"epochs": 2, "batch_size": 8, "patience": 2}
 
 _PARAMS: dict[str, Any] = {
     "seed": 1,
-    "model": {"name": "smollm2-135m-instruct", "dtype": "auto"},
+    "model": {"name": "smollm2-135m-instruct", "dtype": "auto", "start": "auto"},
     "data": {"mirror": None, "superglue_from": "archive"},
     "lama": {
         "source": "geonames",

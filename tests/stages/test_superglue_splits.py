@@ -72,13 +72,13 @@ def test_a_passage_is_held_out_whole(own_folder: Path) -> None:
 
 
 def test_a_limit_takes_records_in_the_order_of_the_file(own_folder: Path) -> None:
-    out = split(own_folder, "cb", "full-paper", train_examples=40, test_examples=7)
-    official = read_jsonl(MIRROR / "superglue" / "CB" / "train.jsonl")
+    out = split(own_folder, "cb", "few-shot-32", train_examples=20, test_examples=7)
+    official = read_jsonl(MIRROR / "fewglue" / "CB" / "train.jsonl")
     places = [official.index(record) for record in read_jsonl(out / "1" / "train.jsonl")]
-    assert len(places) == 40
+    assert len(places) == 20
     assert places == sorted(places)
     assert len(read_jsonl(out / "test.jsonl")) == 7
-    assert len(read_jsonl(out / "1" / "dev.jsonl")) == 56
+    assert len(read_jsonl(out / "1" / "dev.jsonl")) == 32
 
 
 def test_multi_split_deals_the_64_of_fewglue_several_times(own_folder: Path) -> None:

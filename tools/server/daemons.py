@@ -26,7 +26,6 @@ class Daemon:
     """
 
     def __init__(self, name: str, place: Path) -> None:
-        """Initialize with name and folder; nothing is started."""
         self.name = name
         self.place = place
         self._log = place / "log.txt"

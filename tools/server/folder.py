@@ -84,7 +84,6 @@ class Folder:
     """The server's folder."""
 
     def __init__(self, root: Path) -> None:
-        """Initialize with its path; `prepare` creates it."""
         self.root = root.resolve()
         self._ports = self.root / "ports.json"
         self._secrets = self.root / "secrets.json"

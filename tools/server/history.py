@@ -34,7 +34,6 @@ class History(Daemon):
     """The MLflow server of a folder."""
 
     def __init__(self, folder: Folder) -> None:
-        """Initialize with the server's folder."""
         super().__init__("MLflow", folder.root / "mlflow")
         self._folder = folder
         self._postgres = Postgres(folder)

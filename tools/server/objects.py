@@ -26,7 +26,6 @@ class Objects(Daemon):
     """The object store of a folder."""
 
     def __init__(self, folder: Folder) -> None:
-        """Initialize with the server's folder."""
         super().__init__("the object store", folder.root / "objects")
         self._folder = folder
 

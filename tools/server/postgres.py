@@ -23,7 +23,6 @@ class Postgres:
     """The database server of a folder."""
 
     def __init__(self, folder: Folder) -> None:
-        """Initialize with the server's folder."""
         self._folder = folder
         self._place = folder.root / "postgres"
         self._cluster = self._place / "cluster"

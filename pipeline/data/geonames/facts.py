@@ -5,12 +5,10 @@ object ("Singapore is located in Singapore") is skipped. If a relation has one t
 subject, subjects whose name means several places with different objects are skipped too.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
 
 from pipeline.data.geonames.places import Places
 from pipeline.data.lama import Fact, Relation
-
-Pairs = Iterator[tuple[str, str]]
 
 # Relation id -> relation with LAMA's manual template.
 GEONAMES_RELATIONS = {
@@ -26,18 +24,20 @@ GEONAMES_RELATIONS = {
 }
 
 
+# Relations in which a subject has several true objects.
+_SEVERAL_OBJECTS = {"P47"}
+
+
 def relation_facts(places: Places, relation: str) -> list[Fact]:
     """All facts of a relation, in the order of the source, without duplicates."""
-    pairs, one_object = _PAIRS[relation], relation not in _SEVERAL_OBJECTS
-    objects: dict[str, set[str]] = {}
-    for subject, object_ in pairs(places):
-        objects.setdefault(subject, set()).add(object_)
+    pairs = list(dict.fromkeys(_pairs(places)[relation]))
+    objects = Counter(subject for subject, _ in pairs)
     return [
         Fact(predicate_id=relation, sub_label=subject, obj_label=object_)
-        for subject, object_ in dict.fromkeys(pairs(places))
+        for subject, object_ in pairs
         if object_.isalpha()
         and subject != object_
-        and not (one_object and len(objects[subject]) > 1)
+        and (relation in _SEVERAL_OBJECTS or objects[subject] == 1)
     ]
 
 
@@ -48,45 +48,22 @@ def answer_vocabulary(places: Places) -> list[str]:
     )
 
 
-def _city_country(places: Places) -> Pairs:
-    for city in places.well_known_cities():
-        yield city.name, places.countries[city.country].name
-
-
-def _country_continent(places: Places) -> Pairs:
-    for country in places.countries.values():
-        yield country.name, country.continent
-
-
-def _country_capital(places: Places) -> Pairs:
-    for country in places.countries.values():
-        if country.capital:
-            yield country.name, country.capital
-
-
-def _capital_country(places: Places) -> Pairs:
-    for country, capital in _country_capital(places):
-        yield capital, country
-
-
-def _county_state(places: Places) -> Pairs:
-    yield from places.counties
-
-
-def _borders(places: Places) -> Pairs:
-    for country in places.countries.values():
-        for code in country.neighbors:
-            if code in places.countries:
-                yield country.name, places.countries[code].name
-
-
-_PAIRS: dict[str, Callable[[Places], Pairs]] = {
-    "P17": _city_country,
-    "P30": _country_continent,
-    "P36": _country_capital,
-    "P1376": _capital_country,
-    "P131": _county_state,
-    "P47": _borders,
-}
-# Of these, a subject has several true objects.
-_SEVERAL_OBJECTS = {"P47"}
+def _pairs(places: Places) -> dict[str, list[tuple[str, str]]]:
+    """Relation id -> subject and object of each pair, in the order of the source."""
+    by_code = places.countries
+    countries = list(by_code.values())
+    capitals = [(country.name, country.capital) for country in countries if country.capital]
+    cities = places.well_known_cities()
+    return {
+        "P17": [(city.name, by_code[city.country].name) for city in cities],
+        "P30": [(country.name, country.continent) for country in countries],
+        "P36": capitals,
+        "P1376": [(capital, country) for country, capital in capitals],
+        "P131": places.counties,
+        "P47": [
+            (country.name, by_code[code].name)
+            for country in countries
+            for code in country.neighbors
+            if code in by_code
+        ],
+    }

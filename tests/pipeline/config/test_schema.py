@@ -400,6 +400,23 @@ def test_a_method_is_merged_over_the_defaults_of_what_it_tunes(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("protocol", ["full-held-out", "full-paper"])
+def test_a_full_protocol_refuses_limits_that_are_left_over(tmp_path, protocol):
+    limits = {"superglue.splits.train_examples": 32, "superglue.splits.dev_examples": None}
+    limits |= {"superglue.splits.test_examples": 200}
+    changes = {"superglue.source": "superglue", "superglue.protocol": protocol, **limits}
+    (line,) = _mistakes(tmp_path, changes)
+    assert line == (
+        f"superglue: protocol {protocol} uses all examples, but splits.train_examples is 32, "
+        "splits.test_examples is 200; write null"
+    )
+    load_params(
+        write_params(tmp_path / "few.yaml", changes | {"superglue.protocol": "few-shot-32"})
+    )
+    all_examples = dict.fromkeys(limits)
+    load_params(write_params(tmp_path / "full.yaml", changes | all_examples))
+
+
 @pytest.mark.parametrize(
     ("defaults", "line"),
     [
@@ -430,7 +447,8 @@ def test_the_projects_methods_resolve_to_these_values():
         )  # fmt: skip
         return {**dict(zip(keys, values, strict=True)), **more}
 
-    lstm, embedding = {"encoder": "lstm", "dropout": 0.0}, {"encoder": "embedding", "dropout": 0.0}
+    lstm = {"encoder": "lstm", "start": "words", "dropout": 0.0}
+    embedding = lstm | {"encoder": "embedding"}
     one_pass = {"gradient_accumulation_steps": 1}
     lama_model = optimization("adam", 5e-6, 5e-4, "exponential", 0.0, 0.98, None, **one_pass)
     model = optimization("adamw", 1e-5, 0.01, "linear", 0.1, 1.0, 1.0, **one_pass)

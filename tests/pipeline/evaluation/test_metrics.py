@@ -60,9 +60,9 @@ def test_points_are_means_over_tasks_one_per_seed() -> None:
         row("P30", 2, 1, 0.6),
         row("P30", 2, 2, 1),
     ]
-    assert score_points(rows, lambda r: r["score"]) == pytest.approx([0.4, 0.7])
+    assert score_points(rows, "score") == pytest.approx([0.4, 0.7])
 
 
 def test_points_of_several_settings_are_means_over_seeds_one_per_setting() -> None:
     rows = [row("rte", n, seed, n + seed / 10) for n in (1, 2) for seed in (1, 3)]
-    assert score_points(rows, lambda r: r["score"]) == pytest.approx([1.2, 2.2])
+    assert score_points(rows, "score") == pytest.approx([1.2, 2.2])

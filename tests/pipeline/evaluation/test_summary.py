@@ -59,6 +59,8 @@ def test_a_row_stands_for_each_training_that_was_evaluated():
         "seed": 2,
         "best_epoch": 2, "dev_score": 0.22, "test_score": pytest.approx(0.6),
         "test_accuracy": 0.8, "test_f1": 0.4,
+        "majority": 0.375, "majority_accuracy": 0.5, "majority_f1": 0.25,
+        "examples": 56, "left_out": 0,
     }  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def test_a_setting_that_was_not_chosen_has_dev_scores_alone():
 
 def test_of_one_setting_the_spread_is_that_of_its_trainings():
     found = _found(ONE)
-    summary = task_summary(trial_rows(_trained(2), found), found)
+    summary = task_summary(trial_rows(_trained(2), found))
     assert summary == {
         "dev/score": pytest.approx(0.215),
         "dev/score_std": pytest.approx(0.01 / 2**0.5),
@@ -97,7 +99,7 @@ def test_of_one_setting_the_spread_is_that_of_its_trainings():
 
 def test_of_several_settings_it_is_that_of_their_means():
     found = _found(ALL)
-    summary = task_summary(trial_rows(_trained(None), found), found)
+    summary = task_summary(trial_rows(_trained(None), found))
     assert summary["test/accuracy"] == pytest.approx(0.45)
     assert summary["test/accuracy_std"] == pytest.approx(0.3 / 2**0.5)
     assert (summary["test/settings"], summary["test/trainings"]) == (2, 4)
@@ -106,7 +108,7 @@ def test_of_several_settings_it_is_that_of_their_means():
 def test_one_training_has_no_spread():
     name = "cb/setting-1/split-1/seed-1"
     found = _found({name: 0.5})
-    summary = task_summary(trial_rows(_trained(1), found), found)
+    summary = task_summary(trial_rows(_trained(1), found))
     assert not [key for key in summary if key.endswith("_std")]
 
 
@@ -158,7 +160,7 @@ def test_relations_are_averaged_before_seeds_are_compared():
     found = _scores(trained, 0.2, 0.4, 0.6, 1.0)
     rows = trial_rows(trained, found)
     # Seed 1: (0.2 + 0.6) / 2; seed 2: (0.4 + 1.0) / 2.
-    assert relation_summary(rows, found) == {
+    assert relation_summary(rows) == {
         "test/p_at_1": pytest.approx(0.55),
         "test/p_at_1_std": pytest.approx(0.3 / 2**0.5),
         "dev/p_at_1": pytest.approx(0.15),
@@ -170,22 +172,22 @@ def test_relations_are_averaged_before_seeds_are_compared():
         "test/trainings": 2,
         "test/settings": 1,
     }
-    assert [row["p_at_1"] for row in relation_rows(rows, found)] == [
+    assert [row["p_at_1"] for row in relation_rows(rows)] == [
         pytest.approx(0.3), pytest.approx(0.8),
     ]  # fmt: skip
 
 
 def test_without_relations_there_is_nothing_but_counts():
-    assert relation_summary([], {}) == {
+    assert relation_summary([]) == {
         "test/facts": 0, "test/left_out": 0, "test/trainings": 0, "test/settings": 0,
     }  # fmt: skip
-    assert relation_rows([], {}) == []
+    assert relation_rows([]) == []
 
 
 def test_a_template_has_the_mean_of_its_seeds():
     trained = _relations("P17/1", "P17/2")
     found = _scores(trained, 0.2, 0.4, 0.6, 1.0)
-    assert template_rows(trained, trial_rows(trained, found), found) == [
+    assert template_rows(trained, trial_rows(trained, found)) == [
         {
             "relation": "P17",
             "number": number,

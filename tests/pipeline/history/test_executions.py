@@ -108,7 +108,7 @@ def test_a_history_that_cannot_be_read_is_an_error_without_a_password(
     assert logged is not None
     assert logged.metrics == {"dev/loss": 1.0}
 
-    def gone(**_: object) -> None:
+    def gone(*_: object, **__: object) -> None:
         raise mlflow.MlflowException("http://me:secret@host is gone")
 
     monkeypatch.setattr(mlflow, "search_runs", gone)

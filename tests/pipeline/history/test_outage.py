@@ -26,6 +26,8 @@ from pipeline.history.events import Event, MlflowWriter
 from pipeline.history.journal import EventLog, send_all
 from tests.outage import Way, free_port, way_to
 from tests.pipeline.history.test_run import STAGE, all_runs, history_of, open_run
+from tests.project import ROOT
+from tests.project import run as run_program
 
 SEND = "send them with `ptune send`"
 
@@ -259,8 +261,7 @@ def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_l
         "    run.log_text('so far', 'note.txt')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=600)
+    done = run_program(own_folder, "python", "-c", code, check=False, PYTHONPATH=str(ROOT))
     assert done.returncode == -signal.SIGKILL
     (report,) = send_all()
     assert report.num_sent == 2

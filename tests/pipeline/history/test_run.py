@@ -1,13 +1,11 @@
 import contextlib
-import multiprocessing
-import os
 import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -19,6 +17,7 @@ from pipeline.history.context import machine_tags
 from pipeline.history.run import StageRun, stage_run
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.project import StageIdentity
+from tests.project import ROOT
 from tests.project import run as shell
 from tests.server import serving
 
@@ -114,9 +113,7 @@ def test_a_run_of_the_same_key_whose_process_is_gone_is_closed(own_folder: Path)
         "import os\nfrom tests.pipeline.history.test_run import open_run\n"
         "with open_run():\n    os._exit(9)\n"
     )
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=600)
+    shell(own_folder, "python", "-c", code, check=False, PYTHONPATH=str(ROOT))
     mlflow.set_tracking_uri(f"sqlite:///{own_folder}/mlflow.db")
     assert only_run().info.status == "RUNNING"
     with open_run():
@@ -155,8 +152,7 @@ def leave_running() -> str:
         "import os\nfrom tests.pipeline.history.test_run import log_epochs, open_run\n"
         "with open_run() as run:\n    log_epochs(run, 0, 1)\n    os._exit(9)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    subprocess.run([sys.executable, "-c", code], check=False, env=environment, timeout=600)
+    shell(Path.cwd(), "python", "-c", code, check=False, PYTHONPATH=str(ROOT))
     mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")
     assert only_run().info.status == "RUNNING"
     return only_run().info.run_id
@@ -355,24 +351,19 @@ def test_a_server_that_asks_for_an_account_says_how_to_name_one(
             pass
 
 
-def _use_store(root: str) -> None:
-    os.chdir(root)
-    with stage_run(None, StageInfo("validate")):
-        pass
-
-
 @pytest.mark.slow
 def test_three_first_users_at_once_make_one_good_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_use_store, args=(str(tmp_path),)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    code = (
+        "from pipeline.history.run import stage_run\n"
+        "from pipeline.workflow.command import StageInfo\n"
+        "with stage_run(None, StageInfo('validate')):\n    pass\n"
+    )
+    command = ("python", "-c", code)
+    with ThreadPoolExecutor(3) as pool:
+        users = [pool.submit(shell, tmp_path, *command, PYTHONPATH=str(ROOT)) for _ in range(3)]
+    assert [user.result().returncode for user in users] == [0, 0, 0]
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
         statuses = store.execute("SELECT status FROM runs").fetchall()
     store.close()

@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 
+from pipeline.errors import ModelError
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.tokenizer import PieceTokenizer
 from tests.tiny import FAMILIES
@@ -147,3 +150,38 @@ def test_a_tokenizer_without_a_padding_token_fills_with_0(
     assert (
         tiny_models["roberta"].codec.pad_id == tiny_models["roberta"].codec.tokenizer.pad_token_id
     )
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (None, {"gpt2": "", "llama": "<s>"}),
+        ("none", {"gpt2": "", "llama": ""}),
+        # What the tokenizer puts there, else a newline.
+        ("auto", {"gpt2": "\u010a", "llama": "<s>"}),
+        ("Question :", {"gpt2": "Question \u0120:", "llama": "\u2581Question \u2581:"}),
+    ],
+)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_precedes_every_row(
+    tiny_models: dict[str, PromptedModel],
+    family: str,
+    start: str | None,
+    expected: dict[str, str],
+) -> None:
+    tokenizer = tiny_models[family].codec.tokenizer
+    codec = PieceTokenizer(tokenizer, start=start)
+    found = tokenizer.convert_ids_to_tokens(codec.prefix)
+    assert "".join(found) == expected[family].replace(" ", "")
+
+
+def test_the_first_token_of_a_tokenizer_that_has_one_precedes_every_row(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    tokenizer = copy.deepcopy(tiny_models["gpt2"].codec.tokenizer)
+    tokenizer.bos_token = None
+    with pytest.raises(ModelError, match="bos: the tokenizer of this model has no"):
+        PieceTokenizer(tokenizer, start="bos")
+    tokenizer.bos_token = "<|end|>"
+    codec = PieceTokenizer(tokenizer, start="bos")
+    assert tokenizer.convert_ids_to_tokens(codec.prefix) == ["<|end|>"]

@@ -392,6 +392,11 @@ def test_superglue_is_compared_with_the_paper_and_generated_examples_are_not(fil
     assert "### Comparison with the paper" in text
     assert "| ALBERT-xxlarge-v2 | p-tuning (P-tuning) | 63.3 ± 3.6 |" in text
     assert "| ours: tiny | p-tuning |" in text
-    full = {"superglue__source": "superglue", "superglue__protocol": "full-paper"}
+    limits = dict.fromkeys(("train_examples", "dev_examples", "test_examples"))
+    full = {
+        "superglue__source": "superglue",
+        "superglue__protocol": "full-paper",
+        **{f"superglue__splits__{name}": limit for name, limit in limits.items()},
+    }
     text = (report(full, tasks=tasks) / "report.md").read_text()
     assert "| BERT-base 109M | classifier (CLS-FT) | 68.4 |" in text

@@ -170,4 +170,12 @@ def test_the_source_of_older_records_has_todays_name(project):
     content = collected(project)
     content["params"]["lama"]["source"] = "gazetteer"
     assert Record("lama", content).source == "geonames"
-    assert Record("lama", content).seeds == [34]
+    assert Record("lama", content).seeds == [34, 35, 36]
+
+
+def test_records_of_earlier_versions_have_one_seed_and_no_start(project):
+    content = collected(project)
+    assert Record("lama", content).start == "auto"
+    del content["params"]["lama"]["seeds"], content["params"]["model"]["start"]
+    record = Record("lama", content)
+    assert (record.seeds, record.start) == ([34], None)

@@ -1,3 +1,5 @@
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from pipeline.data.lama import Fact
 from pipeline.evaluation.metrics import accuracy
+from pipeline.models import packing
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
@@ -18,11 +21,13 @@ from pipeline.prompts.template import parse_template
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training import loop
+from pipeline.training import passes as planning
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.jobs import make_job
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
 from pipeline.training.prompt_encoders import EncoderBank, PromptEncoder, make_encoder
 from tests.jobs import ADAM, SEED, changed, fact_job, method, task_trial, train_jobs
+from tests.operations import Operations
 from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores, torch_vectors
 
@@ -412,6 +417,111 @@ def test_jobs_of_another_name_or_seed_start_and_shuffle_differently(
     assert seeded is not None
     assert not torch.allclose(first, named, atol=1e-2)
     assert not torch.allclose(first, seeded, atol=1e-2)
+
+
+# The work of a step
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """The operations of each step, and of each dev round."""
+    found: dict[str, list[int]] = {"_step": [], "score_dev": []}
+    for name, counts in found.items():
+        real = getattr(loop._Bank, name)
+
+        def watched(*given: Any, real: Any = real, counts: list[int] = counts) -> Any:
+            with Operations() as operations:
+                result = real(*given)
+            counts.append(operations.counts.total())
+            return result
+
+        monkeypatch.setattr(loop._Bank, name, watched)
+    return found
+
+
+def equal_jobs(model: PromptedModel, count: int) -> list[TrainingJob]:
+    source = "[P*3] {subject} is [P*3] {mask} [P*3]"
+    return [job(model, f"P{n}", source, facts=3, dev=4) for n in range(count)]
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_many_relations_take_as_many_operations_as_one(
+    tiny_models: dict[str, PromptedModel], family: str, counted: dict[str, list[int]]
+) -> None:
+    model = tiny_models[family]
+    operations = {}
+    for relations in (1, 41):
+        jobs = equal_jobs(model, relations)
+        run(model, jobs, score=latest, epochs=2, max_tokens_per_forward=10**6)
+        operations[relations] = {name: max(counts) for name, counts in counted.items()}
+        for counts in counted.values():
+            counts.clear()
+    for name, most in operations[41].items():
+        assert most <= 1.2 * operations[1][name]
+    assert 300 < operations[41]["_step"] <= 800
+
+
+READS = ("cpu", "item", "tolist", "to", "numpy", "__bool__", "__float__", "__int__")
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "embedding"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_no_step_waits_for_the_device(
+    tiny_models: dict[str, PromptedModel],
+    monkeypatch: pytest.MonkeyPatch,
+    encoder: str,
+    dropout: float,
+) -> None:
+    """A step reads no number and moves no tensor; an epoch moves its passes, and reads once."""
+    within: list[str] = []
+    stepping = [False]
+    for name in READS:
+        real = getattr(torch.Tensor, name)
+
+        def watched(*given: Any, name: str = name, real: Any = real, **options: Any) -> Any:
+            caller = sys._getframe(1).f_code.co_filename
+            if name == "to" and isinstance(given[1], torch.dtype):
+                return real(*given, **options)
+            if stepping[0] and f"{os.sep}pipeline{os.sep}" in caller:
+                within.append(name)
+            return real(*given, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, watched)
+    step, read, moved = loop._Bank._step, loop._Bank._read, packing.to_device
+    reads: list[int] = []
+    moves: list[int] = []
+
+    def watched_step(*given: Any) -> None:
+        stepping[0] = True
+        step(*given)
+        stepping[0] = False
+
+    monkeypatch.setattr(loop._Bank, "_step", watched_step)
+    monkeypatch.setattr(loop._Bank, "_read", lambda *given: (reads.append(1), read(*given))[1])
+    monkeypatch.setattr(planning, "to_device", lambda *given: (moves.append(1), moved(*given))[1])
+    model = tiny_models["gpt2"]
+    run(model, three_jobs(model), epochs=3, encoder=encoder, dropout=dropout, score=latest)
+    assert within == []
+    # Epoch 0 moves dev, each other epoch its passes.
+    assert (len(reads), len(moves)) == (4, 4)
+
+
+def test_the_passes_of_an_epoch_have_few_shapes(
+    tiny_models: dict[str, PromptedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_models["gpt2"]
+    shapes: list[tuple[int, ...]] = []
+    real = loop._Bank._backward_pass
+
+    def watched(bank: Any, each: Any, vectors: Any) -> Tensor:
+        shapes.append(tuple(each.batch.tokens.shape))
+        return real(bank, each, vectors)
+
+    monkeypatch.setattr(loop._Bank, "_backward_pass", watched)
+    jobs = [job(model, f"P{n}", "[P] {subject} is [P] {mask}", facts=5 + 3 * n) for n in range(9)]
+    run(model, jobs, epochs=1, max_tokens_per_forward=60)
+    assert len(shapes) > 10
+    assert 1 < len(set(shapes)) <= 4
 
 
 # Frozen and tuned

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ from torch import Tensor, nn
 from pipeline.config.schema import OptimizerConfig
 from pipeline.training import optimizers
 from pipeline.training.optimizers import ScheduledOptimizer, lr_lambda
+from pipeline.training.prompt_encoders import EncoderBank, PromptEncoder
 from tests.jobs import changed
+from tests.operations import Operations
+from tests.worked import torch_vectors
 
 SETTINGS = OptimizerConfig(
     optimizer="adam",
@@ -317,3 +321,96 @@ def test_members_with_the_same_learning_rate_share_one_update(
     # Two calls for each rate, of matrices and of vectors; the fourth has the slower schedule.
     assert [rate for rate, _ in rates] == pytest.approx([0.1 * 7 / 8, 0.1 * 15 / 16, 0.1])
     assert [count for _, count in rates] == [3, 1, 5]
+
+
+# The encoders of a bank, and their optimizer
+
+
+def encoders_of(kind: str, counts: list[int], size: int) -> list[PromptEncoder]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return [PromptEncoder(kind, count, size).double() for count in counts]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "mlp", "embedding"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+def test_twenty_steps_of_a_bank_equal_those_of_torchs_own_modules(
+    kind: str, optimizer: str, max_grad_norm: float | None
+) -> None:
+    """In float64, with steps of unequal number, warm-up, and a prompt that stops after ten."""
+    settings = changed(
+        SETTINGS, optimizer=optimizer, schedule="exponential", learning_rate=1e-2,
+        weight_decay=0.1, warmup_ratio=0.2, decay_per_epoch=0.9, max_grad_norm=max_grad_norm,
+    )  # fmt: skip
+    counts, steps_per_epoch = [3, 9, 5, 1], [5, 4, 5, 3]
+    alone = encoders_of(kind, counts, 16)
+    starts = [torch_vectors(encoder).detach().clone() for encoder in alone]
+    bank = EncoderBank(alone, dropout=0.0, device=torch.device("cpu"))
+    together = ScheduledOptimizer(
+        bank.parameters(), settings, epochs=4, steps_per_epoch=steps_per_epoch, stacked=True
+    )
+    reference = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    optimizers_alone, schedules = [], []
+    for encoder, steps in zip(alone, steps_per_epoch, strict=True):
+        parameters = list(encoder.parameters())
+        own = reference(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.1},
+                {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=1e-2,
+        )
+        factor = partial(lr_lambda, settings, epochs=4, steps_per_epoch=steps)
+        optimizers_alone.append(own)
+        schedules.append(torch.optim.lr_scheduler.LambdaLR(own, factor))
+    wanted = torch.randn(9, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def loss(vectors: Tensor, member: int) -> Tensor:
+        apart = vectors - (member + 1) * wanted[: len(vectors)]
+        return (3 + member) * apart.square().sum()
+
+    left = [0, 1, 2, 3]
+    for step in range(20):
+        if step == 10:
+            left = [0, 2, 3]
+            bank.keep(left)
+            together.keep(bank.parameters(), left)
+        active = [m for m in left if step % 5 < steps_per_epoch[m]]
+        for m in active:
+            loss(torch_vectors(alone[m]), m).backward()
+            if max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(alone[m].parameters(), max_grad_norm)
+            optimizers_alone[m].step()
+            optimizers_alone[m].zero_grad()
+            schedules[m].step()
+        vectors = bank()
+        total = sum(loss(vectors[left.index(m), : counts[m]], m) for m in active)
+        assert isinstance(total, Tensor)
+        total.backward()
+        together.step([left.index(m) for m in active])
+
+    vectors = bank()
+    for place, m in enumerate(left):
+        expected = torch_vectors(alone[m]).detach()
+        moved = (expected - starts[m]).norm()
+        assert moved > 0.05
+        assert (vectors[place, : counts[m]] - expected).norm() < 1e-12 * moved
+
+
+@pytest.mark.parametrize(("max_grad_norm", "most"), [(None, 16), (1.0, 19)])
+def test_a_step_moves_the_weights_few_times_through_memory(
+    max_grad_norm: float | None, most: int
+) -> None:
+    """At the size of a model's embeddings; in units of the bytes of all encoders."""
+    encoders = [PromptEncoder("lstm", 9, 512) for _ in range(2)]
+    bank = EncoderBank(encoders, dropout=0.0, device=torch.device("cpu"))
+    settings = changed(SETTINGS, max_grad_norm=max_grad_norm)
+    optimizer = ScheduledOptimizer(
+        bank.parameters(), settings, epochs=1, steps_per_epoch=[9, 9], stacked=True
+    )
+    weights = sum(weight.nbytes for weight in bank.weights.values())
+    with Operations() as counted:
+        bank().sum().backward()
+        optimizer.step([0, 1])
+    assert 10 < counted.bytes / weights < most

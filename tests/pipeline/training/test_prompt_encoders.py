@@ -301,5 +301,47 @@ def test_an_embedding_prompt_begins_as_words():
     assert len(set(rows)) > 5
 
 
+def _started(kind: str, *names: str) -> EncoderBank:
+    config = method(encoder=kind, start="words").prompt
+    encoders = [make_encoder(config, 3 + n, WORDS, seed=1, name=s) for n, s in enumerate(names)]
+    return EncoderBank(encoders, dropout=0.0, device=CPU)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_that_starts_as_words_is_words_whatever_its_encoder(kind):
+    bank = _started(kind, "P17", "P30")
+    words = {tuple(row) for row in WORDS.tolist()}
+    for vectors in _vectors(bank):
+        assert {tuple(row) for row in vectors.round(decimals=4).tolist()} <= words
+    alone = _vectors(_started(kind, "P17"))[0]
+    torch.testing.assert_close(_vectors(bank)[0], alone)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "mlp"])
+def test_what_an_encoder_changes_is_added_to_the_words(kind):
+    bank = _started(kind, "P17", "P30", "P36")
+    start = _vectors(bank)
+    plain = _vectors(_random_twin(kind))
+    with torch.no_grad():
+        bank.weights["embedding"].mul_(2)
+    twin = _random_twin(kind)
+    with torch.no_grad():
+        twin.weights["embedding"].mul_(2)
+    for now, was, twins, twin_was in zip(_vectors(bank), start, _vectors(twin), plain, strict=True):
+        torch.testing.assert_close(now - was, twins - twin_was, rtol=1e-4, atol=1e-5)
+        assert (now - was).abs().max() > 1e-3
+    kept = _vectors(bank)[2]
+    bank.keep([2])
+    torch.testing.assert_close(_vectors(bank)[0], kept)
+
+
+def _random_twin(kind: str) -> EncoderBank:
+    """The same encoders, without words."""
+    config = method(encoder=kind).prompt
+    names = enumerate(("P17", "P30", "P36"))
+    encoders = [make_encoder(config, 3 + n, WORDS, seed=1, name=s) for n, s in names]
+    return EncoderBank(encoders, dropout=0.0, device=CPU)
+
+
 def test_words_of_a_half_precision_model_become_full_precision_prompts():
     assert _made("embedding", count=2, words=WORDS.bfloat16()).dtype == torch.float32
