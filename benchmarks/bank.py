@@ -301,10 +301,10 @@ def measure(works: dict[str, Work], options: argparse.Namespace) -> dict[str, An
     taken: list[list[Meter]] = [[] for _ in runs]
     peaks = []
     for turn in range(options.repeats):
+        gc.collect()
         peaks.append(peak_flops(device, dtype, clock))
         for run, meters in zip(runs, taken, strict=True):
             _say(f"turn {turn + 1} of {options.repeats}: {run.method}, {run.settings}")
-            gc.collect()
             meters.append(_measured(run))
     rows = [
         _describe_run(run, counts, meters, clock, peaks)
