@@ -14,6 +14,7 @@ from pipeline.data.superglue import read_examples
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
+    LAMA_CONTROLS,
     SETTING_COLUMNS,
     relation_rows,
     relation_summary,
@@ -73,7 +74,7 @@ def lama(
         relations = relation_rows(trials)
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
-        controls = ("relation", "label", "left_out", "majority", "naive_bayes")
+        controls = ("relation", "label", "left_out", *LAMA_CONTROLS)
         _write_table(ctx, out / "relations.csv", ("relation", "facts", "p_at_1"), relations)
         _write_table(ctx, out / "controls.csv", controls, relations)
         ctx.run.log_metrics({f"test/p_at_1/{row['relation']}": row["p_at_1"] for row in relations})

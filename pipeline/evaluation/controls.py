@@ -7,6 +7,9 @@ answer; these measure how much that alone explains (OptiPrompt, Zhong et al., ar
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.evaluation.metrics import task_metrics, task_score
+from pipeline.tasks import Example, Task
+
 
 def majority(answers: Sequence[str]) -> str:
     """The most frequent answer, the alphabetically first of several.
@@ -18,6 +21,25 @@ def majority(answers: Sequence[str]) -> str:
         raise ValueError("no answers to count")
     counts = Counter(answers)
     return min(counts, key=lambda answer: (-counts[answer], answer))
+
+
+def best_constant(task: Task, test: Sequence[Example]) -> dict[str, float]:
+    """What one answer to all test examples reaches at most, by each metric and by the score.
+
+    The answer is the one that is best on test, for each number its own: a label (a position, where
+    examples have their own answers), or an object of a relation. A method that is not better may
+    have learned nothing but how frequent the answers are.
+
+    Returns:
+        The task's metrics and `score` by name.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    answers = task.labels or (majority([example.label for example in test]),)
+    reached = [task_metrics(task, test, [answer] * len(test)) for answer in answers]
+    best = {name: max(metrics[name] for metrics in reached) for name in task.metrics}
+    return {**best, "score": max(map(task_score, reached))}
 
 
 def naive_bayes_share(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.evaluation.controls import majority, naive_bayes_share
+from pipeline.evaluation.controls import best_constant, majority, naive_bayes_share
 from pipeline.evaluation.metrics import ranks, score_answers, task_metrics, task_score
 from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset
 from pipeline.models.language_model import PromptedModel
@@ -22,7 +22,8 @@ class Evaluation:
     Attributes:
         metrics: the task's, by name.
         controls: control -> its metrics on the same test examples: `majority`, the most frequent
-            answer of train; for a relation `naive_bayes`, over the subject's words.
+            answer of train; `constant`, the best of all constant answers, with its `score`; for a
+            relation `naive_bayes`, over the subject's words.
         num_examples: number of test examples that were scored.
         num_skipped: number whose answer is not one token of the model.
         predictions: one record for each scored example.
@@ -88,7 +89,10 @@ def _controls(
     task: Task, train: Sequence[Example], test: Sequence[Example]
 ) -> dict[str, dict[str, float]]:
     frequent = majority([example.label for example in train])
-    controls = {"majority": task_metrics(task, test, [frequent] * len(test))}
+    controls = {
+        "majority": task_metrics(task, test, [frequent] * len(test)),
+        "constant": best_constant(task, test),
+    }
     if task.vocabulary is not None:
         (field,) = task.fields
         train_pairs, test_pairs = (

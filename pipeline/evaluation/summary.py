@@ -14,6 +14,7 @@ from pipeline.evaluation.metrics import (
     task_score,
 )
 
+LAMA_CONTROLS = ("majority", "constant", "naive_bayes")
 SETTING_COLUMNS = (
     "task", "setting", "tried", "template", "trainings", "dev_score", "dev_score_std", "chosen",
     "test_score", "test_score_std",
@@ -62,8 +63,12 @@ def _evaluated(evaluation: Evaluation) -> Row:
             f"{control}_{metric}": value
             for control, metrics in evaluation.controls.items()
             for metric, value in metrics.items()
+            if metric != "score"
         },
-        **{control: task_score(metrics) for control, metrics in evaluation.controls.items()},
+        **{
+            control: metrics.get("score", task_score(metrics))
+            for control, metrics in evaluation.controls.items()
+        },
         "examples": evaluation.num_examples,
         "left_out": evaluation.num_skipped,
     }
@@ -112,7 +117,7 @@ def task_summary(rows: Sequence[Row]) -> dict[str, float]:
         split, _, metric = key.partition("_")
         if split in ("test", "dev"):
             values |= mean_and_std(f"{split}/{metric}", score_points(rows, key))
-    controls = [key for key in rows[0] if key.startswith("majority")]
+    controls = [key for key in rows[0] if key.startswith(("majority", "constant"))]
     return {
         **values,
         **{f"test/{key}": mean([row[key] for row in rows]) for key in controls},
@@ -130,7 +135,7 @@ def relation_summary(rows: Sequence[Row]) -> dict[str, float]:
     if rows:
         for split in ("test", "dev"):
             values |= mean_and_std(f"{split}/p_at_1", score_points(rows, f"{split}_score"))
-        for control in ("majority", "naive_bayes"):
+        for control in LAMA_CONTROLS:
             values[f"test/{control}"] = mean(score_points(rows, control))
     relations = relation_rows(rows)
     return {
@@ -149,10 +154,7 @@ def relation_rows(rows: Sequence[Row]) -> list[Row]:
             "facts": trials[0]["examples"],
             "left_out": trials[0]["left_out"],
             "p_at_1": mean([row["test_score"] for row in trials]),
-            **{
-                control: mean([row[control] for row in trials])
-                for control in ("majority", "naive_bayes")
-            },
+            **{control: mean([row[control] for row in trials]) for control in LAMA_CONTROLS},
         }
         for relation, trials in group_rows(rows, "task").items()
     ]

@@ -27,6 +27,7 @@ class _Mark:
 # Colors of Okabe and Ito, except for the gray.
 _MARKS = {
     "majority": _Mark("#0f172a", "|", 120, None, 1.3),
+    "constant": _Mark("#0f172a", "+", 50, None, 1.3),
     "naive_bayes": _Mark("#0f172a", "x", 30, None, 1.3),
     "manual": _Mark("#64748b", "o"),
     "fine-tuning": _Mark("#56b4e9", "^"),
@@ -60,7 +61,7 @@ def relations_figure(results: Sequence[MethodResult]) -> str:
     methods = [result.method for result in results]
     rows = join({result.method: result.relations for result in results}, "relation")
     rows.sort(key=lambda row: max(row[method] for method in methods))
-    marks = [*CONTROLS, *methods]
+    marks = [*(control for control in CONTROLS if control in rows[0]), *methods]
     strips = [
         _Strip(
             f"{row['relation']} {textwrap.shorten(row['label'], 34, placeholder=' …')}"
@@ -87,14 +88,15 @@ def stability_figure(results: Sequence[MethodResult]) -> str:
 
 
 def _grouped(results: Sequence[MethodResult], rows: str, group: str, score: str) -> list["_Strip"]:
-    """Return a strip for each group of rows and method; trainings have a mark of the majority."""
+    """Return a strip for each group of rows and method; trainings have a mark of a control."""
     groups = list(dict.fromkeys(row[group] for result in results for row in getattr(result, rows)))
     strips: list[_Strip] = []
     for name, result in [(name, result) for name in groups for result in results][::-1]:
         if scores := [row[score] for row in getattr(result, rows) if row[group] == name]:
-            majority = {row["relation"]: row["majority"] for row in result.relations}
-            share = majority.get(name, result.metrics.get("test/majority"))
-            control = {"majority": [share]} if rows == "trainings" else {}
+            name_of = "constant" if "test/constant" in result.metrics else "majority"
+            of_relations = {row["relation"]: row.get(name_of) for row in result.relations}
+            share = of_relations.get(name, result.metrics.get(f"test/{name_of}"))
+            control = {name_of: [share]} if rows == "trainings" else {}
             place = len(strips) + 0.6 * groups[::-1].index(name)  # a gap between groups
             marks = {**control, result.method: scores}
             strips.append(_Strip(f"{name} {result.method}", marks, place))

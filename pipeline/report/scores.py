@@ -16,7 +16,9 @@ LABELS = {
     "em": "EM",
 }  # fmt: skip
 # Key in a metrics file and in a relation's row -> method of the same table.
-CONTROLS = {"majority": "majority class", "naive_bayes": "naive Bayes"}
+CONTROLS = {
+    "majority": "majority class", "constant": "best constant answer", "naive_bayes": "naive Bayes",
+}  # fmt: skip
 COUNTS = {"lama": "facts", "superglue": "examples"}
 
 # Columns of a file of learning curves that identify a training.
@@ -107,8 +109,8 @@ class MethodResult:
         benchmark: `lama`, `stability` or `superglue`.
         task: SuperGLUE task, or empty.
         metrics: the metrics file.
-        relations: for LAMA, one row each: `relation`, `label`, `facts`, `left_out`, `majority`,
-            `naive_bayes`, `p_at_1`.
+        relations: for LAMA, one row each: `relation`, `label`, `facts`, `left_out`, those of
+            `CONTROLS` that it has, `p_at_1`.
         templates: for stability, one row each: `relation`, `number`, `template`, `facts`, `p_at_1`.
         trainings: one row for each evaluated training: `task`, `setting`, `split`, `seed`,
             `best_epoch`, `dev_score`, `test_score`.

@@ -1,7 +1,7 @@
 """Tables: pivots of the table of scores, and Markdown."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -120,6 +120,39 @@ def methods_table(results: Sequence[MethodResult]) -> str:
         }
         rows.append({name: cell for name, cell in row.items() if name not in hidden})
     return markdown_table(rows)
+
+
+def at_chance(
+    results: Sequence[MethodResult], guesses: Mapping[str, Row] | None = None
+) -> Iterator[Row]:
+    """Yield for each task, if its control is known, the methods that are not above chance.
+
+    Chance is the best constant answer and 1.96 standard errors of an accuracy of one half over the
+    test examples. A task without accuracy is judged by its score, without a margin.
+
+    Args:
+        results: of SuperGLUE.
+        guesses: task -> `accuracy` or `score` of a constant answer; None: as in the metrics.
+    """
+    for task in dict.fromkeys(result.task for result in results):
+        of = [result for result in results if result.task == task]
+        metrics = of[0].metrics
+        metric = "accuracy" if "test/accuracy" in metrics else "score"
+        key = "test/constant_accuracy" if metric == "accuracy" else "test/constant"
+        guess = guesses[task].get(metric) if guesses else metrics.get(key)
+        if guess is None:
+            continue
+        count = metrics["test/examples"]
+        margin = 1.96 * (0.25 / count) ** 0.5 if metric == "accuracy" else 0.0
+        within = [r.method for r in of if r.metrics[f"test/{metric}"] <= guess + margin]
+        shown = {"task": task, "methods": within, "metric": metric}
+        yield {**shown, "guess": guess, "margin": margin, "count": count}
+
+
+def known_controls(rows: Iterable[Row]) -> dict[str, str]:
+    """Return key -> name of those controls that some row of a relation has."""
+    keys = {key for row in rows for key in row}
+    return {key: name for key, name in CONTROLS.items() if key in keys}
 
 
 def metric_parts(scores: Iterable[Score]) -> str:

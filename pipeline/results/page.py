@@ -12,8 +12,8 @@ from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
 from pipeline.report.page import render
 from pipeline.report.published import SUBSETS, lama_rows, paper_name
-from pipeline.report.scores import CONTROLS, MethodResult, Row, percent, scores_of
-from pipeline.report.tables import escaped, markdown_table, metric_parts
+from pipeline.report.scores import MethodResult, Row, percent, scores_of
+from pipeline.report.tables import escaped, known_controls, markdown_table, metric_parts
 from pipeline.results.records import Benchmark, Record
 from pipeline.tasks import get_task, task_names
 
@@ -111,7 +111,8 @@ def _compare(group: Group) -> str:
     if not shared:
         return "No relation was run with all trained methods.\n"
     lines = [(method, name, of, "p_at_1") for name, method, of in rows if of.keys() >= set(shared)]
-    lines += [(name, run, first, control) for control, name in CONTROLS.items()]
+    known = known_controls(first.values())
+    lines += [(name, run, first, control) for control, name in known.items()]
     table = markdown_table(
         {
             "method": method,
@@ -171,8 +172,8 @@ def _superglue(records: Sequence[Record]) -> dict[str, object]:
     official = [record for record in records if record.source == "superglue"]
     results = [result for record in official for result in record.results]
     return {
-        "chance": _chance,
-        "majority_metrics": _majority_metrics,
+        "guesses": _guesses,
+        "control_metrics": _control_metrics,
         "tasks": task_names(),
         "methods": get_args(SuperGlueMethod),
         "protocols": get_args(SuperGlueParams.model_fields["protocol"].annotation),
@@ -183,23 +184,21 @@ def _superglue(records: Sequence[Record]) -> dict[str, object]:
     }
 
 
-def _chance(record: Record) -> Iterator[Row]:
-    """Yield for each task, if it is known, which methods' accuracy is within chance.
+def _guesses(record: Record) -> dict[str, Row]:
+    """Return for each task what a constant answer reaches.
 
-    Guessing is the majority class or an even choice among the labels, whichever is right more
-    often; the margin is 1.96 standard errors of a share of one half over the test examples.
+    In older records it is the majority class or an even choice, whichever is right more often.
     """
+    guesses = {}
     for task, of in record.content["tasks"].items():
-        count, share = of["counts"]["test/examples"], of["majority"].get("accuracy")
-        results = [result for result in record.results if result.task == task]
-        if share is None or not results:
-            continue
-        guess = max(share, 1 / len(get_task(task).labels))
-        margin = 1.96 * (0.25 / count) ** 0.5
-        within = [r.method for r in results if r.metrics["test/accuracy"] <= guess + margin]
-        yield {"task": task, "methods": within, "guess": guess, "margin": margin, "count": count}
+        guess = of.get("constant", of["majority"])
+        even = 1 / len(get_task(task).labels)
+        guesses[task] = {
+            name: max(value, even) if name == "accuracy" else value for name, value in guess.items()
+        }
+    return guesses
 
 
-def _majority_metrics(task: str, values: Row) -> str:
+def _control_metrics(task: str, values: Row) -> str:
     tested = {f"test/{name}": value for name, value in values.items()}
     return metric_parts(scores_of(tested, "superglue", task, ""))

@@ -8,7 +8,7 @@ from pipeline.config.schema import Params
 from pipeline.data.lama import ALL
 from pipeline.data.superglue import read_examples
 from pipeline.errors import DataError
-from pipeline.evaluation.controls import majority
+from pipeline.evaluation.controls import best_constant, majority
 from pipeline.evaluation.metrics import task_metrics, task_score
 from pipeline.files import read_json
 from pipeline.history.context import git_state
@@ -34,7 +34,7 @@ def collect(
     """Return a record of what `params.yaml` lists of a benchmark, ready to be written as JSON.
 
     LAMA's has stability over templates too. A SuperGLUE task that has splits but was run with no
-    method is recorded with its counts and majority class.
+    method is recorded with its counts and constant answers.
 
     `params` are unchanged since the project's last `dvc repro`. `head` has the first keys of the
     record: `name`; `note`, a remark, may be empty; `date` as YYYY-MM-DD; `hardware` with
@@ -92,7 +92,7 @@ def _superglue(params: Params, root: Path, record: Callable[..., Row]) -> Row:
         "tasks": {
             task: {
                 "counts": read_json(folder / "counts.json"),
-                "majority": _majority(task, folder),
+                **_constant_answers(task, folder),
                 "methods": {
                     method: record("superglue", method, task)
                     for method in (glue.methods if task in glue.tasks else [])
@@ -103,14 +103,17 @@ def _superglue(params: Params, root: Path, record: Callable[..., Row]) -> Row:
     }
 
 
-def _majority(name: str, folder: Path) -> Row:
-    """Return the metrics of the most frequent label of the first split's train set, on test."""
+def _constant_answers(name: str, folder: Path) -> dict[str, Row]:
+    """Return the metrics, on test, of the first split's majority class and the best constant."""
     task = get_task(name)
     train = read_examples(folder / "1" / "train.jsonl", task.examples)
     test = read_examples(folder / "test.jsonl", task.examples)
     label = majority([example.label for example in train])
     metrics = task_metrics(task, test, [label] * len(test))
-    return {"label": label, "score": task_score(metrics), **metrics}
+    return {
+        "majority": {"label": label, "score": task_score(metrics), **metrics},
+        "constant": best_constant(task, test),
+    }
 
 
 def _params(
@@ -127,6 +130,15 @@ def _params(
         if key in section and (tasks is not None or key != "overrides"):
             section[key] = {name: section[key][name] for name in names if name in section[key]}
     return {"seed": params.seed, "model": model, benchmark: section}
+
+
+def _with_constant(of: Row, result: Row) -> Row:
+    """Return a method's part of a record with the task's best constant answer in its metrics."""
+    known = {
+        f"test/constant_{name}".removesuffix("_score"): value
+        for name, value in of.get("constant", {}).items()
+    }
+    return {**result, "metrics": result["metrics"] | known}
 
 
 class Record:
@@ -158,7 +170,7 @@ class Record:
         """The results on the benchmark, by task."""
         tasks = {"": self.content} if self.benchmark == "lama" else self.content["tasks"]
         return [
-            from_record(self.benchmark, task, method, result)
+            from_record(self.benchmark, task, method, _with_constant(of, result))
             for task, of in tasks.items()
             for method, result in of["methods"].items()
         ]

@@ -283,8 +283,8 @@ def test_a_stage_declares_no_parameter_that_it_does_not_read(ready: Ready) -> No
 
 def test_metrics_stand_where_people_and_scripts_rely_on_them(ready: Ready) -> None:
     keys = {
-        "test/p_at_1", "dev/p_at_1", "test/majority", "test/naive_bayes", "test/facts",
-        "test/left_out", "test/trainings", "test/settings",
+        "test/p_at_1", "dev/p_at_1", "test/majority", "test/constant", "test/naive_bayes",
+        "test/facts", "test/left_out", "test/trainings", "test/settings",
     }  # fmt: skip
     counts = {"test/facts", "test/left_out", "test/trainings", "test/settings"}
     for method in METHODS:
@@ -295,7 +295,7 @@ def test_metrics_stand_where_people_and_scripts_rely_on_them(ready: Ready) -> No
         head = (folder / "relations.csv").read_text().splitlines()[0]
         assert head == "relation,facts,p_at_1"
         head = (folder / "controls.csv").read_text().splitlines()[0]
-        assert head == "relation,label,left_out,majority,naive_bayes"
+        assert head == "relation,label,left_out,majority,constant,naive_bayes"
     rte = read_json(ready.root / "metrics/superglue/rte/p-tuning.json")
     assert 0 <= rte["test/score"] <= 1
     splits = read_json(ready.root / "metrics/splits/lama.json")
@@ -329,7 +329,7 @@ def assert_scores_are_those_of_the_predictions(ready: Ready, method: str) -> Non
     assert metrics["test/p_at_1"] == pytest.approx(sum(shares.values()) / len(shares))
     assert metrics["test/facts"] == len(records)
     controls = read_csv(folder / "controls.csv")
-    for key in ("majority", "naive_bayes"):
+    for key in ("majority", "constant", "naive_bayes"):
         values = [float(row[key]) for row in controls]
         assert metrics[f"test/{key}"] == pytest.approx(sum(values) / len(values))
     stored = load_prompts(ready.root / "models/lama" / method)

@@ -1,13 +1,19 @@
 import math
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.dummy import DummyClassifier
 
-from pipeline.evaluation.controls import majority, naive_bayes_share
+from pipeline.data.superglue import read_examples
+from pipeline.evaluation.controls import best_constant, majority, naive_bayes_share
 from pipeline.seeding import make_random
+from pipeline.tasks import Example, get_task
+from pipeline.tasks.lama import lama_task
+
+MIRROR = Path(__file__).parents[4] / "shared" / "mirror" / "superglue"
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,52 @@ def test_the_share_is_that_of_sklearn(seed: int) -> None:
 def test_nothing_has_no_majority() -> None:
     with pytest.raises(ValueError, match="no answers"):
         majority([])
+
+
+# The best constant answer
+
+
+def examples(*labels: str, questions: str = "") -> list[Example]:
+    return [
+        Example(str(i), {}, label, question=questions[i : i + 1]) for i, label in enumerate(labels)
+    ]
+
+
+def test_each_number_of_a_constant_is_that_of_its_own_best_answer() -> None:
+    # All 1: F1a 2 * 3 / (7 + 3), no question right. All 0: F1a 0, one question of four right.
+    answers = examples("1", "0", "1", "0", "1", "0", "0", questions="aabbccd")
+    found = best_constant(get_task("multirc"), answers)
+    assert found == {"f1a": pytest.approx(0.6), "em": 0.25, "score": pytest.approx(0.3)}
+
+
+def test_the_constant_of_a_relation_is_its_most_frequent_object_of_test() -> None:
+    facts = examples("Asia", "Norway", "Norway", "France")
+    assert best_constant(lama_task("P17", ["Asia"]), facts) == {"p_at_1": 0.5, "score": 0.5}
+    with pytest.raises(ValueError, match="no answers"):
+        best_constant(lama_task("P17", ["Asia"]), [])
+
+
+@pytest.mark.skipif(not MIRROR.is_dir(), reason="no copy of SuperGLUE in ../shared/mirror")
+@pytest.mark.parametrize(
+    ("folder", "metrics", "score"),
+    [
+        ("BoolQ", {"accuracy": 62.2}, 62.2),
+        ("CB", {"accuracy": 50.0, "f1": 22.2}, 36.1),
+        ("COPA", {"accuracy": 55.0}, 55.0),
+        ("MultiRC", {"f1a": 59.9, "em": 0.8}, 30.4),
+        ("RTE", {"accuracy": 52.7}, 52.7),
+        ("WiC", {"accuracy": 50.0}, 50.0),
+        ("WSC", {"accuracy": 63.5}, 63.5),
+    ],
+)
+def test_what_one_answer_reaches_on_the_dev_sets_of_superglue(
+    folder: str, metrics: dict[str, float], score: float
+) -> None:
+    task = get_task(folder.lower())
+    found = best_constant(task, read_examples(MIRROR / folder / "val.jsonl", task.examples))
+    assert {name: round(100 * value, 1) for name, value in found.items()} == {
+        **metrics, "score": score,
+    }  # fmt: skip
 
 
 # Naive Bayes

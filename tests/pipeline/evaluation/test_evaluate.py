@@ -223,6 +223,8 @@ def test_the_control_is_the_most_frequent_object_of_train_on_the_asked_facts(
     )
     asked = [fact.obj_label for fact in facts["test"] if fact.obj_label != "Zanzibar"]
     assert found.controls["majority"] == {"p_at_1": asked.count("Asia") / len(asked)}
+    most = max(map(asked.count, asked)) / len(asked)
+    assert found.controls["constant"] == {"p_at_1": most, "score": most}
 
 
 def test_naive_bayes_is_counted_on_all_train_facts_and_asked_the_same_facts(
@@ -309,7 +311,9 @@ def test_a_task_scores_as_by_one_example_at_a_time(model: PromptedModel, family:
     assert found.metrics == {"accuracy": sum(map(eq, slow, right)) / 9}
     assert found.num_examples == 9
     # Train has five entailments of nine, test four.
-    assert found.controls == {"majority": {"accuracy": 4 / 9}}
+    assert found.controls == {
+        "majority": {"accuracy": 4 / 9}, "constant": {"accuracy": 5 / 9, "score": 5 / 9},
+    }  # fmt: skip
     assert [record["answer"] for record in found.predictions] == slow
     for record, example in zip(found.predictions, examples["test"], strict=True):
         assert (record["example"], record["label"]) == (example.name, example.label)

@@ -38,11 +38,16 @@ def _trained(chosen):
     return {"tasks": {"cb": task}}
 
 
+CONTROLS = {
+    "majority": {"accuracy": 0.5, "f1": 0.25},
+    # The score is not the mean: another answer is the best by F1.
+    "constant": {"accuracy": 0.75, "f1": 0.5, "score": 0.6},
+}
+
+
 def _found(accuracies):
     return {
-        name: Evaluation(
-            {"accuracy": a, "f1": a / 2}, {"majority": {"accuracy": 0.5, "f1": 0.25}}, 56, 0, []
-        )
+        name: Evaluation({"accuracy": a, "f1": a / 2}, CONTROLS, 56, 0, [])
         for name, a in accuracies.items()
     }
 
@@ -60,6 +65,7 @@ def test_a_row_stands_for_each_training_that_was_evaluated():
         "best_epoch": 2, "dev_score": 0.22, "test_score": pytest.approx(0.6),
         "test_accuracy": 0.8, "test_f1": 0.4,
         "majority": 0.375, "majority_accuracy": 0.5, "majority_f1": 0.25,
+        "constant": 0.6, "constant_accuracy": 0.75, "constant_f1": 0.5,
         "examples": 56, "left_out": 0,
     }  # fmt: skip
 
@@ -91,6 +97,9 @@ def test_of_one_setting_the_spread_is_that_of_its_trainings():
         "test/majority_accuracy": 0.5,
         "test/majority_f1": 0.25,
         "test/majority": 0.375,
+        "test/constant": pytest.approx(0.6),
+        "test/constant_accuracy": 0.75,
+        "test/constant_f1": 0.5,
         "test/examples": 56,
         "test/trainings": 2,
         "test/settings": 1,
@@ -148,7 +157,9 @@ def _scores(trained, *scores):
     ]
     return {
         name: Evaluation(
-            {"p_at_1": score}, {"majority": {"p_at_1": 0.25}, "naive_bayes": {"p_at_1": 0.5}},
+            {"p_at_1": score},
+            {"majority": {"p_at_1": 0.25}, "constant": {"p_at_1": 0.375},
+             "naive_bayes": {"p_at_1": 0.5}},
             30, 2, [],
         )
         for name, score in zip(names, scores, strict=True)
@@ -166,6 +177,7 @@ def test_relations_are_averaged_before_seeds_are_compared():
         "dev/p_at_1": pytest.approx(0.15),
         "dev/p_at_1_std": pytest.approx(0),
         "test/majority": 0.25,
+        "test/constant": 0.375,
         "test/naive_bayes": 0.5,
         "test/facts": 60,
         "test/left_out": 4,

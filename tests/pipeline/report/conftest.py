@@ -76,6 +76,7 @@ class Files:
                     "label": f"label {i}",
                     "left_out": i,
                     "majority": (i % 13) / 29,
+                    "constant": (i % 13) / 28,
                     "naive_bayes": (i % 11) / 23,
                 }
                 for i, name in enumerate(relations)
@@ -121,6 +122,7 @@ class Files:
                 "test/p_at_1": 0.123 + number / 7,
                 "dev/p_at_1": 0.456 + number / 9,
                 "test/majority": 0.0987,
+                "test/constant": 0.1234,
                 "test/naive_bayes": 0.1654,
                 "test/facts": 1234,
                 "test/left_out": 56,
@@ -195,6 +197,8 @@ class Files:
                 "test/accuracy": 0.51 + number / 7,
                 "test/majority": 0.5054,
                 "test/majority_accuracy": 0.5054,
+                "test/constant": 0.5271,
+                "test/constant_accuracy": 0.5271,
                 "test/examples": 277,
                 "test/trainings": len(seeds),
                 "test/settings": 1,

@@ -16,6 +16,7 @@ from tests.pipeline.report.conftest import SPLITS
 
 PROJECT = Path(__file__).parents[3]
 FORTY_ONE = [f"P{number}" for number in range(41)]
+CONTROLS = ["majority class", "best constant answer", "naive Bayes"]
 AWKWARD = [
     "AC|DC",
     "M*A*S*H",
@@ -110,6 +111,7 @@ def test_the_tables_are_in_the_order_of_the_headings(full):
         "Some answers",
         "Stability over templates: `geonames`",
         "Language understanding: `geonames`",
+        "At the level of chance",
         "Settings that were tried",
         "By training",
     ]
@@ -121,7 +123,7 @@ def test_the_tables_hold_the_numbers_of_the_files(full_files, full):
     metrics = json.loads((full_files.metrics / "lama/manual.json").read_text())
     share = f"{100 * metrics['test/p_at_1']:.1f}"
     assert methods[1][:2] == ["manual", share]
-    assert [row[0] for row in methods[3:]] == ["majority class", "naive Bayes"]
+    assert [row[0] for row in methods[3:]] == CONTROLS
     with (full_files.evaluation / "lama" / "p-tuning" / "relations.csv").open() as file:
         scores = [f"{100 * float(line['p_at_1']):.1f}" for line in csv.DictReader(file)]
     assert [row[-1] for row in relations[1:]] == scores
@@ -225,9 +227,9 @@ def test_one_method_by_itself_can_be_reported(files, report, method):
     files.add_task("rte", [method])
     folder = report(lama=files.lama([method]), tasks=files.task("rte", [method]))
     methods, relations, tasks, *_ = _page(folder).tables
-    assert [row[0] for row in methods[1:]] == [method, "majority class", "naive Bayes"]
+    assert [row[0] for row in methods[1:]] == [method, *CONTROLS]
     assert relations[0][-1] == method
-    assert [row[1] for row in tasks[1:]] == [method, "majority class"]
+    assert [row[1] for row in tasks[1:]] == [method, *CONTROLS[:2]]
 
 
 def test_without_lama_there_is_nothing_about_it(files, report):
@@ -238,10 +240,11 @@ def test_without_lama_there_is_nothing_about_it(files, report):
     assert page.headings == [
         "Title",
         "Language understanding: geonames",
+        "At the level of chance",
         "Settings that were tried",
         "By training",
     ]
-    assert [row[0] for row in page.tables[0][1:]] == ["rte"] * 3 + ["cb"] * 3
+    assert [row[0] for row in page.tables[0][1:]] == ["rte"] * 4 + ["cb"] * 4
     figures = sorted(path.name for path in folder.glob("figures/*"))
     assert figures == ["superglue.svg", "superglue_curves.svg"]
 

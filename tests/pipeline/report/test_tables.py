@@ -10,6 +10,7 @@ from pipeline.report.page import render
 from pipeline.report.scores import MethodResult
 from pipeline.report.tables import (
     Table,
+    at_chance,
     escaped,
     lama_paper,
     markdown,
@@ -94,6 +95,32 @@ def test_methods_are_followed_by_both_controls():
     ]
 
 
+def test_the_best_constant_answer_follows_the_majority_class():
+    result = glue("cb", "manual", 0.4, {"accuracy": 0.5, "f1": 0.3}, **{
+        "test/constant": 0.36, "test/constant_accuracy": 0.5, "test/constant_f1": 0.22,
+    })  # fmt: skip
+    assert methods_table([result]).splitlines()[-2:] == [
+        "| cb | majority class | 50.0 |  | accuracy 50.0, macro F1 50.0 |  | 277 |",
+        "| cb | best constant answer | 36.0 |  | accuracy 50.0, macro F1 22.0 |  | 277 |",
+    ]
+
+
+def test_chance_is_what_one_answer_reaches_on_the_test_set():
+    constant = {"test/constant": 0.5, "test/constant_accuracy": 0.6}
+    results = [
+        # 0.6 + 1.96 * 0.5 / sqrt(277) = 0.6589; the accuracy counts, not the score.
+        glue("cb", "manual", 0.9, {"accuracy": 0.65}, **constant),
+        glue("cb", "p-tuning", 0.1, {"accuracy": 0.66}, **constant),
+        glue("multirc", "manual", 0.3, {"f1a": 0.6}, **{"test/constant": 0.3}),
+        glue("multirc", "p-tuning", 0.31, {"f1a": 0.5}, **{"test/constant": 0.3}),
+        glue("rte", "manual", 0.3, {"accuracy": 0.3}),
+    ]
+    cb, multirc = at_chance(results)
+    assert (cb["methods"], cb["guess"]) == (["manual"], 0.6)
+    assert cb["margin"] == pytest.approx(0.0589, abs=1e-4)
+    assert (multirc["methods"], multirc["metric"], multirc["margin"]) == (["manual"], "score", 0)
+
+
 def test_several_seeds_of_lama_are_shown_as_those_of_tasks():
     several = {"test/p_at_1_std": 0.0123, "dev/p_at_1_std": 0.1, "test/trainings": 3}
     tuned = lama("p-tuning", {"test/p_at_1": 0.5, "dev/p_at_1": 0.25, **several})
@@ -116,6 +143,13 @@ def test_tasks_follow_each_other_each_with_its_control():
         "| cb | manual | 10.0 ± 1.2 | 25.0 | accuracy 15.0, macro F1 5.0 | 3 | 277 |",
         "| cb | majority class | 50.0 |  | accuracy 50.0, macro F1 50.0 |  | 277 |",
     ]
+
+
+def test_a_relation_has_a_column_for_each_control_that_is_known(macro):
+    rows = [{**row, "constant": 0.3} for row in RELATIONS]
+    head, _, first, _ = macro("relations", {"manual": rows}).splitlines()
+    assert "| majority class | best constant answer | naive Bayes | manual |" in head
+    assert "| 11.1 | 30.0 | 12.5 | 50.0 |" in first
 
 
 def test_a_method_without_a_relation_has_an_empty_cell(macro):

@@ -354,8 +354,8 @@ def test_the_page_of_superglue_shows_the_numbers_of_the_record():
     assert table(section(page, "### Training and prompts"))[2][4:] == [
         "prompt at 0.001, at most 4 epochs, batch 8", "batch: 4", "1.5", "unknown",
     ]  # fmt: skip
-    assert table(section(page, "### Examples and majority class"))[1:] == [
-        ["rte", "4", "2", "5", r"not\_entailment", "40.0", "accuracy 40.0"]
+    assert table(section(page, "### Examples and constant answers"))[1:] == [
+        ["rte", "4", "2", "5", r"not\_entailment", "40.0", "accuracy 40.0", "", ""]
     ]
     assert "| ALBERT-xxlarge-v2 | p-tuning (P-tuning) |" in page
     assert "ptune report collect superglue --name NAME\nptune report page superglue\n" in page
@@ -368,6 +368,18 @@ def test_what_guessing_explains_is_listed_as_chance():
     # Of 400 it is 54.9 %, below the 65.3 % of p-tuning.
     page = results_page("superglue", [make_task_record(400)])
     assert "- rte: manual (accuracy of at most 50.0 by guessing, plus 4.9 " in page
+
+
+def test_the_best_constant_answer_of_a_record_is_shown_and_is_chance():
+    record = make_task_record(400)
+    record["tasks"]["rte"]["constant"] = {"score": 0.62, "accuracy": 0.62}
+    page = results_page("superglue", [record])
+    assert "- rte: manual, p-tuning (accuracy of at most 62.0 by guessing, plus 4.9 " in page
+    scores = table(section(page, "### Scores"))
+    assert scores[-1][:3] == ["rte", "best constant answer", "62.0"]
+    assert table(section(page, "### Examples and constant answers"))[1][-2:] == [
+        "62.0", "accuracy 62.0",
+    ]  # fmt: skip
 
 
 def test_the_page_of_superglue_lists_what_was_not_run():

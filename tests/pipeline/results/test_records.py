@@ -46,6 +46,7 @@ def test_a_record_of_lama_holds_what_the_files_hold(project):
         "facts": 41,
         "left_out": 1,
         "majority": 1 / 29,
+        "constant": 1 / 28,
         "naive_bayes": 1 / 23,
         "p_at_1": 12 / 41,
     }
@@ -67,6 +68,7 @@ def test_a_record_of_superglue_holds_what_the_files_hold(project):
     assert json.loads(json.dumps(record)) == record
     task = record["tasks"]["rte"]
     assert task["majority"] == {"label": "not_entailment", "score": 0.4, "accuracy": 0.4}
+    assert task["constant"] == {"score": 0.6, "accuracy": 0.6}
     assert task["counts"]["test/examples"] == 5
     assert list(task["methods"]) == ["manual", "p-tuning"]
     tuned = task["methods"]["p-tuning"]
