@@ -11,6 +11,7 @@ import typer
 from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, load_params
 from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
+from pipeline.errors import ModelError
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
@@ -176,9 +177,12 @@ def _evaluate(
             form, examples = read(prompt, *places[name])
             network = models.get(prompt.weights_path, form.classifier_outputs)
             most = estimate_max_tokens(network, wanted=params.runtime.max_tokens_per_forward)
-            evaluation = evaluate(
-                network, form, prompt.vectors, examples, max_tokens_per_forward=most
-            )
+            try:
+                evaluation = evaluate(
+                    network, form, prompt.vectors, examples, max_tokens_per_forward=most
+                )
+            except ModelError as error:
+                raise ModelError(f"{name}: {error}") from None
             # Saved before it is reported: what was reported is not computed again after a kill.
             write_json(finished, asdict(evaluation))
             metric, unit = ("score", "examples") if form.task.labels else ("p_at_1", "facts")

@@ -12,7 +12,7 @@ from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
 from pipeline.models.memory import estimate_max_tokens
-from pipeline.models.scoring import score_examples
+from pipeline.models.scoring import ScoreError, score_examples
 from pipeline.prompts.store import StoredPrompt, load_prompts
 from pipeline.tasks import Example, Task
 
@@ -27,7 +27,7 @@ _CHUNK = 256
 
 
 class QuestionError(TemplateError):
-    """An input does not fit the template.
+    """An input does not fit the template, or its scores are not finite.
 
     Attributes:
         position: of the input, among those of the call.
@@ -173,7 +173,7 @@ def predict(
         For each example, the answers with their probabilities among the allowed ones.
 
     Raises:
-        QuestionError: an example is too long.
+        QuestionError: an example is too long, or its scores are not finite.
         DataError: no word of the vocabulary is one token of the model.
         ModelError: prompt, weights and model do not belong together.
     """
@@ -195,7 +195,16 @@ def predict(
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
         encoded = _encode(model, form, chunk, start)
-        scores = score_examples(model, encoded, vectors, allowed.ids, max_tokens_per_forward=most)
+        try:
+            scores = score_examples(
+                model, encoded, vectors, allowed.ids, max_tokens_per_forward=most
+            )
+        except ScoreError as error:
+            name = chunk[error.position].name
+            raise QuestionError(
+                f"{trained.method}, {trained.name}, example '{name}': {error}",
+                start + error.position,
+            ) from None
         for log_probs in scores:
             order = list(range(len(allowed.answers)))
             if top is not None:

@@ -144,6 +144,10 @@ def _build(
                 if answer is not None:
                     spaced = f" {answer.strip()}" if space else answer.strip()
                     answer_ids = codec.encode_segment(spaced, start=len(ids) == start)
+                    if not answer_ids:
+                        raise TemplateError(
+                            f"the answer {answer!r} has no token of this model; change it"
+                        )
                 if not masked:
                     at = len(ids) - 1
                     ids.extend(answer_ids[:-1])

@@ -93,12 +93,17 @@ def weights_file(folder: Path, name: str) -> Path:
 
 
 def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt]) -> None:
-    """Write the prompts of one method, by name of the trial; tuned weights are there already."""
+    """Write the prompts of one method, by name of the trial; tuned weights are there already.
+
+    Raises:
+        DataError: the vectors of a prompt are not finite.
+    """
     vectors = {
         name: prompt.vectors.float().cpu().contiguous()
         for name, prompt in prompts.items()
         if prompt.vectors is not None
     }
+    _check_finite(folder, vectors)
     path = folder / "prompts.safetensors"
     if vectors:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +138,7 @@ def load_prompts(folder: Path, *, tuned: bool = False) -> dict[str, StoredPrompt
     `tuned` says that they must be.
 
     Raises:
-        DataError: a file is missing, or they do not belong together.
+        DataError: a file is missing, they do not belong together, or vectors are not finite.
     """
     record = read_json(folder / "prompts.json")
     path = folder / "prompts.safetensors"
@@ -143,6 +148,7 @@ def load_prompts(folder: Path, *, tuned: bool = False) -> dict[str, StoredPrompt
         vectors = load_file(path) if path.exists() else {}
     except SafetensorError as error:
         raise DataError(f"{path}: cut or altered ({error}); {_RESTORE}") from error
+    _check_finite(folder, vectors)
     prompts = {}
     for name, entry in record["prompts"].items():
         count = entry.pop("prompt_tokens")
@@ -162,3 +168,12 @@ def load_prompts(folder: Path, *, tuned: bool = False) -> dict[str, StoredPrompt
 
 def _stored(folder: Path, described: Mapping[str, str]) -> StoredFile:
     return StoredFile(folder / described["file"], described["sha256"])
+
+
+def _check_finite(folder: Path, vectors: Mapping[str, Tensor]) -> None:
+    for name, own in vectors.items():
+        if not own.isfinite().all():
+            raise DataError(
+                f"{folder}: the prompt vectors of {name} contain NaN or infinity; train again with "
+                "a lower learning_rate"
+            )

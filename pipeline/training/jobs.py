@@ -484,6 +484,7 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
     dev_examples = [examples["dev"][i] for i in dev_set.kept_indices]
     return TrainingJob(
         name=trial.task,
+        trial=trial.name,
         seed=trial.seed,
         prompt_tokens=template.prompt_tokens,
         train=train_set,

@@ -26,6 +26,7 @@ from pipeline.models.loading import ModelCache, load_model
 from pipeline.prompts.store import StoredFile, StoredPrompt, save_prompts, weights_file
 from pipeline.tasks import Example, get_task, task_names
 from pipeline.tasks.lama import fact_examples, lama_task, subject_example
+from tests.tiny import load_broken
 from tests.worked import SUBJECTS, VOCABULARY, hand_row, ids, slow_scores
 
 YES_NO = {
@@ -279,3 +280,17 @@ def test_a_vocabulary_without_a_word_of_the_model_is_refused(model: PromptedMode
     one = trained(stored("{subject} {mask}"))
     with pytest.raises(DataError, match="P17: no allowed word is one token of the model"):
         ask_relation(only(model), one, ["Oslo"], ["Zanzibar"], top=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_scores_that_are_not_finite_are_refused_by_their_position(
+    tiny_folders: dict[str, Path], family: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "_CHUNK", chunk)
+    broken = only(load_broken(tiny_folders[family]))
+    one, subjects = trained(stored("{subject} is {mask}")), ["Paris", "a Oslo", "Lyon"]
+    with pytest.raises(
+        QuestionError, match=r"^p-tuning, P17, example 'a Oslo': its .*not finite: .*contain NaN"
+    ) as caught:
+        ask_relation(broken, one, subjects, VOCABULARY, top=1)
+    assert caught.value.position == 1

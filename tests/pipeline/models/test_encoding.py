@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import TemplateError
 from pipeline.models.encoding import NO_SLOT, Row, build_row
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import load_model
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.prompts.template import parse_template
 from tests.tiny import FAMILIES
@@ -198,3 +201,11 @@ def test_a_marked_field_with_white_space_in_front_is_cut_too(
     row = build_row(template, {"premise": " in"}, codec, masked=False, max_length=3)
 
     assert len(row.token_ids) <= 3
+
+
+def test_an_answer_without_a_token_is_refused(tiny_folders: dict[str, Path]) -> None:
+    codec = load_model(tiny_folders["bert"], device="cpu").codec
+    codec.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    template = parse_template("{premise} {mask}.", ["premise"])
+    with pytest.raises(TemplateError, match=r"the answer '\\u200b' has no token of this model"):
+        build_row(template, {"premise": "a"}, codec, masked=True, max_length=64, answer="\u200b")

@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.errors import DataError
 from pipeline.files import read_json, sha256, write_json
@@ -225,3 +227,28 @@ def test_a_cut_file_of_vectors_is_found_without_digests(tmp_path, kept):
     with pytest.raises(DataError) as caught:
         load_prompts(tmp_path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_vectors_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, value):
+    vectors = torch.rand(2, 4)
+    vectors[1, 2] = value
+    message = "the prompt vectors of P17 contain NaN or infinity; train again"
+    with pytest.raises(DataError, match=f"{tmp_path}: {message}"):
+        save_prompts(tmp_path, "p-tuning", {"P30": P17, "P17": replace(P17, vectors=vectors)})
+    assert not list(tmp_path.iterdir())
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    _without_digests(tmp_path)
+    save_file({"P17": vectors}, tmp_path / "prompts.safetensors")
+    with pytest.raises(DataError, match=f"{tmp_path}: {message}"):
+        load_prompts(tmp_path)
+
+
+def test_a_dev_score_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path):
+    with pytest.raises(DataError, match=r"prompts\.P17\.dev_score is nan"):
+        save_prompts(tmp_path, "p-tuning", {"P17": replace(P17, dev_score=float("nan"))})
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    file = tmp_path / "prompts.json"
+    file.write_text(file.read_text().replace("0.30000000000000004", "NaN"))
+    with pytest.raises(DataError, match=f"{file}: has NaN in place of a number"):
+        load_prompts(tmp_path)
