@@ -265,7 +265,7 @@ def test_official_records_are_answered_as_by_evaluation(project: Path) -> None:
     prompt = stored("{premise:shorten} {hypothesis}? [P] {mask}.", 0, verbalizer=YES_NO)
     form = PromptFormat.from_prompt(get_task("rte"), prompt)
     evaluated = evaluate(
-        load_model(project / "data/model", device="cpu", start="auto"),
+        load_model(project / "data/model", device="cpu"),
         form,
         prompt.vectors,
         {"train": asked, "test": asked},
