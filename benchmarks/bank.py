@@ -1,18 +1,20 @@
-"""Measure the prompt bank against a plain loop over relations, at equal results.
+"""Measure the prompt bank against a plain loop over relations, and against peft with a Trainer.
 
-Both train the same prompts from the same facts with the same frozen model. The plain loop
-(`released_style.py`) takes one relation after the other and may do so for the first few of them;
-the bank takes all at once. Times are by training fact, scoring dev before and after each epoch
-included. Repetitions alternate, so that what else the machine does meets both.
+All train prompts of the same size from the same facts with the same frozen model. The bank trains
+all relations together, the others the first few, one after the other. Times are by phase: set-up,
+training steps, dev rounds and the evaluation of a test set. Repetitions alternate, so that what
+else the machine does affects all alike.
 """
 
 import argparse
 import datetime
 import gc
 import json
+import os
+import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,23 +22,30 @@ from typing import Any
 
 import torch
 
-from benchmarks.facts import allowed_words, make_relations
+from benchmarks import peft_trainer
+from benchmarks.facts import IN_FRONT, Relation, Sizes, allowed_words, make_relations
 from benchmarks.machine import (
-    Timed,
-    count_flops,
+    DEV,
+    PHASES,
+    SETUP,
+    STEP,
+    TEST,
+    Meter,
     describe,
     peak_flops,
     slug,
-    timed,
     versions,
 )
+from benchmarks.plain_loop import PlainLoop
 from benchmarks.readme import RESULTS, results_text
-from benchmarks.released_style import Relation, Switches, train_one_by_one
 from benchmarks.shapes import SHAPES, random_model
 from pipeline.config.schema import MethodParams, PromptParams
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import choose_device, choose_precision, load_model
-from pipeline.training.loop import TrainingResult, train
+from pipeline.models.scoring import score_examples
+from pipeline.training import loop
+from pipeline.training.loop import TrainingResult
+from pipeline.training.passes import PassPlanner
 
 # The released LAMA code's own.
 OPTIMIZER = PromptParams(
@@ -52,78 +61,115 @@ OPTIMIZER = PromptParams(
     max_grad_norm=None,
 )
 
-# From the released code to the bank, a step at a time. The second is what the bank is measured
-# against; the last step, to the bank itself, is that the relations share their passes.
-RELEASED = "released: loss, sort at all positions"
-PLAIN = "plain: head at all positions, rest at the answer"
-LADDER = {
-    RELEASED: Switches(every_position=True),
-    PLAIN: Switches(),
-    "+ head at the answer alone": Switches(answer_head=True),
-    "+ prompt vectors placed at once": Switches(answer_head=True, placed_at_once=True),
-    "+ best allowed word without sorting": Switches(
-        answer_head=True, placed_at_once=True, best_allowed=True
-    ),
-}
-SHARED = "+ passes shared by all relations: the bank"
+PLAIN, BANK, PEFT = "plain loop", "bank", "peft and Trainer"
 
-# Equal means: the vectors differ by no more than this share of the way that training moved them,
-# and a mean loss by no more than so many nats. Adam turns rounding into steps of full size.
+# The results are equal if the vectors differ by no more than this share of their movement in
+# training, and mean losses by no more than so many nats. Adam turns rounding into full steps.
 MOST_OF_MOVEMENT = 0.02
 MOST_NATS = 0.02
+# Less is no movement, but rounding.
+_LEAST_MOVEMENT = 1e-6
 
 _TOKENS_TO_COMPARE = 100
-_DEFAULT_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 4096}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, and how, on both sides; the plain loop takes the first `one_by_one`."""
+    """Relations to train with a model in one layout; the test facts of the first are scored."""
 
     model: PromptedModel
-    relations: Sequence[Relation]
-    one_by_one: int
     config: MethodParams
+    relations: Sequence[Relation]
+    tested: int
 
-    def plain(self, switches: Switches) -> dict[str, TrainingResult]:
-        """Train the first relations one by one."""
-        few = self.relations[: self.one_by_one]
-        return train_one_by_one(self.model, few, self.config, switches)
+    def first(self, count: int) -> "Work":
+        """The same with the first relations only."""
+        return replace(self, relations=self.relations[:count])
 
-    def bank(
-        self, max_tokens_per_forward: int, *, few: bool = False, epochs: int | None = None
-    ) -> Any:
-        """Train all relations together, or as few as the plain loop takes."""
-        chosen = self.relations[: self.one_by_one] if few else self.relations
-        config = self.config
-        if epochs is not None:
-            config = config.model_copy(update={"epochs": epochs})
-        results = train(
-            self.model,
-            [relation.job for relation in chosen],
-            config,
-            max_tokens_per_forward=max_tokens_per_forward,
-            best_checkpoint_path=Path(),
-            checkpoint=None,
-            on_epoch=lambda *_: None,
-        )
-        return {r.job.name: result for r, result in zip(chosen, results, strict=True)}
+    def plain(self, meter: Meter) -> dict[str, TrainingResult]:
+        """Train one relation after the other by the plain loop, and score their test facts."""
+        results = {}
+        phases = {"__init__": SETUP, "train_epoch": STEP, "score_dev": DEV, "score_test": TEST}
+        with meter.watched(PlainLoop, **phases):
+            for each in self.relations:
+                plain = PlainLoop(self.model, each, self.config)
+                results[each.job.name] = plain.train()
+                plain.score_test(each.test)
+        return results
 
-    def facts(self, relations: int) -> int:
-        """Number of training facts of the first relations in all epochs."""
-        return sum(len(r.train_subjects) for r in self.relations[:relations]) * self.config.epochs
+    def bank(self, meter: Meter, *, max_tokens: int) -> dict[str, TrainingResult]:
+        """Train the relations together by the pipeline, and score their test facts."""
+        phases = {"__init__": SETUP, "_prepare": SETUP, "train_epoch": STEP, "score_dev": DEV}
+        planning = meter.watched(PassPlanner, plan=SETUP, upload=SETUP)
+        with meter.watched(loop._Bank, **phases), planning:
+            trained = loop.train(
+                self.model,
+                [each.job for each in self.relations],
+                self.config,
+                max_tokens_per_forward=max_tokens,
+                best_checkpoint_path=Path(),
+                checkpoint=None,
+                on_epoch=lambda *_: None,
+            )
+        for each, result in zip(self.relations[: self.tested], trained, strict=False):
+            with meter.phase(TEST):
+                score_examples(
+                    self.model,
+                    each.test.rows,
+                    result.vectors,
+                    each.test.word_ids,
+                    max_tokens_per_forward=max_tokens,
+                )
+        return {each.job.name: r for each, r in zip(self.relations, trained, strict=True)}
+
+    def peft(self, meter: Meter) -> None:
+        """Train one relation after the other by peft and Trainer, and score their test facts."""
+        for each in self.relations:
+            peft_trainer.train_relation(self.model, each, self.config, meter)
+
+    def units(self, phase: str) -> int:
+        """How often a phase does what its time is given for.
+
+        These are relations for set-up, else facts: as often as they are trained or scored.
+        """
+        if phase == SETUP:
+            return len(self.relations)
+        epochs = self.config.epochs
+        data = {
+            STEP: lambda each: epochs * len(each.job.train.rows),
+            DEV: lambda each: (epochs + 1) * len(each.job.dev.rows),
+            TEST: lambda each: len(each.test.rows),
+        }
+        return sum(map(data[phase], self.relations[: self.tested if phase == TEST else None]))
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a relation."""
+        longest = max(len(each.job.train.rows) for each in self.relations)
+        return self.config.epochs * -(-longest // self.config.batch_size)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Something to measure; `settings` describe it, `run` does it."""
+
+    method: str
+    work: Work
+    run: Callable[[Meter], Any]
+    settings: dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a table, write a file."""
+    """Measure, print tables, write a file."""
     options = _parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    bfloat16 = choose_precision(options.dtype, device) == "bfloat16"
+    for name, value in _BY_DEVICE[device.type].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     model = _model(options, device)
     hardware = describe(device)
-    started = time.perf_counter()
     words = allowed_words(model, options.words)
     # No relation stops early.
     config = MethodParams(
@@ -133,58 +179,64 @@ def main(arguments: Sequence[str] | None = None) -> None:
         patience=options.epochs + 1,
         prompt=OPTIMIZER,
     )
-    sizes = (options.relations, options.facts, options.dev)
-    relations = make_relations(model, config, sizes, words, seed=options.seed)
-    prepared = time.perf_counter() - started
-    one_by_one = min(options.plain_relations, options.relations)
-    work = Work(model, relations, one_by_one, config)
-    rows = options.max_tokens_per_forward or [_DEFAULT_TOKENS[device.type]]
+    sizes = Sizes(options.relations, options.facts, options.dev, options.test)
+
+    def work(layout: str, sizes: Sizes) -> Work:
+        made = make_relations(model, config, layout, sizes, words, seed=options.seed)
+        return Work(model, config, made, tested=options.plain_relations)
+
+    works = {layout: work(layout, sizes) for layout in (options.layout, IN_FRONT)}
     _say(f"{options.name}, {hardware['name']}: {len(words)} allowed words")
-    equality = None
-    if bfloat16:
-        # Rounding in bfloat16 would drown what is to be seen.
-        equality = compare(work, work.plain(LADDER[PLAIN]), work.bank(rows[0], few=True))
+    # Few steps in float32, as rounding adds up and is larger in bfloat16.
+    few = Sizes(options.plain_relations, min(options.facts, 2 * options.batch), options.batch, 1)
+    equality = compare(work(options.layout, few))
+    if choose_precision(options.dtype, device) == "bfloat16":
         model.network.to(torch.bfloat16)
-    figures, plain, bank = measure(work, rows, options.repeats)
-    if equality is None:
-        equality = compare(work, plain, bank)
     result = {
         "benchmark": "bank",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": _command(options),
         "hardware": hardware,
         "versions": versions(),
+        "load_average": os.getloadavg()[0],
         "model": _describe_model(options, model),
         "settings": {
             **{name: getattr(options, name) for name in _COUNTS if name != "words"},
-            "plain_relations": one_by_one,
             "allowed_words": len(words),
             "optimizer": OPTIMIZER.model_dump(),
         },
-        "prepare_seconds": prepared,
         "equality": equality,
-        **figures,
+        **measure(works, options),
     }
     _say(f"\n{results_text([result])}\n")
-    for tried in result["max_tokens_per_forward"]:
-        name = _bank(tried["max_tokens_per_forward"])
-        _say(f"{name}: {tried['milliseconds_per_fact']:.2f} ms/fact")
+    if not peft_trainer.installed():
+        _say(f"peft is not installed, so its row is left out: {peft_trainer.INSTALL}")
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"bank-{slug(options.name)}-{slug(hardware['name'])}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     _say(f"written: {path}")
 
 
-def compare(
-    work: Work, plain: dict[str, TrainingResult], bank: dict[str, TrainingResult]
-) -> dict[str, float]:
+def compare(work: Work, other: Work | None = None) -> dict[str, float]:
     """The differences between the results of the plain loop and of the bank.
 
+    Args:
+        work: of both.
+        other: of the bank, if it is not the same.
+
     Raises:
-        RuntimeError: by more than rounding, or training moved nothing.
+        RuntimeError: they are larger than rounding, or training moved nothing.
     """
-    found = differences(plain, bank, work.bank(_TOKENS_TO_COMPARE, few=True, epochs=0))
-    if not found["moved"]:
+
+    def bank(work: Work) -> dict[str, TrainingResult]:
+        run = partial(work.bank, max_tokens=_TOKENS_TO_COMPARE)
+        results: dict[str, TrainingResult] = Meter(work.model.network).measure(run)
+        return results
+
+    plain = Meter(work.model.network).measure(work.plain)
+    untrained = replace(work, config=work.config.model_copy(update={"epochs": 0}))
+    found = differences(plain, bank(other or work), bank(untrained))
+    if found["moved"] < _LEAST_MOVEMENT:
         raise RuntimeError("nothing to compare: dev chose each prompt as it was before training")
     nats = max(found["dev_loss"], found["train_loss"])
     if found["vectors_of_movement"] > MOST_OF_MOVEMENT or nats > MOST_NATS or found["dev_score"]:
@@ -232,115 +284,133 @@ def differences(
     return {"relations": len(ours), **largest}
 
 
-def measure(
-    work: Work, rows: Sequence[int], repeats: int
-) -> tuple[dict[str, Any], dict[str, TrainingResult], dict[str, TrainingResult]]:
-    """Time every step of the ladder and the bank with each number of tokens a pass, in turns.
+def measure(works: dict[str, Work], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure all rows of the table in turns, after one run of each that counts operations.
 
     Returns:
-        The figures of the result file, and the results of the plain loop and the bank.
+        The figures of the result file.
     """
-    device, dtype = work.model.device, work.model.input_embeddings.dtype
-    runs: dict[str, Callable[[], Any]] = {
-        name: partial(work.plain, switches) for name, switches in LADDER.items()
-    }
-    runs |= {_bank(size): partial(work.bank, size) for size in rows}
-    flops = _flops_per_fact(work, rows)
-    before = peak_flops(device, dtype)
-    times: dict[str, list[Timed]] = {name: [] for name in runs}
-    for turn in range(repeats):
+    runs = list(_runs(works, options))
+    model = runs[0].work.model
+    device, dtype = model.device, model.input_embeddings.dtype
+    # CPU time does not depend on other programs, but counts the waiting of several threads.
+    clock = "seconds"
+    if device.type == "cpu" and torch.get_num_threads() == 1:
+        clock = "cpu_seconds"
+    counted = [_measured(run, counting=True) for run in runs]
+    taken: list[list[Meter]] = [[] for _ in runs]
+    peaks = []
+    for turn in range(options.repeats):
         gc.collect()
-        for name, run in runs.items():
-            _say(f"turn {turn + 1} of {repeats}: {name}")
-            times[name].append(timed(run, device))
-    peak = max(before, peak_flops(device, dtype))
-    described = {}
-    for name, taken in times.items():
-        facts = work.facts(work.one_by_one if name in LADDER else len(work.relations))
-        described[name] = _describe_run(taken, facts=facts, flops=flops[name], peak=peak)
-    sweep = {size: described[_bank(size)] for size in rows}
-    best = min(sweep, key=lambda size: sweep[size]["milliseconds_per_fact"])
-    bank = {"max_tokens_per_forward": best, **sweep[best]}
-    figures = {
+        peaks.append(peak_flops(device, dtype, clock))
+        for run, meters in zip(runs, taken, strict=True):
+            _say(f"turn {turn + 1} of {options.repeats}: {run.method}, {run.settings}")
+            meters.append(_measured(run))
+    rows = [
+        _describe_run(run, counts, meters, clock, peaks)
+        for run, counts, meters in zip(runs, counted, taken, strict=True)
+    ]
+    alone = works[options.layout].first(1)
+    one = _measured(
+        Run(BANK, alone, partial(alone.bank, max_tokens=options.max_tokens_per_forward[0]), {}),
+        counting=True,
+    )
+    return {
         "dtype": str(dtype).removeprefix("torch."),
-        "matmul_peak_flops_per_second": peak,
-        "plain": described[PLAIN],
-        "bank": bank,
-        "ratio": _ratio(described[PLAIN], bank),
-        "ratio_to_released": _ratio(described[RELEASED], bank),
-        "ladder": _ladder({**{name: described[name] for name in LADDER}, SHARED: bank}),
-        "max_tokens_per_forward": [
-            {"max_tokens_per_forward": size, **tried} for size, tried in sweep.items()
+        "clock": clock,
+        "matmul_flops_per_second": peaks,
+        "operations_of_one_relation": one.costs[STEP].operations / alone.steps,
+        "rows": rows,
+        "ratios": [
+            _ratio(slow, fast)
+            for slow in rows
+            for fast in rows
+            if slow["method"] != BANK == fast["method"]
+            and (slow["method"] == PEFT or fast["layout"] == options.layout)
         ],
     }
-    return figures, times[PLAIN][0].result, times[_bank(best)][0].result
 
 
-def _flops_per_fact(work: Work, rows: Sequence[int]) -> dict[str, float]:
-    """Count, on few relations, what each run computes for a training fact; it warms up as well."""
-    one = replace(work, one_by_one=1)
-    flops = {
-        name: count_flops(partial(one.plain, switches)) / one.facts(1)
-        for name, switches in LADDER.items()
-    }
-    few = work.one_by_one
-    for size in rows:
-        # As many passes for few relations as for all: rows of a pass are as alike in length.
-        scaled = max(1, size * few // len(work.relations))
-        counted = count_flops(partial(work.bank, scaled, few=True))
-        flops[_bank(size)] = counted / work.facts(few)
-    return flops
+def _runs(works: dict[str, Work], options: argparse.Namespace) -> Iterator[Run]:
+    few = works[options.layout].first(options.plain_relations)
+    yield Run(PLAIN, few, few.plain, {"layout": options.layout})
+    if peft_trainer.installed():
+        few = works[IN_FRONT].first(options.plain_relations)
+        yield Run(PEFT, few, few.peft, {"layout": IN_FRONT})
+    for layout, work in works.items():
+        for most in options.max_tokens_per_forward:
+            settings = {"layout": layout, "max_tokens_per_forward": most}
+            yield Run(BANK, work, partial(work.bank, max_tokens=most), settings)
 
 
-def _bank(max_tokens_per_forward: int) -> str:
-    return f"bank, {max_tokens_per_forward} tokens a pass"
+def _measured(run: Run, *, counting: bool = False) -> Meter:
+    meter = Meter(run.work.model.network)
+    with meter if counting else nullcontext():
+        meter.measure(run.run)
+    return meter
 
 
 def _describe_run(
-    taken: Sequence[Timed], *, facts: int, flops: float, peak: float
+    run: Run, counts: Meter, taken: Sequence[Meter], clock: str, peaks: Sequence[float]
 ) -> dict[str, Any]:
-    fastest = min(run.seconds for run in taken)
-    peaks = [run.peak_bytes for run in taken if run.peak_bytes is not None]
-    return {
-        "facts": facts,
-        "seconds": [run.seconds for run in taken],
-        "cpu_seconds": [run.cpu_seconds for run in taken],
-        "milliseconds_per_fact": 1000 * fastest / facts,
-        "facts_per_second": facts / fastest,
-        "flops_per_fact": flops,
-        "flops_per_second": flops * facts / fastest,
-        "share_of_peak": flops * facts / fastest / peak,
-        "peak_memory_bytes": max(peaks, default=None),
-    }
-
-
-def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> dict[str, float]:
-    """How many times as fast the second is, by the fastest turns and by single ones."""
-    single = [
-        (one / slow["facts"]) / (two / fast["facts"])
-        for one, two in zip(slow["seconds"], fast["seconds"], strict=True)
-    ]
-    return {
-        "of_minima": slow["milliseconds_per_fact"] / fast["milliseconds_per_fact"],
-        "lowest": min(single),
-        "highest": max(single),
-        "of_cpu_seconds": (min(slow["cpu_seconds"]) / slow["facts"])
-        / (min(fast["cpu_seconds"]) / fast["facts"]),
-    }
-
-
-def _ladder(steps: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    base = steps[PLAIN]["milliseconds_per_fact"]
-    return [
-        {
-            "step": name,
-            "milliseconds_per_fact": figures["milliseconds_per_fact"],
-            "cumulative_ratio": base / figures["milliseconds_per_fact"],
-            "seconds": figures["seconds"],
-            "flops_per_fact": figures["flops_per_fact"],
+    phases = {}
+    for phase in PHASES:
+        units, counted = run.work.units(phase), counts.costs[phase]
+        times = {
+            name: [getattr(meter.costs[phase], name) for meter in taken]
+            for name in ("seconds", "cpu_seconds")
         }
-        for name, figures in steps.items()
-    ]
+        each = [1000 * seconds / units for seconds in times[clock]]
+        phases[phase] = {
+            "units": units,
+            **times,
+            "milliseconds": statistics.median(each),
+            "lowest": min(each),
+            "highest": max(each),
+            "positions_per_unit": counted.positions / units,
+            "flops_per_unit": counted.flops / units,
+        }
+    step, counted = phases[STEP], counts.costs[STEP]
+    # The plain loop and peft take the steps of each relation, the bank those of all at once.
+    steps = run.work.steps * (1 if run.method == BANK else len(run.work.relations))
+    speeds = [counted.flops / seconds for seconds in step[clock]]
+    memory = [meter.peak_bytes for meter in taken if meter.peak_bytes is not None]
+    return {
+        "method": run.method,
+        **run.settings,
+        "relations": len(run.work.relations),
+        "timed_steps": steps * len(taken),
+        "phases": phases,
+        "operations_per_step": counted.operations / steps,
+        "passes_per_step": counted.passes / steps,
+        "share_of_matmul": statistics.median(
+            speed / peak for speed, peak in zip(speeds, peaks, strict=True)
+        ),
+        "peak_memory_bytes": max(memory, default=None),
+    }
+
+
+def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> dict[str, Any]:
+    """How many times as fast the steps of the second are: the median and range over the turns."""
+
+    def ratios(clock: str) -> list[float]:
+        one, two = slow["phases"][STEP], fast["phases"][STEP]
+        return [
+            (mine / one["units"]) / (theirs / two["units"])
+            for mine, theirs in zip(one[clock], two[clock], strict=True)
+        ]
+
+    return {
+        "of": fast["method"],
+        "layout": fast["layout"],
+        "max_tokens_per_forward": fast["max_tokens_per_forward"],
+        "to": slow["method"],
+        **{
+            clock: {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
+            for clock in ("seconds", "cpu_seconds")
+            for found in [ratios(clock)]
+        },
+    }
 
 
 def _model(options: argparse.Namespace, device: torch.device) -> PromptedModel:
@@ -363,25 +433,35 @@ def _describe_model(options: argparse.Namespace, model: PromptedModel) -> dict[s
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command, with only the name of a model's folder."""
-    words = [
-        Path(word).name if options.model is not None and Path(word) == options.model else word
-        for word in options.arguments
-    ]
+    """The command, with only the name of a model's folder, and without that of the output."""
+    words = list(options.arguments)
+    if "--output" in words:
+        at = words.index("--output")
+        del words[at : at + 2]
+    if options.model is not None:
+        words = [options.model.name if Path(word) == options.model else word for word in words]
     return " ".join(["python -m benchmarks.bank", *words])
 
 
-# Option -> default and help.
+# Option -> default and help; None depends on the device.
 _COUNTS = {
     "relations": (41, "that the bank trains together"),
-    "plain_relations": (3, "of those, that the plain loop trains one by one"),
-    "facts": (16, "of a relation, to learn from"),
-    "dev": (8, "further facts of a relation, scored before and after each epoch"),
+    "plain_relations": (3, "of those, that the plain loop and peft train one by one"),
+    "facts": (None, "of a relation, to learn from"),
+    "dev": (None, "further facts of a relation, scored before and after each epoch"),
+    "test": (None, "further facts of the plain relations, scored after training"),
     "batch": (8, "facts of a relation in a step"),
     "epochs": (1, "of each relation"),
     "words": (21018, "allowed words, at most; LAMA's common vocabulary has 21018"),
-    "repeats": (2, "turns"),
+    "repeats": (3, "turns"),
     "seed": (34, "of all that is random"),
+}
+# On a GPU, 34 steps in each of three turns.
+_ON_GPU = {"facts": 272, "dev": 64, "test": 64, "max_tokens_per_forward": [32768]}
+_BY_DEVICE: dict[str, dict[str, Any]] = {
+    "cpu": {"facts": 8, "dev": 4, "test": 32, "max_tokens_per_forward": [1024]},
+    "cuda": _ON_GPU,
+    "mps": {**_ON_GPU, "max_tokens_per_forward": [4096]},
 }
 
 
@@ -403,8 +483,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-tokens-per-forward",
         type=lambda text: [int(part) for part in text.split(",")],
-        help="of the bank, such as 1024,8192: each is tried; else what `auto` takes at most",
+        help="of the bank, such as 1024,8192: each is measured; else what `auto` takes at most",
     )
+    parser.add_argument("--layout", default="paper-v2", help="of the plain loop and the bank")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the result file")
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(given)

@@ -1,23 +1,44 @@
 """Made-up relations: subjects of a few words, objects of one token; the same for the same seed."""
 
 import random
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from benchmarks.released_style import Relation
 from pipeline.config.grid import TrialConfig
 from pipeline.config.schema import MethodParams
+from pipeline.models.dataset import PromptDataset, build_dataset
 from pipeline.models.language_model import PromptedModel
 from pipeline.seeding import make_random
 from pipeline.tasks import Example
 from pipeline.tasks.lama import apply_layout, lama_task, manual_template, subject_example
 from pipeline.training.jobs import Trial, TrialData, make_job
+from pipeline.training.loop import TrainingJob
 
-# The released code's rows: nine prompt tokens around subject and mask, six for a causal model.
-_LAYOUT = "released-code"
+# All prompt tokens before the words of the row: the only layout of peft.
+IN_FRONT = "[P*9] {before}{mask}{after}"
+
 _SUBJECT_WORDS = (2, 6)
 _OBJECTS_OF_A_RELATION = 20
 
 # How tokens of BPE and SentencePiece spell the space in front of a word.
 _SPACES = "\u0120\u2581"
+
+
+class Sizes(NamedTuple):
+    """The number of relations, and of the facts of each."""
+
+    relations: int
+    facts: int
+    dev: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What is trained, with its train and dev facts, and the test facts."""
+
+    job: TrainingJob
+    test: PromptDataset
 
 
 def allowed_words(model: PromptedModel, count: int) -> list[str]:
@@ -37,45 +58,34 @@ def allowed_words(model: PromptedModel, count: int) -> list[str]:
 def make_relations(
     model: PromptedModel,
     config: MethodParams,
-    sizes: tuple[int, int, int],
+    layout: str,
+    sizes: Sizes,
     words: list[str],
     *,
     seed: int,
 ) -> list[Relation]:
-    """Make relations for a model: the same for the same seed.
+    """Make relations for a model: the same facts for the same seed, whatever the layout.
 
-    `sizes` are the number of relations, of facts of each for train, and of further ones for dev;
     `words` are the allowed words, of which subjects are made as well.
     """
-    template = apply_layout(_LAYOUT, manual_template("[X] is [Y] ."), masked=model.masked)
-    relations, facts, dev = sizes
+    template = apply_layout(layout, manual_template("[X] is [Y] ."), masked=model.masked)
     setting = TrialConfig(1, {}, template, None, None, config)
-    return [
-        _relation(model, setting, f"R{number + 1}", facts, dev, words, seed)
-        for number in range(relations)
-    ]
 
+    def relation(name: str) -> Relation:
+        draw = make_random(seed, "facts", name)
+        objects = draw.sample(words, min(_OBJECTS_OF_A_RELATION, len(words)))
 
-def _relation(
-    model: PromptedModel,
-    setting: TrialConfig,
-    name: str,
-    facts: int,
-    dev: int,
-    words: list[str],
-    seed: int,
-) -> Relation:
-    draw = make_random(seed, "facts", name)
-    objects = draw.sample(words, min(_OBJECTS_OF_A_RELATION, len(words)))
-    train_subjects = [_subject(draw, words) for _ in range(facts)]
-    dev_subjects = [_subject(draw, words) for _ in range(dev)]
+        def examples(count: int) -> list[Example]:
+            return [
+                subject_example(_subject(draw, words), draw.choice(objects)) for _ in range(count)
+            ]
 
-    def examples(subjects: list[str]) -> list[Example]:
-        return [subject_example(subject, draw.choice(objects)) for subject in subjects]
+        splits = {"train": examples(sizes.facts), "dev": examples(sizes.dev)}
+        trial = Trial(name, setting, 1, seed, TrialData(lama_task(name, words), splits, {}))
+        test = build_dataset(model, trial.format, examples(sizes.test))
+        return Relation(make_job(model, trial), test)
 
-    splits = {"train": examples(train_subjects), "dev": examples(dev_subjects)}
-    trial = Trial(name, setting, 1, seed, TrialData(lama_task(name, words), splits, {}))
-    return Relation(setting.template, train_subjects, dev_subjects, make_job(model, trial))
+    return [relation(f"R{number + 1}") for number in range(sizes.relations)]
 
 
 def _subject(draw: random.Random, words: list[str]) -> str:

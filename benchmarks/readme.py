@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.facts import IN_FRONT
+from benchmarks.machine import PHASES
 from pipeline.results.page import insert_between
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,67 +38,63 @@ def with_results(text: str, results: Sequence[dict[str, Any]]) -> str:
 
 
 def results_text(results: Sequence[dict[str, Any]]) -> str:
-    """Tables in Markdown: one of all results, and the steps of each."""
-    return "\n\n".join([results_table(results), *map(_ladder, results)])
+    """Tables in Markdown, for each result: the methods, and the ratios between them."""
+    return "\n\n".join(map(_result, results)) or "No results yet."
 
 
-def results_table(results: Sequence[dict[str, Any]]) -> str:
-    """A table in Markdown, one result a row."""
-    if not results:
-        return "No results yet."
-    rows = [
-        "| model | hardware, type | plain, ms/fact | bank, ms/fact | bank / plain "
-        "| bank / released | share of peak, plain, bank | peak memory, plain, bank |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for result in results:
-        plain, whole, ratio = result["plain"], result["bank"], result["ratio"]
-        cells = [
-            result["model"]["name"],
-            f"{result['hardware']['name']}, {result['dtype']}",
-            f"{plain['milliseconds_per_fact']:.2f}",
-            f"{whole['milliseconds_per_fact']:.2f}",
-            f"**{ratio['of_minima']:.2f}** ({ratio['lowest']:.2f} to {ratio['highest']:.2f})",
-            f"{result['ratio_to_released']['of_minima']:.2f}",
-            f"{_percent(plain['share_of_peak'])}, {_percent(whole['share_of_peak'])}",
-            f"{_gibibytes(plain)}, {_gibibytes(whole)}",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 0.095 else f"{share:.0%}"
-
-
-def _ladder(result: dict[str, Any]) -> str:
-    """The steps from the plain loop to the bank, for one result."""
-    settings, equality = result["settings"], result["equality"]
+def _result(result: dict[str, Any]) -> str:
+    model, settings, equality = result["model"], result["settings"], result["equality"]
+    clock = "CPU time of one thread" if result["clock"] == "cpu_seconds" else "wall-clock time"
     lines = [
-        f"{result['model']['name']} on {result['hardware']['name']}, {result['date']}; "
-        f"`{result['command']}`",
+        f"### {model['name']} on {result['hardware']['name']}, {result['dtype']}",
         "",
-        "| step | ms/fact | times as fast as plain | GFLOP/fact |",
-        "| --- | ---: | ---: | ---: |",
+        f"{result['date']}, `{result['command']}`; {clock}, load average "
+        f"{result['load_average']:.1f} at the start.",
+        "",
+        "| method | relations, timed steps | set-up, ms/relation | step, ms/fact | dev, ms/fact "
+        "| test, ms/fact | positions per row: train, dev, test | operations, passes per step "
+        "| share of matmul | peak memory |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for step in result["ladder"]:
+    for row in result["rows"]:
+        phases = row["phases"]
+        times = [f"{phases[name]['milliseconds']:.2f}" for name in PHASES]
+        positions = [f"{phases[name]['positions_per_unit']:.1f}" for name in PHASES[1:]]
+        cells = [
+            _name(row),
+            f"{row['relations']}, {row['timed_steps']}",
+            *times,
+            ", ".join(positions),
+            f"{row['operations_per_step']:.0f}, {row['passes_per_step']:.0f}",
+            f"{row['share_of_matmul']:.1%}",
+            _gibibytes(row["peak_memory_bytes"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| training step | times as fast |", "| --- | ---: |"]
+    for ratio in result["ratios"]:
+        found = ratio[result["clock"]]
         lines.append(
-            f"| {step['step']} | {step['milliseconds_per_fact']:.2f} "
-            f"| {step['cumulative_ratio']:.2f} | {step['flops_per_fact'] / 1e9:.2f} |"
+            f"| {_name({**ratio, 'method': ratio['of']})}, relative to {ratio['to']} "
+            f"| **{found['median']:.2f}** ({found['lowest']:.2f} to {found['highest']:.2f}) |"
         )
     lines += [
         "",
-        f"The plain loop on {settings['plain_relations']} relations, the bank on "
-        f"{settings['relations']}. Compared on {equality['relations']} relations in float32, the "
-        f"trained vectors differ by at most {equality['vectors']:.1e}, "
-        f"{equality['vectors_of_movement']:.1e} of their movement; dev loss by "
-        f"{equality['dev_loss']:.1e}, dev P@1 by {equality['dev_score']:.1e}.",
+        f"A step of the bank with one relation: {result['operations_of_one_relation']:.0f} "
+        f"operations. The bank and the plain loop, compared on {equality['relations']} of "
+        f"{settings['relations']} relations in float32: the trained vectors differ by at most "
+        f"{equality['vectors']:.1e}, {equality['vectors_of_movement']:.1e} of their movement; dev "
+        f"loss by {equality['dev_loss']:.1e}, dev P@1 by {equality['dev_score']:.1e}.",
     ]
     return "\n".join(lines)
 
 
-def _gibibytes(figures: dict[str, Any]) -> str:
-    peak = figures["peak_memory_bytes"]
+def _name(row: dict[str, Any]) -> str:
+    tokens = row.get("max_tokens_per_forward")
+    layout = "tokens in front" if row["layout"] == IN_FRONT else row["layout"]
+    return f"{row['method']}, {layout}" + (f", {tokens} tokens a pass" if tokens else "")
+
+
+def _gibibytes(peak: int | None) -> str:
     return "unknown" if peak is None else f"{peak / 2**30:.1f} GiB"
 
 

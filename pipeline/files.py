@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,13 +58,45 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write one JSON value, indented, with keys in their order."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write one JSON value, indented, with keys in their order.
+
+    Raises:
+        DataError: it has a number that is not finite, which JSON lacks.
+    """
+    write_text(path, _to_json(path, value, indent=2))
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line."""
-    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    """Write one JSON object a line.
+
+    Raises:
+        DataError: as for `write_json`.
+    """
+    write_text(path, "".join(_to_json(path, record) for record in records))
+
+
+def _to_json(path: Path, value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        place, number = next(_not_finite(value, ""))
+        raise DataError(
+            f"{path}: not written, as {place or 'its value'} is {number}, which is no number of "
+            "JSON; the scores it comes from are wrong: check the model and its training"
+        ) from None
+
+
+def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
+    """Yield the place and value of each number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place, value
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    for key, inner in items:
+        yield from _not_finite(inner, f"{place}.{key}" if place else str(key))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -89,11 +122,15 @@ def read_json(path: Path) -> Any:
     """Read one JSON value.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: the file is missing or is not JSON; NaN and Infinity are not.
     """
+
+    def refuse(constant: str) -> None:
+        raise DataError(f"{path}: has {constant} in place of a number; delete it and run again")
+
     with _opened(path) as file:
         try:
-            return json.load(file)
+            return json.load(file, parse_constant=refuse)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not JSON ({error}); delete it and run again") from error
 

@@ -11,6 +11,7 @@ import typer
 from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, load_params
 from pipeline.data.lama import LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
+from pipeline.errors import ModelError
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
@@ -29,7 +30,7 @@ from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_j
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.loading import ModelCache, model_loader
 from pipeline.models.memory import estimate_max_tokens
-from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
+from pipeline.prompts.store import StoredPrompt, load_prompts
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import fact_examples, lama_task
 from stages.runtime import (
@@ -174,12 +175,14 @@ def _evaluate(
         finished = ctx.work.path("evaluated", f"{name}.json")
         if not finished.exists():
             form, examples = read(prompt, *places[name])
-            weights = weights_file(trained, name)
-            network = models.get(weights if weights.exists() else None, form.classifier_outputs)
+            network = models.get(prompt.weights_path, form.classifier_outputs)
             most = estimate_max_tokens(network, wanted=params.runtime.max_tokens_per_forward)
-            evaluation = evaluate(
-                network, form, prompt.vectors, examples, max_tokens_per_forward=most
-            )
+            try:
+                evaluation = evaluate(
+                    network, form, prompt.vectors, examples, max_tokens_per_forward=most
+                )
+            except ModelError as error:
+                raise ModelError(f"{name}: {error}") from None
             # Saved before it is reported: what was reported is not computed again after a kill.
             write_json(finished, asdict(evaluation))
             metric, unit = ("score", "examples") if form.task.labels else ("p_at_1", "facts")

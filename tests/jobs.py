@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from pipeline.config.grid import TrialConfig
 from pipeline.config.schema import MethodParams, OptimizerConfig, PromptParams, TunedModelParams
 from pipeline.data.lama import Fact
@@ -15,6 +18,7 @@ from pipeline.tasks.lama import fact_examples, lama_task
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.jobs import Trial, TrialData, make_job
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
+from pipeline.training.optimizers import ScheduledOptimizer
 
 ADAM = OptimizerConfig(
     optimizer="adam",
@@ -63,6 +67,19 @@ def method(
         model=model,
         search=None,
     )
+
+
+def diverge_above(monkeypatch: pytest.MonkeyPatch, learning_rate: float) -> None:
+    """Let each step with a higher learning rate end in NaN for the first prompt, or the model."""
+    real = ScheduledOptimizer.step
+
+    def step(self: ScheduledOptimizer, rows: Sequence[int]) -> None:
+        real(self, rows)
+        if self._config.learning_rate > learning_rate:
+            for parameter, _ in self._parameters:
+                parameter.detach()[0] = torch.nan
+
+    monkeypatch.setattr(ScheduledOptimizer, "step", step)
 
 
 def fact_trial(

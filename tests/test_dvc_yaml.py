@@ -5,6 +5,7 @@ import contextlib
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -258,3 +259,24 @@ def test_dvc_runs_again_what_a_changed_file_can_change(finished: Repo) -> None:
         assert not {s for s in stale(relative(file)) if s.startswith(("train", "splits"))}
     for file in sorted(code for code in CODE if code.startswith("pipeline/report/"))[:2]:
         assert stale(file) <= {"report"}
+
+
+def test_an_output_that_is_edited_in_place_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a hard link, an edit by root alters the cache too, and DVC does not notice it."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    Repo.init().close()
+    shutil.copyfile(ROOT / ".dvc" / "config", ".dvc/config")
+    Path("dvc.yaml").write_text("stages: {write: {cmd: echo Asia > out, outs: [out]}}")
+    with Repo() as repo:
+        repo.reproduce()
+        repo.checkout(relink=True)
+        output = Path("out")
+        assert output.stat().st_nlink == 1
+        with output.open("r+") as file:
+            file.write("Peru")
+        assert repo.status()
+        repo.reproduce()
+        assert output.read_text() == "Asia\n"

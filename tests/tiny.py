@@ -30,6 +30,9 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import load_model
+
 WORDS = (
     "Paris", "Lyon", "Oslo", "France", "Norway", "Europe", "Asia", "Japan", "yes", "no", "is",
     "located", "in", "the", "capital", "of", "a", "city", "Question", "Answer", "shares", "border",
@@ -78,6 +81,15 @@ def save_tiny(family: str, folder: Path) -> Path:
     for word in WORDS:
         assert len(tokenizer("a " + word, add_special_tokens=False)["input_ids"]) == 2, word
     return folder
+
+
+def load_broken(folder: Path, word: str = "Oslo") -> PromptedModel:
+    """Load a model in which the embedding of a word is NaN."""
+    model = load_model(folder, device="cpu")
+    token = model.codec.single_token_id(word, space_before=True)
+    with torch.no_grad():
+        model.input_embeddings[token] = torch.nan
+    return model
 
 
 def _wordpiece(_: str) -> PreTrainedTokenizerFast:

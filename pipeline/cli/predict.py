@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from tqdm import tqdm
 
-from pipeline.cli.console import print_columns, print_csv
+from pipeline.cli.console import print_columns, print_csv, print_warning
 from pipeline.data.lama import Relation, read_lama
 from pipeline.errors import DataError
 from pipeline.files import write_csv, write_jsonl
@@ -21,6 +21,7 @@ from pipeline.tasks.base import InputSchema
 from pipeline.tasks.lama import lama_task, subject_example
 
 if TYPE_CHECKING:  # torch takes seconds to import
+    from pipeline.config.schema import LamaParams, Params, SuperGlueParams
     from pipeline.inference.predictor import TrainedPrompt
 
 # As in dvc.yaml.
@@ -203,17 +204,19 @@ def predict_facts(
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
-    from pipeline.config.schema import LamaMethod
+    from pipeline.config.schema import LamaMethod, load_params
     from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check(subjects)
-    trainings = load_methods(LAMA_TRAINED, get_args(LamaMethod), options.methods)
+    params, known = load_params(Path("params.yaml")), get_args(LamaMethod)
+    trainings = load_methods(LAMA_TRAINED, known, options.methods, _tuned(params.lama))
     best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     relations = list(dict.fromkeys(name for prompts in best.values() for name in prompts))
     questions = _read_facts(relation, subjects, relations, options.file)
     splits = read_lama(_existing(LAMA_SPLITS), [])
     tasks = {name: lama_task(name, splits.vocabulary) for name in relations}
-    predictions = _predict(tasks, questions, best, options, top)
+    _warn_of_missing(LAMA_TRAINED, params.lama.methods, trainings, options)
+    predictions = _predict(params, tasks, questions, best, options, top)
     if options.as_table:
         print_top_k(splits.relations, predictions)
     else:
@@ -231,7 +234,7 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
     Raises:
         PipelineError: something is missing, unknown or malformed.
     """
-    from pipeline.config.schema import SuperGlueMethod
+    from pipeline.config.schema import SuperGlueMethod, load_params
     from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check([_option_name(name) for name in typed])
@@ -241,10 +244,13 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
             f"{task} was not trained; trained are {', '.join(available)} (superglue.tasks in "
             "params.yaml, then `dvc repro`, trains others)"
         )
-    trainings = load_methods(TASKS_TRAINED / task, get_args(SuperGlueMethod), options.methods)
+    params, known = load_params(Path("params.yaml")), get_args(SuperGlueMethod)
+    folder = TASKS_TRAINED / task
+    trainings = load_methods(folder, known, options.methods, _tuned(params.superglue))
     best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     questions = _read_examples(task, typed, options.file)
-    predictions = _predict({task: get_task(task)}, questions, best, options, None)
+    _warn_of_missing(folder, params.superglue.methods, trainings, options)
+    predictions = _predict(params, {task: get_task(task)}, questions, best, options, None)
     if options.as_table:
         print_labels(predictions, get_task(task).schema.label_names)
         rows = []
@@ -268,7 +274,26 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
         )
 
 
+def _tuned(section: "LamaParams | SuperGlueParams") -> list[str]:
+    """The methods that tune the language model."""
+    return [method for method, config in section.training.items() if config.model is not None]
+
+
+def _warn_of_missing(
+    folder: Path, methods: Sequence[str], found: Mapping[str, Any], options: PredictOptions
+) -> None:
+    """Warn of the methods of `params.yaml` that have no trained prompts in a folder."""
+    for method in methods:
+        if method not in found and not options.methods:
+            print_warning(
+                f"warning: {folder / method}: no trained prompts, so {method} does not answer; run "
+                "`dvc repro`, or `dvc checkout` or `dvc pull` to restore earlier results",
+                color="yellow",
+            )
+
+
 def _predict(
+    params: "Params",
     tasks: Mapping[str, Task],
     questions: Sequence[Question],
     best: Mapping[str, Mapping[str, "TrainedPrompt"]],
@@ -276,11 +301,9 @@ def _predict(
     top: int | None,
 ) -> list[Prediction]:
     """Predict by each method's best prompt of each task; the result is ordered by question."""
-    from pipeline.config.schema import load_params
     from pipeline.inference.predictor import QuestionError, predict_all
     from pipeline.models.loading import ModelCache, model_loader
 
-    params = load_params(Path("params.yaml"))
     models = ModelCache(model_loader(_existing(MODEL), params))
     predictions: list[list[Prediction]] = [[] for _ in questions]
     total = sum(question.task in prompts for prompts in best.values() for question in questions)

@@ -29,6 +29,7 @@ def check_params(params: Params) -> None:
 
     lama, superglue = params.lama, params.superglue
     check("model.name", check_model_name, params.model.name)
+    check("model.dtype", _check_dtype, params)
     check("data.mirror", _check_mirror, params.data.mirror)
     for place, names in (
         ("lama.relations", [] if lama.relations == ALL else lama.relations),
@@ -61,6 +62,22 @@ def check_params(params: Params) -> None:
                 check(where, task_template, task, template, classifier=classifier)
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
+
+
+def _check_dtype(params: Params) -> None:
+    """Check that no method that is run tunes bfloat16 weights, which round small steps away."""
+    lama, superglue = params.lama, params.superglue
+    run = {f"lama.training.{m}": lama.training[m] for m in lama.methods if lama.relations}
+    stability = lama.stability.methods if lama.stability.relations else ()
+    run |= {f"lama.training.{m}": lama.training[m] for m in stability}
+    methods = superglue.methods if superglue.tasks else ()
+    run |= {f"superglue.training.{m}": superglue.training[m] for m in methods}
+    tuning = [f"{place}.tune" for place, settings in run.items() if "model" in settings.tune]
+    if params.model.dtype == "bfloat16" and tuning:
+        raise ParamsError(
+            "bfloat16 rounds most steps of a tuned model away, and model is in "
+            f"{', '.join(tuning)}; write mixed or auto"
+        )
 
 
 def _check_mirror(mirror: str | None) -> None:

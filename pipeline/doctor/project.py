@@ -96,14 +96,21 @@ def check_git() -> str | Problem:
     return f"{commit.strip()}, clean"
 
 
-def check_history(seconds: float) -> str:
+def check_history(seconds: float) -> str | Problem:
     """Check that the history can be used, and return where it is.
 
     Raises:
         TrackingError: it cannot be used; a server has not answered within `seconds`.
     """
-    from pipeline.history.store import check_store, store_address
+    from pipeline.history.locations import find_moved
+    from pipeline.history.store import check_store, store_address, store_identity
 
     exists = check_store(seconds)
+    if exists and store_identity() == "mlflow.db" and (places := find_moved(project_root())):
+        return Problem(
+            "warning",
+            f"{store_address()} looks for artifacts in {', '.join(places)}",
+            "the checkout was moved or copied: the next stage or `ptune sync` corrects this",
+        )
     state = "its schema is current" if exists else "the first stage will create it"
     return f"{store_address()}, {state}"

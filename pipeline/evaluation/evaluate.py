@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.controls import best_constant, majority, naive_bayes_share
 from pipeline.evaluation.metrics import ranks, score_answers, task_metrics, task_score
 from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import score_examples
+from pipeline.models.scoring import ScoreError, score_examples
 from pipeline.tasks import Example, Task
 
 
@@ -60,6 +60,7 @@ def evaluate(
 
     Raises:
         DataError: no test example has an answer that is one token of the model.
+        ModelError: the scores of an example are not finite.
     """
     task = prompt.task
     dataset = build_dataset(model, prompt, examples["test"])
@@ -68,14 +69,18 @@ def evaluate(
             f"{task.name}: no test example has an answer that is one token of the model; use "
             "another model or leave it out"
         )
-    log_probs = score_examples(
-        model,
-        dataset.rows,
-        vectors,
-        dataset.word_ids,
-        max_tokens_per_forward=max_tokens_per_forward,
-    )
     test = [examples["test"][i] for i in dataset.kept_indices]
+    try:
+        log_probs = score_examples(
+            model,
+            dataset.rows,
+            vectors,
+            dataset.word_ids,
+            max_tokens_per_forward=max_tokens_per_forward,
+        )
+    except ScoreError as error:
+        example = test[error.position].name
+        raise ModelError(f"{task.name}, test example '{example}': {error}") from None
     return Evaluation(
         metrics=score_answers(task, test, log_probs.argmax(dim=1), dataset.targets),
         controls=_controls(task, examples["train"], test),

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ import requests
 from filelock import FileLock
 
 from pipeline.errors import TrackingError
+from pipeline.history.locations import ARTIFACTS, correct_moved
 from pipeline.workflow.project import project_root
 
 # MLflow's pages show runs and their charts, instead of traces of a chat application.
@@ -51,11 +53,18 @@ def connect(experiment: str | None = None) -> ModuleType:
     location = None
     try:
         if not uri:
-            uri = f"sqlite:///{local_store(root)}"
-            location = (root / "mlartifacts" / (experiment or "")).as_uri()
+            store = local_store(root)
+            if os.access(store, os.W_OK) and (count := correct_moved(root)):
+                sys.stderr.write(
+                    f"The checkout was moved: {count} locations of artifacts in {store} now refer "
+                    f"to {root / ARTIFACTS}\n"
+                )
+            location = (root / ARTIFACTS / (experiment or "")).as_uri()
         import mlflow
 
-        mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(uri or f"sqlite:///{store}")
+        if not uri:  # MLflow sets it, and the next call would take it for the user's
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
         if experiment is None:
             return mlflow
         if mlflow.get_experiment_by_name(experiment) is None:

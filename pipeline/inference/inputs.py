@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,7 +132,10 @@ def _json_lines(text: str) -> Iterator[tuple[int, Record | DataError]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_object)
+        except DataError as error:
+            yield number, error
+            continue
         except (ValueError, RecursionError) as error:
             yield number, DataError(f"not JSON ({error})")
             continue
@@ -139,6 +143,22 @@ def _json_lines(text: str) -> Iterator[tuple[int, Record | DataError]]:
             yield number, record
         else:
             yield number, DataError(f"a JSON {type(record).__name__}, not an object")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    """The object of these keys and values.
+
+    Raises:
+        DataError: a key appears twice.
+    """
+    repeated = _repeated([key for key, _ in pairs])
+    if repeated:
+        raise DataError(f"key {', '.join(repeated)} appears twice; keep one")
+    return dict(pairs)
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _csv_lines(
@@ -154,6 +174,8 @@ def _csv_lines(
                 continue
             if header is None:
                 header = [name.strip() for name in row]
+                if repeated := _repeated(filter(None, header)):
+                    raise DataError(f"{path}: column {', '.join(repeated)} appears twice; keep one")
                 missing = [name for name in required if name not in header]
                 if missing:
                     raise DataError(

@@ -1,7 +1,7 @@
 """Predictions of trained prompts on new inputs, with the model and the scoring of evaluation."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,8 @@ from pipeline.models.encoding import EncodedExample
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
 from pipeline.models.memory import estimate_max_tokens
-from pipeline.models.scoring import score_examples
-from pipeline.prompts.store import StoredPrompt, load_prompts, weights_file
+from pipeline.models.scoring import ScoreError, score_examples
+from pipeline.prompts.store import StoredPrompt, load_prompts
 from pipeline.tasks import Example, Task
 
 # Answer -> probability.
@@ -27,7 +27,7 @@ _CHUNK = 256
 
 
 class QuestionError(TemplateError):
-    """An input does not fit the template.
+    """An input does not fit the template, or its scores are not finite.
 
     Attributes:
         position: of the input, among those of the call.
@@ -41,18 +41,16 @@ class QuestionError(TemplateError):
 
 @dataclass(frozen=True)
 class TrainedPrompt:
-    """A trained prompt of a method, with the tuned model's weights if it has some.
+    """A trained prompt of a method.
 
     Attributes:
         name: of the trial, such as `rte/setting-1/split-1/seed-34`.
         prompt: as training saved it.
-        weights: file of the tuned weights; None where the model is frozen.
     """
 
     method: str
     name: str
     prompt: StoredPrompt
-    weights: Path | None
 
     @property
     def task(self) -> str:
@@ -61,11 +59,11 @@ class TrainedPrompt:
 
 
 def load_methods(
-    folder: Path, known: Sequence[str], requested: Sequence[str]
+    folder: Path, known: Sequence[str], requested: Sequence[str], tuned: Collection[str] = ()
 ) -> dict[str, list[TrainedPrompt]]:
     """Read the prompts of the methods to use, in the order of `known`, from a folder for each.
 
-    Without `requested`, all that were trained are used.
+    Without `requested`, all that were trained are used; `tuned` are those that tune the model.
 
     Raises:
         DataError: nothing was trained, or not what was requested.
@@ -80,29 +78,24 @@ def load_methods(
     if unknown:
         raise DataError(
             f"{folder}: no trained prompts for {', '.join(unknown)}; available: "
-            + ", ".join(trained)
+            f"{', '.join(trained)} (run `dvc repro`, or `dvc checkout` or `dvc pull` to restore "
+            "earlier results)"
         )
     return {
-        method: list(load_trained(folder / method).values())
+        method: list(load_trained(folder / method, tuned=method in tuned).values())
         for method in trained
         if not requested or method in requested
     }
 
 
-def load_trained(folder: Path) -> dict[str, TrainedPrompt]:
-    """Read all prompts in a method's folder, by name.
+def load_trained(folder: Path, *, tuned: bool = False) -> dict[str, TrainedPrompt]:
+    """Read all prompts in a method's folder, by name; `tuned` as in `load_prompts`.
 
     Raises:
-        DataError: a file is missing or cut.
+        DataError: a file is missing, cut or replaced.
     """
-    prompts = load_prompts(folder)
-    trained = {}
-    for name, prompt in prompts.items():
-        weights = weights_file(folder, name)
-        trained[name] = TrainedPrompt(
-            folder.name, name, prompt, weights if weights.exists() else None
-        )
-    return trained
+    prompts = load_prompts(folder, tuned=tuned)
+    return {name: TrainedPrompt(folder.name, name, prompt) for name, prompt in prompts.items()}
 
 
 def best_by_task(prompts: Iterable[TrainedPrompt]) -> dict[str, TrainedPrompt]:
@@ -180,12 +173,12 @@ def predict(
         For each example, the answers with their probabilities among the allowed ones.
 
     Raises:
-        QuestionError: an example is too long.
+        QuestionError: an example is too long, or its scores are not finite.
         DataError: no word of the vocabulary is one token of the model.
         ModelError: prompt, weights and model do not belong together.
     """
     form = PromptFormat.from_prompt(task, trained.prompt, classifier=trained.method == "classifier")
-    model = models.get(trained.weights, form.classifier_outputs)
+    model = models.get(trained.prompt.weights_path, form.classifier_outputs)
     vectors = trained.prompt.vectors
     size = model.input_embeddings.shape[1]
     if vectors is not None and vectors.shape[1] != size:
@@ -202,7 +195,16 @@ def predict(
     for start in range(0, len(examples), _CHUNK):
         chunk = examples[start : start + _CHUNK]
         encoded = _encode(model, form, chunk, start)
-        scores = score_examples(model, encoded, vectors, allowed.ids, max_tokens_per_forward=most)
+        try:
+            scores = score_examples(
+                model, encoded, vectors, allowed.ids, max_tokens_per_forward=most
+            )
+        except ScoreError as error:
+            name = chunk[error.position].name
+            raise QuestionError(
+                f"{trained.method}, {trained.name}, example '{name}': {error}",
+                start + error.position,
+            ) from None
         for log_probs in scores:
             order = list(range(len(allowed.answers)))
             if top is not None:

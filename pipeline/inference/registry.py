@@ -186,7 +186,7 @@ def promote(candidate: Candidate) -> Promoted:
 
     Raises:
         TrackingError: the tracking server or store cannot be used.
-        DataError: a file of the trained folder is cut.
+        DataError: a file of the trained folder is missing, cut or replaced.
     """
     mlflow = connect(EXPERIMENTS["promote"])
     name = f"p-tuning-{candidate.target}"
@@ -262,10 +262,10 @@ def _write_artifacts(
     """Write the files that the model file reads; name -> path."""
     trained = folder / candidate.method  # load_trained takes the method from the folder's name
     trained.mkdir()
-    save_prompts(trained, candidate.method, {name: one.prompt for name, one in prompts.items()})
     for name, one in prompts.items():
-        if one.weights is not None:
-            link_or_copy(one.weights, weights_file(trained, name))
+        if (weights := one.prompt.weights_path) is not None:
+            link_or_copy(weights, weights_file(trained, name))
+    save_prompts(trained, candidate.method, {name: one.prompt for name, one in prompts.items()})
     paths = {"trained": str(trained), "model": candidate.folders["model"]}
     if not candidate.task:
         vocabulary = folder / "vocabulary.txt"

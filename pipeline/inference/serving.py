@@ -69,8 +69,8 @@ class PromptModel(PythonModel):
         Raises:
             MlflowException: a row is invalid; the message has its number, from 0.
         """
-        rows = _records(model_input)
         try:
+            rows = _records(model_input)
             with self._lock:
                 predictions = self._predict(rows)
         except PipelineError as error:  # a server passes MLflow's exceptions on to the client
@@ -116,6 +116,9 @@ class PromptModel(PythonModel):
 
 def _records(model_input: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dicts, without missing values."""
+    repeated = model_input.columns[model_input.columns.duplicated()]
+    if len(repeated):
+        raise DataError(f"column {repeated[0]} appears twice; keep one")
     return [
         {str(key): value for key, value in row.items() if not _is_missing(value)}
         for row in model_input.to_dict("records")

@@ -122,7 +122,13 @@ def _build(
     for part in template.parts:
         match part:
             case Text():
-                text += part.text
+                for piece in codec.split_special(part.text):
+                    if isinstance(piece, str):
+                        text += piece
+                    else:
+                        flush()
+                        ids.append(piece)
+                        slots.append(NO_SLOT)
             case Field():
                 text += values[part.name]
             case PromptTokens():
@@ -138,6 +144,10 @@ def _build(
                 if answer is not None:
                     spaced = f" {answer.strip()}" if space else answer.strip()
                     answer_ids = codec.encode_segment(spaced, start=len(ids) == start)
+                    if not answer_ids:
+                        raise TemplateError(
+                            f"the answer {answer!r} has no token of this model; change it"
+                        )
                 if not masked:
                     at = len(ids) - 1
                     ids.extend(answer_ids[:-1])

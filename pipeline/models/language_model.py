@@ -235,6 +235,15 @@ class PromptedModel:
         return [PackedExample.of(row, 0) for row in rows]
 
 
+def nonfinite_weight(network: nn.Module) -> str | None:
+    """Name of the first weight that contains NaN or infinity; None if all are finite."""
+    names, weights = zip(*network.named_parameters(), strict=True)
+    # A sum is finite only if all its terms are. All sums are read from the device at once.
+    sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in weights])
+    finite = sums.isfinite().tolist()
+    return None if all(finite) else str(names[finite.index(False)])
+
+
 def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
     return torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)

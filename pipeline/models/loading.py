@@ -1,11 +1,13 @@
 """Load a model folder as a `PromptedModel`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
@@ -18,7 +20,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.errors import ModelError
-from pipeline.models.language_model import PromptedModel
+from pipeline.models.language_model import PromptedModel, nonfinite_weight
 from pipeline.models.tokenizer import PieceTokenizer
 
 if TYPE_CHECKING:  # a registered model has no need of pydantic
@@ -98,9 +100,8 @@ def load_model(
     disable_progress_bar()  # loading takes a second
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        masked = _is_masked(config)
+    config, masked = _read_config(folder)
+    with _naming(folder):
         auto_class = AutoModelForMaskedLM if masked else AutoModelForCausalLM
         loaded: Any = auto_class.from_pretrained(
             folder,
@@ -111,8 +112,6 @@ def load_model(
             local_files_only=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error
     network, report = loaded
     # transformers would initialize missing weights at random.
     if report["missing_keys"]:
@@ -120,8 +119,10 @@ def load_model(
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
-    codec = PieceTokenizer(tokenizer, start=None if masked else start)
-    model = PromptedModel(network.to(place), codec, masked=masked, mixed=precision == "mixed")
+    _check_finite(network, folder, "fetch or save the model again")
+    with _naming(folder):
+        codec = PieceTokenizer(tokenizer, start=None if masked else start)
+        model = PromptedModel(network.to(place), codec, masked=masked, mixed=precision == "mixed")
     if labels is not None:
         model.add_classifier(labels, seed=seed)
     if weights is not None:
@@ -187,6 +188,13 @@ def _load_weights(network: torch.nn.Module, weights: Path) -> None:
             "with this one"
         )
     network.load_state_dict(state, strict=False)
+    _check_finite(network, weights, "train again with a lower learning_rate")
+
+
+def _check_finite(network: torch.nn.Module, file: Path, advice: str) -> None:
+    name = nonfinite_weight(network)
+    if name is not None:
+        raise ModelError(f"{file}: the weights contain NaN or infinity ({name}); {advice}")
 
 
 def is_masked(folder: Path) -> bool:
@@ -195,11 +203,29 @@ def is_masked(folder: Path) -> bool:
     Raises:
         ModelError: the folder holds neither.
     """
-    try:
+    return _read_config(folder)[1]
+
+
+def _read_config(folder: Path) -> tuple[Any, bool]:
+    """The configuration, and whether the model is masked."""
+    with _naming(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: not a model that transformers can load: {error}") from error
-    return _is_masked(config)
+        return config, _is_masked(config)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Turn whatever a damaged folder makes transformers raise into an error that names it."""
+    try:
+        yield
+    except (ModelError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"{folder}: not a model that transformers can load: {reason}; fetch the model again, "
+            f"or save it with transformers {transformers.__version__} and without quantization"
+        ) from error
 
 
 def _is_masked(config: object) -> bool:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ModelError
 from pipeline.models.encoding import EncodedExample
-from pipeline.models.language_model import PromptedModel
+from pipeline.models.language_model import PromptedModel, nonfinite_weight
 from pipeline.models.packing import (
     Batch,
     PackedExample,
@@ -17,6 +18,27 @@ from pipeline.models.packing import (
     pad,
     upload,
 )
+
+
+class ScoreError(ModelError):
+    """The scores of an example are not finite.
+
+    Attributes:
+        position: of the first such example, among those of the call.
+    """
+
+    def __init__(self, message: str, position: int) -> None:
+        """Initialize with the message and the position."""
+        super().__init__(message)
+        self.position = position
+
+
+def explain_nonfinite(model: PromptedModel) -> str:
+    """Say why a model's scores are not finite, and what to do."""
+    name = nonfinite_weight(model.network)
+    if name is None:
+        return "the weights are finite, but computing with them overflows; use another model"
+    return f"the model's weights contain NaN or infinity ({name}); fetch or save the model again"
 
 
 def packing_length(model: PromptedModel, examples: Sequence[PackedExample]) -> int:
@@ -97,6 +119,9 @@ def score_examples(
 
     Returns:
         (examples, words) float32 on the CPU: log-probabilities among the allowed words.
+
+    Raises:
+        ScoreError: the best score of an example is not finite.
     """
     packed = [PackedExample.of(example, 0) for example in examples]
     passes = plan_passes(model, packed, max_tokens=max_tokens_per_forward)
@@ -108,4 +133,16 @@ def score_examples(
         batches = upload(passes, model.device)
         found = [score_batch(model, batch, prompts, candidates) for batch in batches]
         scores[[i for each in passes for i in each.examples]] = torch.cat(found).cpu()
+        # One word may have -inf, such as the second choice of an example that has one.
+        wrong = scores.amax(dim=1).isfinite().logical_not().nonzero().flatten().tolist()
+        if wrong and len(examples) > 1:  # NaN spreads to the examples of the same sequence
+            for position in wrong:
+                try:
+                    score_examples(
+                        model, [examples[position]], vectors, word_ids, max_tokens_per_forward=1
+                    )
+                except ScoreError as error:
+                    raise ScoreError(str(error), position) from None
+        if wrong:
+            raise ScoreError(f"its scores are not finite: {explain_nonfinite(model)}", wrong[0])
     return scores

@@ -3,8 +3,11 @@
 A token that begins a word differs from one inside a word: BPE and SentencePiece vocabularies carry
 the space in the token (` France`), WordPiece marks the inside (`##ance`). Text between prompt
 tokens is tokenized as it would be in the middle of a sentence, so no rule for a family is needed.
+Special tokens that are typed in an example are plain text; in a template they are special tokens.
 """
 
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 from transformers import PreTrainedTokenizerFast
@@ -41,6 +44,15 @@ class PieceTokenizer:
         self.mask_id: int | None = tokenizer.mask_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._unknown: int | None = tokenizer.unk_token_id
+        tokenizer.split_special_tokens = True
+        tokens = tokenizer.added_tokens_decoder.items()
+        self._special = {str(token): number for number, token in tokens if token.special}
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        # SentencePiece's unigram model has them as pieces too: typed, these are unknown text.
+        self._plain: dict[int, int] = {}
+        if self._unknown is not None:
+            self._plain = dict.fromkeys(self._special.values(), self._unknown)
         bare = self._ids("a")
         whole: list[int] = tokenizer("a")["input_ids"]
         first = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -86,6 +98,11 @@ class PieceTokenizer:
             return [bos]
         return self._ids(start)
 
+    def split_special(self, text: str) -> Iterator[str | int]:
+        """Split a template's text at its special tokens, which are replaced by their ids."""
+        for part in self._special_pattern.split(text) if self._special else [text]:
+            yield self._special.get(part, part)
+
     def single_token_id(self, word: str, *, space_before: bool) -> int | None:
         """Id of a word that is one token at its place in a sentence, else None."""
         ids = self._continuation((" " if space_before else "") + word)
@@ -114,4 +131,4 @@ class PieceTokenizer:
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return [self._plain.get(one, one) for one in ids]

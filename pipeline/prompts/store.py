@@ -2,10 +2,12 @@
 
 A folder holds `prompts.json` (method, templates, words), `prompts.safetensors` (the vectors, by
 prompt name) and, where the language model was tuned, its weights in `weights/<name>.safetensors`.
+`prompts.json` has the SHA-256 of the other files, so that none is missing or replaced unnoticed.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,45 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, sha256, write_json
+
+_RESTORE = "restore it with `dvc checkout` or `dvc pull`, or train again with `dvc repro`"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that `prompts.json` names.
+
+    Attributes:
+        sha256: None if an earlier version wrote the record, which has no digests.
+    """
+
+    path: Path
+    sha256: str | None
+
+    @cached_property
+    def checked_path(self) -> Path:
+        """The path, after the content was compared with the digest: once, as files are large.
+
+        Raises:
+            DataError: the file is missing or has another content.
+        """
+        self.check_exists()
+        if self.sha256 is not None and self.sha256 != (found := sha256(self.path)):
+            raise DataError(
+                f"{self.path}: replaced or altered: its SHA-256 is {found}, but prompts.json "
+                f"records {self.sha256}; {_RESTORE}"
+            )
+        return self.path
+
+    def check_exists(self) -> None:
+        """Check, without reading it, that the file exists.
+
+        Raises:
+            DataError: it does not.
+        """
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: missing; the prompts were trained with it; {_RESTORE}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +69,7 @@ class StoredPrompt:
         verbalizer: label -> word; None where the allowed words come with the data.
         max_length: maximum number of positions of a row; None: the model's.
         words: of a discrete prompt, those whose embeddings the vectors are.
+        weights: of the tuned language model; None where it is frozen, and before saving.
     """
 
     template: str
@@ -38,6 +79,12 @@ class StoredPrompt:
     verbalizer: dict[str, str] | None = None
     max_length: int | None = None
     words: list[str] | None = None
+    weights: StoredFile | None = None
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The file of the tuned model's weights, checked; None where the model is frozen."""
+        return None if self.weights is None else self.weights.checked_path
 
 
 def weights_file(folder: Path, name: str) -> Path:
@@ -46,7 +93,21 @@ def weights_file(folder: Path, name: str) -> Path:
 
 
 def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt]) -> None:
-    """Write the prompts of one method, by name of the trial."""
+    """Write the prompts of one method, by name of the trial; tuned weights are there already.
+
+    Raises:
+        DataError: the vectors of a prompt are not finite.
+    """
+    vectors = {
+        name: prompt.vectors.float().cpu().contiguous()
+        for name, prompt in prompts.items()
+        if prompt.vectors is not None
+    }
+    _check_finite(folder, vectors)
+    path = folder / "prompts.safetensors"
+    if vectors:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(vectors, path)
     described: dict[str, Any] = {
         name: {
             "template": prompt.template,
@@ -56,36 +117,63 @@ def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt])
             "verbalizer": prompt.verbalizer,
             "max_length": prompt.max_length,
             "words": prompt.words,
+            "weights": _describe(weights_file(folder, name), folder),
         }
         for name, prompt in prompts.items()
     }
-    write_json(folder / "prompts.json", {"method": method, "prompts": described})
-    vectors = {
-        name: prompt.vectors.float().cpu().contiguous()
-        for name, prompt in prompts.items()
-        if prompt.vectors is not None
-    }
-    if vectors:
-        save_file(vectors, folder / "prompts.safetensors")
+    record = {"method": method, "vectors": _describe(path, folder), "prompts": described}
+    write_json(folder / "prompts.json", record)
 
 
-def load_prompts(folder: Path) -> dict[str, StoredPrompt]:
-    """Read what `save_prompts` wrote.
+def _describe(path: Path, folder: Path) -> dict[str, str] | None:
+    if not path.exists():
+        return None
+    return {"file": path.relative_to(folder).as_posix(), "sha256": sha256(path)}
+
+
+def load_prompts(folder: Path, *, tuned: bool = False) -> dict[str, StoredPrompt]:
+    """Read what `save_prompts` wrote. Weights are only looked for: `weights_path` reads them.
+
+    Records of earlier versions name no files. Of these, weights are used if they are there;
+    `tuned` says that they must be.
 
     Raises:
-        DataError: a file is missing, or the two do not belong together.
+        DataError: a file is missing, they do not belong together, or vectors are not finite.
     """
-    described = read_json(folder / "prompts.json")["prompts"]
+    record = read_json(folder / "prompts.json")
     path = folder / "prompts.safetensors"
+    if record.get("vectors") is not None:
+        _stored(folder, record["vectors"]).checked_path  # noqa: B018
     try:
         vectors = load_file(path) if path.exists() else {}
     except SafetensorError as error:
-        raise DataError(f"{path}: cut or altered ({error}); train again") from error
+        raise DataError(f"{path}: cut or altered ({error}); {_RESTORE}") from error
+    _check_finite(folder, vectors)
     prompts = {}
-    for name, entry in described.items():
+    for name, entry in record["prompts"].items():
         count = entry.pop("prompt_tokens")
-        found = vectors.get(name)
+        found = vectors.get(name) if count else None
         if (0 if found is None else len(found)) != count:
-            raise DataError(f"{path}: no {count} vectors for {name}; train again")
+            raise DataError(f"{path}: no {count} vectors for {name}; {_RESTORE}")
+        if "weights" not in entry:
+            weights = StoredFile(weights_file(folder, name), None)
+            entry["weights"] = weights if tuned or weights.path.exists() else None
+        elif entry["weights"] is not None:
+            entry["weights"] = _stored(folder, entry["weights"])
+        if entry["weights"] is not None:
+            entry["weights"].check_exists()
         prompts[name] = StoredPrompt(vectors=found, **entry)
     return prompts
+
+
+def _stored(folder: Path, described: Mapping[str, str]) -> StoredFile:
+    return StoredFile(folder / described["file"], described["sha256"])
+
+
+def _check_finite(folder: Path, vectors: Mapping[str, Tensor]) -> None:
+    for name, own in vectors.items():
+        if not own.isfinite().all():
+            raise DataError(
+                f"{folder}: the prompt vectors of {name} contain NaN or infinity; train again with "
+                "a lower learning_rate"
+            )

@@ -11,6 +11,7 @@ replacement is not tried.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,13 +24,19 @@ from torch import Tensor
 from torch.nn.functional import nll_loss
 
 from pipeline.config.schema import SearchParams
-from pipeline.errors import TemplateError
+from pipeline.errors import ModelError, TemplateError
 from pipeline.files import read_json, write_json
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.packing import PackedExample, upload
-from pipeline.models.scoring import plan_passes, score_batch, score_examples
+from pipeline.models.scoring import (
+    ScoreError,
+    explain_nonfinite,
+    plan_passes,
+    score_batch,
+    score_examples,
+)
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import make_random
 from pipeline.training.loop import TrainingJob
@@ -103,6 +110,7 @@ def search_words(
         TemplateError: the rows have no prompt tokens.
         ValueError: they have more than the job's number, or no word is allowed.
         DataError: the checkpoint is not JSON.
+        ModelError: a loss, a gradient or the scores of an example are not finite.
     """
     rows = [row for row in job.train.rows if isinstance(row, Row)]
     places = sorted({slot for row in rows for slot in row.slots} - {NO_SLOT})
@@ -137,6 +145,33 @@ def search_words(
             write_json(checkpoint, {"search": fingerprint, "history": records})
     best = _best(history)
     return SearchResult(best.token_ids, best.iteration, history)
+
+
+def score_dev(
+    model: PromptedModel, job: TrainingJob, prompt: str, vectors: Tensor | None, max_tokens: int
+) -> tuple[float, float]:
+    """Loss and score of a prompt on the dev examples of a job.
+
+    Args:
+        model: the language model.
+        job: the examples.
+        prompt: its text, for messages.
+        vectors: (tokens, size) float; None where the template has none.
+        max_tokens: maximum number of positions in a forward pass.
+
+    Raises:
+        ModelError: the scores of an example are not finite.
+    """
+    dev = job.dev
+    try:
+        log_probs = score_examples(
+            model, dev.rows, vectors, dev.word_ids, max_tokens_per_forward=max_tokens
+        )
+    except ScoreError as error:
+        place = f"{job.trial}, prompt '{prompt}', dev example {error.position + 1}"
+        raise ModelError(f"{place}: {error}") from None
+    loss = float(nll_loss(log_probs, dev.targets))
+    return loss, job.score(log_probs.argmax(dim=1), dev.targets)
 
 
 def filter_words(codec: PieceTokenizer, words_count: int, forbidden: Collection[str]) -> Tensor:
@@ -289,22 +324,19 @@ class _Search:
         ]
         batch = draw("examples of the choice")
         losses = prompt_losses(model, train, batch, prompts, self.max_tokens)
+        if not all(map(math.isfinite, [*losses, *gradient.flatten().tolist()])):
+            raise ModelError(
+                f"{self.job.trial}, iteration {iteration}: the loss or its gradient is not "
+                f"finite: {explain_nonfinite(model)}"
+            )
         best = losses.index(min(losses))
         return prompts[best], losses[best]
 
     def score_dev(self, token_ids: TokenIds) -> tuple[float, float]:
         """Loss and score of a prompt on dev."""
-        dev = self.job.dev
-        log_probs = score_examples(
-            self.model,
-            dev.rows,
-            _vectors(self.model, token_ids),
-            dev.word_ids,
-            max_tokens_per_forward=self.max_tokens,
-        )
-        return float(nll_loss(log_probs, dev.targets)), self.job.score(
-            log_probs.argmax(dim=1), dev.targets
-        )
+        vectors = _vectors(self.model, token_ids)
+        prompt = " ".join(self.model.codec.tokenizer.convert_ids_to_tokens(list(token_ids)))
+        return score_dev(self.model, self.job, prompt, vectors, self.max_tokens)
 
     def fingerprint(self, start: TokenIds) -> str:
         """Hash all that determines the words; the model is represented by its start vectors."""

@@ -4,14 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from pipeline.config.schema import SearchParams
 from pipeline.errors import DataError
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.scoring import score_examples
 from pipeline.prompts.template import Template
-from pipeline.search.autoprompt import SearchRecord, filter_words, search_words
+from pipeline.search.autoprompt import SearchRecord, filter_words, score_dev, search_words
 from pipeline.tasks.lama import apply_layout, manual_template, subject_precedes_mask
 from pipeline.training.jobs import Trial, make_job
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
@@ -42,21 +39,15 @@ def choose_published(
 
     Raises:
         DataError: this model can use none of the templates.
+        ModelError: the scores of an example are not finite.
     """
     best: TrainingResult | None = None
     for manual in usable_templates(texts, masked=model.masked):
         template = apply_layout("manual", manual, masked=model.masked)
         config = replace(trial.config, template=template)
         job = make_job(model, replace(trial, config=config))
-        log_probs = score_examples(
-            model,
-            job.dev.rows,
-            None,
-            job.dev.word_ids,
-            max_tokens_per_forward=max_tokens_per_forward,
-        )
-        loss = float(torch.nn.functional.nll_loss(log_probs, job.dev.targets))
-        record = EpochRecord(0, None, loss, job.score(log_probs.argmax(dim=1), job.dev.targets))
+        scores = score_dev(model, job, template.source, None, max_tokens_per_forward)
+        record = EpochRecord(0, None, *scores)
         if best is None or record.dev_score > best.best_score:
             best = TrainingResult(history=[record], template=template.source)
     if best is None:

@@ -22,7 +22,7 @@ from pipeline.config.grid import TrialConfig
 from pipeline.config.schema import MethodParams, RuntimeParams
 from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import score_answers, task_score
-from pipeline.files import link_or_copy, read_json, write_json
+from pipeline.files import link_or_copy, read_json, sha256, write_json, write_text
 from pipeline.models.dataset import PromptFormat, build_dataset
 from pipeline.models.encoding import NO_SLOT
 from pipeline.models.language_model import PromptedModel
@@ -47,6 +47,7 @@ _COST = "cost.json"  # the last run that trained it, and the seconds so far
 _RESULTS = "results.pt"
 _CHECKPOINTS = "checkpoints"
 _WEIGHTS = "weights.safetensors"
+_DIGEST = "weights.sha256"
 
 
 @dataclass(frozen=True)
@@ -318,8 +319,9 @@ class TrialRunner:
     def save_weights(self, selection: TrialSelection, out: Path) -> TrialSelection:
         """Put the tuned weights of the trials that are kept, if any, into a folder.
 
-        An earlier run that selected another setting may have deleted the weights. The trial is
-        then trained again, and its new result replaces the one that belonged to the old weights.
+        An earlier run that selected another setting may have deleted the weights, and an edit of
+        the folder's file in place alters them, because they are linked. The trial is then trained
+        again, and its new result replaces the one that belonged to the old weights.
 
         Returns:
             The selection with the results that belong to the weights.
@@ -328,7 +330,7 @@ class TrialRunner:
         for bank in group_trials([trial for trial in selection.kept if trial.tuned]):
             (trial,) = bank.trials
             with self.unit_folder(bank.name, bank.content) as folder:
-                if not (folder / _WEIGHTS).exists():
+                if not _has_weights(folder):
                     invalidate(folder)
                     (results[trial],) = self._train(bank, folder, lambda *_: None)
                 link_or_copy(folder / _WEIGHTS, weights_file(out, trial.name))
@@ -396,6 +398,8 @@ class TrialRunner:
                 runtime=self.runtime.model_copy(update={"max_tokens_per_forward": max_tokens}),
                 on_epoch=on_epoch,
             )
+        if trial.tuned:
+            write_text(folder / _DIGEST, sha256(folder / _WEIGHTS))
         save_results(folder, results)
         return results
 
@@ -480,6 +484,7 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
     dev_examples = [examples["dev"][i] for i in dev_set.kept_indices]
     return TrainingJob(
         name=trial.task,
+        trial=trial.name,
         seed=trial.seed,
         prompt_tokens=template.prompt_tokens,
         train=train_set,
@@ -566,9 +571,18 @@ def load_results(folder: Path) -> list[TrainingResult] | None:
     return [TrainingResult.from_state_dict(state) for state in saved["results"]]
 
 
+def _has_weights(folder: Path) -> bool:
+    """Whether a bank's weights are there as they were trained; earlier versions kept no digest."""
+    if not (folder / _WEIGHTS).exists():
+        return False
+    digest = folder / _DIGEST
+    return not digest.exists() or digest.read_text() == sha256(folder / _WEIGHTS)
+
+
 def invalidate(folder: Path) -> None:
-    """Delete the results of a bank, so that it is trained again."""
-    (folder / _RESULTS).unlink(missing_ok=True)
+    """Delete the results and weights of a bank, so that it is trained again."""
+    for name in (_RESULTS, _WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
     for checkpoint in (folder / _CHECKPOINTS).glob("*.pt"):
         checkpoint.unlink()
 

@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.nn.functional import nll_loss
 
 from pipeline.config.schema import MethodParams
+from pipeline.errors import ModelError
 from pipeline.models.dataset import PromptDataset
-from pipeline.models.language_model import PromptedModel
+from pipeline.models.language_model import PromptedModel, nonfinite_weight
 from pipeline.models.packing import Integers, same_shapes
-from pipeline.models.scoring import score_batch
+from pipeline.models.scoring import explain_nonfinite, score_batch
 from pipeline.seeding import derive_seed, make_random
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.optimizers import ScheduledOptimizer
@@ -40,6 +41,7 @@ class TrainingJob:
 
     Attributes:
         name: of the task; with the seed, it determines the job's random numbers.
+        trial: name of the trial, for messages.
         seed: of the training.
         prompt_tokens: number of prompt tokens in the template.
         train: the examples to learn from.
@@ -51,6 +53,7 @@ class TrainingJob:
     """
 
     name: str
+    trial: str
     seed: int
     prompt_tokens: int
     train: PromptDataset
@@ -145,6 +148,7 @@ def train(
 
     Raises:
         ValueError: the model is to be tuned for several jobs at once.
+        ModelError: a loss is not finite. Nothing of that epoch is kept.
     """
     if config.model is not None and len(jobs) != 1:
         raise ValueError("a tuned model belongs to one job: train the jobs one by one")
@@ -294,9 +298,9 @@ class _Bank:
             micro_batch_size = math.ceil(config.batch_size / passes)
         self._planner = PassPlanner(model, max_tokens, micro_batch_size)
         self._dev_passes: list[ReadyPass] | None = None
-        # Of steps since they were last read, which waits for a GPU: the job of each loss.
+        # Of steps since they were last read, which waits for a GPU: step and job of each loss.
         self._losses: list[Tensor] = []
-        self._losses_of: list[int] = []
+        self._losses_of: list[tuple[int, int]] = []
 
     def _make_encoders(self) -> EncoderBank | None:
         config, model = self._config.prompt, self._model
@@ -413,7 +417,7 @@ class _Bank:
                 torch.manual_seed(stepping[0].step_seed(purpose, self.progress.epoch, step))
             for each in passes:
                 self._losses.append(self._backward_pass(each, vectors))
-                self._losses_of += each.jobs
+                self._losses_of += [(step, job) for job in each.jobs]
         if stacked is not None and vectors is not None:
             stacked.backward(vectors.grad)
         if self._prompt_optimizer is not None:
@@ -451,7 +455,10 @@ class _Bank:
         order = np.argsort([i for ready in self._dev_passes for i in ready.items])
         ends = np.cumsum([len(each.dev) for each in self.active])
         own = np.split(found[order], ends[:-1])
-        return list(map(self._record, self.active, own)), vectors
+        records = list(map(self._record, self.active, own))
+        pairs = zip(self.active, records, strict=True)
+        self._refuse([each for each, one in pairs if not math.isfinite(one.dev_loss)], "dev")
+        return records, vectors
 
     def vectors_of(self, job: _BankedJob, vectors: Tensor | None) -> Tensor | None:
         """(prompt tokens, size): those of a job among the vectors of `score_dev`."""
@@ -477,10 +484,35 @@ class _Bank:
         waiting = [*self._losses, *(each.flatten() for each in scores)]
         flat = torch.cat(waiting).cpu().numpy() if waiting else np.empty(0, dtype=np.float32)
         losses, rest = np.split(flat, [len(self._losses_of)])
-        for position, loss in zip(self._losses_of, losses.tolist(), strict=True):
+        bad: dict[int, list[_BankedJob]] = {}
+        for (step, position), loss in zip(self._losses_of, losses.tolist(), strict=True):
             self.progress.losses[position] += loss
+            if not math.isfinite(loss):
+                bad.setdefault(step, []).append(self.jobs[position])
         self._losses, self._losses_of = [], []
+        # NaN spreads to the jobs that share a pass, so the first step is closest to the cause.
+        for step, jobs in sorted(bad.items())[:1]:
+            self._refuse(jobs, f"train, step {step + 1}")
         return rest.reshape(-1, 2)
+
+    def _refuse(self, jobs: Sequence[_BankedJob], where: str) -> None:
+        """Stop the training if there are jobs whose loss is not finite."""
+        if not jobs:
+            return
+        epoch, config = self.progress.epoch, self._config
+        trained = {"prompt": config.prompt, "model": config.model}
+        advice = [
+            f"lower {name}.learning_rate (now {section.learning_rate:g}) or set "
+            f"{name}.max_grad_norm (now {section.max_grad_norm or 'null'})"
+            for name, section in trained.items()
+            if section is not None
+        ]
+        why = f"training diverged; {', or '.join(advice)}"
+        if epoch == 0 or (config.model is None and nonfinite_weight(self._model.network)):
+            why = explain_nonfinite(self._model)
+        first, *others = dict.fromkeys(each.job.trial for each in jobs)
+        names = f"{first} and {len(others)} more" if others else first
+        raise ModelError(f"{names}: epoch {epoch}, {where}: the loss is not finite: {why}")
 
     def drop_stopped(self) -> None:
         """Leave out the jobs whose dev score has not improved for long enough."""

@@ -1,25 +1,28 @@
-"""The plain loop against the bank on tiny models, and what the benchmark writes."""
+"""The methods that the benchmark compares, on tiny models, and what it writes."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import bank, machine, readme
-from benchmarks.bank import LADDER, PLAIN, Work, differences
-from benchmarks.facts import allowed_words, make_relations
+from benchmarks import bank, machine, peft_trainer, readme
+from benchmarks.bank import Work, differences
+from benchmarks.facts import IN_FRONT, Sizes, allowed_words, make_relations
+from benchmarks.machine import DEV, PHASES, STEP, TEST, Meter
 from pipeline.models.language_model import PromptedModel
 from pipeline.training.loop import TrainingResult
 from tests.jobs import method
 
 FAMILIES = ("bert", "gpt2", "llama")
-KEYS = {
-    "benchmark", "date", "command", "hardware", "versions", "model", "settings", "prepare_seconds",
-    "equality", "dtype", "matmul_peak_flops_per_second", "plain", "bank", "ratio",
-    "ratio_to_released", "ladder", "max_tokens_per_forward",
-}  # fmt: skip
+SMALL = "--device cpu --relations 3 --plain-relations 2 --facts 4 --dev 2 --test 2 --batch 2"
+
+needs_peft = pytest.mark.skipif(
+    not peft_trainer.installed(), reason=f"needs peft: {peft_trainer.INSTALL}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +42,35 @@ def fast_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bank, "OPTIMIZER", bank.OPTIMIZER.model_copy(update=changes))
 
 
-def work(model: PromptedModel, *, relations: int = 3, seed: int = 5) -> Work:
+def work(
+    model: PromptedModel, *, relations: int = 3, seed: int = 5, layout: str = "paper-v2"
+) -> Work:
     """Steps of unequal size and several passes over dev."""
     config = method(batch_size=3, prompt_optimizer=bank.OPTIMIZER)
-    sizes = (relations, 5, 5)
-    made = make_relations(model, config, sizes, allowed_words(model, 12), seed=seed)
-    return Work(model, made, one_by_one=2, config=config)
+    sizes = Sizes(relations, facts=5, dev=5, test=3)
+    words = allowed_words(model, 12)
+    made = make_relations(model, config, layout, sizes, words, seed=seed)
+    return Work(model, config, made, tested=relations)
+
+
+def train_bank(work: Work, *, epochs: int = 2) -> dict[str, TrainingResult]:
+    config = work.config.model_copy(update={"epochs": epochs})
+    changed = replace(work, config=config)
+    results: dict[str, TrainingResult] = Meter(work.model.network).measure(
+        lambda meter: changed.bank(meter, max_tokens=40)
+    )
+    return results
+
+
+def train_plain(work: Work) -> dict[str, TrainingResult]:
+    results: dict[str, TrainingResult] = Meter(work.model.network).measure(work.plain)
+    return results
+
+
+def run(tmp_path: Path, *arguments: str) -> Any:
+    bank.main([*SMALL.split(), "--repeats", "2", *arguments, "--output", str(tmp_path)])
+    (path,) = tmp_path.glob("bank-*.json")
+    return json.loads(path.read_text())
 
 
 def assert_alike(ours: dict[str, TrainingResult], theirs: dict[str, TrainingResult]) -> None:
@@ -62,88 +88,128 @@ def assert_alike(ours: dict[str, TrainingResult], theirs: dict[str, TrainingResu
             assert one.train_loss == pytest.approx(two.train_loss, abs=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["paper-v2", IN_FRONT])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("fast_learning")
 def test_the_plain_loop_ends_as_the_bank(
-    tiny_models: dict[str, PromptedModel], family: str
+    tiny_models: dict[str, PromptedModel], family: str, layout: str
 ) -> None:
-    asked = work(tiny_models[family])
-    plain = asked.plain(LADDER[PLAIN])
+    asked = work(tiny_models[family], layout=layout)
+    plain = train_plain(asked.first(2))
     assert list(plain) == ["R1", "R2"]
-    assert_alike(plain, asked.bank(max_tokens_per_forward=2))
-    start = asked.bank(max_tokens_per_forward=2, few=True, epochs=0)
-    found = differences(plain, asked.bank(max_tokens_per_forward=2), start)
+    together = train_bank(asked)
+    assert_alike(plain, together)
+    found = differences(plain, together, train_bank(asked, epochs=0))
     assert found["vectors_of_movement"] < 1e-3
     assert found["moved"] > 0.01
-    scores = {record.dev_score for result in plain.values() for record in result.history}
-    assert len(scores) > 1
-
-
-@pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize("step", [step for step in LADDER if step != PLAIN])
-@pytest.mark.usefixtures("fast_learning")
-def test_no_switch_changes_a_result(
-    tiny_models: dict[str, PromptedModel], family: str, step: str
-) -> None:
-    asked = work(tiny_models[family])
-    assert_alike(asked.plain(LADDER[step]), asked.plain(LADDER[PLAIN]))
+    losses = {record.dev_loss for result in plain.values() for record in result.history}
+    assert len(losses) > 2
 
 
 def test_results_that_differ_are_refused(tiny_models: dict[str, PromptedModel]) -> None:
-    asked = work(tiny_models["bert"])
-    ended = asked.bank(8, few=True)
-    assert bank.compare(asked, ended, ended)["vectors"] == 0.0
+    asked = work(tiny_models["bert"], relations=1)
+    assert bank.compare(asked)["vectors"] < 1e-6
     with pytest.raises(RuntimeError, match="the plain loop differ"):
-        bank.compare(asked, ended, work(tiny_models["bert"], seed=6).bank(8, few=True))
-    untouched = asked.bank(8, few=True, epochs=0)
+        bank.compare(asked, work(tiny_models["bert"], relations=1, seed=6))
+    config = asked.config.model_copy(update={"epochs": 0})
     with pytest.raises(RuntimeError, match="nothing to compare"):
-        bank.compare(asked, untouched, untouched)
+        bank.compare(replace(asked, config=config))
 
 
+def test_phases_and_their_positions(tiny_models: dict[str, PromptedModel]) -> None:
+    asked = work(tiny_models["bert"])
+    meter = Meter(asked.model.network)
+    with meter:
+        meter.measure(asked.plain)
+    rows = [each.test.rows for each in asked.relations]
+    # Three rows of each relation are one batch, padded to its longest.
+    padded = sum(3 * max(len(row.rows[0].token_ids) for row in own) for own in rows)
+    assert (meter.costs[TEST].positions, meter.costs[TEST].passes) == (padded, 3)
+    assert meter.costs[STEP].passes == 3 * asked.steps == 3 * 4
+    assert meter.costs[DEV].passes == 3 * 3 * 2
+    for phase in PHASES:
+        assert meter.costs[phase].seconds > 0
+        assert meter.costs[phase].operations > 0
+    assert meter.costs[STEP].flops > meter.costs[DEV].flops > meter.costs[TEST].flops > 0
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_rows_of_peft(tiny_models: dict[str, PromptedModel], family: str) -> None:
+    model = tiny_models[family]
+    (relation,) = work(model, layout=IN_FRONT, relations=1).relations
+    data = relation.test
+    for row, target, (token_ids, labels) in zip(
+        data.rows, data.targets, peft_trainer._rows(data, model), strict=True
+    ):
+        answer = int(data.word_ids[target])
+        (place,) = [n for n, label in enumerate(labels) if label >= 0]
+        assert labels[place] == answer
+        assert token_ids[place] == (model.codec.tokenizer.mask_token_id if model.masked else answer)
+        assert len(token_ids) == len(row.rows[0].token_ids) - 9 + (not model.masked)
+
+
+@needs_peft
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_and_trainer_learn(tiny_models: dict[str, PromptedModel], family: str) -> None:
+    asked = work(tiny_models[family], layout=IN_FRONT, relations=1)
+    meter = Meter(asked.model.network)
+
+    def loss(learning_rate: float) -> float:
+        prompt = bank.OPTIMIZER.model_copy(update={"learning_rate": learning_rate})
+        config = asked.config.model_copy(update={"prompt": prompt, "epochs": 20})
+        found: float = meter.measure(
+            lambda meter: peft_trainer.train_relation(
+                asked.model, asked.relations[0], config, meter
+            )
+        )
+        return found
+
+    assert loss(1e-2) < loss(1e-9)
+    assert meter.costs[STEP].passes == 2 * 20 * 2
+    assert meter.costs[DEV].passes == 2 * 21 * 2
+    assert meter.costs[TEST].passes == 2
+    assert not asked.model.network.training
+
+
+@pytest.mark.parametrize("with_peft", [pytest.param(True, marks=needs_peft), False])
 def test_the_command_writes_what_the_readme_shows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    with_peft: bool,
 ) -> None:
-    small = "--device cpu --relations 3 --plain-relations 2 --facts 4 --dev 2 --batch 2"
-    small += " --max-tokens-per-forward 2,8"
-    bank.main(
-        [
-            "--shape",
-            "tiny-causal",
-            *small.split(),
-            "--max-tokens-per-forward",
-            "2,8",
-            "--output",
-            str(tmp_path),
-        ]
-    )
-    (path,) = tmp_path.glob("bank-tiny-causal-*.json")
-    result = json.loads(path.read_text())
+    monkeypatch.setattr(peft_trainer, "installed", lambda: with_peft)
+    result = run(tmp_path, "--shape", "tiny-causal", "--max-tokens-per-forward", "20,80")
 
-    assert set(result) == KEYS
-    assert result["command"].startswith("python -m benchmarks.bank --shape tiny-causal")
-    assert [step["step"] for step in result["ladder"]] == [*LADDER, bank.SHARED]
-    assert [tried["max_tokens_per_forward"] for tried in result["max_tokens_per_forward"]] == [2, 8]
-    plain, whole = result["plain"], result["bank"]
-    assert (plain["facts"], whole["facts"]) == (8, 12)
-    assert len(plain["seconds"]) == len(whole["seconds"]) == 2
-    assert plain["flops_per_fact"] > whole["flops_per_fact"] > 0
-    assert plain["milliseconds_per_fact"] == pytest.approx(1000 * min(plain["seconds"]) / 8)
-    ratio = result["ratio"]
-    assert ratio["lowest"] <= ratio["highest"]
-    assert ratio["of_minima"] == pytest.approx(
-        plain["milliseconds_per_fact"] / whole["milliseconds_per_fact"]
-    )
-    assert f"**{ratio['of_minima']:.2f}**" in capsys.readouterr().out
-    shown = readme.results_table([result])
-    assert "tiny-causal" in shown
+    assert result["command"].startswith("python -m benchmarks.bank --device cpu")
+    others = [(bank.PLAIN, "paper-v2"), *[(bank.PEFT, IN_FRONT)] * with_peft]
+    banks = [(layout, most) for layout in ("paper-v2", IN_FRONT) for most in (20, 80)]
+    rows = result["rows"]
+    named = [(row["method"], row["layout"]) for row in rows]
+    assert named == [*others, *((bank.BANK, layout) for layout, _ in banks)]
+    plain, whole = rows[0], rows[-1]
+    assert (plain["phases"][STEP]["units"], whole["phases"][STEP]["units"]) == (8, 12)
+    assert (plain["timed_steps"], whole["timed_steps"]) == (8, 4)
+    step = plain["phases"][STEP]
+    assert step["lowest"] <= step["milliseconds"] <= step["highest"]
+    assert len(step["seconds"]) == len(whole["phases"][STEP]["seconds"]) == 2
+    assert step["positions_per_unit"] >= 10
+    assert 0 < whole["share_of_matmul"] < 1
+    assert result["operations_of_one_relation"] > 0
+    ratios = [(each["of"], each["to"], each["layout"]) for each in result["ratios"]]
+    assert ratios[:2] == [(bank.BANK, bank.PLAIN, "paper-v2")] * 2
+    assert len(ratios) == 2 + 4 * with_peft
+    found = result["ratios"][0][result["clock"]]
+    shown = capsys.readouterr().out
+    assert f"**{found['median']:.2f}** ({found['lowest']:.2f} to {found['highest']:.2f})" in shown
+    assert (peft_trainer.INSTALL in shown) is not with_peft
 
 
 def test_a_models_folder_appears_by_its_name(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
-    small = "--relations 1 --facts 2 --dev 1 --batch 2 --repeats 1 --words 5 --device cpu"
     folder = tiny_folders["llama"]
-    bank.main(["--model", str(folder), *small.split(), "--output", str(tmp_path)])
-    (path,) = tmp_path.glob("bank-llama-*.json")
-    assert str(folder.parent) not in path.read_text().replace(str(tmp_path), "")
+    result = run(tmp_path, "--model", str(folder), "--words", "5")
+    assert str(folder.parent) not in json.dumps(result).replace(str(tmp_path), "")
 
 
 def test_the_readme_shows_the_results_of_the_files() -> None:

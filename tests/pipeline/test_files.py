@@ -308,3 +308,21 @@ def test_the_digest_is_that_of_the_standard(tmp_path):
     large = b"0123456789" * 300_000
     (tmp_path / "large").write_bytes(large)
     assert sha256(tmp_path / "large") == hashlib.sha256(large).hexdigest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, value):
+    path = tmp_path / "file.json"
+    with pytest.raises(DataError, match=rf"{path}: not written, as a\.1\.b is {value}, "):
+        write_json(path, {"a": [0.5, {"b": value}]})
+    with pytest.raises(DataError, match=rf"{path}: not written, as loss is {value}, "):
+        write_jsonl(path, [{"loss": 1.0}, {"loss": value}])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_not_finite_are_not_read(tmp_path, value):
+    path = tmp_path / "file.json"
+    path.write_text(f'{{"a": [1, {value}]}}')
+    with pytest.raises(DataError, match=f"{path}: has {value} in place of a number; delete it"):
+        read_json(path)

@@ -22,9 +22,9 @@ from pipeline.config.checks import check_params
 from pipeline.config.schema import Section, load_params
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import SPLITS, TEST_FACTS, LamaSplits, read_lama, read_relations
-from pipeline.files import read_csv, read_json, read_jsonl
+from pipeline.files import read_csv, read_json, read_jsonl, sha256, write_json
 from pipeline.models.loading import load_model
-from pipeline.prompts.store import load_prompts
+from pipeline.prompts.store import load_prompts, weights_file
 from pipeline.prompts.template import Text, parse_template
 from pipeline.sources.lama import LAMA
 from pipeline.tasks.lama import FIELDS
@@ -485,6 +485,16 @@ def log_probs(predictions: Path) -> dict[str, list[float]]:
     return found
 
 
+def record_weights(folder: Path) -> None:
+    """Record the weights that a folder has now as those of its prompts."""
+    record = read_json(folder / "prompts.json")
+    for name, entry in record["prompts"].items():
+        path = weights_file(folder, name)
+        digest = {"file": f"weights/{path.name}", "sha256": sha256(path)} if path.exists() else None
+        entry["weights"] = digest
+    write_json(folder / "prompts.json", record)
+
+
 def test_evaluation_uses_each_relations_own_weights(
     ready: Ready, spare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,13 +514,18 @@ def test_evaluation_uses_each_relations_own_weights(
     assert weights["P17"].read_bytes() != weights["P30"].read_bytes()
     shutil.copyfile(weights["P30"], weights["P17"])
     command = EVALUATE.format(method="manual-fine-tuning", trained="spoilt")
+    result = invoke(command, monkeypatch)
+    assert f"{weights['P17']}: replaced or altered" in result.stderr
+    record_weights(Path("spoilt"))
     assert invoke(command, monkeypatch).exit_code == 0
     changed = log_probs(Path("answers/predictions"))
     assert changed["P17"] != tuned["P17"]
     assert changed["P30"] == tuned["P30"]
 
-    # A relation without weights of its own is asked of the model as it was, after one with them.
     weights["P30"].unlink()
+    assert f"{weights['P30']}: missing" in invoke(command, monkeypatch).stderr
+    # A frozen relation is asked of the model as it was, after one with weights of its own.
+    record_weights(Path("spoilt"))
     assert invoke(command, monkeypatch).exit_code == 0
     assert log_probs(Path("answers/predictions"))["P30"] == manual["P30"]
 
@@ -533,6 +548,7 @@ def test_p_tuning_may_tune_the_model_with_the_prompt(
     assert invoke(command, monkeypatch).exit_code == 0
     tuned = log_probs(Path("answers/predictions"))
     shutil.rmtree("out/weights")
+    record_weights(Path("out"))
     assert invoke(command, monkeypatch).exit_code == 0
     untuned = log_probs(Path("answers/predictions"))
     # Where dev keeps the start, the weights are the model's own.
@@ -586,7 +602,7 @@ def test_cut_weights_are_named(ready: Ready, spare: Path, monkeypatch: pytest.Mo
     path = Path("spoilt/weights", weights_name("P30"))
     path.write_bytes(path.read_bytes()[:-9])
     command = EVALUATE.format(method="fine-tuning", trained="spoilt").replace("answers", "out")
-    assert_one_message(invoke(command, monkeypatch), weights_name("P30"), "train again")
+    assert_one_message(invoke(command, monkeypatch), weights_name("P30"), "replaced or altered")
     assert not Path("m.json").exists()
 
 

@@ -18,10 +18,10 @@ from pipeline.cli import predict as commands
 from pipeline.cli.app import app
 from pipeline.data.lama import LamaSplits, Relation, write_lama
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.files import read_json, write_json
 from pipeline.models.dataset import PromptFormat
-from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
-from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
+from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
 from pipeline.tasks import get_task, task_names
 from tests.project import ROOT
 from tests.worked import VOCABULARY
@@ -46,7 +46,14 @@ def trained_project(
 ) -> Path:
     """What `ptune predict` reads of a project that has run: LAMA, RTE and COPA, a causal model."""
     root = tmp_path_factory.mktemp("project")
-    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
+    text = (ROOT / "params.yaml").read_text()
+    for found, wanted in (
+        ("methods: [manual-fine-tuning, p-tuning]", "methods: [manual, p-tuning]"),
+        ("start: auto", "start: none"),
+    ):
+        assert found in text
+        text = text.replace(found, wanted)
+    (root / "params.yaml").write_text(text)
     shutil.copytree(tiny_folders["gpt2"], root / "data/model")
     relations = {
         name: Relation(name, "[X] is in [Y] .", label)
@@ -150,17 +157,71 @@ def test_the_labels_of_copa_say_which_choice_they_are(project: Path) -> None:
     assert answer[:3] in (["manual", "0", "(choice1)"], ["manual", "1", "(choice2)"])
 
 
-def test_tuned_weights_are_used(project: Path, tiny_folders: dict[str, Path]) -> None:
-    before = json_rows(invoke("rte", *RTE, "--method", "manual", "--json").stdout)
+@pytest.fixture
+def tuned_weights(project: Path, tiny_folders: dict[str, Path]) -> Path:
+    """The weights of RTE's method manual, which tunes the model here."""
     tuned = load_model(tiny_folders["gpt2"], device="cpu")
     with torch.no_grad():
         for parameter in tuned.network.parameters():
             parameter.mul_(1.5)
-    path = weights_file(Path("models/superglue/rte/manual"), trial("rte", 1))
+    folder = Path("models/superglue/rte/manual")
+    path = weights_file(folder, trial("rte", 1))
     path.parent.mkdir()
     save_file(dict(tuned.network.named_parameters()), path)
+    save_prompts(folder, "manual", load_prompts(folder))
+    return path
+
+
+def test_tuned_weights_are_used(
+    trained_project: Path, tuned_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     after = json_rows(invoke("rte", *RTE, "--method", "manual", "--json").stdout)
+    monkeypatch.chdir(trained_project)
+    before = json_rows(invoke("rte", *RTE, "--method", "manual", "--json").stdout)
     assert after[0]["p_entailment"] != pytest.approx(before[0]["p_entailment"], abs=1e-3)
+
+
+def test_without_its_tuned_weights_a_method_does_not_answer(
+    tuned_weights: Path, tiny_folders: dict[str, Path]
+) -> None:
+    frozen = load_model(tiny_folders["gpt2"], device="cpu")
+    save_file(dict(frozen.network.named_parameters()), tuned_weights)
+    result = invoke("rte", *RTE, "--method", "manual")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {tuned_weights}: replaced or altered: its SHA-256 is")
+    tuned_weights.unlink()
+    result = invoke("rte", *RTE)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: {tuned_weights}: missing; the prompts were trained")
+    assert "`dvc checkout`" in result.stderr
+
+
+def test_without_digests_weights_are_missed_where_the_params_say_that_there_are_some(
+    project: Path,
+) -> None:
+    for method in ("manual", "p-tuning"):
+        path = Path("models/superglue/rte", method, "prompts.json")
+        record = read_json(path)
+        for entry in record["prompts"].values():
+            del entry["weights"]
+        write_json(path, record)
+    assert invoke("rte", *RTE, "--method", "manual").exit_code == 0  # nothing is tuned
+    result = invoke("rte", *RTE)
+    assert result.exit_code == 1
+    assert "p-tuning/weights/rte-setting-1-split-1-seed-1.safetensors: missing" in result.stderr
+
+
+def test_a_method_without_an_output_is_named(project: Path) -> None:
+    shutil.rmtree("models/superglue/rte/p-tuning")
+    Path("rows.csv").write_text("premise,hypothesis\nOslo,Norway\n")
+    result = invoke("rte", "--file", "rows.csv", "--json")
+    assert result.exit_code == 0
+    assert [row["method"] for row in json_rows(result.stdout)] == ["manual"]
+    assert result.stderr == (
+        "warning: models/superglue/rte/p-tuning: no trained prompts, so p-tuning does not answer; "
+        "run `dvc repro`, or `dvc checkout` or `dvc pull` to restore earlier results\n"
+    )
+    assert invoke("rte", *RTE, "--method", "manual").stderr == ""
 
 
 def test_a_csv_of_subjects_is_answered_line_by_line(project: Path) -> None:
@@ -196,9 +257,7 @@ def official_rte() -> list[dict[str, Any]]:
     ]
 
 
-def test_official_records_are_answered_as_by_evaluation(
-    project: Path, tiny_models: dict[str, PromptedModel]
-) -> None:
+def test_official_records_are_answered_as_by_evaluation(project: Path) -> None:
     Path("rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in official_rte()))
     result = invoke("rte", "--file", "rows.jsonl", "--out", "answers.jsonl", "--method", "p-tuning")
     assert result.exit_code == 0
@@ -206,9 +265,12 @@ def test_official_records_are_answered_as_by_evaluation(
     prompt = stored("{premise:shorten} {hypothesis}? [P] {mask}.", 0, verbalizer=YES_NO)
     form = PromptFormat.from_prompt(get_task("rte"), prompt)
     evaluated = evaluate(
-        tiny_models["gpt2"], form, prompt.vectors, {"train": asked, "test": asked},
+        load_model(project / "data/model", device="cpu"),
+        form,
+        prompt.vectors,
+        {"train": asked, "test": asked},
         max_tokens_per_forward=9,
-    ).predictions  # fmt: skip
+    ).predictions
     rows = json_rows(Path("answers.jsonl").read_text())
     assert [row["line"] for row in rows] == [1, 2, 3]
     for row, record, own in zip(rows, official_rte(), evaluated, strict=True):

@@ -139,12 +139,12 @@ def _train_rte(folder: Path, model: PromptedModel) -> None:
         name: StoredPrompt(template, torch.randn(1, 32), 1, 0.5 + number / 4, verbalizer, 64)
         for number, name in enumerate(TRAININGS)
     }
-    save_prompts(folder, folder.name, prompts)
     for name in TRAININGS:
         path = weights_file(folder, name)
         path.parent.mkdir(exist_ok=True)
         weights = dict(model.network.named_parameters())
         save_file({key: w.detach() + 0.1 * torch.randn_like(w) for key, w in weights.items()}, path)
+    save_prompts(folder, folder.name, prompts)
 
 
 def _record(root: Path) -> None:

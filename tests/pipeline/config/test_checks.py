@@ -355,3 +355,33 @@ def test_grids_and_overrides_of_lama_are_checked(tmp_path):
         "lama.grid.p-tuning.template",
         "lama.overrides.P47.discrete.search.prompts",
     ]
+
+
+TUNING = {"lama.methods": ["manual", "fine-tuning"], "lama.grid": {"manual": {}, "fine-tuning": {}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        ({}, "superglue.training.p-tuning.tune"),
+        ({"superglue.methods": ["manual"]}, ""),
+        ({"superglue.tasks": []}, ""),
+        (TUNING, "lama.training.fine-tuning.tune, superglue.training.p-tuning.tune"),
+        ({**TUNING, "superglue.tasks": []}, "lama.training.fine-tuning.tune"),
+        (
+            {"lama.stability.methods": ["fine-tuning"], "superglue.tasks": []},
+            "lama.training.fine-tuning.tune",
+        ),
+    ],
+)
+def test_a_method_that_is_run_cannot_tune_bfloat16_weights(tmp_path, changes, places):
+    for dtype in ("auto", "float32", "mixed"):
+        _check(tmp_path, {**changes, "model.dtype": dtype})
+    changes = {**changes, "model.dtype": "bfloat16"}
+    if not places:
+        _check(tmp_path, changes)
+        return
+    assert _mistakes(tmp_path, changes) == [
+        "params.yaml: model.dtype: bfloat16 rounds most steps of a tuned model away, and model is "
+        f"in {places}; write mixed or auto"
+    ]

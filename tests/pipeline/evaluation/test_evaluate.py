@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.lama import Fact
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
@@ -18,7 +18,7 @@ from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import apply_layout, fact_examples, lama_task, manual_template
 from pipeline.training.jobs import make_job
 from tests.jobs import ADAM, fact_job, task_trial, train_jobs
-from tests.tiny import FAMILIES
+from tests.tiny import FAMILIES, load_broken
 from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
 
 SUBJECTS = {
@@ -408,3 +408,12 @@ def test_a_tuned_task_gives_its_dev_score_after_loading(
     found = evaluate_rte(fresh, loaded, examples, 3)
 
     assert found.metrics["accuracy"] == loaded.dev_score == trained.best_score
+
+
+def test_scores_that_are_not_finite_are_refused_with_their_example(
+    tiny_folders: dict[str, Path], family: str
+) -> None:
+    model = load_broken(tiny_folders[family])
+    prompt = stored(model, 0, "a {subject} is {mask}")
+    with pytest.raises(ModelError, match=r"^P17, test example 'Oslo': its scores .*contain NaN"):
+        evaluate_relation(model, prompt, relation_facts(), VOCABULARY)

@@ -1,4 +1,5 @@
 import contextlib
+import os
 import socket
 import sqlite3
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TrackingError
-from pipeline.history.store import check_store
+from pipeline.history.store import check_store, connect
 from tests.server import serving
 
 
@@ -26,6 +27,22 @@ def test_a_store_that_is_not_there_is_not_made(
     monkeypatch.chdir(tmp_path)
     assert not check_store(1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_experiment_of_a_process_keeps_its_artifacts_in_the_checkout(
+    own_folder: Path,
+) -> None:
+    """MLflow puts the address of the first into the environment."""
+    for name in ("p-tuning-data", "p-tuning-train"):
+        found = connect(name).get_experiment_by_name(name)
+        assert found.artifact_location == (own_folder / "mlartifacts" / name).as_uri()
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_an_address_of_the_user_is_kept(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address := f"sqlite:///{own_folder}/mine.db")
+    assert connect("p-tuning-data").get_tracking_uri() == address
+    assert os.environ["MLFLOW_TRACKING_URI"] == address
 
 
 def test_an_older_schema_is_named_and_not_altered(own_folder: Path) -> None:

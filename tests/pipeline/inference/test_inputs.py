@@ -59,6 +59,9 @@ def test_lines_of_json_are_numbered_with_the_empty_ones(tmp_path: Path) -> None:
         ("rows.csv", "subject\nLyon\na,b\nwrong\n", "2 invalid lines; nothing was predicted; "
          "correct the file\n  line 3: 2 cells, but the header has 1\n  line 4: this is wrong"),
         ("rows.csv", 'subject\nLyon\n"never closed\n', "\n  line 3: not CSV (unexpected end of"),
+        ("rows.csv", "subject,relation,subject\n,,\n", "rows.csv: column subject appears twice;"),
+        ("rows.jsonl", '{"subject": "a", "subject": "b"}', "\n  line 1: key subject appears"),
+        ("rows.jsonl", '3\n{"a": {"b": 1, "b": 1}}', "\n  line 2: key b appears twice;"),
         ("rows.csv", b"subject\nLyon\n\xff\n", "line 3: not UTF-8 text; save the file as UTF-8"),
         ("rows.jsonl", '{"subject": "a"}\n{"subject"\n3\n', "\n  line 2: not JSON (Expecting ':'"),
         ("rows.jsonl", '\n3\n', "\n  line 2: a JSON int, not an object"),

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.evaluate import evaluate
+from pipeline.files import sha256
 from pipeline.inference import predictor
 from pipeline.inference.predictor import (
     QuestionError,
@@ -22,9 +23,10 @@ from pipeline.inference.predictor import (
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache, load_model
-from pipeline.prompts.store import StoredPrompt, save_prompts, weights_file
+from pipeline.prompts.store import StoredFile, StoredPrompt, save_prompts, weights_file
 from pipeline.tasks import Example, get_task, task_names
 from pipeline.tasks.lama import fact_examples, lama_task, subject_example
+from tests.tiny import load_broken
 from tests.worked import SUBJECTS, VOCABULARY, hand_row, ids, slow_scores
 
 YES_NO = {
@@ -63,8 +65,8 @@ def stored(template: str, size: int = 32, *, dev_score: float = 0.5, **more: Any
     return StoredPrompt(template, vectors if count else None, 1, dev_score, **more)
 
 
-def trained(prompt: StoredPrompt, method: str = "p-tuning", **more: Any) -> TrainedPrompt:
-    return TrainedPrompt(method, "P17", prompt, more.get("weights"))
+def trained(prompt: StoredPrompt, method: str = "p-tuning") -> TrainedPrompt:
+    return TrainedPrompt(method, "P17", prompt)
 
 
 def ask_relation(
@@ -173,7 +175,8 @@ def test_labels_of_a_classifier_are_those_of_evaluation(
     weights.parent.mkdir()
     save_file(dict(tuned.network.named_parameters()), weights)
     networks = ModelCache(lambda **more: load_model(tiny_folders[family], device="cpu", **more))
-    check_task(networks, tuned, trained(stored(template), "classifier", weights=weights), task)
+    prompt = stored(template, weights=StoredFile(weights, sha256(weights)))
+    check_task(networks, tuned, trained(prompt, "classifier"), task)
 
 
 def check_task(networks: ModelCache, model: PromptedModel, one: TrainedPrompt, task: str) -> None:
@@ -229,15 +232,15 @@ def test_prompts_are_found_with_their_weights_and_the_best_by_dev_is_chosen(tmp_
         for name, score in zip(names, (0.4, 0.7, 0.7), strict=True)
     }
     folder = tmp_path / "p-tuning"
-    save_prompts(folder, "p-tuning", prompts)
     weights = weights_file(folder, names[1])
-    weights.parent.mkdir()
+    weights.parent.mkdir(parents=True)
     weights.touch()
+    save_prompts(folder, "p-tuning", prompts)
 
     found = load_trained(folder)
 
     assert list(found) == names
-    assert [one.weights for one in found.values()] == [None, weights, None]
+    assert [one.prompt.weights_path for one in found.values()] == [None, weights, None]
     assert {one.method for one in found.values()} == {"p-tuning"}
     assert best_by_task(found.values()) == {"rte": found[names[1]]}
 
@@ -277,3 +280,17 @@ def test_a_vocabulary_without_a_word_of_the_model_is_refused(model: PromptedMode
     one = trained(stored("{subject} {mask}"))
     with pytest.raises(DataError, match="P17: no allowed word is one token of the model"):
         ask_relation(only(model), one, ["Oslo"], ["Zanzibar"], top=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 64])
+def test_scores_that_are_not_finite_are_refused_by_their_position(
+    tiny_folders: dict[str, Path], family: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "_CHUNK", chunk)
+    broken = only(load_broken(tiny_folders[family]))
+    one, subjects = trained(stored("{subject} is {mask}")), ["Paris", "a Oslo", "Lyon"]
+    with pytest.raises(
+        QuestionError, match=r"^p-tuning, P17, example 'a Oslo': its .*not finite: .*contain NaN"
+    ) as caught:
+        ask_relation(broken, one, subjects, VOCABULARY, top=1)
+    assert caught.value.position == 1

@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import TemplateError
 from pipeline.models.encoding import NO_SLOT, Row, build_row
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.loading import load_model
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.prompts.template import parse_template
 from tests.tiny import FAMILIES
@@ -40,6 +43,24 @@ def test_a_row_is_the_sentence_with_its_slots(
     bare = {"albert": "p a r i s"}.get(family, "Paris")
     row = build(model, source, subject="Paris")
     assert row == hand_row(family, model, spelled.format(bare=bare))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_special_token_is_one_in_a_template_and_plain_text_in_a_field(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    model = tiny_models[family]
+    tokenizer = model.codec.tokenizer
+    token, number = tokenizer.eos_token or "[SEP]", tokenizer.eos_token_id
+    if number is None:
+        number = tokenizer.sep_token_id
+    written = build(model, f"{{subject}} {token} is {{mask}}", subject="Paris")
+    typed = build(model, "{subject} is {mask}", subject=f"Paris {token}")
+    without = build(model, "{subject} is {mask}", subject="Paris")
+    place = len(model.codec.prefix + ids(family, model.codec, "^Paris"))
+    assert written.token_ids == (*without.token_ids[:place], number, *without.token_ids[place:])
+    assert typed.token_ids.count(number) == without.token_ids.count(number)
+    assert len(typed.token_ids) > len(written.token_ids)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -180,3 +201,11 @@ def test_a_marked_field_with_white_space_in_front_is_cut_too(
     row = build_row(template, {"premise": " in"}, codec, masked=False, max_length=3)
 
     assert len(row.token_ids) <= 3
+
+
+def test_an_answer_without_a_token_is_refused(tiny_folders: dict[str, Path]) -> None:
+    codec = load_model(tiny_folders["bert"], device="cpu").codec
+    codec.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    template = parse_template("{premise} {mask}.", ["premise"])
+    with pytest.raises(TemplateError, match=r"the answer '\\u200b' has no token of this model"):
+        build_row(template, {"premise": "a"}, codec, masked=True, max_length=64, answer="\u200b")

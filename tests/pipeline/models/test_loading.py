@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +114,61 @@ def test_a_spoilt_folder_is_an_error_that_names_it(
         (copy / file).write_text(content)
     with pytest.raises(ModelError, match=str(copy)):
         load_model(copy, device="cpu")
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "change", "said"),
+    [
+        ("llama", "config.json", {"quantization_config": GPTQ}, "GPTQ"),
+        ("llama", "config.json", {"quantization_config": NF4}, "bitsandbytes"),
+        ("bert", "config.json", {"vocab_size": "161"}, "'vocab_size' expected int, got str"),
+        ("llama", "config.json", {"max_position_embeddings": None}, "'max_position_embeddings'"),
+        ("llama", "config.json", {"dtype": "float5"}, "float5"),
+        ("roberta", "config.json", {"pad_token_id": None}, "'NoneType'"),
+        ("bert", "config.json", {"architectures": [1]}, "'int' object"),
+        ("bert", "tokenizer.json", {"model": {"type": "Future"}}, "ModelUntagged"),
+        ("bert", "tokenizer.json", {"pre_tokenizer": {"type": "Future"}}, "PreTokenizerUntagged"),
+    ],
+)
+def test_what_transformers_cannot_read_is_named_in_one_line(
+    copy: Path, file: str, change: dict[str, Any], said: str
+) -> None:
+    values = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps({**values, **change}))
+    with pytest.raises(ModelError) as caught:
+        load_model(copy, device="cpu")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{copy}: not a model that transformers can load: ")
+    assert said in line
+    assert "; fetch the model again, or save it with transformers " in line
+
+
+@pytest.mark.parametrize("family", ["gpt2"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(copy: Path, value: float) -> None:
+    spoil(copy / "model.safetensors", "transformer.h.1.mlp.c_fc.weight", value)
+    with pytest.raises(ModelError, match=rf"{copy}: the weights contain NaN .*h\.1\.mlp\.c_fc"):
+        load_model(copy, device="cpu")
+
+
+def test_tuned_weights_that_are_not_finite_are_refused(
+    tiny_models: dict[str, PromptedModel], tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = tuned(tiny_models["bert"], tmp_path / "weights.safetensors")
+    spoil(weights, "bert.embeddings.LayerNorm.weight", torch.nan)
+    with pytest.raises(ModelError, match=f"{weights}: the weights contain NaN .*LayerNorm.*train"):
+        load_model(tiny_folders["bert"], device="cpu", weights=weights)
+
+
+def spoil(file: Path, name: str, value: float) -> None:
+    """Set one number of a weight."""
+    state = load_file(file)
+    state[name].view(-1)[3] = value
+    save_file(state, file, {"format": "pt"})
 
 
 @pytest.mark.parametrize("family", ["bert"])

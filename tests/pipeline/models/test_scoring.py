@@ -1,4 +1,6 @@
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +8,8 @@ import torch
 from pipeline.models.encoding import MultipleChoice, Row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.packing import Batch
-from pipeline.models.scoring import score_examples
+from pipeline.models.scoring import ScoreError, score_examples
+from tests.tiny import load_broken
 from tests.worked import hand_row, slow_scores
 
 SENTENCES = [
@@ -136,3 +139,23 @@ def test_the_choices_of_an_example_share_a_pass(
 
 def test_no_examples_have_no_scores(model: PromptedModel) -> None:
     assert score_examples(model, [], None, WORD_IDS, max_tokens_per_forward=9).shape == (0, 3)
+
+
+def test_scores_that_are_not_finite_are_refused_with_their_example(
+    tiny_folders: dict[str, Path], family: str
+) -> None:
+    model = load_broken(tiny_folders[family], "Lyon")
+    rows = [hand_row(family, model, text) for text in ("^Paris _is M", "a _Lyon _is M", "_Lyon M")]
+    with pytest.raises(ScoreError, match="weights contain NaN") as caught:
+        score_examples(model, rows, None, WORD_IDS, max_tokens_per_forward=1)
+    assert caught.value.position == 1
+
+
+def test_the_missing_choice_of_an_example_with_one_is_no_error(
+    model: PromptedModel, rows: list[Row], vectors: torch.Tensor
+) -> None:
+    written = [replace(row, answer_ids=(30,)) for row in rows]
+    asked = [MultipleChoice((written[0],)), MultipleChoice((written[1], written[2]))]
+    found = score_examples(model, asked, vectors, torch.tensor([0, 1]), max_tokens_per_forward=1000)
+    assert found[0].tolist() == [0, -math.inf]
+    assert found[1].isfinite().all()

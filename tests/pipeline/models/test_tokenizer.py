@@ -63,6 +63,23 @@ def test_a_segment_in_the_middle_goes_on_with_the_line(
 
 
 @pytest.mark.parametrize("start", [True, False])
+def test_special_tokens_in_a_text_are_plain_text(codec: PieceTokenizer, start: bool) -> None:
+    for token in codec.tokenizer.all_special_tokens:
+        special = set(codec.tokenizer.all_special_ids) - {codec.tokenizer.unk_token_id}
+        found = codec.encode_segment(f" Paris {token} is", start=start)
+        assert not special & set(found)
+        assert found[0] in codec.encode_segment(" Paris", start=start)
+        assert found[-1:] == codec.encode_segment(" is", start=False)
+        assert len(found) > len(codec.encode_segment(" Paris is", start=start))
+
+
+def test_special_tokens_of_a_template_are_its_tokens(codec: PieceTokenizer) -> None:
+    token, number = codec.tokenizer.all_special_tokens[0], codec.tokenizer.all_special_ids[0]
+    assert list(codec.split_special("Paris is")) == ["Paris is"]
+    assert list(codec.split_special(f"Paris {token} is")) == ["Paris ", number, " is"]
+
+
+@pytest.mark.parametrize("start", [True, False])
 @pytest.mark.parametrize("text", ["", "  "])
 def test_spaces_alone_are_no_token(codec: PieceTokenizer, text: str, start: bool) -> None:
     assert codec.encode_segment(text, start=start) == []

@@ -1,9 +1,13 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.errors import DataError
+from pipeline.files import read_json, sha256, write_json
 from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
 
 P17 = StoredPrompt("[P*2] {subject} is in {mask}", torch.rand(2, 4), 3, 0.1 + 0.2)
@@ -21,6 +25,13 @@ def _same(one: StoredPrompt, other: StoredPrompt) -> bool:
     return one == other
 
 
+def _tune(folder: Path, name: str, content: bytes = b"tuned") -> Path:
+    path = weights_file(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
 def test_prompts_come_back_bit_for_bit(tmp_path):
     first = StoredPrompt("{mask}", torch.rand(1, 4), 1, 1.0)
     prompts = {"P30/2": first, "P17": P17, "rte": RTE, "P47": FOUND}
@@ -31,9 +42,14 @@ def test_prompts_come_back_bit_for_bit(tmp_path):
 
 
 def test_the_description_can_be_read_by_people(tmp_path):
+    weights = _tune(tmp_path, "P17")
     save_prompts(tmp_path, "p-tuning", {"P17": P17})
     assert json.loads((tmp_path / "prompts.json").read_text()) == {
         "method": "p-tuning",
+        "vectors": {
+            "file": "prompts.safetensors",
+            "sha256": sha256(tmp_path / "prompts.safetensors"),
+        },
         "prompts": {
             "P17": {
                 "template": "[P*2] {subject} is in {mask}",
@@ -43,6 +59,7 @@ def test_the_description_can_be_read_by_people(tmp_path):
                 "verbalizer": None,
                 "max_length": None,
                 "words": None,
+                "weights": {"file": "weights/P17.safetensors", "sha256": sha256(weights)},
             }
         },
     }
@@ -105,20 +122,133 @@ def _of_another_length(folder):
     (folder / "other" / "prompts.safetensors").replace(folder / "prompts.safetensors")
 
 
-@pytest.mark.parametrize("damage", [_lose, _of_another_training, _of_another_length])
-def test_vectors_that_do_not_belong_to_the_prompts_are_refused(tmp_path, damage):
+def _of_another_seed(folder):
+    same_shape = StoredPrompt("{mask}", torch.rand(2, 4), 1, 1.0)
+    save_prompts(folder / "other", "p-tuning", {"P17": same_shape})
+    (folder / "other" / "prompts.safetensors").replace(folder / "prompts.safetensors")
+
+
+def _cut(folder):
+    path = folder / "prompts.safetensors"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+RESTORE = "restore it with `dvc checkout` or `dvc pull`, or train again with `dvc repro`"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_lose, "missing; the prompts were trained with it"),
+        (_of_another_training, "replaced or altered: its SHA-256 is "),
+        (_of_another_length, "replaced or altered: its SHA-256 is "),
+        (_of_another_seed, "replaced or altered: its SHA-256 is "),
+        (_cut, "replaced or altered: its SHA-256 is "),
+    ],
+)
+def test_vectors_that_do_not_belong_to_the_prompts_are_refused(tmp_path, damage, said):
     save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    recorded = sha256(tmp_path / "prompts.safetensors")
     damage(tmp_path)
-    with pytest.raises(DataError, match="no 2 vectors for P17; train again") as caught:
+    with pytest.raises(DataError) as caught:
+        load_prompts(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'prompts.safetensors'}: {said}")
+    assert message.endswith(RESTORE)
+    assert ("replaced" in said) == (f"prompts.json records {recorded};" in message)
+
+
+def test_weights_are_those_that_were_saved(tmp_path):
+    path = _tune(tmp_path, "P17/2")
+    save_prompts(tmp_path, "p-tuning", {"P17/2": P17, "rte": RTE})
+    prompts = load_prompts(tmp_path)
+    assert prompts["P17/2"].weights_path == path
+    _tune(tmp_path, "rte")  # not recorded: the model of rte was frozen
+    assert load_prompts(tmp_path)["rte"].weights_path is None
+
+
+def test_replaced_weights_are_found_when_they_are_read(tmp_path):
+    path = _tune(tmp_path, "P17")
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    _tune(tmp_path, "P17", b"other")
+    prompt = load_prompts(tmp_path)["P17"]
+    with pytest.raises(DataError) as caught:
+        _ = prompt.weights_path
+    assert str(caught.value).startswith(f"{path}: replaced or altered: its SHA-256 is d9298a10d1b0")
+    assert str(caught.value).endswith(RESTORE)
+
+
+def test_missing_weights_are_found_at_once(tmp_path):
+    path = _tune(tmp_path, "P17")
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    path.unlink()
+    with pytest.raises(DataError, match="missing; the prompts were trained") as caught:
+        load_prompts(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def _without_digests(folder):
+    """Rewrite `prompts.json` as earlier versions wrote it."""
+    record = read_json(folder / "prompts.json")
+    del record["vectors"]
+    for entry in record["prompts"].values():
+        del entry["weights"]
+    write_json(folder / "prompts.json", record)
+
+
+def test_records_of_earlier_versions_are_read(tmp_path):
+    path = _tune(tmp_path, "P17")
+    save_prompts(tmp_path, "p-tuning", {"P17": P17, "rte": RTE})
+    _without_digests(tmp_path)
+    prompts = load_prompts(tmp_path)
+    assert prompts["rte"] == RTE
+    assert torch.equal(prompts["P17"].vectors, P17.vectors)
+    assert prompts["P17"].weights_path == path
+    with pytest.raises(DataError, match=r"weights/rte\.safetensors: missing"):
+        load_prompts(tmp_path, tuned=True)
+
+
+@pytest.mark.parametrize("damage", [_lose, _of_another_training, _of_another_length])
+def test_vectors_of_another_shape_are_found_without_digests(tmp_path, damage):
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    _without_digests(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DataError, match="no 2 vectors for P17; restore it") as caught:
         load_prompts(tmp_path)
     assert str(tmp_path / "prompts.safetensors") in str(caught.value)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 60, -1])
-def test_a_cut_file_of_vectors_is_refused_with_its_name(tmp_path, kept):
+def test_a_cut_file_of_vectors_is_found_without_digests(tmp_path, kept):
     save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    _without_digests(tmp_path)
     path = tmp_path / "prompts.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(DataError) as caught:
         load_prompts(tmp_path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_vectors_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, value):
+    vectors = torch.rand(2, 4)
+    vectors[1, 2] = value
+    message = "the prompt vectors of P17 contain NaN or infinity; train again"
+    with pytest.raises(DataError, match=f"{tmp_path}: {message}"):
+        save_prompts(tmp_path, "p-tuning", {"P30": P17, "P17": replace(P17, vectors=vectors)})
+    assert not list(tmp_path.iterdir())
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    _without_digests(tmp_path)
+    save_file({"P17": vectors}, tmp_path / "prompts.safetensors")
+    with pytest.raises(DataError, match=f"{tmp_path}: {message}"):
+        load_prompts(tmp_path)
+
+
+def test_a_dev_score_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path):
+    with pytest.raises(DataError, match=r"prompts\.P17\.dev_score is nan"):
+        save_prompts(tmp_path, "p-tuning", {"P17": replace(P17, dev_score=float("nan"))})
+    save_prompts(tmp_path, "p-tuning", {"P17": P17})
+    file = tmp_path / "prompts.json"
+    file.write_text(file.read_text().replace("0.30000000000000004", "NaN"))
+    with pytest.raises(DataError, match=f"{file}: has NaN in place of a number"):
+        load_prompts(tmp_path)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from pipeline.config.schema import SearchParams
-from pipeline.errors import TemplateError
+from pipeline.errors import ModelError, TemplateError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel
@@ -33,7 +33,7 @@ from pipeline.search.autoprompt import (
 )
 from pipeline.training.loop import TrainingJob
 from tests.jobs import fact_job
-from tests.tiny import FAMILIES, WORDS
+from tests.tiny import FAMILIES, WORDS, load_broken
 from tests.worked import VOCABULARY, ids, make_facts, slow_scores
 
 SEED = 7
@@ -699,3 +699,19 @@ def test_too_few_tokens_or_words_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"P17: . tokens for .*words allowed"):
         run(tiny_models["bert"], problem(tiny_models["bert"]), **changes)
+
+
+# Scores that are not finite
+
+
+def test_a_prompt_without_finite_scores_is_refused(tiny_folders: dict[str, Path]) -> None:
+    model = load_broken(tiny_folders["bert"])
+    at = rf"^P17/setting-1/split-1/seed-{SEED}, prompt '\S+ \S+ \S+', dev example 1: .*contain NaN"
+    with pytest.raises(ModelError, match=at):
+        run(model, problem(model), allowed=torch.tensor(ids("bert", model.codec, "_Oslo")))
+
+
+def test_a_loss_that_is_not_finite_stops_the_search(tiny_folders: dict[str, Path]) -> None:
+    model = load_broken(tiny_folders["bert"])  # train has the word, dev does not
+    with pytest.raises(ModelError, match=r"seed-7, iteration 1: the loss .*contain NaN"):
+        run(model, problem(model))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.config.schema import SearchParams
 from pipeline.data.lama import Fact
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel
@@ -21,7 +21,7 @@ from pipeline.search.discrete import choose_published, search_prompt, usable_tem
 from pipeline.tasks.lama import FIELDS
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
 from tests.jobs import fact_job, fact_trial
-from tests.tiny import FAMILIES
+from tests.tiny import FAMILIES, load_broken
 from tests.worked import VOCABULARY, make_facts, slow_scores
 
 ONE_OF_EACH = ("bert", "gpt2")
@@ -318,3 +318,12 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     assert stored.words == whole.words
     # The iteration at whose end it was killed is told again.
     assert [record.epoch for record in heard] == [5, 6, 7, 8]
+
+
+def test_a_published_template_without_finite_scores_is_refused(
+    tiny_folders: dict[str, Path],
+) -> None:
+    model = load_broken(tiny_folders["bert"], "located")
+    at = r"P17/.*, prompt '{subject} is located in .*', dev example 1: its scores are not finite"
+    with pytest.raises(ModelError, match=at):
+        choose(model)

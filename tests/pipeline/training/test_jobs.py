@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config.schema import MethodParams, RuntimeParams
 from pipeline.data.lama import Fact
-from pipeline.errors import DataError, TemplateError
+from pipeline.errors import DataError, ModelError, TemplateError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache, load_model
@@ -28,7 +28,7 @@ from pipeline.training.jobs import (
     select_settings,
 )
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
-from tests.jobs import ADAM, changed, fact_job, fact_trial, method, task_trial
+from tests.jobs import ADAM, changed, diverge_above, fact_job, fact_trial, method, task_trial
 from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, hand_row, ids, make_facts
 
@@ -581,3 +581,37 @@ def test_vectors_and_scores_are_those_of_the_weights_that_are_kept(
     assert result.vectors is not None
     assert result.vectors[0, 0] == 3
     assert weights_file(tmp_path / "out", one[0].name).read_text() == "of 3"
+
+
+def test_weights_that_were_altered_through_the_output_are_trained_again(
+    tmp_path: Path, scripted: list[str]
+) -> None:
+    (one,) = tuned_trials({1: 0.2})
+    run = runner(tmp_path, lambda **_: None)  # type: ignore[arg-type,return-value]
+    run.save_weights(run.run([one], select=True), tmp_path / "out")
+    output = weights_file(tmp_path / "out", one.name)
+    output.write_text("altered")
+    assert weights(tmp_path) == ["altered"]  # a link
+    selection = run.save_weights(run.run([one], select=True), tmp_path / "again")
+    assert scripted == ["0.002", "0.002"]
+    assert weights_file(tmp_path / "again", one.name).read_text() == "of 2"
+    assert output.read_text() == "altered"
+    (result,) = selection.kept.values()
+    assert result.vectors is not None
+    assert result.vectors[0, 0] == 2
+
+
+def test_a_bank_that_diverges_costs_no_finished_bank(
+    tiny_models: dict[str, PromptedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge_above(monkeypatch, 0.5)
+    wild = method(encoder="embedding", prompt_optimizer=changed(ADAM, learning_rate=0.9))
+    good, bad = bank_trials(("P17",)), bank_trials(("P17",), training=wild, setting=2)
+    log = Log()
+    with pytest.raises(ModelError, match=rf"^{bad[0].name}: epoch 1, .*training diverged"):
+        runner(tmp_path, lambda **_: tiny_models["bert"], log).run([*good, *bad], select=True)
+    # Nothing of the epoch is logged.
+    assert max(epoch or 0 for name, epoch in log.metrics if "setting-2" in name) == 0
+    log = Log("second")
+    runner(tmp_path, lambda **_: pytest.fail("loaded"), log).run(good, select=True)
+    assert log.lines == [f"bank-1/seed-{good[0].seed}: trained before"]

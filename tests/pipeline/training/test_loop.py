@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.data.lama import Fact
+from pipeline.errors import ModelError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models import packing
 from pipeline.models.dataset import PromptDataset
@@ -26,9 +27,9 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.jobs import make_job
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
 from pipeline.training.prompt_encoders import EncoderBank, PromptEncoder, make_encoder
-from tests.jobs import ADAM, SEED, changed, fact_job, method, task_trial, train_jobs
+from tests.jobs import ADAM, SEED, changed, diverge_above, fact_job, method, task_trial, train_jobs
 from tests.operations import Operations
-from tests.tiny import FAMILIES
+from tests.tiny import FAMILIES, load_broken
 from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores, torch_vectors
 
 ONE_OF_EACH = ("bert", "gpt2")
@@ -1021,3 +1022,73 @@ def test_a_finished_training_is_not_repeated(
     for name, result in first.items():
         assert again[name].history == result.history
         assert torch.equal(again[name].vectors, result.vectors)  # type: ignore[arg-type]
+
+
+# Losses that are not finite
+
+HUGE = changed(ADAM, learning_rate=0.9, max_grad_norm=None)
+TRIAL = rf"P17/setting-1/split-1/seed-{SEED}"
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+@pytest.mark.parametrize(("batch_size", "place"), [(2, "train, step 2"), (5, "dev")])
+def test_a_training_that_diverges_is_an_error_with_its_trial_epoch_and_step(
+    tiny_models: dict[str, PromptedModel],
+    family: str,
+    batch_size: int,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    diverge_above(monkeypatch, 0.5)
+    model, seen = tiny_models[family], []
+    with pytest.raises(ModelError) as caught:
+        run(
+            model,
+            [job(model)],
+            encoder="embedding",
+            batch_size=batch_size,
+            prompt_optimizer=HUGE,
+            on_epoch=lambda _, record: seen.append(record.epoch),
+        )
+    assert str(caught.value) == (
+        f"{TRIAL}: epoch 1, {place}: the loss is not finite: training diverged; lower "
+        "prompt.learning_rate (now 0.9) or set prompt.max_grad_norm (now null)"
+    )
+    assert seen == [0]
+
+
+def test_the_trials_whose_losses_are_not_finite_first_are_named(
+    tiny_models: dict[str, PromptedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge_above(monkeypatch, 0.5)
+    model = tiny_models["bert"]
+    with pytest.raises(ModelError, match=f"^{TRIAL} and 1 more: epoch 1, train, step 2: "):
+        run(model, three_jobs(model), encoder="embedding", batch_size=2, prompt_optimizer=HUGE)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_a_model_with_nan_is_told_from_a_high_learning_rate(
+    tiny_folders: dict[str, Path], family: str
+) -> None:
+    for word, place in (("Lyon", "epoch 0, dev"), ("Oslo", r"epoch 1, train, step \d")):
+        model = load_broken(tiny_folders[family], word)  # dev has no Oslo
+        with pytest.raises(ModelError, match=f"^{TRIAL}: {place}: .* weights contain NaN"):
+            run(model, [job(model)])
+
+
+def test_a_tuned_model_that_diverges_leaves_the_weights_of_the_best_epoch(
+    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge_above(monkeypatch, 0.5)
+    model = load_model(tiny_folders["bert"], device="cpu")
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(ModelError, match=r"epoch 1, .*lower model\.learning_rate \(now 0\.9\)"):
+        run(
+            model,
+            [job(model, source="{subject} is in {mask}")],
+            encoder=None,
+            model_optimizer=HUGE,
+            score=latest,
+            best_checkpoint_path=path,
+        )
+    assert all(weight.isfinite().all() for weight in load_file(path).values())
