@@ -104,6 +104,7 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
             "model__name": str(model),
             "data__mirror": str(mirror),
             "lama__relations": ["P17", "P30"],
+            "lama__seeds": [34],
             "lama__splits": {"train_facts": 16, "dev_facts": 8, "test_facts": 8},
             "lama__training__p-tuning__epochs": 2,
             "superglue__methods": ["p-tuning"],
