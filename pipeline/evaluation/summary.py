@@ -89,7 +89,7 @@ def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[R
             test = [
                 r["test_score"] for r in evaluated if (r["task"], r["setting"]) == (task, number)
             ]
-            # The template has a column of its own.
+            # The template has its own column.
             tried = [f"{path}={v}" for path, v in setting["tried"].items() if path != "template"]
             rows.append(
                 {

@@ -20,7 +20,7 @@ _KEPT_BY_LAYER = 24
 # Numbers for each word of the vocabulary: scores, log-probabilities, their gradients.
 _KEPT_BY_WORD = 4
 
-# An answer, which is scored among the vocabulary, has at least so many tokens of its own.
+# An answer, which is scored among the vocabulary, adds at least so many tokens to a pass.
 _TOKENS_BY_ANSWER = 4
 
 # Beyond this, more tokens in a pass were not faster (measured on 2 CPU cores only).

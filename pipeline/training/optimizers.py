@@ -18,7 +18,7 @@ class ScheduledOptimizer:
     """Adam or AdamW over the weights of several members, each with its own schedule.
 
     The members are the prompts of a bank, or one language model. Each is clipped, stepped and
-    scheduled as by an optimizer of its own, up to rounding; the update itself is torch's fused
+    scheduled as by a separate optimizer, up to rounding; the update itself is torch's fused
     kernel over views of the members, called once for all that have the same learning rate.
     """
 
