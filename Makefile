@@ -62,10 +62,10 @@ types: $(VENV)/dev ## check types with mypy --strict
 	@mypy
 
 test: $(VENV)/dev ## all tests; no network needed
-	@pytest --quiet --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10
+	@pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 test-fast: $(VENV)/dev ## without the tests that run pipelines, servers, or processes to kill
-	@pytest --quiet --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
+	@pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
 
 readme: setup ## write the results of the last run into README.md
 	@ptune report readme
