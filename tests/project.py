@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from pipeline.data.lama import PROMPT_COLLECTIONS
 from pipeline.sources.geonames import GEONAMES
-from tests.warm import can_run, run_warm
+from tests.warm import can_run, start_warm
 
 ROOT = Path(__file__).parents[1]
 _CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
@@ -165,7 +165,7 @@ def _run_warm(
     folder: Path, command: tuple[str, ...], environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        code = run_warm(command, folder, environment, out.fileno(), err.fileno())
+        code = start_warm(command, folder, environment, out.fileno(), err.fileno()).wait()
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())

@@ -76,7 +76,7 @@ def copy(project: Path, folder: Path) -> Path:
 
 
 class Attempt:
-    """A `dvc repro` in a process group of its own, to be killed.
+    """A `dvc repro` in a separate process group, to be killed.
 
     It is started as a new process with `cold`, which its stage is then a child of.
     """

@@ -133,19 +133,6 @@ def start_warm(
         return Started(connection)
 
 
-def run_warm(
-    command: Sequence[str],
-    folder: Path,
-    environment: Mapping[str, str],
-    stdout: int,
-    stderr: int,
-    *,
-    group: int | None = None,
-) -> int:
-    """Run a program as `start_warm` starts it, and return its exit code."""
-    return start_warm(command, folder, environment, stdout, stderr, group=group).wait()
-
-
 @cache
 def _start() -> str:
     """Start the process that forks, if this test run has none yet, and keep it alive."""
@@ -297,7 +284,7 @@ def _fork_what_it_starts() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         folder = Path(more["cwd"])
-        if code := run_warm(words, folder, more["env"], 1, 2, group=os.getpgrp()):
+        if code := start_warm(words, folder, more["env"], 1, 2, group=os.getpgrp()).wait():
             raise StageCmdFailedError(cmd, code)
 
     class Program(subprocess.Popen[Any]):

@@ -524,7 +524,7 @@ def test_evaluation_uses_each_relations_own_weights(
 
     weights["P30"].unlink()
     assert f"{weights['P30']}: missing" in invoke(command, monkeypatch).stderr
-    # A frozen relation is asked of the model as it was, after one with weights of its own.
+    # A frozen relation is asked of the model as it was, after one with tuned weights.
     record_weights(Path("spoilt"))
     assert invoke(command, monkeypatch).exit_code == 0
     assert log_probs(Path("answers/predictions"))["P30"] == manual["P30"]
