@@ -101,10 +101,10 @@ def read_results() -> list[Result]:
     # Path and hash of an output -> the newest run that wrote it.
     producers: dict[tuple[str, str], Any] = {}
     try:
-        for run in (*_stage_runs(mlflow, "splits"), *_stage_runs(mlflow, "train")):
+        for run in (*stage_runs(mlflow, "splits"), *stage_runs(mlflow, "train")):
             for path, digest in tags_below(run.data.tags, WROTE).items():
                 producers.setdefault((path, digest), run)
-        results = [_result(run, producers) for run in _stage_runs(mlflow, "evaluate")]
+        results = [_result(run, producers) for run in stage_runs(mlflow, "evaluate")]
     except Exception as error:  # of MLflow's, its database's and its client's many
         raise unreadable(error) from error
     return sorted(results, key=lambda result: result.ended, reverse=True)
@@ -126,10 +126,10 @@ def seconds_of_execution(run_key: str) -> float | None:
         TrackingError: the tracking server or store cannot be used.
     """
     runs = TrackedHistory().find_by_run_key(run_key)
-    return next((_seconds(run.metrics) for run in runs if run.metrics.get("seconds")), None)
+    return next((seconds_of(run.metrics) for run in runs if run.metrics.get("seconds")), None)
 
 
-def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
+def stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
     """Return the finished runs of a stage, without their child runs, the newest first."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENTS[stage])
     if experiment is None:
@@ -150,7 +150,7 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     read = tags_below(tags, READ)
     for part in filter(None, (*map(producers.get, read.items()), run)):
         params |= part.data.params
-        spent = _seconds(part.data.metrics)
+        spent = seconds_of(part.data.metrics)
         if spent is not None:
             seconds[part.data.tags["stage"]] = spent
     benchmark = tags.get("benchmark", "")
@@ -178,7 +178,8 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
     )
 
 
-def _seconds(metrics: Mapping[str, float]) -> float | None:
+def seconds_of(metrics: Mapping[str, float]) -> float | None:
+    """Return the seconds of a stage, with those of earlier runs that it reused; None if unknown."""
     if "seconds" not in metrics:
         return None
     return metrics["seconds"] + metrics.get(SECONDS_REUSED, 0.0)

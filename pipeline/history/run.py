@@ -34,7 +34,7 @@ _DESCRIPTION = """Stage `{stage}` of the pipeline.
 | input | hash |
 |---|---|
 {inputs}
-To reproduce it: check out this run's commit, then `dvc repro -s {stage}`.{patch}"""
+To reproduce it: `ptune reproduce` with this run's id."""
 
 
 @dataclass
@@ -151,8 +151,8 @@ def stage_run(
                 yield run
                 _log_outputs(run, live)
                 if stage is not None:
-                    run._record("derived", {"name": "lineage"})
-                    run._record("derived", {"name": "models"})
+                    for name in DERIVED:
+                        run._record("derived", {"name": name})
         finally:
             if log.pending:
                 _warn(
@@ -292,7 +292,6 @@ def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
             stage=stage.stage,
             command=stage.command.replace(" --", " \\\n  --"),
             inputs="".join(f"| `{path}` | `{digest}` |\n" for path, digest in stage.inputs.items()),
-            patch=" The tree had changes: apply `git/diff.patch` first." if dirty else "",
         )
         tags |= execution_tags(stage, stage.within)
         tags["dvc.experiment"] = stage.experiment or "workspace"
