@@ -129,7 +129,7 @@ def _open(mlflow: ModuleType, info: StageInfo, tags: Mapping[str, str]) -> str:
             if error.error_code != "PERMISSION_DENIED":
                 raise
             client.set_terminated(run.info.run_id, "KILLED")
-    return str(client.create_run(experiment, run_name=info.name, tags=dict(tags)).info.run_id)
+    return str(client.create_run(experiment, run_name=info.run_name, tags=dict(tags)).info.run_id)
 
 
 def _events(

@@ -225,10 +225,10 @@ def _open_run(
     client = mlflow.MlflowClient()
     if earlier is None:
         experiment = mlflow.get_experiment_by_name(info.experiment).experiment_id
-        run = client.create_run(experiment, run_name=info.name, tags=resolve_tags(dict(tags)))
+        run = client.create_run(experiment, run_name=info.run_name, tags=resolve_tags(dict(tags)))
         return str(run.info.run_id)
     run_id = str(earlier.info.run_id)
-    client.update_run(run_id, status="RUNNING", name=info.name)
+    client.update_run(run_id, status="RUNNING", name=info.run_name)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
 

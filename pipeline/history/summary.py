@@ -14,6 +14,7 @@ from pipeline.history.executions import MAX_TAG, tags_below
 from pipeline.history.results import seconds_of
 from pipeline.history.store import connect
 from pipeline.report.scores import HEADLINE, percent, scores_of
+from pipeline.workflow.command import StageInfo
 
 # The tag with the settings that differ from those of the stage's first run.
 CHANGED = "changed"
@@ -50,7 +51,8 @@ def log_summary(run_id: str, write: Callable[[Event], None]) -> None:
     changed = _changed(params, _first_params(mlflow, run))
     missing = {key: value for key, value in params.items() if key not in run.data.params}
     note = f"{_facts(scores, minutes, changed)}\n\n{_without_facts(tags.get(_NOTE, ''))}"
-    name = [tags["method"], tags.get("task") or tags["benchmark"], *changed[:_MAX_NAMED]]
+    subject = StageInfo(tags["stage"], tags["benchmark"], tags.get("task", ""), tags["method"])
+    name = [subject.run_name, *changed[:_MAX_NAMED]]
     if len(changed) > _MAX_NAMED:
         name.append(f"and {len(changed) - _MAX_NAMED} more")
     write(Event("params", run_id, missing))

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -42,20 +39,15 @@ def test_the_page_of_an_older_history_gets_its_columns(own_folder: Path) -> None
 
 
 @pytest.mark.slow
-def test_mlflow_finds_the_app_and_its_page_chooses_for_a_new_browser(own_folder: Path) -> None:
-    from mlflow.server import _find_app
+def test_mlflow_finds_the_app_and_its_page_chooses_for_a_new_browser(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import server
 
-    assert _find_app(APP) == f"{create_app.__module__}:{create_app.__name__}"
-    code = (
-        "from pipeline.history.browser import create_app\n"
-        "create_app()\n"
-        "from mlflow.server import app\n"
-        "print(app.test_client().get('/').text)\n"
-    )
-    environment = {**os.environ, "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{own_folder}/mlflow.db"}
-    page = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    assert server._find_app(APP) == f"{create_app.__module__}:{create_app.__name__}"
+    monkeypatch.setitem(server.app.view_functions, "serve", server.app.view_functions["serve"])
+    create_app()
+    page = server.app.test_client().get("/").text
     assert page.index("mlflow.workflowType_v1") < page.index("<script defer")
 
 

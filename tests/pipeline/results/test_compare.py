@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.history.results import Result, newest
+from pipeline.history.results import Result, latest
 from pipeline.report.tables import Table
 from pipeline.results.compare import paper_figures, record_of, result_tables
 
@@ -30,6 +30,7 @@ def make(method: str = "manual", value: float | None = 0.25, **changes: Any) -> 
         "contents": {"splits": "1111111111", "model": "2222222222"},
         "seconds": {},
         "tags": {},
+        "current": False,
         **changes,
     }
     fields["metrics"] = {**metrics, **changes.get("metrics", {})}
@@ -92,7 +93,7 @@ def test_data_are_named_by_source_subset_and_protocol(changes: dict[str, Any], d
     assert make(**changes).data == data
 
 
-def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
+def test_latest_keeps_one_of_each_model_data_task_and_method() -> None:
     results = [
         make("manual", 0.1),
         make("manual", 0.2),
@@ -101,7 +102,7 @@ def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
         make("manual", 0.5, benchmark="superglue", task="rte"),
         make("p-tuning", 0.6),
     ]
-    assert newest(results) == [results[0], *results[2:]]
+    assert latest(results) == [results[0], *results[2:]]
 
 
 def test_a_spread_is_shown_and_explained() -> None:
