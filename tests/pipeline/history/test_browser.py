@@ -39,6 +39,7 @@ def test_the_page_of_an_older_history_gets_its_columns(own_folder: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:starlette")
 def test_mlflow_finds_the_app_and_its_page_chooses_for_a_new_browser(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
