@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.history.results import Result
+    from pipeline.report.significance import Answers
     from pipeline.report.tables import Table
 
 Names = list[str] | None
@@ -24,7 +25,7 @@ _DAYS = ["%Y-%m-%d"]
 
 # Columns of words; the others hold numbers.
 _WORDS = ("date", "task", "method", "model", "run")
-_FIRST_TO_GO = ("run", "dev", "min", "test n", "date")
+_FIRST_TO_GO = ("run", "dev", "min", "steps", "test n", "train/dev/test", "date")
 # Characters of a heading that is broken in two lines.
 _LONG = 10
 
@@ -67,7 +68,8 @@ def results(
 ) -> None:
     """Print the scores of methods on tasks, from the runs in MLflow.
 
-    Shows the newest finished run of each model, data, task and method.
+    Shows the newest finished run of each model, data, task and method, with paired tests between
+    the methods of a row, from their stored predictions.
     Other data, and other splits of them, have separate rows.
     Tables are in percent; CSV and JSON have shares of 1.
     """
@@ -76,7 +78,7 @@ def results(
     if cost and (every or against is not None):
         raise PipelineError("--cost cannot be combined with --all, which includes it, or --against")
     # Imports MLflow, which is too slow for --help.
-    from pipeline.history.results import newest, read_results
+    from pipeline.history.results import newest, read_answers, read_results
 
     tags = {}
     for text in tag or ():
@@ -96,6 +98,13 @@ def results(
             and tags.items() <= result.tags.items()
         )
 
+    answers: dict[str, Answers | None] = {}
+
+    def cached_answers(result: "Result") -> "Answers | None":
+        if result.run_id not in answers:
+            answers[result.run_id] = read_answers(result)
+        return answers[result.run_id]
+
     evaluations = read_results()
     selected = list(filter(is_selected, evaluations))
     if not selected:
@@ -108,9 +117,11 @@ def results(
     from pipeline.report.tables import markdown
     from pipeline.results.compare import result_tables
 
-    by_run = result_tables(shown, "run", paper=paper)
+    # Of several runs of a method, none is the one to compare.
+    answers_of = None if cost or every else cached_answers
+    by_run = result_tables(shown, "run", paper=paper, answers_of=answers_of)
     show: Literal["test", "min"] = "min" if cost else "test"
-    tables = by_run if every else result_tables(shown, show, paper=paper)
+    tables = by_run if every else result_tables(shown, show, paper=paper, answers_of=answers_of)
     if as_markdown:
         typer.echo(markdown(tables), nl=False)
     else:

@@ -4,12 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+from pipeline.files import read_jsonl
 from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory, tags_below
 from pipeline.history.store import connect, history_exists, unreadable
-from pipeline.report.scores import HEADLINE, Score, scores_of, source_name
+from pipeline.report.scores import HEADLINE, Score, read_table, scores_of, source_name
+from pipeline.report.significance import Answers, correct_answers
 from pipeline.workflow.command import EXPERIMENTS
 
 # Metric of a training: seconds of earlier runs whose results it reused.
@@ -108,6 +112,22 @@ def read_results() -> list[Result]:
     except Exception as error:  # of MLflow's, its database's and its client's many
         raise unreadable(error) from error
     return sorted(results, key=lambda result: result.ended, reverse=True)
+
+
+def read_answers(result: Result) -> Answers | None:
+    """Return which test examples an evaluation got right; None if the run keeps no predictions."""
+    mlflow = connect()
+    with TemporaryDirectory() as folder:
+        try:
+            files = [
+                Path(mlflow.artifacts.download_artifacts(
+                    run_id=result.run_id, artifact_path=name, dst_path=folder
+                ))
+                for name in ("predictions.jsonl", "trials.csv")
+            ]  # fmt: skip
+        except (mlflow.MlflowException, OSError):
+            return None
+        return correct_answers(read_jsonl(files[0]), read_table(files[1], result.task))
 
 
 def newest(results: Iterable[Result]) -> list[Result]:

@@ -51,7 +51,7 @@ def choose_published(
         scores = score_dev(model, job, template.source, None, max_tokens_per_forward)
         record = EpochRecord(0, None, *scores)
         if best is None or record.dev_score > best.best_score:
-            best = TrainingResult(history=[record], template=template.source)
+            best = TrainingResult(history=[record], template=template.source, examples=job.sizes)
     if best is None:
         raise DataError(
             f"{trial.task}: this model can use none of {len(texts)} published templates; a causal "
@@ -98,4 +98,5 @@ def search_prompt(
         best_epoch=search.best_iteration,
         history=[as_epoch(record) for record in search.history],
         words=[str(word) for word in words],
+        examples=job.sizes,
     )
