@@ -632,7 +632,7 @@ def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
         words = prompt["words"]
         assert len(words) == prompt["prompt_tokens"] == 5
         ids = model.codec.tokenizer.convert_tokens_to_ids(words)
-        assert torch.equal(vectors[trial(name)], model.input_embeddings[ids].detach())
+        assert torch.equal(vectors[trial(name)], model.input_embeddings(torch.tensor(ids)).detach())
     for method in METHODS[:-1]:
         stored = load_prompts(ready.root / "models/lama" / method)
         assert all(prompt.words is None for prompt in stored.values())
