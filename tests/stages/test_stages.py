@@ -392,10 +392,13 @@ def test_stability_asks_the_same_facts_under_each_template(ready: Ready, method:
     }
 
 
+SUBJECT = ("stage", "benchmark", "task", "method")
+
+
 def test_logged_metrics_equal_the_written_file(ready: Ready) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{ready.root}/mlflow.db")
     runs = {
-        run.info.run_name: run
+        "/".join(run.data.tags[key] for key in SUBJECT if key in run.data.tags): run
         for run in mlflow.search_runs(search_all_experiments=True, output_format="list")
     }
     files = {
