@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli import doctor, history, predict, preset, promote, report, repro, results
+from pipeline.cli import doctor, history, predict, preset, promote, report, repro, results, task
 from pipeline.cli.console import report_errors
 
 
@@ -58,3 +58,4 @@ app.command(epilog=history.SYNC_EXAMPLES)(history.sync)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
 app.add_typer(report.app, name="report")
+app.add_typer(task.app, name="task")

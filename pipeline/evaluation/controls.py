@@ -42,20 +42,20 @@ def best_constant(task: Task, test: Sequence[Example]) -> dict[str, float]:
     return {**best, "score": max(map(task_score, reached))}
 
 
-def naive_bayes_share(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> float:
-    """The share of test facts that naive Bayes predicts from the subject's words.
+def naive_bayes(train: Sequence[tuple[str, str]], texts: Sequence[str]) -> list[str]:
+    """The answers that naive Bayes gives to texts, from their words.
 
     Multinomial, add-one smoothing, over words split at white space, case-sensitive. Of equally
     likely answers the alphabetically first counts.
 
     Args:
-        train: subject and object of each fact to count.
-        test: those to predict.
+        train: text and answer of each example to count.
+        texts: those to predict.
 
     Raises:
         ValueError: one of the two is empty.
     """
-    if not train or not test:
+    if not train or not texts:
         raise ValueError("no answers to count")
     # Not needed to train, so a machine that only trains may lack it.
     from sklearn.feature_extraction.text import CountVectorizer
@@ -63,8 +63,7 @@ def naive_bayes_share(train: Sequence[tuple[str, str]], test: Sequence[tuple[str
 
     words = CountVectorizer(lowercase=False, token_pattern=r"\S+")
     model = MultinomialNB().fit(words.fit_transform([s for s, _ in train]), [o for _, o in train])
-    likely = model.predict_joint_log_proba(words.transform([subject for subject, _ in test]))
+    likely = model.predict_joint_log_proba(words.transform(texts))
     # Equal but for rounding is equal; argmax takes the first, and classes_ is in alphabetic order.
-    answers = model.classes_[(likely >= likely.max(axis=1, keepdims=True) - 1e-9).argmax(axis=1)]
-    right = [answer == object_ for answer, (_, object_) in zip(answers, test, strict=True)]
-    return float(sum(right) / len(right))
+    best = (likely >= likely.max(axis=1, keepdims=True) - 1e-9).argmax(axis=1)
+    return [str(answer) for answer in model.classes_[best]]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.errors import DataError, ModelError
-from pipeline.evaluation.controls import best_constant, majority, naive_bayes_share
+from pipeline.evaluation.controls import best_constant, majority, naive_bayes
 from pipeline.evaluation.metrics import ranks, score_answers, task_metrics, task_score
 from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset
 from pipeline.models.language_model import PromptedModel
@@ -22,8 +22,8 @@ class Evaluation:
     Attributes:
         metrics: the task's, by name.
         controls: control -> its metrics on the same test examples: `majority`, the most frequent
-            answer of train; `constant`, the best of all constant answers, with its `score`; for a
-            relation `naive_bayes`, over the subject's words.
+            answer of train; `constant`, the best of all constant answers, with its `score`;
+            `naive_bayes`, over the words of the fields, where `Task.naive_bayes` is set.
         num_examples: number of test examples that were scored.
         num_skipped: number whose answer is not one token of the model.
         predictions: one record for each scored example.
@@ -98,14 +98,15 @@ def _controls(
         "majority": task_metrics(task, test, [frequent] * len(test)),
         "constant": best_constant(task, test),
     }
-    if task.vocabulary is not None:
-        (field,) = task.fields
-        train_pairs, test_pairs = (
-            [(example.values[field], example.label) for example in split] for split in (train, test)
-        )
-        share = naive_bayes_share(train_pairs, test_pairs)
-        controls["naive_bayes"] = dict.fromkeys(task.metrics, share)
+    if task.naive_bayes:
+        pairs = [(_text(task, example), example.label) for example in train]
+        answers = naive_bayes(pairs, [_text(task, example) for example in test])
+        controls["naive_bayes"] = task_metrics(task, test, answers)
     return controls
+
+
+def _text(task: Task, example: Example) -> str:
+    return " ".join(example.values[field] for field in task.fields)
 
 
 def _predictions(

@@ -74,7 +74,8 @@ def escaped(text: str) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or all(part.replace(".", "", 1).isdigit() for part in cell.split(" ± "))
+    parts = cell.removeprefix("-").split(" ± ")
+    return all(part.replace(".", "", 1).isdigit() for part in parts) if cell else True
 
 
 def data_name(source: str, subset: str) -> str:
@@ -103,7 +104,7 @@ def methods_table(results: Sequence[MethodResult]) -> str:
         group = groups.setdefault((score.task, score.method), {})
         group.setdefault((score.split, score.metric), score)
     several = any(score.std is not None for score in scores)
-    hidden = () if benchmark == "superglue" else ("task", "metrics", "trainings")[: 3 - several]
+    hidden = () if results[0].task else ("task", "metrics", "trainings")[: 3 - several]
     tasks = list(dict.fromkeys(result.task for result in results))
     rows = []
     order = sorted(groups, key=lambda key: (tasks.index(key[0]), key[1] in CONTROLS.values()))
@@ -132,7 +133,7 @@ def at_chance(
     test examples. A task without accuracy is judged by its score, without a margin.
 
     Args:
-        results: of SuperGLUE.
+        results: of tasks.
         guesses: task -> `accuracy` or `score` of a constant answer; None: as in the metrics.
     """
     for task in dict.fromkeys(result.task for result in results):
