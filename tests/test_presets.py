@@ -48,21 +48,26 @@ OF_TABLES: dict[str, tuple[str, str, list[str] | str, list[str], list[str]]] = {
     "lama-29k-gpt2-xl": ("gpt2-xl", "29k", "all", ["manual", "p-tuning"], []),
 }  # fmt: skip
 
-# Preset -> model, protocol, number of tasks, methods, settings to train, and how dev uses them.
-# Source: arXiv 2103.10385v2, Tables 4, 5, 7 and 8 and its settings.
-OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], int, str]] = {
+# Preset -> model, protocol, number of tasks, methods, settings to train of all tasks together for
+# each method (without manual and prompt tuning), and how dev uses them.
+# Source: arXiv 2103.10385v2, Tables 4, 5, 7 and 8 and its settings; THUDM/FewNLU,
+# scripts/search_pet_multisplit.sh and search_ptuning_multisplit.sh.
+OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], list[int], str]] = {
     "superglue-few-shot-albert": (
         "albert-xxlarge-v2", "multi-split", 7,
-        ["manual-fine-tuning", "p-tuning", "prompt-tuning"], 2, "dev",
+        ["manual-fine-tuning", "p-tuning", "prompt-tuning"],
+        # Patterns (and BoolQ's two verbalizers) x learning rates x steps; x encoders x warm-ups.
+        [(6 + 5 + 2 + 3 + 5 + 2 + 3) * 2 * 2, 7 * 2 * 2 * 2 * 2], "dev",
     ),
-    "superglue-table7-albert": ("albert-xxlarge-v2", "multi-split", 1, ["p-tuning"], 8, "none"),
-    "superglue-table8-albert": ("albert-xxlarge-v2", "multi-split", 3, ["p-tuning"], 3, "none"),
+    "superglue-table7-albert": ("albert-xxlarge-v2", "multi-split", 1, ["p-tuning"], [8], "none"),
+    "superglue-table8-albert": ("albert-xxlarge-v2", "multi-split", 3, ["p-tuning"], [9], "none"),
     "superglue-patterns-albert": (
-        "albert-xxlarge-v2", "multi-split", 1, ["manual-fine-tuning", "p-tuning"], 6, "none",
+        "albert-xxlarge-v2", "multi-split", 1, ["manual-fine-tuning", "p-tuning"], [6, 6], "none",
     ),
     **{
         f"superglue-full-{name}": (
-            model, "full-paper", 7, ["classifier", "manual-fine-tuning", "p-tuning"], 18, "dev"
+            model, "full-paper", 7, ["classifier", "manual-fine-tuning", "p-tuning"],
+            3 * [7 * 18], "dev",
         )
         for name, model in (
             ("bert-base", "bert-base-cased"), ("bert-large", "bert-large-cased"),
@@ -71,11 +76,12 @@ OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], int, str]] = {
     },
     "superglue-few-shot-smollm2": (
         "smollm2-135m-instruct", "few-shot-32", 7,
-        ["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"], 1, "dev",
+        ["manual", "classifier", "manual-fine-tuning", "p-tuning", "prompt-tuning"],
+        [7, 7, 7], "dev",
     ),
     "superglue-multi-split-smollm2": (
         "smollm2-135m-instruct", "multi-split", 7,
-        ["manual", "manual-fine-tuning", "p-tuning", "prompt-tuning"], 2, "dev",
+        ["manual", "manual-fine-tuning", "p-tuning", "prompt-tuning"], [14, 14], "dev",
     ),
 }  # fmt: skip
 
@@ -240,7 +246,8 @@ def test_presets_of_the_tables_have_the_published_settings(name: str, params: Pa
     ) == OF_TABLES[name]  # fmt: skip
     assert loaded.seed == 34
     assert lama.prompts["manual"] == "manual"
-    assert lama.prompts["p-tuning"] == "paper-v2"
+    causal = "[P*3] {before}[P*3] {mask}{after}"
+    assert lama.prompts["p-tuning"] == (causal if name.startswith("lama-29k-gpt2") else "paper-v2")
     assert lama.training["p-tuning"].model_dump() == {
         "tune": ["prompt"],
         **RELEASED_LOOP,
@@ -330,20 +337,45 @@ def test_presets_of_superglue_train_what_their_table_has(name: str, params: Path
     loaded = load_params(params)
     glue = loaded.superglue
     masked = not loaded.model.name.startswith(("gpt2", "smollm2"))
-    settings = {
-        (task, method): superglue_configs(glue, task, method, masked=masked)
-        for task in glue.tasks
+    settings = [
+        sum(len(superglue_configs(glue, task, method, masked=masked)) for task in glue.tasks)
         for method in glue.methods
         if method not in ("manual", "prompt-tuning")
-    }
+    ]
     assert (
         loaded.model.name, glue.protocol, len(glue.tasks), glue.methods,
-        *{len(own) for own in settings.values()}, glue.selection,
+        settings, glue.selection,
     ) == OF_SUPERGLUE[name]  # fmt: skip
     assert (loaded.lama.methods, loaded.lama.stability.methods) == ([], [])
     sizes = glue.splits
     assert (sizes.train_examples, sizes.dev_examples, sizes.test_examples) == (None, None, None)
     assert (sizes.count, sizes.train_share) == (4, 0.5)
+
+
+@pytest.mark.parametrize("name", [n for n in OF_SUPERGLUE if "full" not in n])
+def test_few_shot_presets_train_at_least_250_steps(name: str, params: Path) -> None:
+    """Source: 250 and 500 in THUDM/FewNLU, scripts/search_*_multisplit.sh; 32 examples in train."""
+    apply_values(params, values_of(name))
+    glue = load_params(params).superglue
+    for method, training in glue.training.items():
+        if method in glue.methods and training.tune:
+            assert training.epochs * (32 // training.batch_size) in range(250, 501), method
+
+
+def test_table_5_has_the_patterns_and_words_of_fewnlu(params: Path) -> None:
+    """Source: THUDM/FewNLU, tasks/superglue/pvp.py, pattern 1 with a continuous prompt."""
+    apply_values(params, values_of("superglue-few-shot-albert"))
+    glue = load_params(params).superglue
+    words = {}
+    for task in glue.tasks:
+        settings = superglue_configs(glue, task, "p-tuning", masked=True)
+        assert {setting.template.prompt_tokens for setting in settings} == {1}
+        assert len({setting.template.source for setting in settings}) == 1
+        words[task] = "/".join((settings[0].verbalizer or {}).values())
+    assert words == {
+        "boolq": "true/false", "cb": "Yes/No/Maybe", "copa": "", "multirc": "Yes/No",
+        "rte": "Yes/No", "wic": "b/2", "wsc": "",
+    }  # fmt: skip
 
 
 def test_the_patterns_of_table_7_are_tried_in_its_order(params: Path) -> None:

@@ -17,6 +17,8 @@ from pipeline.errors import ModelError
 # Behind one of these, a tokenizer sees text as the continuation of a line. The second serves where
 # the tokenizer drops the first, unless it would melt into the text's first word.
 _ANCHORS = ("\n", "a")
+# In a template, what separates two texts; a causal model has no such token, and it is left out.
+SEPARATOR = "[SEP]"
 
 
 class PieceTokenizer:
@@ -43,6 +45,7 @@ class PieceTokenizer:
         self.tokenizer = tokenizer
         self.mask_id: int | None = tokenizer.mask_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._separator: str = (tokenizer.mask_token and tokenizer.sep_token) or ""
         self._unknown: int | None = tokenizer.unk_token_id
         tokenizer.split_special_tokens = True
         tokens = tokenizer.added_tokens_decoder.items()
@@ -100,6 +103,7 @@ class PieceTokenizer:
 
     def split_special(self, text: str) -> Iterator[str | int]:
         """Split a template's text at its special tokens, which are replaced by their ids."""
+        text = text.replace(SEPARATOR, self._separator)
         for part in self._special_pattern.split(text) if self._special else [text]:
             yield self._special.get(part, part)
 

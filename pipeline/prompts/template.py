@@ -4,7 +4,8 @@
     {premise:shorten} Question: {hypothesis}? [P] Answer: {mask}.
 
 `{name}` is a field, `{name:shorten}` one that may be cut to fit the length, `{mask}` the place of
-the answer, `[P]` or `[P*3]` prompt tokens; `{{` and `}}` are braces.
+the answer, `[P]` or `[P*3]` prompt tokens; `{{` and `}}` are braces. `[SEP]` is the separator of a
+masked model, whatever its name (`</s>` of RoBERTa), and nothing for a causal model.
 """
 
 import re

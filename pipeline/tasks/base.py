@@ -268,17 +268,18 @@ def _shown(value: Any) -> str:
 ENTAILMENT_FIELDS = ("premise", "hypothesis", "statement")
 
 ENTAILMENT_PATTERNS = {
-    # Schick and Schuetze's (timoschick/pet, pvp.py); they need a masked model. Their fifth differs.
-    "pet-0": '"{statement}"? {mask}, "{premise:shorten}"',
-    "pet-1": "{statement}? {mask}, {premise:shorten}",
-    "pet-2": '"{statement}"? {mask}. "{premise:shorten}"',
-    "pet-3": "{statement}? {mask}. {premise:shorten}",
+    # Schick and Schuetze's (timoschick/pet, pvp.py), two texts with a separator; they need a masked
+    # model. Their fifth differs between the tasks.
+    "pet-0": '"{statement}"?[SEP] {mask}, "{premise:shorten}"',
+    "pet-1": "{statement}?[SEP] {mask}, {premise:shorten}",
+    "pet-2": '"{statement}"?[SEP] {mask}. "{premise:shorten}"',
+    "pet-3": "{statement}?[SEP] {mask}. {premise:shorten}",
     # FewNLU's sixth (THUDM/FewNLU).
     "fewnlu-5": "{premise:shorten} Question: {statement}? Answer: {mask}.",
     # FewNLU, one prompt token; the P-tuning release has it for RTE too.
     "p-tuning": "{premise:shorten} Question: {statement}? [P] Answer: {mask}.",
     "prompt-tuning": "[P*20] {premise:shorten} {hypothesis} {mask}",
-    "classifier": "{premise:shorten} {hypothesis}",
+    "classifier": "{premise:shorten}[SEP] {hypothesis}",
 }
 
 

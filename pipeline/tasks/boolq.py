@@ -88,7 +88,7 @@ TASK = base.Task(
         "p-tuning": "{passage:shorten}. [P] Question: {question}? Answer: {mask}.",
         "p-tuning-fewnlu": "{passage:shorten}. Question: {question}? [P] Answer: {mask}.",
         "prompt-tuning": "[P*20] {passage:shorten} {question} {mask}",
-        "classifier": "{passage:shorten} {question}",
+        "classifier": "{passage:shorten}[SEP] {question}",
     },
     schema=base.InputSchema(
         description="Is the answer to a question about a passage yes?",

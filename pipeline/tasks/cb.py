@@ -115,6 +115,8 @@ TASK = base.Task(
         "pet-4": (
             "{premise:shorten} question: {hypothesis} true, false or neither? answer: {mask}"
         ),
+        # THUDM/P-tuning.
+        "p-tuning-released": "{premise:shorten}[SEP] {hypothesis}? [P] answer: {mask}",
         # v2, Table 7: positions and number of the prompt tokens (its row 3 is `p-tuning`).
         "table-7-1": "{premise:shorten} Question: {statement} [P]? Answer: {mask}.",
         "table-7-2": "{premise:shorten} Question [P]: {statement}? Answer: {mask}.",

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from pipeline.data.geonames.places import Places
 
 
-# How a premise is joined to its cause or effect (timoschick/pet, pvp.py).
+# How a premise is joined to its cause or effect; PET and FewNLU have a comma before "so"
+# (timoschick/pet, pvp.py), THUDM/P-tuning has none.
 _JOINERS = {"cause": "because", "effect": "so"}
+_CLAUSES = {"cause": "{} because", "effect": "{}, so"}
 
 
 def _examples(record: Record) -> Iterator[base.Example]:
@@ -24,10 +26,12 @@ def _examples(record: Record) -> Iterator[base.Example]:
     if question not in _JOINERS:
         raise DataError(f"question {question!r} is not one of {', '.join(_JOINERS)}")
     choices = tuple(_clause(base.text(record, key)) for key in ("choice1", "choice2"))
+    premise = base.text(record, "premise").rstrip(" .")
     yield base.Example(
         str(base.number(record, "idx")),
         {
-            "premise": base.text(record, "premise").rstrip(" ."),
+            "premise": premise,
+            "clause": _CLAUSES[question].format(premise),
             "joiner": _JOINERS[question],
             "choice1": choices[0],
             "choice2": choices[1],
@@ -88,17 +92,18 @@ def _from_geonames(places: Places, rng: random.Random) -> Iterator[Record]:
 
 TASK = base.Task(
     name="copa",
-    fields=("premise", "joiner", "choice1", "choice2"),
+    fields=("premise", "clause", "joiner", "choice1", "choice2"),
     labels=("0", "1"),
     metrics=("accuracy",),
     examples=_examples,
     group=lambda record: record["premise"],
     patterns={
         # Schick and Schuetze's (timoschick/pet, pvp.py).
-        "pet-0": '"{choice1}" or "{choice2}"? {premise} {joiner} {mask}.',
-        "pet-1": "{choice1} or {choice2}? {premise} {joiner} {mask}.",
-        # THUDM/P-tuning, one prompt token.
+        "pet-0": '"{choice1}" or "{choice2}"? {clause} {mask}.',
+        "pet-1": "{choice1} or {choice2}? {clause} {mask}.",
+        # One prompt token: THUDM/P-tuning, and FewNLU.
         "p-tuning": "{choice1} or {choice2}? {premise} {joiner} [P] {mask}.",
+        "p-tuning-fewnlu": '"{choice1}" or "{choice2}"? {clause} [P] {mask}.',
         "plain": "{premise} {joiner} {mask}.",
         "prompt-tuning": "[P*20] {premise} {joiner} {mask}.",
         "classifier": "{premise} {joiner} {mask}.",

@@ -29,7 +29,9 @@ _SIDES = ("before", "after")
 LAYOUTS: dict[str, tuple[str, str]] = {
     "manual": ("{before}{mask}{after}",) * 2,
     # P-tuning v2: (3, sub, original prompt, 3, obj, 3). The manual template keeps its words and
-    # their order; the first prompt tokens come first, so that they split no sentence.
+    # their order; the first prompt tokens come first, so that they split no sentence. A causal
+    # model does not read the last three, which only take part in the encoder; the paper has none
+    # there: "[P*3] {before}[P*3] {mask}{after}".
     "paper-v2": ("[P*3] {before}[P*3] {mask} [P*3]{after}",) * 2,
     # P-tuning v1: (3, sub, 3, obj, 3), without the words of the manual template.
     "paper-v1": ("[P*3] {subject} [P*3] {mask} [P*3]",) * 2,

@@ -145,7 +145,7 @@ TASK = base.Task(
         # THUDM/P-tuning and FewNLU, one prompt token.
         "p-tuning": "{passage:shorten}. Question: {question}? Is it {answer}? [P] {mask}.",
         "prompt-tuning": "[P*20] {passage:shorten} {question} {answer} {mask}",
-        "classifier": "{passage:shorten} {question} {answer}",
+        "classifier": "{passage:shorten}[SEP] {question}[SEP] {answer}",
     },
     schema=base.InputSchema(
         description="Is an answer to a question about a passage right?",

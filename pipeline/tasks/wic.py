@@ -179,10 +179,10 @@ TASK = base.Task(
         ),
         "pet-2": '{word}. Sense (1) (a) "{sentence1}" ({mask}) "{sentence2}"',
         # THUDM/P-tuning; FewNLU has its token within pet-2.
-        "p-tuning": "{sentence1} {sentence2} [P] *{word}*? {mask}",
+        "p-tuning": "{sentence1}[SEP] {sentence2} [P] *{word}*? {mask}",
         "p-tuning-fewnlu": '{word}. Sense (1) (a) "{sentence1}" ({mask} [P]) "{sentence2}"',
         "prompt-tuning": "[P*20] {word} {sentence1} {sentence2} {mask}",
-        "classifier": "{word} {sentence1} {sentence2}",
+        "classifier": "{word}: {sentence1}[SEP] {sentence2}",
     },
     schema=base.InputSchema(
         description="Does a word have the same meaning in two sentences?",

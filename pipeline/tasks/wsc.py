@@ -208,6 +208,8 @@ TASK = base.Task(
             "{text:shorten} Question: In the passage above, what does the pronoun '*{pronoun}*' "
             "refer to? Answer: {mask}."
         ),
+        # THUDM/P-tuning.
+        "p-tuning-released": "[P] {text:shorten} [P] pronoun '*{pronoun}*' refers to {mask}.",
         # FewNLU, one prompt token.
         "p-tuning": (
             "{text:shorten} [P] Question: In the passage above, what does the pronoun "

@@ -51,9 +51,8 @@ def test_a_special_token_is_one_in_a_template_and_plain_text_in_a_field(
 ) -> None:
     model = tiny_models[family]
     tokenizer = model.codec.tokenizer
-    token, number = tokenizer.eos_token or "[SEP]", tokenizer.eos_token_id
-    if number is None:
-        number = tokenizer.sep_token_id
+    token = tokenizer.eos_token or tokenizer.sep_token
+    number = tokenizer.convert_tokens_to_ids(token)
     written = build(model, f"{{subject}} {token} is {{mask}}", subject="Paris")
     typed = build(model, "{subject} is {mask}", subject=f"Paris {token}")
     without = build(model, "{subject} is {mask}", subject="Paris")

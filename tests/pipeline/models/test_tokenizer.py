@@ -62,6 +62,16 @@ def test_a_segment_in_the_middle_goes_on_with_the_line(
     assert codec.encode_segment(text, start=False) == ids(family, codec, spelled)
 
 
+def test_the_separator_is_that_of_a_masked_model_and_nothing_for_a_causal_one(
+    codec: PieceTokenizer,
+) -> None:
+    parts = list(codec.split_special("Paris[SEP] is"))
+    if codec.mask_id is None:
+        assert parts == ["Paris is"]
+    else:
+        assert parts == ["Paris", codec.tokenizer.sep_token_id, " is"]
+
+
 @pytest.mark.parametrize("start", [True, False])
 def test_special_tokens_in_a_text_are_plain_text(codec: PieceTokenizer, start: bool) -> None:
     for token in codec.tokenizer.all_special_tokens:

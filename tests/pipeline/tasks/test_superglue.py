@@ -47,8 +47,9 @@ def test_the_choices_of_copa_are_second_halves_of_a_sentence() -> None:
     example = only("copa", COPA)
     assert example.choices == ("I woke", "the night fell")
     assert example.values["premise"] == "The sun rose"
-    assert example.values["joiner"] == "so"
-    assert only("copa", {**COPA, "question": "cause"}).values["joiner"] == "because"
+    assert (example.values["joiner"], example.values["clause"]) == ("so", "The sun rose, so")
+    cause = only("copa", {**COPA, "question": "cause"}).values
+    assert (cause["joiner"], cause["clause"]) == ("because", "The sun rose because")
 
 
 @pytest.mark.parametrize(
