@@ -2,8 +2,8 @@
 
     python docs/examples/characters.py characters.csv
 
-The names are those of the Unicode standard, from Python's own copy. Many can be told by a word,
-such as LETTER or DIGIT, and many cannot: MODULO TWO SUM is a symbol, ETHIOPIC WORDSPACE punctuation.
+The names are those of the Unicode standard, from Python's own copy. Some contain their kind, such
+as LETTER or DIGIT; others do not: MODULO TWO SUM is a symbol, ETHIOPIC WORDSPACE punctuation.
 """
 
 import csv
