@@ -16,7 +16,9 @@ from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
     CONTROLS,
+    RELATION_COLUMNS,
     SETTING_COLUMNS,
+    TEMPLATE_COLUMNS,
     relation_rows,
     relation_summary,
     setting_rows,
@@ -78,7 +80,7 @@ def lama(
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
         controls = ("relation", "label", "left_out", *CONTROLS)
-        _write_table(ctx, out / "relations.csv", ("relation", "facts", "p_at_1"), relations)
+        _write_table(ctx, out / "relations.csv", RELATION_COLUMNS, relations)
         _write_table(ctx, out / "controls.csv", controls, relations)
         ctx.run.log_metrics({f"test/p_at_1/{row['relation']}": row["p_at_1"] for row in relations})
         _write_metrics(ctx, metrics, relation_summary(trials))
@@ -101,8 +103,7 @@ def stability(
         data = read_lama(splits, ["train", "test"])
         trials = _evaluate(ctx, params, model, trained, out, partial(_facts, data))
         rows = template_rows(read_json(trained / "trials.json"), trials)
-        columns = ("relation", "number", "template", "facts", "p_at_1")
-        _write_table(ctx, out / "templates.csv", columns, rows)
+        _write_table(ctx, out / "templates.csv", TEMPLATE_COLUMNS, rows)
         summary = relation_summary(trials)
         counts = {key: summary[key] for key in ("test/trainings", "test/settings")}
         _write_metrics(ctx, metrics, {**spread_over_templates(rows), **counts})

@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.history.results import Result
+    from pipeline.report.significance import Answers
     from pipeline.report.tables import Table
 
 Names = list[str] | None
@@ -23,8 +24,8 @@ Day = datetime | None
 _DAYS = ["%Y-%m-%d"]
 
 # Columns of words; the others hold numbers.
-_WORDS = ("date", "task", "method", "model", "run")
-_FIRST_TO_GO = ("run", "dev", "min", "test n", "date")
+_WORDS = ("date", "now", "task", "method", "settings", "model", "run")
+_FIRST_TO_GO = ("run", "dev", "min", "steps", "test n", "train/dev/test", "date")
 # Characters of a heading that is broken in two lines.
 _LONG = 10
 
@@ -67,7 +68,9 @@ def results(
 ) -> None:
     """Print the scores of methods on tasks, from the runs in MLflow.
 
-    Shows the newest finished run of each model, data, task and method.
+    Shows, for each model, data, task and method, the run that dvc.lock has, or
+    else the newest, with paired tests between the methods of a row, from their
+    stored predictions. --all shows every run, with the settings that differ.
     Other data, and other splits of them, have separate rows.
     Tables are in percent; CSV and JSON have shares of 1.
     """
@@ -76,7 +79,7 @@ def results(
     if cost and (every or against is not None):
         raise PipelineError("--cost cannot be combined with --all, which includes it, or --against")
     # Imports MLflow, which is too slow for --help.
-    from pipeline.history.results import newest, read_results
+    from pipeline.history.results import latest, read_answers, read_results
 
     tags = {}
     for text in tag or ():
@@ -96,11 +99,18 @@ def results(
             and tags.items() <= result.tags.items()
         )
 
+    answers: dict[str, Answers | None] = {}
+
+    def cached_answers(result: "Result") -> "Answers | None":
+        if result.run_id not in answers:
+            answers[result.run_id] = read_answers(result)
+        return answers[result.run_id]
+
     evaluations = read_results()
     selected = list(filter(is_selected, evaluations))
     if not selected:
         _explain_none(evaluations)
-    shown = selected if every else newest(selected)
+    shown = selected if every else latest(selected)
     paper = against is not None
     if as_json or as_csv:
         _print_records(shown, as_json=as_json, paper=paper)
@@ -108,9 +118,11 @@ def results(
     from pipeline.report.tables import markdown
     from pipeline.results.compare import result_tables
 
-    by_run = result_tables(shown, "run", paper=paper)
+    # Of several runs of a method, none is the one to compare.
+    answers_of = None if cost or every else cached_answers
+    by_run = result_tables(shown, "run", paper=paper, answers_of=answers_of)
     show: Literal["test", "min"] = "min" if cost else "test"
-    tables = by_run if every else result_tables(shown, show, paper=paper)
+    tables = by_run if every else result_tables(shown, show, paper=paper, answers_of=answers_of)
     if as_markdown:
         typer.echo(markdown(tables), nl=False)
     else:

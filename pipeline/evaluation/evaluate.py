@@ -1,14 +1,14 @@
 """Evaluate one trained prompt on the test examples of its task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.controls import best_constant, majority, naive_bayes
-from pipeline.evaluation.metrics import ranks, score_answers, task_metrics, task_score
+from pipeline.evaluation.metrics import mean, ranks, score_answers, task_metrics, task_score
 from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.scoring import ScoreError, score_examples
@@ -26,7 +26,9 @@ class Evaluation:
             `naive_bayes`, over the words of the fields, where `Task.naive_bayes` is set.
         num_examples: number of test examples that were scored.
         num_skipped: number whose answer is not one token of the model.
-        predictions: one record for each scored example.
+        predictions: one record for each scored example; those of LAMA say whether a fact is hard.
+        hard: of a relation, the number of `facts` that neither the majority class nor naive Bayes
+            gets right, and `p_at_1` on them, None if there are none; empty for other tasks.
     """
 
     metrics: dict[str, float]
@@ -34,6 +36,7 @@ class Evaluation:
     num_examples: int
     num_skipped: int
     predictions: list[dict[str, Any]]
+    hard: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -81,28 +84,35 @@ def evaluate(
     except ScoreError as error:
         example = test[error.position].name
         raise ModelError(f"{task.name}, test example '{example}': {error}") from None
+    guesses = _guesses(task, examples["train"], test)
+    predictions = _predictions(task, test, dataset, log_probs)
+    right = log_probs.argmax(dim=1) == dataset.targets
+    hard = {}
+    if task.vocabulary is not None:
+        for record, example, *answers in zip(predictions, test, *guesses.values(), strict=True):
+            record["hard"] = example.label not in answers
+        scores = [float(x) for x, record in zip(right, predictions, strict=True) if record["hard"]]
+        hard = {"facts": len(scores), "p_at_1": mean(scores) if scores else None}
     return Evaluation(
         metrics=score_answers(task, test, log_probs.argmax(dim=1), dataset.targets),
-        controls=_controls(task, examples["train"], test),
+        controls={
+            **{name: task_metrics(task, test, answers) for name, answers in guesses.items()},
+            "constant": best_constant(task, test),
+        },
         num_examples=len(test),
         num_skipped=len(examples["test"]) - len(test),
-        predictions=_predictions(task, test, dataset, log_probs),
+        predictions=predictions,
+        hard=hard,
     )
 
 
-def _controls(
-    task: Task, train: Sequence[Example], test: Sequence[Example]
-) -> dict[str, dict[str, float]]:
-    frequent = majority([example.label for example in train])
-    controls = {
-        "majority": task_metrics(task, test, [frequent] * len(test)),
-        "constant": best_constant(task, test),
-    }
+def _guesses(task: Task, train: Sequence[Example], test: Sequence[Example]) -> dict[str, list[str]]:
+    """Return control -> its answers to the test examples, which it learned from train."""
+    guesses = {"majority": [majority([example.label for example in train])] * len(test)}
     if task.naive_bayes:
         pairs = [(_text(task, example), example.label) for example in train]
-        answers = naive_bayes(pairs, [_text(task, example) for example in test])
-        controls["naive_bayes"] = task_metrics(task, test, answers)
-    return controls
+        guesses["naive_bayes"] = naive_bayes(pairs, [_text(task, example) for example in test])
+    return guesses
 
 
 def _text(task: Task, example: Example) -> str:

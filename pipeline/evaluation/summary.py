@@ -15,23 +15,35 @@ from pipeline.evaluation.metrics import (
 )
 
 CONTROLS = ("majority", "constant", "naive_bayes")
+RELATION_COLUMNS = (
+    "relation", "train_facts", "dev_facts", "facts", "steps", "hard_facts", "p_at_1_hard", "p_at_1",
+)  # fmt: skip
+TEMPLATE_COLUMNS = (
+    "relation", "number", "template", "train_facts", "dev_facts", "facts", "steps", "p_at_1",
+)  # fmt: skip
 SETTING_COLUMNS = (
     "task", "setting", "tried", "template", "trainings", "dev_score", "dev_score_std", "chosen",
     "test_score", "test_score_std",
 )  # fmt: skip
 
 
+# Of a trial in `trials.json`: how many examples it used, and steps that it took.
+_SIZES = ("examples_train", "examples_dev", "steps")
+
+
 def trial_columns(metrics: Sequence[str]) -> list[str]:
     """The columns of `trials.csv` for a task with these metrics."""
-    names = ["task", "training", "setting", "split", "seed", "best_epoch", "dev_score"]
+    names = ["task", "training", "setting", "split", "seed", "steps", "best_epoch", "dev_score"]
     return [*names, "test_score", *(f"test_{metric}" for metric in metrics)]
 
 
 def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> list[Row]:
     """A row for each trial that was evaluated.
 
-    Besides the columns of `trials.csv` it has the numbers of `examples` and `left_out` examples,
-    and of each control, such as `majority`, its score and its metrics (`majority_f1`).
+    Besides the columns of `trials.csv` it has the numbers of `examples_train`, `examples_dev`,
+    `examples` of test, and `left_out` ones, of each control, such as `majority`, its score and its
+    metrics (`majority_f1`), and for LAMA `hard_facts` and `p_at_1_hard`. What an earlier version
+    did not write to `trials.json` is None.
 
     Args:
         trained: the content of `trials.json`.
@@ -46,6 +58,7 @@ def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
             "seed": trial["seed"],
             "best_epoch": trial["best_epoch"],
             "dev_score": trial["dev_score"],
+            **{key: trial.get(key) for key in _SIZES},
             **_evaluated(evaluations[trial["name"]]),
         }
         for task, content in trained["tasks"].items()
@@ -56,6 +69,7 @@ def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
 
 
 def _evaluated(evaluation: Evaluation) -> Row:
+    hard = evaluation.hard
     return {
         "test_score": evaluation.score,
         **{f"test_{metric}": value for metric, value in evaluation.metrics.items()},
@@ -71,6 +85,7 @@ def _evaluated(evaluation: Evaluation) -> Row:
         },
         "examples": evaluation.num_examples,
         "left_out": evaluation.num_skipped,
+        **({"hard_facts": hard["facts"], "p_at_1_hard": hard["p_at_1"]} if hard else {}),
     }
 
 
@@ -121,6 +136,7 @@ def task_summary(rows: Sequence[Row]) -> dict[str, float]:
     return {
         **values,
         **{f"test/{key}": mean([row[key] for row in rows]) for key in controls},
+        **_sizes(rows, "examples"),
         "test/examples": rows[0]["examples"],
         **_counts(rows),
     }
@@ -137,9 +153,14 @@ def relation_summary(rows: Sequence[Row]) -> dict[str, float]:
             values |= mean_and_std(f"{split}/p_at_1", score_points(rows, f"{split}_score"))
         for control in CONTROLS:
             values[f"test/{control}"] = mean(score_points(rows, control))
+    if hard := [row for row in rows if row.get("hard_facts")]:
+        values |= mean_and_std("test/p_at_1_hard", score_points(hard, "p_at_1_hard"))
     relations = relation_rows(rows)
+    if hard:
+        values["test/hard_facts"] = sum(row["hard_facts"] for row in relations)
     return {
         **values,
+        **_sizes(rows, "facts"),
         "test/facts": sum(row["facts"] for row in relations),
         "test/left_out": sum(row["left_out"] for row in relations),
         **_counts(rows),
@@ -151,8 +172,13 @@ def relation_rows(rows: Sequence[Row]) -> list[Row]:
     return [
         {
             "relation": relation,
+            "train_facts": trials[0]["examples_train"],
+            "dev_facts": trials[0]["examples_dev"],
             "facts": trials[0]["examples"],
             "left_out": trials[0]["left_out"],
+            "steps": _mean_steps(trials),
+            "hard_facts": (hard := trials[0].get("hard_facts", 0)),
+            "p_at_1_hard": mean([row["p_at_1_hard"] for row in trials]) if hard else None,
             "p_at_1": mean([row["test_score"] for row in trials]),
             **{control: mean([row[control] for row in trials]) for control in CONTROLS},
         }
@@ -172,8 +198,7 @@ def template_rows(trained: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
             "relation": row["relation"].partition("/")[0],
             "number": int(row["relation"].partition("/")[2]),
             "template": trained["tasks"][row["relation"]]["settings"][0]["template"],
-            "facts": row["facts"],
-            "p_at_1": row["p_at_1"],
+            **{key: row[key] for key in ("train_facts", "dev_facts", "facts", "steps", "p_at_1")},
         }
         for row in relation_rows(rows)
     ]
@@ -202,6 +227,24 @@ def spread_over_templates(rows: Sequence[Row]) -> dict[str, float]:
             "test/p_at_1_std": mean(list(map(statistics.stdev, scores))),
         }
     return values
+
+
+def _sizes(rows: Sequence[Row], unit: str) -> dict[str, float]:
+    """Examples of train and dev, summed over tasks, and the mean steps of a training.
+
+    Empty if an earlier version trained, which did not record them.
+    """
+    first = [trials[0] for trials in group_rows(rows, "task").values()]
+    steps = _mean_steps(rows)
+    if steps is None:
+        return {}
+    sizes = {f"{s}/{unit}": sum(row[f"examples_{s}"] for row in first) for s in ("train", "dev")}
+    return {**sizes, "train/steps": steps}
+
+
+def _mean_steps(rows: Sequence[Row]) -> float | None:
+    steps = [row["steps"] for row in rows]
+    return None if None in steps or not steps else mean(steps)
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, int]:

@@ -12,7 +12,8 @@ Row = dict[str, Any]
 # Benchmark -> the metric that a method is judged by, and its name in tables.
 HEADLINE = {"lama": "p_at_1", "stability": "p_at_1", "superglue": "score", "tasks": "score"}
 LABELS = {
-    "p_at_1": "P@1", "score": "score", "accuracy": "accuracy", "f1": "macro F1", "f1a": "F1a",
+    "p_at_1": "P@1", "p_at_1_hard": "P@1 on hard facts", "score": "score", "accuracy": "accuracy",
+    "f1": "macro F1", "f1a": "F1a",
     "f1_positive": "F1", "matthews": "Matthews", "em": "EM",
 }  # fmt: skip
 # Key in a metrics file and in a relation's row -> method of the same table.
@@ -92,6 +93,25 @@ def scores_of(
     return scores
 
 
+def sizes_of(values: Mapping[str, Any], unit: str) -> str:
+    """Return the numbers of train, dev and test examples, `120/40/149`.
+
+    Files and runs of earlier versions have only the last.
+
+    Args:
+        values: of a metrics file.
+        unit: one of `COUNTS`.
+    """
+    sizes = [values.get(f"{split}/{unit}") for split in ("train", "dev", "test")]
+    return "/".join(str(int(size)) for size in sizes if size is not None)
+
+
+def relation_sizes(row: Row) -> str:
+    """Return the same of a row of a relation or template."""
+    sizes = [row.get(key) for key in ("train_facts", "dev_facts", "facts")]
+    return "/".join(str(size) for size in sizes if size is not None)
+
+
 def source_name(source: str) -> str:
     """Return a data source as it is called today; records and runs have its earlier name."""
     return "geonames" if source == "gazetteer" else source
@@ -110,10 +130,12 @@ class MethodResult:
         task: of SuperGLUE or of the user, or empty.
         metrics: the metrics file.
         relations: for LAMA, one row each: `relation`, `label`, `facts`, `left_out`, those of
-            `CONTROLS` that it has, `p_at_1`.
-        templates: for stability, one row each: `relation`, `number`, `template`, `facts`, `p_at_1`.
+            `CONTROLS` that it has, `p_at_1`; of later versions also `train_facts`, `dev_facts`,
+            `steps`, `hard_facts`, `p_at_1_hard`.
+        templates: for stability, one row each: `relation`, `number`, `template`, `facts`, `p_at_1`;
+            of later versions also `train_facts`, `dev_facts`, `steps`.
         trainings: one row for each evaluated training: `task`, `setting`, `split`, `seed`,
-            `best_epoch`, `dev_score`, `test_score`.
+            `best_epoch`, `dev_score`, `test_score`; of later versions also `steps`.
         settings: one row for each setting that was tried, with `task` and `chosen`.
         curves: points of the evaluated trainings: `task`, `training`, `epoch`, `dev_score`.
     """
@@ -184,26 +206,26 @@ def read_result(
     """
     name = "/".join(filter(None, (benchmark, task, method)))
     folder = folders.evaluation / name
-    trainings = _read(folder / "trials.csv", task)
+    trainings = read_table(folder / "trials.csv", task)
     relations: list[Row] = []
     if benchmark == "lama":
-        rows = zip(_read(folder / "controls.csv"), _read(folder / "relations.csv"), strict=True)
-        relations = [control | score for control, score in rows]
+        controls, scores = (read_table(folder / f"{n}.csv") for n in ("controls", "relations"))
+        relations = [control | score for control, score in zip(controls, scores, strict=True)]
     return MethodResult(
         benchmark,
         task,
         method,
         metrics=read_json(folders.metrics / f"{name}.json"),
         relations=relations,
-        templates=_read(folder / "templates.csv") if benchmark == "stability" else [],
+        templates=read_table(folder / "templates.csv") if benchmark == "stability" else [],
         trainings=trainings,
-        settings=_read(folder / "settings.csv", task),
+        settings=read_table(folder / "settings.csv", task),
         curves=_curves(folders.curves / f"{name}.csv", task, trainings) if curves else [],
     )
 
 
-def _read(path: Path, task: str = "") -> list[Row]:
-    """Return the rows of a table with numbers as numbers and empty cells as None.
+def read_table(path: Path, task: str = "") -> list[Row]:
+    """Return the rows of a table of an evaluation, with numbers as numbers and empty cells as None.
 
     A table without a column `task` gets one with the SuperGLUE task.
     """

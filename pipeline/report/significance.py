@@ -1,6 +1,6 @@
 """Whether methods differ by more than chance: paired tests on the stored predictions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import comb
@@ -60,6 +60,16 @@ class Comparison:
     p: float
     test: str
 
+    @property
+    def cells(self) -> dict[str, str]:
+        """Difference and interval in points, p, and its test, as text."""
+        return {
+            "difference": f"{100 * self.difference:+.1f}",
+            "95 % interval": f"{100 * self.low:+.1f} to {100 * self.high:+.1f}",
+            "p": "< 0.001" if self.p < 0.001 else f"{self.p:.3f}",
+            "test": self.test,
+        }
+
 
 def compare_methods(results: Iterable[MethodResult], evaluation: Path) -> list[Comparison]:
     """Compare p-tuning, or else the last method, with each other method on the same examples.
@@ -85,13 +95,26 @@ def compare_methods(results: Iterable[MethodResult], evaluation: Path) -> list[C
             for method, result in of.items()
             if len(of) > 1
         }
-        second = _JUDGED if _JUDGED in answers else next(reversed(answers), "")
-        comparisons += [
-            Comparison(task, method, second, *compare(first, answers[second], task))
-            for method, first in answers.items()
-            if method != second and _comparable(first, answers[second])
-        ]
+        comparisons += compare_answers(task, answers)
     return comparisons
+
+
+def compare_answers(task: str, answers: Mapping[str, Answers]) -> list[Comparison]:
+    """Compare the answers of p-tuning, or else of the last method, with those of each other one.
+
+    Left out: methods that were scored on other examples, or whose relations differ in their number
+    of trainings.
+
+    Args:
+        task: SuperGLUE task; empty for LAMA.
+        answers: by method.
+    """
+    second = _JUDGED if _JUDGED in answers else next(reversed(list(answers)), "")
+    return [
+        Comparison(task, method, second, *compare(first, answers[second], task))
+        for method, first in answers.items()
+        if method != second and _comparable(first, answers[second])
+    ]
 
 
 def _comparable(*both: Answers) -> bool:

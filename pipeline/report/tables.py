@@ -16,6 +16,8 @@ from pipeline.report.scores import (
     Row,
     Score,
     join,
+    relation_sizes,  # noqa: F401 - of the templates, which have this module as `tables`
+    sizes_of,
 )
 from pipeline.report.significance import Comparison
 
@@ -74,8 +76,23 @@ def escaped(text: str) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    parts = cell.removeprefix("-").split(" ± ")
-    return all(part.replace(".", "", 1).isdigit() for part in parts) if cell else True
+    parts = re.split(" ± |/", cell.removeprefix("-"))
+    return not cell or all(part.replace(".", "", 1).isdigit() for part in parts)
+
+
+def sizes_title(rows: Iterable[Mapping[str, Any]], unit: str = "") -> str:
+    """Return the title of a column of sizes.
+
+    `rows` are metrics, or rows of relations or templates. Those of earlier versions have the sizes
+    of test only.
+    """
+    known = any("train/steps" in row or row.get("train_facts") is not None for row in rows)
+    return f"{'train/dev/test' if known else 'test'} {unit}".strip()
+
+
+def has_steps(rows: Iterable[Row]) -> bool:
+    """Return whether some of the rows of trainings know the steps that were taken."""
+    return any(row.get("steps") is not None for row in rows)
 
 
 def data_name(source: str, subset: str) -> str:
@@ -94,7 +111,8 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     """Return the scores of all methods of a benchmark; the controls follow, for each task.
 
     Several trainings are shown as mean ± sample standard deviation. LAMA's table has a column of
-    trainings only then.
+    trainings only then. Steps (the mean of a training), sizes of train and dev, and scores on hard
+    facts have no column if earlier versions wrote all of the metrics.
     """
     benchmark = results[0].benchmark
     metric = HEADLINE[benchmark]
@@ -104,21 +122,29 @@ def methods_table(results: Sequence[MethodResult]) -> str:
         group = groups.setdefault((score.task, score.method), {})
         group.setdefault((score.split, score.metric), score)
     several = any(score.std is not None for score in scores)
-    hidden = () if results[0].task else ("task", "metrics", "trainings")[: 3 - several]
+    metrics = {(result.task, result.method): result.metrics for result in results}
+    known = {key for values in metrics.values() for key in values}
+    hidden = [] if results[0].task else ["task", "metrics", "trainings"][: 3 - several]
+    hidden += ["steps"] * ("train/steps" not in known) + ["hard"] * ("test/hard_facts" not in known)
+    unit = COUNTS[benchmark]
     tasks = list(dict.fromkeys(result.task for result in results))
     rows = []
     order = sorted(groups, key=lambda key: (tasks.index(key[0]), key[1] in CONTROLS.values()))
     for task, method in order:
         group = groups[task, method]
         first = next(iter(group.values()))
+        of = next(of for (name, _), of in metrics.items() if name == task)
+        steps = metrics.get((task, method), {}).get("train/steps")
         row = {
             "task": task,
             "method": method,
             f"test {LABELS[metric]}": group.get(("test", metric)),
+            "hard": group.get(("test", f"{metric}_hard")),
             f"dev {LABELS[metric]}": group.get(("dev", metric)),
             "metrics": metric_parts(s for (split, _), s in group.items() if split == "test"),
             "trainings": first.trainings,
-            f"test {COUNTS[benchmark]}": first.n,
+            "steps": None if steps is None else round(steps),
+            sizes_title(metrics.values(), unit): sizes_of(metrics.get((task, method), of), unit),
         }
         rows.append({name: cell for name, cell in row.items() if name not in hidden})
     return markdown_table(rows)
@@ -163,10 +189,7 @@ def comparisons_table(comparisons: Iterable[Comparison]) -> str:
         {
             "task": of.task,
             "methods": f"{of.first} → {of.second}",
-            "difference": f"{100 * of.difference:+.1f}",
-            "95 % interval": f"{100 * of.low:+.1f} to {100 * of.high:+.1f}",
-            "p": "< 0.001" if of.p < 0.001 else f"{of.p:.3f}",
-            "test": of.test,
+            **of.cells,
         }
         for of in comparisons
     ]
@@ -199,7 +222,7 @@ def lama_paper(
     cells: list[tuple[tuple[str, ...], str, Score]] = []
     for name, results in ours.items():
         number = f"{len(results[0].relations)} of {published.RELATIONS}"
-        row = (f"ours: {escaped(name)}", number, str(results[0].metrics["test/facts"]))
+        row = (f"ours: {escaped(name)}", number, sizes_of(results[0].metrics, "facts"))
         cells += [(row, result.method, result.score()) for result in results]
     same = (str(published.RELATIONS), published.fact_count(subset))
     cells += [

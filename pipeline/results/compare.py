@@ -1,13 +1,15 @@
 """Tables of the evaluations in the history, and the paper's figures on the same data."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from pipeline.config.schema import LamaMethod, SuperGlueMethod
-from pipeline.history.results import Result
+from pipeline.history.results import Result, subject_of
+from pipeline.history.summary import short_names
 from pipeline.report import published
 from pipeline.report.published import Published
-from pipeline.report.scores import COUNTS
+from pipeline.report.scores import COUNTS, sizes_of
+from pipeline.report.significance import Answers, Comparison, compare_answers
 from pipeline.report.tables import Table, pivot, relation_count
 from pipeline.tasks import task_names
 
@@ -21,30 +23,80 @@ _TASKS: tuple[str, ...] = ("lama", "stability", *task_names())
 # The half of Table 3 that is shown, for orientation, with facts that are not LAMA's.
 _ORIENTATION = "34k"
 
+# Which test examples a result got right; None if its predictions are not stored.
+AnswersOf = Callable[[Result], Answers | None]
 # The cells of one run, or of one figure of the paper.
 _Line = dict[str, str]
 
 
 def result_tables(
-    results: Sequence[Result], show: Literal["test", "min", "run"], *, paper: bool = False
+    results: Sequence[Result],
+    show: Literal["test", "min", "run"],
+    *,
+    paper: bool = False,
+    answers_of: AnswersOf | None = None,
 ) -> list[Table]:
     """Return a table for each model and data, of results newest first.
 
     `test` and `min` show a row for a task, a column for a method, with the test score, or with the
     minutes of training and evaluation; of each method on a task, the results have one at most.
     `run` shows a row for each run. With `paper`, the paper's figures follow ours; if the facts are
-    not LAMA's, they are in a separate table.
+    not LAMA's, they are in a separate table. With `answers_of`, the notes have paired tests between
+    the methods of a row.
     """
     tables = []
     for group in _groups(results):
         figures, differences = paper_rows(group) if paper else ([], [])
         ordered = group if show == "run" else sorted(group, key=lambda r: _place(_TASKS)(r.name))
-        lines = [*_lines(ordered), *map(_paper_line, figures)]
-        notes = [*(_cost_notes(group) if show == "min" else _notes(group)), *differences]
+        ours = _with_settings(group) if show == "run" else _lines(ordered)
+        lines = [*ours, *(_paper_line(row, group) for row in figures)]
+        notes = _cost_notes(group) if show == "min" else _notes(group)
+        if answers_of is not None:
+            notes += _comparison_notes(group, answers_of)
+        notes += differences
+        if any(line.get("now") for line in ours):
+            notes.append("*: what `dvc.lock` has now.")
         title = f"{group[0].model} on {group[0].data}"
-        rows = lines if show == "run" else _by_method(lines, show)
+        columns = dict.fromkeys((key for line in ours for key in line), "")
+        by_run = [columns | line for line in lines]
+        rows = by_run if show == "run" else _by_method(lines, show, _columns(group)[0])
         tables.append(Table(title, rows, notes))
     return tables + (_for_orientation(results) if paper else [])
+
+
+def compare_results(
+    group: Sequence[Result], answers_of: AnswersOf
+) -> Iterator[tuple[str, list[Comparison], list[str]]]:
+    """Yield name of a row, its comparisons, and the methods without stored predictions.
+
+    Rows are those of results of one model and data; stability and tasks without accuracy have no
+    comparisons.
+    """
+    rows: dict[str, list[Result]] = {}
+    for result, name in zip(group, _row_names(group), strict=True):
+        if result.benchmark == "lama" or "test/accuracy" in result.metrics:
+            rows.setdefault(name, []).append(result)
+    for name, of in rows.items():
+        if len(of) > 1:
+            of.sort(key=lambda result: _place(_METHODS)(result.method))
+            answers = {result.method: answers_of(result) for result in of}
+            known = {method: found for method, found in answers.items() if found is not None}
+            yield name, compare_answers(of[0].task, known), [m for m in answers if m not in known]
+
+
+def _comparison_notes(group: Sequence[Result], answers_of: AnswersOf) -> list[str]:
+    notes = []
+    for name, comparisons, unknown in compare_results(group, answers_of):
+        for of in comparisons:
+            unit = "accuracy" if of.task else "P@1"
+            difference, interval, p, test = of.cells.values()
+            notes.append(
+                f"{name}, {of.second} minus {of.first}: {difference} points of {unit} (95 % "
+                f"interval {interval}), p {p if p.startswith('<') else f'= {p}'}, {test}."
+            )
+        if unknown:
+            notes.append(f"{name}: no paired test; no stored predictions of {', '.join(unknown)}.")
+    return notes
 
 
 def record_of(result: Result) -> dict[str, Any]:
@@ -64,6 +116,9 @@ def record_of(result: Result) -> dict[str, Any]:
         "test_score_std": test and test.std,
         "dev_score": dev and dev.mean,
         "dev_score_std": dev and dev.std,
+        "train_examples": result.count(f"train/{COUNTS.get(result.benchmark)}"),
+        "dev_examples": result.count(f"dev/{COUNTS.get(result.benchmark)}"),
+        "steps": result.metrics.get("train/steps"),
         "test_examples": result.count(f"test/{COUNTS.get(result.benchmark)}"),
         "relations": result.relations or result.count("test/relations"),
         "trainings": result.count("test/trainings"),
@@ -73,6 +128,7 @@ def record_of(result: Result) -> dict[str, Any]:
         "experiment": result.tags.get("dvc.experiment"),
         "restored": result.restored,
         "commit": result.tags.get("mlflow.source.git.commit"),
+        "current": result.current,
         "changed": {"true": True, "false": False}.get(result.tags.get("git.dirty", "")),
     }
 
@@ -85,7 +141,8 @@ def _groups(results: Iterable[Result]) -> list[list[Result]]:
     return list(groups.values())
 
 
-def _lines(group: Sequence[Result]) -> list[_Line]:
+def _row_names(group: Sequence[Result]) -> list[str]:
+    """Return the name of the row of each result."""
     # Names have hashes where the same task was run on different contents.
     values: dict[tuple[str, str], set[str]] = {}
     for result in group:
@@ -100,40 +157,107 @@ def _lines(group: Sequence[Result]) -> list[_Line]:
         for result in group
     ]
     return [
-        {
-            "date": result.ended.date().isoformat(),
-            "task": f"{result.name} ({several})" if several else result.name,
-            "method": result.method,
-            "test": str(result.score("test") or ""),
-            "dev": str(result.score("dev") or ""),
-            "test n": str(result.count(f"test/{COUNTS.get(result.benchmark)}") or ""),
-            "min": _minutes(result),
-            "run": result.run_id[:8],
-        }
+        f"{result.name} ({several})" if several else result.name
         for result, several in zip(group, hashes, strict=True)
     ]
 
 
-def _paper_line(row: Published) -> _Line:
+def _with_settings(group: Sequence[Result]) -> list[_Line]:
+    """Return the lines of runs, with a mark for current ones, and the settings that differ.
+
+    Only runs of the same task and method are compared. A column without content is left out.
+    """
+    settings = differing_settings(group)
+    marks = [
+        {
+            "now": "*" if result.current else "",
+            "settings": ", ".join(f"{k}={v}" for k, v in of.items()),
+        }
+        for result, of in zip(group, settings, strict=True)
+    ]
+    used = [key for key in ("now", "settings") if any(mark[key] for mark in marks)]
+    return [
+        {
+            **{key: line[key] for key in ("date", "task", "method")},
+            **{key: mark[key] for key in used},
+            **line,
+        }
+        for line, mark in zip(_lines(group), marks, strict=True)
+    ]
+
+
+def differing_settings(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Return, for each result, the settings in which it differs from others of its task and method.
+
+    Names are the shortest ends of the keys of `params.yaml`; `-` is a setting that is not set.
+    """
+    keys: dict[tuple[str, ...], list[str]] = {}
+    for subject in map(subject_of, results):
+        of = [result.params for result in results if subject_of(result) == subject]
+        every = dict.fromkeys(key for params in of for key in params)
+        keys[subject] = [key for key in every if len({params.get(key) for params in of}) > 1]
+    names = {subject: short_names(of) for subject, of in keys.items()}
+    return [
+        {
+            names[subject_of(result)][key]: result.params.get(key, "-")
+            for key in keys[subject_of(result)]
+        }
+        for result in results
+    ]
+
+
+def _lines(group: Sequence[Result]) -> list[_Line]:
+    title, steps = _columns(group)
+    return [
+        {
+            "date": result.ended.date().isoformat(),
+            "task": name,
+            "method": result.method,
+            "test": str(result.score("test") or ""),
+            "dev": str(result.score("dev") or ""),
+            title: sizes_of(result.metrics, COUNTS.get(result.benchmark, "")),
+            **{key: _steps(result) for key in steps},
+            "min": _minutes(result),
+            "run": result.run_id[:8],
+        }
+        for result, name in zip(group, _row_names(group), strict=True)
+    ]
+
+
+def _columns(group: Sequence[Result]) -> tuple[str, list[str]]:
+    """Return the title of the column of sizes, and whether there is one of steps."""
+    known = any("train/steps" in result.metrics for result in group)
+    return ("train/dev/test", ["steps"]) if known else ("test n", [])
+
+
+def _steps(result: Result) -> str:
+    """Return the steps of a training, the mean of several; '' if the run has none."""
+    steps = result.metrics.get("train/steps")
+    return "" if steps is None else f"{steps:.0f}"
+
+
+def _paper_line(row: Published, group: Sequence[Result]) -> _Line:
     score = row.score
-    line = dict.fromkeys(("date", "task", "method", "test", "dev", "test n", "min", "run"), "")
+    title, steps = _columns(group)
+    keys = ("date", "task", "method", "test", "dev", title, *steps, "min", "run")
+    line = dict.fromkeys(keys, "")
     task = ", ".join(filter(None, (score.task, score.origin)))
     line |= {"task": f"paper: {task}", "method": score.method, "test": str(score)}
     if score.benchmark == "lama":
-        line["test n"] = published.fact_count(row.data.removeprefix("lama "))
+        line[title] = published.fact_count(row.data.removeprefix("lama "))
     return line
 
 
-def _by_method(lines: Sequence[_Line], value: str) -> list[_Line]:
+def _by_method(lines: Sequence[_Line], value: str, title: str) -> list[_Line]:
     """Pivot lines: a row for each task, a column for each method."""
     cells = pivot((line["task"], line["method"], line[value]) for line in lines)
     methods = sorted({line["method"] for line in lines}, key=_place(_METHODS))
     rows: list[_Line] = []
     for task, values in cells.items():
         of = [line for line in lines if line["task"] == task]
-        counts, days = dict.fromkeys(line["test n"] for line in of), sorted(x["date"] for x in of)
+        counts, days = dict.fromkeys(line[title] for line in of), sorted(x["date"] for x in of)
         dates = " to ".join(dict.fromkeys([days[0], days[-1]]))
-        head = {"task": task, "test n": " / ".join(counts), "date": dates}
+        head = {"task": task, title: ", ".join(counts), "date": dates}
         rows.append(head | {method: values.get(method, "") for method in methods})
     return rows
 
@@ -175,6 +299,11 @@ def _notes(group: Sequence[Result]) -> list[str]:
     notes = [
         f"lama: P@1 in percent, the mean of {relation_count(source or '', number)}."
         for number in relations
+    ]
+    steps = pivot((r.name, r.method, _steps(r)) for r in group if _steps(r))
+    notes += [
+        f"Steps of a training, {name}: {', '.join(f'{m} {of}' for m, of in methods.items())}."
+        for name, methods in steps.items()
     ]
     if trainings:
         notes.append(
@@ -280,5 +409,5 @@ def _for_orientation(results: Sequence[Result]) -> list[Table]:
         return []
     title = f"The paper's Table 3, on LAMA {_ORIENTATION}: other facts, other models"
     notes = ["P@1 in percent, for orientation only.", *published.lama_doubts(_ORIENTATION)]
-    lines = list(map(_paper_line, published.lama_rows(_ORIENTATION)))
-    return [Table(title, _by_method(lines, "test"), notes)]
+    lines = [_paper_line(row, ()) for row in published.lama_rows(_ORIENTATION)]
+    return [Table(title, _by_method(lines, "test", _columns(())[0]), notes)]

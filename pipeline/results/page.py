@@ -48,6 +48,7 @@ def _lama(records: Sequence[Record]) -> dict[str, object]:
         for subset in SUBSETS
     }
     return {
+        "results": results,
         "probing": probing,
         "several": any(result.score().std is not None for result in results),
         "groups": list(_same_facts(probing)),

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from pipeline.config.schema import SearchParams
 from pipeline.errors import DataError
 from pipeline.models.language_model import PromptedModel
@@ -49,7 +51,7 @@ def choose_published(
         scores = score_dev(model, job, template.source, None, max_tokens_per_forward)
         record = EpochRecord(0, None, *scores)
         if best is None or record.dev_score > best.best_score:
-            best = TrainingResult(history=[record], template=template.source)
+            best = TrainingResult(history=[record], template=template.source, examples=job.sizes)
     if best is None:
         raise DataError(
             f"{trial.task}: this model can use none of {len(texts)} published templates; a causal "
@@ -83,16 +85,18 @@ def search_prompt(
         model,
         job,
         params,
-        allowed=filter_words(model.codec, len(model.input_embeddings), objects),
+        allowed=filter_words(model.codec, model.vocabulary_size, objects),
         max_tokens_per_forward=max_tokens_per_forward,
         checkpoint=checkpoint,
         on_iteration=lambda record: on_epoch(as_epoch(record)),
     )
     token_ids = list(search.token_ids)
+    ids = torch.tensor(token_ids, device=model.device)
     words = model.codec.tokenizer.convert_ids_to_tokens(token_ids)
     return TrainingResult(
-        vectors=model.input_embeddings[token_ids].detach().float().cpu(),
+        vectors=model.input_embeddings(ids).detach().float().cpu(),
         best_epoch=search.best_iteration,
         history=[as_epoch(record) for record in search.history],
         words=[str(word) for word in words],
+        examples=job.sizes,
     )

@@ -6,6 +6,7 @@ progress and results are kept in a folder under the hash of all that determines 
 stage resumes, and a seed or a setting that is added trains only what is new.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,6 +127,23 @@ class Trial:
             "data": dict(self.data.digests),
         }
 
+    def sizes(self, result: TrainingResult) -> dict[str, int]:
+        """Return the number of examples that training and dev used, and of steps that it took.
+
+        A step is one of the optimizer, or an iteration of a search. Results of earlier versions do
+        not know their examples, and give nothing.
+        """
+        if not result.examples:
+            return {}
+        training = self.config.training
+        per_epoch = (
+            1 if training.search else math.ceil(result.examples["train"] / training.batch_size)
+        )
+        return {
+            **{f"examples_{split}": number for split, number in result.examples.items()},
+            "steps": result.history[-1].epoch * per_epoch,
+        }
+
     def stored_prompt(self, result: TrainingResult) -> StoredPrompt:
         """Return the trained prompt with all that is needed to use it."""
         return StoredPrompt(
@@ -232,6 +250,7 @@ class TrialSelection:
                     "seed": trial.seed,
                     "best_epoch": result.best_epoch,
                     "dev_score": result.best_score,
+                    **trial.sizes(result),
                 }
             )
         for task in tasks.values():
@@ -550,7 +569,7 @@ def estimate_bank_size(model: PromptedModel, encoder: str, tokens: int) -> int:
         tokens: prompt tokens of the longest prompt.
     """
     with torch.device("meta"):
-        size = model.input_embeddings.shape[1]
+        size = model.embedding_size
         weights = PromptEncoder(encoder, max(1, tokens), size).parameters()
     numbers = _NUMBERS_PER_WEIGHT * sum(parameter.numel() for parameter in weights)
     available = _BANK_SHARE * total_memory(model.device)

@@ -61,6 +61,11 @@ class TrainingJob:
     score: Score
     open_vocabulary: bool
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of examples of `train` and `dev`."""
+        return {"train": len(self.train.rows), "dev": len(self.dev.rows)}
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -90,6 +95,8 @@ class TrainingResult:
         history: one record per epoch, epoch 0 first.
         template: of a published prompt that dev selected; None for the job's own.
         words: of a discrete prompt, the words whose embeddings the vectors are.
+        examples: number of examples of `train` and `dev` that were used; empty in results of
+            earlier versions.
     """
 
     vectors: Tensor | None = None
@@ -97,6 +104,7 @@ class TrainingResult:
     history: list[EpochRecord] = field(default_factory=list)
     template: str | None = None
     words: list[str] | None = None
+    examples: dict[str, int] = field(default_factory=dict)
 
     @property
     def best_score(self) -> float:
@@ -213,7 +221,7 @@ class _BankedJob:
     def __init__(self, position: int, job: TrainingJob, config: MethodParams) -> None:
         self.position = position
         self.job = job
-        self.result = TrainingResult()
+        self.result = TrainingResult(examples=job.sizes)
         self.epochs_without_improvement = 0
         self.has_prompt = config.prompt is not None and job.prompt_tokens > 0
         self.steps_per_epoch = math.ceil(len(job.train.rows) / config.batch_size)
@@ -379,7 +387,7 @@ class _Bank:
             for step, own in enumerate(items)
             for each in self._planner.plan(own, self._prompts, length=length, training=True)
         ]
-        if self._model.packs and self._config.model is None:
+        if length is not None and self._config.model is None:
             layouts = same_shapes([each.layout for _, each in planned])
             planned = [
                 (step, each._replace(layout=layout))

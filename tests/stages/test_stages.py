@@ -323,19 +323,23 @@ def test_a_stage_declares_no_parameter_that_it_does_not_read(ready: Ready) -> No
         assert not idle, f"{name} declares {idle} and never reads it"
 
 
+COUNTED = {"facts", "left_out", "trainings", "settings", "hard_facts", "steps"}
+
+
 def test_metrics_stand_where_people_and_scripts_rely_on_them(ready: Ready) -> None:
     keys = {
         "test/p_at_1", "dev/p_at_1", "test/majority", "test/constant", "test/naive_bayes",
-        "test/facts", "test/left_out", "test/trainings", "test/settings",
+        "test/facts", "test/left_out", "test/trainings", "test/settings", "test/p_at_1_hard",
+        "test/hard_facts", "train/facts", "dev/facts", "train/steps",
     }  # fmt: skip
-    counts = {"test/facts", "test/left_out", "test/trainings", "test/settings"}
+    counts = {key for key in keys if key.partition("/")[2] in COUNTED}
     for method in METHODS:
         lama = read_json(ready.root / f"metrics/lama/{method}.json")
         assert set(lama) == keys
         assert all(0 <= lama[key] <= 1 for key in keys - counts)
         folder = ready.root / "evaluation/lama" / method
         head = (folder / "relations.csv").read_text().splitlines()[0]
-        assert head == "relation,facts,p_at_1"
+        assert head == ("relation,train_facts,dev_facts,facts,steps,hard_facts,p_at_1_hard,p_at_1")
         head = (folder / "controls.csv").read_text().splitlines()[0]
         assert head == "relation,label,left_out,majority,constant,naive_bayes"
     rte = read_json(ready.root / "metrics/superglue/rte/p-tuning.json")
@@ -370,6 +374,15 @@ def assert_scores_are_those_of_the_predictions(ready: Ready, method: str) -> Non
     metrics = read_json(ready.root / f"metrics/lama/{method}.json")
     assert metrics["test/p_at_1"] == pytest.approx(sum(shares.values()) / len(shares))
     assert metrics["test/facts"] == len(records)
+    hard = [record for record in records if record["hard"]]
+    assert metrics["test/hard_facts"] == len(hard)
+    hard_shares = shares_of(hard, "relation")
+    assert metrics["test/p_at_1_hard"] == pytest.approx(
+        sum(hard_shares.values()) / len(hard_shares)
+    )
+    curve = read_csv(ready.root / f"curves/lama/{method}.csv")
+    epochs = [max(int(p["epoch"]) for p in curve if p["relation"] == name) for name in asked]
+    assert (metrics["train/steps"] > 0) == any(epochs)
     controls = read_csv(folder / "controls.csv")
     for key in ("majority", "constant", "naive_bayes"):
         values = [float(row[key]) for row in controls]
@@ -421,10 +434,13 @@ def test_stability_asks_the_same_facts_under_each_template(ready: Ready, method:
     }
 
 
+SUBJECT = ("stage", "benchmark", "task", "method")
+
+
 def test_logged_metrics_equal_the_written_file(ready: Ready) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{ready.root}/mlflow.db")
     runs = {
-        run.info.run_name: run
+        "/".join(run.data.tags[key] for key in SUBJECT if key in run.data.tags): run
         for run in mlflow.search_runs(search_all_experiments=True, output_format="list")
     }
     files = {
@@ -659,7 +675,7 @@ def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
         words = prompt["words"]
         assert len(words) == prompt["prompt_tokens"] == 5
         ids = model.codec.tokenizer.convert_tokens_to_ids(words)
-        assert torch.equal(vectors[trial(name)], model.input_embeddings[ids].detach())
+        assert torch.equal(vectors[trial(name)], model.input_embeddings(torch.tensor(ids)).detach())
     for method in METHODS[:-1]:
         stored = load_prompts(ready.root / "models/lama" / method)
         assert all(prompt.words is None for prompt in stored.values())

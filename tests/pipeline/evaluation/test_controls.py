@@ -96,6 +96,11 @@ def test_what_one_answer_reaches_on_the_dev_sets_of_superglue(
 # Naive Bayes
 
 
+def naive_bayes_share(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> float:
+    answers = naive_bayes(train, [subject for subject, _ in test])
+    return sum(a == object_ for a, (_, object_) in zip(answers, test, strict=True)) / len(test)
+
+
 def log_likelihoods(train: list[tuple[str, str]], subject: str) -> dict[str, float]:
     """Object -> log-likelihood, with dictionaries, one word at a time."""
     objects = [object_ for _, object_ in train]

@@ -1,6 +1,7 @@
 """Expectations are worked out by hand."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from pipeline.evaluation.summary import (
 
 def _trial(setting, seed, dev):
     name = f"cb/setting-{setting}/split-1/seed-{seed}"
-    return {"name": name, "split": 1, "seed": seed, "best_epoch": 2, "dev_score": dev}
+    sizes = {"examples_train": 30, "examples_dev": 8, "steps": 10 * seed}
+    return {"name": name, "split": 1, "seed": seed, "best_epoch": 2, "dev_score": dev, **sizes}
 
 
 def _trained(chosen):
@@ -62,7 +64,8 @@ def test_a_row_stands_for_each_training_that_was_evaluated():
     assert rows[1] == {
         "task": "cb", "training": "cb/setting-2/split-1/seed-2", "setting": 2, "split": 1,
         "seed": 2,
-        "best_epoch": 2, "dev_score": 0.22, "test_score": pytest.approx(0.6),
+        "best_epoch": 2, "dev_score": 0.22, "examples_train": 30, "examples_dev": 8, "steps": 20,
+        "test_score": pytest.approx(0.6),
         "test_accuracy": 0.8, "test_f1": 0.4,
         "majority": 0.375, "majority_accuracy": 0.5, "majority_f1": 0.25,
         "constant": 0.6, "constant_accuracy": 0.75, "constant_f1": 0.5,
@@ -100,6 +103,9 @@ def test_of_one_setting_the_spread_is_that_of_its_trainings():
         "test/constant": pytest.approx(0.6),
         "test/constant_accuracy": 0.75,
         "test/constant_f1": 0.5,
+        "train/examples": 30,
+        "dev/examples": 8,
+        "train/steps": 15,
         "test/examples": 56,
         "test/trainings": 2,
         "test/settings": 1,
@@ -127,7 +133,10 @@ def test_one_training_has_no_spread():
 def _relations(*names):
     def trial(name, seed, dev):
         found = f"{name}/setting-1/split-1/seed-{seed}"
-        return {"name": found, "split": 1, "seed": seed, "best_epoch": 1, "dev_score": dev}
+        sizes = {"examples_train": 9, "examples_dev": 3, "steps": 10 * seed}
+        return {
+            "name": found, "split": 1, "seed": seed, "best_epoch": 1, "dev_score": dev, **sizes,
+        }  # fmt: skip
 
     return {
         "tasks": {
@@ -160,7 +169,7 @@ def _scores(trained, *scores):
             {"p_at_1": score},
             {"majority": {"p_at_1": 0.25}, "constant": {"p_at_1": 0.375},
              "naive_bayes": {"p_at_1": 0.5}},
-            30, 2, [],
+            30, 2, [], {"facts": 6, "p_at_1": score / 2},
         )
         for name, score in zip(names, scores, strict=True)
     }  # fmt: skip
@@ -179,14 +188,42 @@ def test_relations_are_averaged_before_seeds_are_compared():
         "test/majority": 0.25,
         "test/constant": 0.375,
         "test/naive_bayes": 0.5,
+        "test/p_at_1_hard": pytest.approx(0.275),
+        "test/p_at_1_hard_std": pytest.approx(0.15 / 2**0.5),
+        "test/hard_facts": 12,
+        "train/facts": 18,
+        "dev/facts": 6,
+        "train/steps": 15,
         "test/facts": 60,
         "test/left_out": 4,
         "test/trainings": 2,
         "test/settings": 1,
     }
-    assert [row["p_at_1"] for row in relation_rows(rows)] == [
-        pytest.approx(0.3), pytest.approx(0.8),
+    assert [(row["p_at_1"], row["p_at_1_hard"]) for row in relation_rows(rows)] == [
+        (pytest.approx(0.3), pytest.approx(0.15)), (pytest.approx(0.8), pytest.approx(0.4)),
     ]  # fmt: skip
+
+
+def test_a_relation_without_hard_facts_is_left_out_of_their_mean():
+    trained = _relations("P17", "P30")
+    found = _scores(trained, 0.2, 0.4, 0.6, 1.0)
+    for name in list(found)[:2]:
+        found[name] = replace(found[name], hard={"facts": 0, "p_at_1": None})
+    rows = trial_rows(trained, found)
+    summary = relation_summary(rows)
+    assert summary["test/hard_facts"] == 6
+    assert summary["test/p_at_1_hard"] == pytest.approx(0.4)
+    assert [row["p_at_1_hard"] for row in relation_rows(rows)] == [None, pytest.approx(0.4)]
+
+
+def test_trainings_of_earlier_versions_have_no_sizes():
+    trained = _trained(2)
+    for setting in trained["tasks"]["cb"]["settings"]:
+        for trial in setting["trials"]:
+            del trial["examples_train"], trial["examples_dev"], trial["steps"]
+    rows = trial_rows(trained, _found(ONE))
+    assert rows[0]["steps"] is None
+    assert not {"train/examples", "dev/examples", "train/steps"} & set(task_summary(rows))
 
 
 def test_without_relations_there_is_nothing_but_counts():
@@ -204,7 +241,10 @@ def test_a_template_has_the_mean_of_its_seeds():
             "relation": "P17",
             "number": number,
             "template": f"{{subject}} {number} {{mask}}",
+            "train_facts": 9,
+            "dev_facts": 3,
             "facts": 30,
+            "steps": 15,
             "p_at_1": pytest.approx(score),
         }
         for number, score in ((1, 0.3), (2, 0.8))

@@ -4,7 +4,8 @@ import mlflow
 import pytest
 
 from pipeline.errors import TrackingError
-from pipeline.history.results import read_results, seconds_of_execution
+from pipeline.files import write_csv, write_jsonl
+from pipeline.history.results import read_answers, read_results, seconds_of_execution
 from tests.history import log_evaluation, log_lama, log_splits, log_training
 
 
@@ -45,6 +46,27 @@ def test_seconds_of_an_execution_are_those_of_its_newest_run(own_folder: Path) -
         mlflow.MlflowClient().set_tag(run, "dvc.run_key", key)
     assert seconds_of_execution("a" * 64) == 8.0
     assert seconds_of_execution("c" * 64) is None
+
+
+def test_answers_are_those_of_the_logged_predictions(own_folder: Path) -> None:
+    run = log_evaluation("superglue", "rte", "manual", {"test/score": 0.5})
+    (result,) = read_results()
+    assert read_answers(result) is None
+    trial = "rte/setting-1/split-1/seed-34"
+    records = [
+        {"example": str(n), "label": "a", "answer": answer, "trial": trial}
+        for n, answer in enumerate("aba")
+    ]
+    row = {"training": trial, "setting": 1, "split": 1, "seed": 34, "test_score": 2 / 3}
+    write_jsonl(own_folder / "predictions.jsonl", records)
+    write_csv(own_folder / "trials.csv", list(row), [row])
+    for name in ("predictions.jsonl", "trials.csv"):
+        mlflow.MlflowClient().log_artifact(run, str(own_folder / name))
+    answers = read_answers(result)
+    assert answers is not None
+    assert answers.trainings == [(1, 34)]
+    assert answers.examples == {"rte": ["0", "1", "2"]}
+    assert answers.correct["rte"].tolist() == [[True, False, True]]
 
 
 def test_without_a_history_there_is_nothing_and_none_is_made(

@@ -97,7 +97,7 @@ def test_the_tables_are_in_the_order_of_the_headings(full):
     first = [table[0][:2] for table in _markdown_tables(text)]
     assert first == [
         ["method", "test P@1"],
-        ["relation", "facts"],
+        ["relation", "test facts"],
         ["relation", "subject"],
         ["method", "relations"],
         ["relation", "number"],

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -130,6 +131,44 @@ def test_several_seeds_of_lama_are_shown_as_those_of_tasks():
     ]
 
 
+def test_sizes_steps_and_hard_facts_have_columns_where_they_are_known():
+    sizes = {"train/facts": 380, "dev/facts": 126, "test/facts": 416, "test/hard_facts": 300}
+    manual = lama("manual", MANUAL.metrics | sizes | {"train/steps": 0, "test/p_at_1_hard": 0.25})
+    hard = {"test/p_at_1_hard": 0.5, "test/p_at_1_hard_std": 0.01, "test/p_at_1_std": 0.02}
+    tuned = lama("p-tuning", TUNED.metrics | sizes | hard | {"train/steps": 94.6})
+    assert methods_table([manual, tuned]).splitlines() == [
+        "| method | test P@1 | hard | dev P@1 | trainings | steps | train/dev/test facts |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| manual | 29.3 | 25.0 | 26.4 |  | 0 | 380/126/416 |",
+        "| p-tuning | 100.0 ± 2.0 | 50.0 ± 1.0 | 0.0 |  | 95 | 380/126/416 |",
+        "| majority class | 10.0 |  |  |  |  | 380/126/416 |",
+        "| naive Bayes | 25.0 |  |  |  |  | 380/126/416 |",
+    ]
+    task = {"train/examples": 32, "dev/examples": 30, "train/steps": 252}
+    result = glue("rte", "p-tuning", 0.5, {"accuracy": 0.5}, **task)
+    head, _, first, control = methods_table([result]).splitlines()
+    assert head.endswith("| trainings | steps | train/dev/test examples |")
+    assert first.endswith("| 1 | 252 | 32/30/277 |")
+    assert control.endswith("|  |  | 32/30/277 |")
+
+
+def test_a_relation_has_its_sizes_and_a_training_its_steps(files, macro):
+    rows = [{**row, "train_facts": 100, "dev_facts": 40, "steps": 7} for row in RELATIONS]
+    head, _, first, _ = macro("relations", {"manual": rows}).splitlines()
+    assert head.startswith("| relation | train/dev/test facts | left out |")
+    assert first.startswith("| P17 country | 100/40/198 |")
+    files.add_task("rte")
+    result = files.task("rte")[1]
+    trainings = [{**row, "steps": 12 * row["seed"]} for row in result.trainings]
+    _, table = macro("trials", [replace(result, settings=[], trainings=trainings)]).split("\n\n")
+    rows = cells(table)
+    assert rows[0] == [
+        "task", "method", "setting", "split", "seed", "steps", "best epoch", "dev score",
+        "test score",
+    ]  # fmt: skip
+    assert [row[4:6] for row in rows[2:]] == [["1", "12"], ["2", "24"]]
+
+
 def test_tasks_follow_each_other_each_with_its_control():
     results = [
         glue("rte", "manual", 0.675, {"accuracy": 0.675}),
@@ -155,7 +194,7 @@ def test_a_relation_has_a_column_for_each_control_that_is_known(macro):
 def test_a_method_without_a_relation_has_an_empty_cell(macro):
     table = macro("relations", {"manual": RELATIONS, "discrete": RELATIONS[1:]})
     assert table.splitlines() == [
-        "| relation | facts | left out | majority class | naive Bayes | manual | discrete |",
+        "| relation | test facts | left out | majority class | naive Bayes | manual | discrete |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| P17 country | 198 | 2 | 11.1 | 12.5 | 50.0 |  |",
         "| P30 continent | 75 | 0 | 0.0 | 100.0 | 0.0 | 0.0 |",
@@ -315,7 +354,7 @@ def test_the_spread_over_templates_worked_out_by_hand(files, macro):
     ]
     # The manual method's text is the readable one, in any order of the methods.
     assert templates.splitlines()[:4] == [
-        "| relation | number | template | facts | p-tuning | manual |",
+        "| relation | number | template | test facts | p-tuning | manual |",
         "| --- | ---: | --- | ---: | ---: | ---: |",
         "| P17 | 1 | a {mask} | 930 | 11.1 | 10.0 |",
         "| P17 | 2 | b {mask} | 930 | 22.2 | 20.0 |",

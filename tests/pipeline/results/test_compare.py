@@ -1,9 +1,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.history.results import Result, newest
+from pipeline.history.results import Result, latest
+from pipeline.report.significance import Answers
 from pipeline.report.tables import Table
 from pipeline.results.compare import paper_figures, record_of, result_tables
 
@@ -30,6 +32,7 @@ def make(method: str = "manual", value: float | None = 0.25, **changes: Any) -> 
         "contents": {"splits": "1111111111", "model": "2222222222"},
         "seconds": {},
         "tags": {},
+        "current": False,
         **changes,
     }
     fields["metrics"] = {**metrics, **changes.get("metrics", {})}
@@ -62,6 +65,30 @@ def test_results_on_other_splits_or_another_model_of_the_name_have_separate_rows
     ]
 
 
+def test_sizes_steps_and_paired_tests_are_shown_where_they_are_known() -> None:
+    sizes = {"train/facts": 120.0, "dev/facts": 40.0, "train/steps": 118.6}
+    results = [make("p-tuning", 0.5, metrics=sizes), make("manual"), make("discrete", 0.3)]
+    examples = [("a", "b"), ("c", "d"), ("e", "f"), ("g", "h")]
+
+    def answers_of(result: Result) -> Answers | None:
+        right = {"manual": [False] * 4, "p-tuning": [True, True, True, False]}.get(result.method)
+        if right is None:
+            return None
+        return Answers([(1, 34)], {"P17": examples}, {"P17": np.array([right])})
+
+    (table,) = result_tables(results, "test", answers_of=answers_of)
+    assert table.rows[0]["train/dev/test"] == "120/40/9, 9"
+    assert "Steps of a training, lama: p-tuning 119." in table.notes
+    # McNemar: three examples are right with p-tuning alone, none with manual alone: 2 / 2^3.
+    (note,) = (note for note in table.notes if "minus" in note)
+    assert note.startswith("lama, p-tuning minus manual: +75.0 points of P@1 (95 % interval +")
+    assert note.endswith("), p = 0.250, McNemar.")
+    assert "lama: no paired test; no stored predictions of discrete." in table.notes
+    (by_run,) = result_tables(results, "run")
+    assert [row["steps"] for row in by_run.rows] == ["119", "", ""]
+    assert not any("minus" in note for note in by_run.notes)
+
+
 def test_runs_outside_dvc_share_no_row() -> None:
     results = [
         make("manual", source=None, params={}, contents={"run": "aaaaaaaaaa"}),
@@ -92,7 +119,7 @@ def test_data_are_named_by_source_subset_and_protocol(changes: dict[str, Any], d
     assert make(**changes).data == data
 
 
-def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
+def test_latest_keeps_one_of_each_model_data_task_and_method() -> None:
     results = [
         make("manual", 0.1),
         make("manual", 0.2),
@@ -101,7 +128,7 @@ def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
         make("manual", 0.5, benchmark="superglue", task="rte"),
         make("p-tuning", 0.6),
     ]
-    assert newest(results) == [results[0], *results[2:]]
+    assert latest(results) == [results[0], *results[2:]]
 
 
 def test_a_spread_is_shown_and_explained() -> None:

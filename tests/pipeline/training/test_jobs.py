@@ -242,6 +242,19 @@ def test_trials_are_described_by_task_and_setting() -> None:
     ]
 
 
+def test_a_description_has_the_examples_and_the_steps_that_training_took() -> None:
+    results = results_of((0.5, 0.25, 0.25))
+    trial, result = next(iter(results.items()))
+    batch = trial.config.training.batch_size
+    history = [EpochRecord(epoch, None, 1.0, 0.5) for epoch in range(4)]
+    result = replace(result, history=history, examples={"train": 2 * batch + 1, "dev": 5})
+    sizes = {"examples_train": 2 * batch + 1, "examples_dev": 5, "steps": 3 * 3}
+    assert trial.sizes(result) == sizes
+    content = TrialSelection({trial: result}, {"rte": 1}).describe()
+    (described,) = content["tasks"]["rte"]["settings"][0]["trials"]
+    assert sizes.items() <= described.items()
+
+
 # Banks
 
 
