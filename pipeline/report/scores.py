@@ -88,7 +88,8 @@ def scores_of(
         if control is not None:
             metric = metric.removeprefix(control).removeprefix("_") or HEADLINE[benchmark]
             std, of, number = None, CONTROLS[control], None
-        if metric in LABELS:
+        # MLflow has the headline of each benchmark under `score` too.
+        if metric in LABELS and (metric != "score" or HEADLINE[benchmark] == "score"):
             scores.append(Score(benchmark, task, of, split, metric, value, std, n, number, origin))
     return scores
 

@@ -76,8 +76,8 @@ def escaped(text: str) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    parts = re.split(" ± |/", cell.removeprefix("-"))
-    return not cell or all(part.replace(".", "", 1).isdigit() for part in parts)
+    parts = re.split(" ± |/", cell)
+    return not cell or all(part.lstrip("+-").replace(".", "", 1).isdigit() for part in parts)
 
 
 def sizes_title(rows: Iterable[Mapping[str, Any]], unit: str = "") -> str:
