@@ -16,7 +16,7 @@ import psutil
 import typer
 
 from pipeline.cli.console import LiveLine, print_warning
-from pipeline.errors import ParamsError, PipelineError
+from pipeline.errors import ParamsError, PipelineError, memory_errors_named
 from pipeline.history.run import StageRun, stage_run
 from pipeline.tasks import check_task
 from pipeline.workflow.command import StageInfo
@@ -43,6 +43,7 @@ def _known_task(name: str) -> str:
 
 
 TaskName = Annotated[str, typer.Argument(callback=_known_task, help="Name of a task.")]
+OwnTaskName = Annotated[str, typer.Argument(help="Name of a task under `tasks` in params.yaml.")]
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def stage(
     Args:
         name: `validate`, `download`, `splits`, `train`, `evaluate` or `report`.
         benchmark: empty where there is none, as are task and method.
-        task: of SuperGLUE.
+        task: of SuperGLUE or of the user.
         method: of `train` and `evaluate`.
     """
     _end_with_dvc()
@@ -71,6 +72,7 @@ def stage(
             with (
                 stage_run(identity, info, resumes=resumes) as run,
                 _file_errors_named(),
+                memory_errors_named(),
                 _timed(run, work),
                 LiveLine(info.name) as line,
             ):

@@ -20,6 +20,7 @@ from pipeline.cli import (
     report,
     repro,
     results,
+    task,
     ui,
 )
 from pipeline.cli.console import report_errors
@@ -71,3 +72,4 @@ app.command(epilog=ui.EXAMPLES)(ui.ui)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
 app.add_typer(report.app, name="report")
+app.add_typer(task.app, name="task")

@@ -38,7 +38,8 @@ class ReportData:
         lama: results of knowledge probing, one for each method.
         stability: results over templates, one for each method.
         tasks: results on SuperGLUE, by task, then method.
-        comparisons: `lama` or `superglue` -> methods against each other.
+        own: results on the user's tasks, likewise.
+        comparisons: `lama`, `superglue` or `tasks` -> methods against each other.
         splits: metrics file of LAMA's splits.
         answers: as `read_answers` returns them.
         budgets: name of a result -> `count_epochs` of its curves.
@@ -49,6 +50,7 @@ class ReportData:
     lama: Sequence[MethodResult] = ()
     stability: Sequence[MethodResult] = ()
     tasks: Sequence[MethodResult] = ()
+    own: Sequence[MethodResult] = ()
     comparisons: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
     splits: Row = field(default_factory=dict)
     answers: Sequence[Row] = ()
@@ -72,16 +74,22 @@ def read_report(params: Params, folders: ResultFolders) -> ReportData:
         for task in glue.tasks
         for method in glue.methods
     ]
-    names = [result.name for result in (*probing, *stability, *tasks)]
+    own = [
+        read_result(folders, "tasks", method, task)
+        for task in params.tasks
+        for method in glue.methods
+    ]
+    names = [result.name for result in (*probing, *stability, *tasks, *own)]
     files = [folders.metrics / f"{name}.json" for name in names]
     return ReportData(
         params,
         probing,
         stability,
         tasks,
+        own,
         comparisons={
             benchmark: compare_methods(results, folders.evaluation)
-            for benchmark, results in (("lama", probing), ("superglue", tasks))
+            for benchmark, results in (("lama", probing), ("superglue", tasks), ("tasks", own))
         },
         splits=read_json(folders.metrics / "splits" / "lama.json") if probing else {},
         answers=read_answers(folders.evaluation, probed, params.report.facts_shown),
@@ -138,9 +146,10 @@ def _figures(data: ReportData) -> dict[str, str]:
         figures["lama_curves"] = curves_figure(data.lama)
     if data.stability:
         figures["lama_stability"] = stability_figure(data.stability)
-    if data.tasks:
-        figures["superglue"] = trainings_figure(data.tasks)
-        figures["superglue_curves"] = curves_figure(data.tasks)
+    for name, results in (("superglue", data.tasks), ("tasks", data.own)):
+        if results:
+            figures[name] = trainings_figure(results)
+            figures[f"{name}_curves"] = curves_figure(results)
     return figures
 
 

@@ -124,7 +124,7 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     several = any(score.std is not None for score in scores)
     metrics = {(result.task, result.method): result.metrics for result in results}
     known = {key for values in metrics.values() for key in values}
-    hidden = [] if benchmark == "superglue" else ["task", "metrics", "trainings"][: 3 - several]
+    hidden = [] if results[0].task else ["task", "metrics", "trainings"][: 3 - several]
     hidden += ["steps"] * ("train/steps" not in known) + ["hard"] * ("test/hard_facts" not in known)
     unit = COUNTS[benchmark]
     tasks = list(dict.fromkeys(result.task for result in results))
@@ -159,7 +159,7 @@ def at_chance(
     test examples. A task without accuracy is judged by its score, without a margin.
 
     Args:
-        results: of SuperGLUE.
+        results: of tasks.
         guesses: task -> `accuracy` or `score` of a constant answer; None: as in the metrics.
     """
     for task in dict.fromkeys(result.task for result in results):
