@@ -20,7 +20,7 @@ help: ## list the targets
 
 setup: $(VENV)/runtime ## build the environment in .venv (TORCH= uses the system's torch)
 
-$(VENV)/runtime: requirements.lock tools/venv.pth
+$(VENV)/runtime: requirements.lock tools/venv.pth pyproject.toml
 	@echo "installing into $(VENV): about 2 GB, a minute or two"
 	@$(PYTHON) -m venv $(if $(TORCH),,--system-site-packages) $(VENV)
 	@$(PIP) --no-deps --requirement requirements.lock
@@ -46,11 +46,8 @@ repro: setup ## run the whole pipeline, then show the results
 show: setup ## print the result tables
 	@ptune report show
 
-ui: setup ## browse the MLflow history at http://127.0.0.1:5000
-	@test -f mlflow.db || (echo "error: no history yet (mlflow.db); run 'make repro' first"; exit 1)
-	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning   (Ctrl-C stops it)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true mlflow server \
-		--backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 --workers 1
+ui: setup ## browse the MLflow history
+	@ptune ui
 
 check: lint types test ## run every check that a change must pass
 

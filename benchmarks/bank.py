@@ -292,7 +292,7 @@ def measure(works: dict[str, Work], options: argparse.Namespace) -> dict[str, An
     """
     runs = list(_runs(works, options))
     model = runs[0].work.model
-    device, dtype = model.device, model.input_embeddings.dtype
+    device, dtype = model.device, model.dtype
     # CPU time does not depend on other programs, but counts the waiting of several threads.
     clock = "seconds"
     if device.type == "cpu" and torch.get_num_threads() == 1:
@@ -428,7 +428,7 @@ def _describe_model(options: argparse.Namespace, model: PromptedModel) -> dict[s
         "type": network.config.model_type,
         "masked": model.masked,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "vocabulary": len(model.input_embeddings),
+        "vocabulary": model.vocabulary_size,
     }
 
 

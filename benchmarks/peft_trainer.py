@@ -91,7 +91,7 @@ def _trainer(
         num_virtual_tokens=count,
         encoder_reparameterization_type="LSTM",
         encoder_num_layers=2,
-        encoder_hidden_size=model.input_embeddings.shape[1] // 2,
+        encoder_hidden_size=model.embedding_size // 2,
         encoder_dropout=config.prompt.dropout,
     )
     on_cpu = model.device.type == "cpu"

@@ -29,10 +29,17 @@ def log_splits(where: str, digest: str, params: Mapping[str, Any]) -> None:
     )  # fmt: skip
 
 
-def log_training(method: str, digest: str, seconds: float, *, taken_over: float = 0.0) -> str:
+def log_training(
+    method: str,
+    digest: str,
+    seconds: float,
+    *,
+    taken_over: float = 0.0,
+    params: Mapping[str, Any] | None = None,
+) -> str:
     """Log that a training on LAMA left these contents, after so long."""
     return _log(
-        "train", ("lama", "", method), "", {}, made={f"models/lama/{method}": digest},
+        "train", ("lama", "", method), "", params or {}, made={f"models/lama/{method}": digest},
         metrics={"seconds": seconds, SECONDS_REUSED: taken_over},
     )  # fmt: skip
 

@@ -48,12 +48,12 @@ def test_the_page_of_results_is_that_of_the_records_in_git(
     assert (folder / f"{benchmark}.md").read_text() == results_page(benchmark, records)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_make_target_that_is_named_exists(document: Path) -> None:
+def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    found = re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text(), re.MULTILINE)
-    assert found
-    assert set(found) <= targets
+    texts = [document.read_text() for document in DOCUMENTS]
+    found = [re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE) for text in texts]
+    assert any(found)
+    assert {name for own in found for name in own} <= targets
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

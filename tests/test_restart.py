@@ -348,7 +348,7 @@ def test_a_search_killed_between_note_and_log_misses_no_iteration_in_the_log(
             model,
             job,
             SearchParams(prompts="gradient", iterations=4, candidates=3, batch_size=4),
-            allowed=filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
+            allowed=filter_words(model.codec, model.vocabulary_size, VOCABULARY),
             max_tokens_per_forward=64,
             checkpoint=tmp_path / "P17.json",
             on_iteration=on_iteration,

@@ -50,8 +50,7 @@ MASKED = ("bert", "roberta", "albert")
 
 def save_tiny(family: str, folder: Path) -> Path:
     """Save a two-layer model of a family with random weights, and its tokenizer."""
-    tokenizer = {"bert": _wordpiece, "roberta": _bpe, "albert": _unigram, "gpt2": _bpe,
-                 "llama": _sentencepiece_bpe}[family](family)  # fmt: skip
+    tokenizer = make_tokenizer(family)
     torch.manual_seed(sum(map(ord, family)))
     size = {"vocab_size": len(tokenizer), "initializer_range": 0.3}
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -83,12 +82,19 @@ def save_tiny(family: str, folder: Path) -> Path:
     return folder
 
 
+def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """Create the tokenizer of a family."""
+    kinds = {"bert": _wordpiece, "roberta": _bpe, "albert": _unigram, "gpt2": _bpe,
+             "llama": _sentencepiece_bpe}  # fmt: skip
+    return kinds[family](family)
+
+
 def load_broken(folder: Path, word: str = "Oslo") -> PromptedModel:
     """Load a model in which the embedding of a word is NaN."""
     model = load_model(folder, device="cpu")
     token = model.codec.single_token_id(word, space_before=True)
     with torch.no_grad():
-        model.input_embeddings[token] = torch.nan
+        model.input_embeddings.weight[token] = torch.nan
     return model
 
 

@@ -74,7 +74,7 @@ def slow_scores(
     """Return (words,) log-probabilities by a full forward pass of the transformers model."""
     embeds = []
     for token, slot in zip(row.token_ids, row.slots, strict=True):
-        embeds.append(vectors[slot] if slot >= 0 else model.input_embeddings[token])
+        embeds.append(vectors[slot] if slot >= 0 else model.input_embeddings(torch.tensor(token)))
     logits = model.network(inputs_embeds=torch.stack(embeds)[None]).logits[0, row.answer_position]
     if word_ids is not None:
         logits = torch.stack([logits[word] for word in word_ids])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli import doctor, history, predict, preset, promote, report, repro, results
+from pipeline.cli import doctor, history, predict, preset, promote, report, repro, results, ui
 from pipeline.cli.console import report_errors
 
 
@@ -55,6 +55,7 @@ app.command(epilog=history.REPRODUCE_EXAMPLES)(history.reproduce)
 app.command(epilog=results.EXAMPLES)(results.results)
 app.command(epilog=history.SEND_EXAMPLES)(history.send)
 app.command(epilog=history.SYNC_EXAMPLES)(history.sync)
+app.command(epilog=ui.EXAMPLES)(ui.ui)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
 app.add_typer(report.app, name="report")

@@ -67,14 +67,14 @@ def reproduce(
 ) -> None:
     """Re-run one recorded stage from its commit, and compare the results.
 
-    The commit is checked out in a separate worktree. The stage and all that it
-    depends on run there from the start, without DVC's cache. Outputs are
-    compared by their bytes, metrics by value. The exit code is 0 if all are
-    equal, and 1 if not.
+    The commit is checked out in a separate worktree, with the changes that the
+    run had. The stage and all that it depends on run there from the start,
+    without DVC's cache. Outputs are compared by their bytes, metrics by value.
+    The exit code is 0 if all are equal, and 1 if not.
     """
     from pipeline.history.context import library_versions
     from pipeline.history.executions import TrackedHistory
-    from pipeline.history.reproduction import check_reproducible, compare
+    from pipeline.history.reproduction import check_reproducible, compare, restore_changes
     from pipeline.workflow.git import Commits, worktree
     from pipeline.workflow.lock import read_lock
 
@@ -93,6 +93,9 @@ def reproduce(
     root = Path().resolve()
     place = root / ".work" / "reproduced" / run.run_id[:10]
     with worktree(root, commit, place, keep=keep) as folder:
+        if run.dirty:
+            typer.echo("with the changes that the run had (git/diff.patch)")
+            restore_changes(run, history.text(run, "git/diff.patch"), folder)
         _repro(folder, root, stage)
         again = read_lock(folder / "dvc.lock")[stage]
         report, same = compare(run, again, folder)
@@ -184,7 +187,7 @@ def sync() -> None:
     Events that were kept (see `ptune send`) are sent first.
     """
     from pipeline.history.journal import send_all
-    from pipeline.history.restore import restore_missing
+    from pipeline.history.restore import restore_missing, summarize_runs
     from pipeline.workflow.lock import read_lock
 
     for report in send_all():
@@ -203,3 +206,7 @@ def sync() -> None:
             typer.echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
         num_created += 1
     typer.echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")
+    if num_summarized := summarize_runs():
+        typer.echo(
+            f"summarized {num_summarized} runs: names, scores and settings (docs/history.md)"
+        )

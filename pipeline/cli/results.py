@@ -24,7 +24,7 @@ Day = datetime | None
 _DAYS = ["%Y-%m-%d"]
 
 # Columns of words; the others hold numbers.
-_WORDS = ("date", "task", "method", "model", "run")
+_WORDS = ("date", "now", "task", "method", "settings", "model", "run")
 _FIRST_TO_GO = ("run", "dev", "min", "steps", "test n", "train/dev/test", "date")
 # Characters of a heading that is broken in two lines.
 _LONG = 10
@@ -68,8 +68,9 @@ def results(
 ) -> None:
     """Print the scores of methods on tasks, from the runs in MLflow.
 
-    Shows the newest finished run of each model, data, task and method, with paired tests between
-    the methods of a row, from their stored predictions.
+    Shows, for each model, data, task and method, the run that dvc.lock has, or
+    else the newest, with paired tests between the methods of a row, from their
+    stored predictions. --all shows every run, with the settings that differ.
     Other data, and other splits of them, have separate rows.
     Tables are in percent; CSV and JSON have shares of 1.
     """
@@ -78,7 +79,7 @@ def results(
     if cost and (every or against is not None):
         raise PipelineError("--cost cannot be combined with --all, which includes it, or --against")
     # Imports MLflow, which is too slow for --help.
-    from pipeline.history.results import newest, read_answers, read_results
+    from pipeline.history.results import latest, read_answers, read_results
 
     tags = {}
     for text in tag or ():
@@ -109,7 +110,7 @@ def results(
     selected = list(filter(is_selected, evaluations))
     if not selected:
         _explain_none(evaluations)
-    shown = selected if every else newest(selected)
+    shown = selected if every else latest(selected)
     paper = against is not None
     if as_json or as_csv:
         _print_records(shown, as_json=as_json, paper=paper)

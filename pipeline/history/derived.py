@@ -1,4 +1,4 @@
-"""Events that are derived from the history when they are written: lineage and MLflow's model list.
+"""Events that are derived from the history when they are written: lineage and MLflow's models.
 
 MLflow's list of models has an entry for each content that training wrote. The files stay in DVC's
 cache; an entry has their hash. Evaluations add their metrics to the entry of the model that they
@@ -14,6 +14,7 @@ from pipeline.history.executions import READ, WROTE, tags_below
 from pipeline.history.lineage import workspace_tracer
 from pipeline.history.lineage_text import as_tree
 from pipeline.history.store import connect
+from pipeline.history.summary import log_summary
 from pipeline.workflow.command import EXPERIMENTS
 
 _NAME_TAGS = ("benchmark", "task", "method")
@@ -116,4 +117,8 @@ def _folders(run: Any, prefix: str) -> dict[str, str]:
     return {path: digest for path, digest in hashes.items() if digest.endswith(".dir")}
 
 
-DERIVED: Mapping[str, Derived] = {"lineage": log_lineage, "models": list_models}
+DERIVED: Mapping[str, Derived] = {
+    "lineage": log_lineage,
+    "summary": log_summary,
+    "models": list_models,
+}

@@ -19,6 +19,8 @@ RUN_ID = re.compile(r"[0-9a-f]{6,32}")
 # MLflow's limit on the length of a tag.
 MAX_TAG = 5000
 _PAGE = 1000
+# Tags that say what a stage was about.
+_SUBJECT = ("stage", "benchmark", "task", "method")
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,16 @@ class TrackedHistory:
     def libraries(self, run: TrackedRun) -> dict[str, str]:
         """Return library -> version, as logged by a run; empty if it is not available."""
         try:
-            text = connect().artifacts.load_text(f"runs:/{run.run_id}/environment.json")
-            return dict(json.loads(text)["libraries"])
-        except Exception:  # MLflow raises many types for a file that it does not have
+            return dict(json.loads(self.text(run, "environment.json") or "")["libraries"])
+        except (ValueError, KeyError, TypeError):
             return {}
+
+    def text(self, run: TrackedRun, name: str) -> str | None:
+        """Return a run's artifact; None if it is not available."""
+        try:
+            return str(connect().artifacts.load_text(f"runs:/{run.run_id}/{name}"))
+        except Exception:  # MLflow raises many types for a file that it does not have
+            return None
 
     def _finished(self, condition: str) -> list[TrackedRun]:
         if condition not in self._searches:
@@ -146,7 +154,7 @@ def _tracked(run: Any) -> TrackedRun:
     dirty = tags.get("git.dirty")
     return TrackedRun(
         run_id=run.info.run_id,
-        name=run.info.run_name,
+        name="/".join(tags[key] for key in _SUBJECT if key in tags),
         status=run.info.status,
         started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
         commit=tags.get("mlflow.source.git.commit"),

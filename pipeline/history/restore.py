@@ -14,7 +14,9 @@ from pipeline.files import read_csv, read_json
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter
 from pipeline.history.executions import RESTORED, TrackedHistory, execution_tags
-from pipeline.history.store import connect, first_line, flat_params
+from pipeline.history.results import stage_runs
+from pipeline.history.store import connect, first_line, flat_params, history_exists, unreadable
+from pipeline.history.summary import CHANGED
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.git import Commits
 from pipeline.workflow.lock import Execution, file_hash, outputs_within
@@ -71,6 +73,34 @@ def restore_missing(lock: Mapping[str, Execution]) -> Iterator[tuple[str, str, l
         yield execution.stage, run_id, [path for path in files if path not in current]
 
 
+def summarize_runs() -> int:
+    """Write the summary of all finished trainings and evaluations without one.
+
+    These are the runs of `restore_missing` and of earlier versions.
+
+    Returns:
+        The number of runs.
+
+    Raises:
+        TrackingError: The tracking server or store cannot be used.
+    """
+    count = 0
+    if not history_exists():
+        return count
+    for stage in ("train", "evaluate"):  # an evaluation's lineage refers to its training
+        try:
+            mlflow = connect()
+            writer = MlflowWriter(mlflow, DERIVED)
+            for run in reversed(stage_runs(mlflow, stage)):
+                if CHANGED not in run.data.tags:
+                    for name in ("lineage", "summary"):
+                        writer.write(Event("derived", run.info.run_id, {"name": name}))
+                    count += 1
+        except Exception as error:
+            raise unreadable(error) from error
+    return count
+
+
 def _tags(execution: Execution, info: StageInfo, commit: str | None) -> dict[str, str]:
     note = _NOTE.format(stage=execution.stage)
     tags = {**info.tags, RESTORED: "true", "mlflow.note.content": note}
@@ -99,7 +129,7 @@ def _open(mlflow: ModuleType, info: StageInfo, tags: Mapping[str, str]) -> str:
             if error.error_code != "PERMISSION_DENIED":
                 raise
             client.set_terminated(run.info.run_id, "KILLED")
-    return str(client.create_run(experiment, run_name=info.name, tags=dict(tags)).info.run_id)
+    return str(client.create_run(experiment, run_name=info.run_name, tags=dict(tags)).info.run_id)
 
 
 def _events(

@@ -1,6 +1,6 @@
 """Finished evaluations in the history, as rows of the table of scores."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -9,12 +9,15 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.files import read_jsonl
 from pipeline.history.executions import READ, RESTORED, WROTE, TrackedHistory, tags_below
 from pipeline.history.store import connect, history_exists, unreadable
 from pipeline.report.scores import HEADLINE, Score, read_table, scores_of, source_name
 from pipeline.report.significance import Answers, correct_answers
 from pipeline.workflow.command import EXPERIMENTS
+from pipeline.workflow.lock import read_lock
+from pipeline.workflow.project import project_root
 
 # Metric of a training: seconds of earlier runs whose results it reused.
 SECONDS_REUSED = "seconds/taken_over"
@@ -36,6 +39,7 @@ class Result:
         metrics: the numbers of the metrics file.
         seconds: `train` and `evaluate`, those that are known, with the seconds of earlier runs
             whose trainings were reused.
+        current: whether `dvc.lock` has this execution.
     """
 
     run_id: str
@@ -50,6 +54,7 @@ class Result:
     metrics: Mapping[str, float]
     seconds: Mapping[str, float]
     tags: Mapping[str, str]
+    current: bool
 
     @property
     def name(self) -> str:
@@ -105,10 +110,13 @@ def read_results() -> list[Result]:
     # Path and hash of an output -> the newest run that wrote it.
     producers: dict[tuple[str, str], Any] = {}
     try:
-        for run in (*_stage_runs(mlflow, "splits"), *_stage_runs(mlflow, "train")):
+        for run in (*stage_runs(mlflow, "splits"), *stage_runs(mlflow, "train")):
             for path, digest in tags_below(run.data.tags, WROTE).items():
                 producers.setdefault((path, digest), run)
-        results = [_result(run, producers) for run in _stage_runs(mlflow, "evaluate")]
+        locked = _locked_keys()
+        results = [_result(run, producers, locked) for run in stage_runs(mlflow, "evaluate")]
+    except PipelineError:
+        raise
     except Exception as error:  # of MLflow's, its database's and its client's many
         raise unreadable(error) from error
     return sorted(results, key=lambda result: result.ended, reverse=True)
@@ -130,13 +138,28 @@ def read_answers(result: Result) -> Answers | None:
         return correct_answers(read_jsonl(files[0]), read_table(files[1], result.task))
 
 
-def newest(results: Iterable[Result]) -> list[Result]:
-    """Return the first result of each model, data, task and method, of results newest first."""
+def latest(results: Sequence[Result]) -> list[Result]:
+    """Return a result of each model, data, task and method, of results newest first.
+
+    It is the one that `dvc.lock` has, else the newest: a result that was restored from the
+    cache is not run again, and newer ones are of other settings.
+    """
     first: dict[tuple[str, ...], Result] = {}
-    for result in results:
-        key = (result.model, result.data, result.benchmark, result.task, result.method)
-        first.setdefault(key, result)
-    return list(first.values())
+    for result in sorted(results, key=lambda result: not result.current):
+        first.setdefault(subject_of(result), result)
+    return [result for result in results if first[subject_of(result)] is result]
+
+
+def subject_of(result: Result) -> tuple[str, ...]:
+    """Return what results must share to differ in settings alone: model, data, task, method."""
+    return (result.model, result.data, result.benchmark, result.task, result.method)
+
+
+def _locked_keys() -> set[str | None]:
+    """Return the run keys of `dvc.lock`; empty without one."""
+    file = project_root() / "dvc.lock"
+    keys = {entry.run_key for entry in read_lock(file).values()} if file.exists() else set()
+    return keys - {None}
 
 
 def seconds_of_execution(run_key: str) -> float | None:
@@ -146,10 +169,10 @@ def seconds_of_execution(run_key: str) -> float | None:
         TrackingError: the tracking server or store cannot be used.
     """
     runs = TrackedHistory().find_by_run_key(run_key)
-    return next((_seconds(run.metrics) for run in runs if run.metrics.get("seconds")), None)
+    return next((seconds_of(run.metrics) for run in runs if run.metrics.get("seconds")), None)
 
 
-def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
+def stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
     """Return the finished runs of a stage, without their child runs, the newest first."""
     experiment = mlflow.get_experiment_by_name(EXPERIMENTS[stage])
     if experiment is None:
@@ -163,14 +186,16 @@ def _stage_runs(mlflow: ModuleType, stage: str) -> list[Any]:
     return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
-def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
+def _result(
+    run: Any, producers: Mapping[tuple[str, str], Any], locked: Collection[str | None]
+) -> Result:
     tags: dict[str, str] = run.data.tags
     params: dict[str, str] = {}
     seconds: dict[str, float] = {}
     read = tags_below(tags, READ)
     for part in filter(None, (*map(producers.get, read.items()), run)):
         params |= part.data.params
-        spent = _seconds(part.data.metrics)
+        spent = seconds_of(part.data.metrics)
         if spent is not None:
             seconds[part.data.tags["stage"]] = spent
     benchmark = tags.get("benchmark", "")
@@ -195,10 +220,12 @@ def _result(run: Any, producers: Mapping[tuple[str, str], Any]) -> Result:
         metrics=run.data.metrics,
         seconds={stage: seconds[stage] for stage in ("train", "evaluate") if stage in seconds},
         tags=tags,
+        current=tags.get("dvc.run_key") in locked,
     )
 
 
-def _seconds(metrics: Mapping[str, float]) -> float | None:
+def seconds_of(metrics: Mapping[str, float]) -> float | None:
+    """Return the seconds of a stage, with those of earlier runs that it reused; None if unknown."""
     if "seconds" not in metrics:
         return None
     return metrics["seconds"] + metrics.get(SECONDS_REUSED, 0.0)

@@ -34,7 +34,7 @@ _DESCRIPTION = """Stage `{stage}` of the pipeline.
 | input | hash |
 |---|---|
 {inputs}
-To reproduce it: check out this run's commit, then `dvc repro -s {stage}`.{patch}"""
+To reproduce it: `ptune reproduce` with this run's id."""
 
 
 @dataclass
@@ -151,8 +151,8 @@ def stage_run(
                 yield run
                 _log_outputs(run, live)
                 if stage is not None:
-                    run._record("derived", {"name": "lineage"})
-                    run._record("derived", {"name": "models"})
+                    for name in DERIVED:
+                        run._record("derived", {"name": name})
         finally:
             if log.pending:
                 _warn(
@@ -225,10 +225,10 @@ def _open_run(
     client = mlflow.MlflowClient()
     if earlier is None:
         experiment = mlflow.get_experiment_by_name(info.experiment).experiment_id
-        run = client.create_run(experiment, run_name=info.name, tags=resolve_tags(dict(tags)))
+        run = client.create_run(experiment, run_name=info.run_name, tags=resolve_tags(dict(tags)))
         return str(run.info.run_id)
     run_id = str(earlier.info.run_id)
-    client.update_run(run_id, status="RUNNING", name=info.name)
+    client.update_run(run_id, status="RUNNING", name=info.run_name)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
 
@@ -292,7 +292,6 @@ def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
             stage=stage.stage,
             command=stage.command.replace(" --", " \\\n  --"),
             inputs="".join(f"| `{path}` | `{digest}` |\n" for path, digest in stage.inputs.items()),
-            patch=" The tree had changes: apply `git/diff.patch` first." if dirty else "",
         )
         tags |= execution_tags(stage, stage.within)
         tags["dvc.experiment"] = stage.experiment or "workspace"

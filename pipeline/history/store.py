@@ -21,11 +21,12 @@ from filelock import FileLock
 
 from pipeline.errors import TrackingError
 from pipeline.history.locations import ARTIFACTS, correct_moved
+from pipeline.history.views import experiment_tags
+from pipeline.workflow.command import EXPERIMENTS
 from pipeline.workflow.project import project_root
 
-# MLflow's pages show runs and their charts, instead of traces of a chat application.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _FIX = "start the server, or fix or unset MLFLOW_TRACKING_URI"
+_MOVE = "Restore a copy of mlflow.db, or move it away and run `ptune sync`"
 _SQL = ("sqlite", "mysql", "postgresql", "mssql")
 _SQLITE_HEADER = b"SQLite format 3\0"
 
@@ -67,27 +68,48 @@ def connect(experiment: str | None = None) -> ModuleType:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         if experiment is None:
             return mlflow
-        if mlflow.get_experiment_by_name(experiment) is None:
+        found = mlflow.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise _deleted(experiment, found.experiment_id)
+        if found is None:
             # Another stage may create it at the same moment.
             with contextlib.suppress(mlflow.MlflowException):
                 mlflow.create_experiment(
-                    experiment, artifact_location=location, tags=_EXPERIMENT_TAGS
+                    experiment, artifact_location=location, tags=experiment_tags(experiment)
                 )
         mlflow.set_experiment(experiment)
     except TrackingError:
         raise
     except Exception as error:
-        advice = f"S{_FIX[1:]} (without it the history is mlflow.db in the checkout)."
-        if getattr(error, "error_code", None) == "UNAUTHENTICATED":
-            advice = (
-                "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your "
-                "account on that server (docs/server.md)."
-            )
         raise TrackingError(
             f"MLflow at {store_address()} cannot be used: {first_line(error)}\n"
-            f"{advice} Nothing was run."
+            f"{_advice(error)} Nothing was run."
         ) from error
     return mlflow
+
+
+def _advice(error: Exception) -> str:
+    """Return how to fix a store that cannot be used.
+
+    Raises:
+        TrackingError: It belongs to another version of MLflow, which its own error does not say.
+    """
+    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
+        return (
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your account on "
+            "that server (docs/server.md)."
+        )
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        _is_usable(_address())
+        return f"{_MOVE}; `ptune doctor` has details."
+    return f"S{_FIX[1:]} (without it the history is mlflow.db in the checkout)."
+
+
+def _deleted(experiment: str, experiment_id: str) -> TrackingError:
+    return TrackingError(
+        f"{store_address()}: the experiment {experiment} was deleted. Restore it: "
+        f"MLFLOW_TRACKING_URI={store_address()} mlflow experiments restore -x {experiment_id}"
+    )
 
 
 def store_address() -> str:
@@ -132,7 +154,7 @@ def local_store(root: Path) -> Path:
         if header and header != _SQLITE_HEADER:
             raise TrackingError(
                 f"sqlite:///{store}: cannot be read: file is not a database\n"
-                "Move it away, or restore a copy of it; `ptune doctor` has details."
+                f"{_MOVE}; `ptune doctor` has details."
             )
         return store
     work = root / ".work"
@@ -162,7 +184,7 @@ def check_store(timeout_seconds: float) -> bool:
         return False
     try:
         if address.startswith(_SQL):
-            return _has_current_schema(address)
+            return _is_usable(address)
         if address.startswith("http"):
             # MLflow's client would retry for a long time.
             requests.get(address, timeout=timeout_seconds).close()
@@ -179,14 +201,15 @@ def check_store(timeout_seconds: float) -> bool:
     return True
 
 
-def _has_current_schema(address: str) -> bool:
+def _is_usable(address: str) -> bool:
     """Return whether a database has tables; MLflow itself would create or migrate them.
 
     Raises:
-        TrackingError: The tables belong to another version of MLflow.
+        TrackingError: The tables belong to another version of MLflow, or an experiment was deleted.
     """
     from mlflow.store.db import utils
-    from sqlalchemy import make_url
+    from mlflow.store.tracking.dbmodels.models import SqlExperiment
+    from sqlalchemy import make_url, select
 
     url = make_url(address)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
@@ -194,15 +217,23 @@ def _has_current_schema(address: str) -> bool:
     engine = utils.create_sqlalchemy_engine(address)
     try:
         schema, current = utils._get_schema_version(engine), utils._get_latest_schema_revision()
+        if schema not in (None, current):
+            raise TrackingError(
+                f"{without_password(address)}: schema {schema} is not {current}, that of the "
+                "installed MLflow; copy the database, then run `mlflow db upgrade` on it, or "
+                "install the MLflow that wrote it"
+            )
+        if schema is None:
+            return False
+        columns: Any = select(SqlExperiment.name, SqlExperiment.experiment_id)
+        with engine.connect() as connection:
+            deleted = connection.execute(columns.where(SqlExperiment.lifecycle_stage == "deleted"))
+            for name, number in deleted:
+                if name in EXPERIMENTS.values():
+                    raise _deleted(name, str(number))
     finally:
         engine.dispose()
-    if schema not in (None, current):
-        raise TrackingError(
-            f"{without_password(address)}: schema {schema} is not {current}, that of the installed "
-            "MLflow; copy the database, then run `mlflow db upgrade` on it, or install the MLflow "
-            "that wrote it"
-        )
-    return schema is not None
+    return True
 
 
 def first_line(error: Exception) -> str:

@@ -180,7 +180,7 @@ def predict(
     form = PromptFormat.from_prompt(task, trained.prompt, classifier=trained.method == "classifier")
     model = models.get(trained.prompt.weights_path, form.classifier_outputs)
     vectors = trained.prompt.vectors
-    size = model.input_embeddings.shape[1]
+    size = model.embedding_size
     if vectors is not None and vectors.shape[1] != size:
         raise ModelError(
             f"{trained.method}, {trained.name}: prompt vectors have size {vectors.shape[1]}, model "

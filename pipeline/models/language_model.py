@@ -1,17 +1,21 @@
 """Masked and causal language models that score words at one position of a row.
 
 `PromptedModel` takes rows with prompt vectors and returns the scores of words at the answer, or of
-answers of several tokens. It is the only class that depends on the model family. The vocabulary
-head runs only at answer positions, and only over the candidate words.
+answers of several tokens. It knows no model family: it runs the network's body on the vectors, and
+the network's own head on the answer positions only, and only over the candidate words. What each
+model does differently is found out, or refused, by comparing with its own forward pass at loading.
 """
 
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from pipeline.errors import ModelError
 from pipeline.models.encoding import NO_SLOT, Row
@@ -31,9 +35,11 @@ class PromptedModel:
         codec: its tokenizer.
         masked: whether it reads the answer at a mask token.
         mixed: whether it computes in bfloat16 with weights in single precision.
+        hidden_size: size of the hidden states that the head reads.
+        has_dropout: whether the network drops units at random when it is trained.
         max_length: most positions of a row.
-        packs: whether a sequence may have several rows: whether the network heeds a mask of four
-            dimensions and position ids.
+        max_packed_length: most positions of a sequence of several rows; 0 if the network does not
+            heed a mask of four dimensions and position ids.
     """
 
     def __init__(
@@ -42,21 +48,29 @@ class PromptedModel:
         """Take a model and check that its answers equal its own full forward pass.
 
         Raises:
-            ModelError: the vocabulary head gives other scores here than in the model.
+            ModelError: they do not: its head, its embeddings or its padding work in a way that is
+                not supported.
         """
         self.network = network.eval()
         self.codec = codec
         self.masked = masked
         self.mixed = mixed
-        self.max_length: int = getattr(network.config, "max_position_embeddings", 512)
+        config = network.config.get_text_config()
+        self.has_dropout = _has_dropout(config)
+        self._options: dict[str, Any] = {} if masked else {"use_cache": False}
+        self._additive_mask = False
         self._first_position = 0
-        if network.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-            self._first_position = network.config.pad_token_id + 1
-            self.max_length -= self._first_position
-        self._transform = _head_transform(network) if masked else nn.Identity()
-        self._output: nn.Linear = network.get_output_embeddings()
+        body, self._body, states = _find_body(network, self._ids_to_check()[0], self._options)
+        self.hidden_size: int = states["last_hidden_state"].shape[-1]
+        self._head = _replace_modules(network, {body: _States(type(states))})
+        output = network.get_output_embeddings()
+        names = [name for name, module in network.named_modules() if module is output]
+        self._output_name = names[0] if isinstance(output, nn.Linear) else None
         self._check_against_network()
-        self.packs = self._check_packing()
+        self._first_position = self._find_first_position()
+        positions: int = getattr(config, "max_position_embeddings", 512)
+        self.max_length = positions - self._first_position
+        self.max_packed_length = self._find_packed_length(config)
 
     def add_classifier(self, outputs: int, *, seed: int) -> None:
         """Read answers with a new classification head from now on, not with the vocabulary head.
@@ -68,7 +82,7 @@ class PromptedModel:
             outputs: number of labels; 1 scores each of an example's own answers.
             seed: the seed of `params.yaml`; the same one gives the same weights.
         """
-        size: int = self.network.config.hidden_size
+        size = self.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "classifier"))
             pooler = [nn.Linear(size, size), nn.Tanh()] if self.masked else []
@@ -77,36 +91,47 @@ class PromptedModel:
                 if isinstance(layer, nn.Linear):
                     nn.init.normal_(layer.weight, std=0.02)
                     nn.init.zeros_(layer.bias)
-        self.network.add_module(
-            _CLASSIFIER, head.to(self.device, self.input_embeddings.dtype).eval()
-        )
+        self.network.add_module(_CLASSIFIER, head.to(self.device, self.dtype).eval())
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.network.device
-        return device
+        """Where rows and vectors are read, and scores returned."""
+        return self._embedding_weight.device
 
     @property
-    def input_embeddings(self) -> Tensor:
-        """(vocabulary, embedding size): the input embeddings, not a copy."""
-        weight: Tensor = self.network.get_input_embeddings().weight
-        return weight
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self._embedding_weight.dtype
 
     @property
-    def has_dropout(self) -> bool:
-        """Whether the network drops units at random when it is trained."""
-        return any(
-            isinstance(value, float) and value > 0
-            for name, value in self.network.config.to_dict().items()
-            # That of the classifiers of transformers is not used.
-            if ("dropout" in name and "classifier" not in name) or name.endswith("pdrop")
-        )
+    def vocabulary_size(self) -> int:
+        """Number of input embeddings; some models have more than tokens."""
+        return len(self._embedding_weight)
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of the vectors of words and prompt tokens."""
+        return self._embedding_weight.shape[1]
+
+    @property
+    def input_embeddings(self) -> nn.Module:
+        """From token ids to the vectors that the network reads.
+
+        These are not always the rows of its weight: Gemma scales them.
+        """
+        embeddings: nn.Module = self.network.get_input_embeddings()
+        return embeddings
+
+    @property
+    def _embedding_weight(self) -> nn.Parameter:
+        return self.input_embeddings.get_parameter("weight")
 
     @property
     def kind(self) -> RowKind:
         """What packing depends on."""
-        return RowKind(causal=not self.masked, pad_id=self.codec.pad_id)
+        # A padding token that was added to the tokenizer alone has no embedding.
+        pad_id = self.codec.pad_id if self.codec.pad_id < self.vocabulary_size else 0
+        return RowKind(causal=not self.masked, pad_id=pad_id)
 
     def log_probs(
         self, batch: Batch, prompts: Tensor | None, candidates: Tensor | None = None
@@ -152,45 +177,51 @@ class PromptedModel:
 
     def _read(self, batch: Batch, prompts: Tensor | None) -> Tensor:
         """Return (reads, hidden size): the last layer where answers are read."""
-        embeds = self.network.get_input_embeddings()(batch.tokens.clamp(min=0))
+        embeds = self.input_embeddings(batch.tokens.clamp(min=0))
         if prompts is not None:
             # As an embedding lookup: the gradient of plain indexing is summed in an order that
             # differs from run to run.
             places = (-1 - batch.tokens).clamp(min=0)
             vectors = nn.functional.embedding(places, prompts.flatten(0, 1))
             embeds = torch.where((batch.tokens < 0).unsqueeze(2), vectors.to(embeds.dtype), embeds)
-        options: dict[str, Any] = {} if self.masked else {"use_cache": False}
+        options = dict(self._options)
         if batch.packed:
-            options["attention_mask"] = batch.mask
+            options["attention_mask"] = self._mask(batch, embeds.dtype)
             options["position_ids"] = batch.positions + self._first_position
         elif self.masked:
             # The first position of a row is seen by all of it; of padding, only by itself.
             options["attention_mask"] = (batch.seen_from == 0).long()
-        hidden: Tensor = self.network.base_model(inputs_embeds=embeds, **options)[0]
+        hidden = _move(self._body(inputs_embeds=embeds, **options)[0], self.device)
         return nn.functional.embedding(batch.reads, hidden.flatten(0, 1))
+
+    def _mask(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """(sequences, 1, length, length): which positions see which, as the network reads it."""
+        if not self._additive_mask:
+            return batch.mask
+        return torch.zeros_like(batch.mask, dtype=dtype).masked_fill(
+            ~batch.mask, torch.finfo(dtype).min
+        )
 
     def _scores(self, answers: Tensor, candidates: Tensor | None) -> Tensor:
         """Return (answers, words or labels) float32 of (answers, hidden size).
 
-        The last product is of single precision whatever the network's is: in bfloat16 the best
-        words of a row often tie, and the first of them would win.
+        The product with the words' weights is of single precision whatever the network's is: in
+        bfloat16 the best words of a row often tie, and the first of them would win.
         """
         with torch.autocast(self.device.type, enabled=False):
-            answers = answers.to(self.input_embeddings.dtype)
+            answers = answers.to(self.dtype)
             classifier = getattr(self.network, _CLASSIFIER, None)
             if classifier is not None:
                 scores: Tensor = classifier(answers)
                 return scores.float()
-            weight: Tensor = self._output.weight
-            bias: Tensor | None = self._output.bias
-            if candidates is not None:
-                weight = weight[candidates]
-                bias = bias[candidates] if bias is not None else None
-            return nn.functional.linear(
-                self._transform(answers).float(),
-                weight.float(),
-                bias.float() if bias is not None else None,
-            )
+            head, words = self._head, candidates
+            if self._output_name is not None:
+                layer = self.network.get_output_embeddings()
+                head = _replace_modules(head, {self._output_name: _Words(layer, candidates)})
+                words = None
+            logits: Tensor = head(inputs_embeds=answers.unsqueeze(0), **self._options).logits[0]
+            logits = _move(logits, self.device).float()
+            return logits if words is None else logits.index_select(1, words)
 
     def _precision(self) -> AbstractContextManager[object]:
         """The context in which the network computes."""
@@ -198,41 +229,224 @@ class PromptedModel:
 
     @torch.no_grad()
     def _check_against_network(self) -> None:
-        """Compare with the model's own forward pass on two short rows of different length."""
-        layout = pad(self._rows_to_check(), [0, 1], self.kind)
-        (batch,) = upload([layout], self.device)
-        ours = self.log_probs(batch, None)
-        ids = batch.tokens
-        attention_mask = torch.ones_like(ids)
-        attention_mask[1, 6:] = 0
+        """Compare with the model's own forward pass on two short rows of different length.
+
+        Some heads do not call their output layer; these score the vocabulary, whatever the
+        candidates.
+        """
+        rows = self._ids_to_check()
         with self._precision():
-            logits = self.network(input_ids=ids, attention_mask=attention_mask).logits
-        theirs = logits[torch.arange(2), torch.tensor([7, 5])].float().log_softmax(dim=1)
-        if not _close(ours, theirs, logits.dtype):
+            logits = [self.network(input_ids=ids[None], **self._options).logits for ids in rows]
+        theirs = torch.stack([own[0, -1].to(self.device).float() for own in logits])
+        words = rows[0][[5, 0, 3]]
+
+        def equal(first_slot: int, candidates: Tensor | None) -> bool:
+            # As in training: the first words of the rows as vectors.
+            examples = self._rows_to_check(first_slot)
+            (batch,) = upload([pad(examples, [0, 1], self.kind)], self.device)
+            prompts = self.input_embeddings(torch.stack([ids[:1] for ids in rows]))
+            expected = theirs if candidates is None else theirs[:, candidates]
+            try:
+                ours = self.log_probs(batch, prompts, candidates)
+                return _close(ours, expected.log_softmax(dim=1), logits[0].dtype)
+            except (AttributeError, RuntimeError):  # the layer is used in another way
+                return False
+
+        if not equal(NO_SLOT, words):
+            self._output_name = None
+        name = f"model type '{self.network.config.model_type}'"
+        if not equal(NO_SLOT, None) or not equal(NO_SLOT, words):
             raise ModelError(
-                f"the head of model type '{self.network.config.model_type}' works in a way that "
-                "pipeline/models/language_model.py does not know; add it to _head_transform"
+                f"{name}: reading the answers at one position of padded rows gives other scores "
+                "than the model's own forward pass over each row, so it cannot be used; choose "
+                "another model"
+            )
+        if not equal(0, None):
+            raise ModelError(
+                f"{name}: words given as vectors have other scores than the same words given as "
+                "ids, so it cannot have prompt tokens; choose another model"
             )
 
     @torch.no_grad()
-    def _check_packing(self) -> bool:
-        """Compare rows that share a sequence with the same rows in sequences of their own."""
-        rows = self._rows_to_check()
+    def _find_first_position(self) -> int:
+        """Number of the first position: 0, or in RoBERTa and its kind, one more than padding's.
+
+        Those give padding a position in the table of position embeddings.
+        """
+        ids = self._ids_to_check()[0]
+        embeds = self.input_embeddings(ids)[None]
+        expected: Tensor = self._body(inputs_embeds=embeds, **self._options)[0]
+        tables = [m for m in self.network.modules() if isinstance(m, nn.Embedding)]
+        after_padding = {t.padding_idx + 1 for t in tables if t.padding_idx is not None}
+        for first in (0, *sorted(after_padding)):
+            positions = torch.arange(first, first + len(ids), device=self.device)[None]
+            try:
+                states = self._body(inputs_embeds=embeds, position_ids=positions, **self._options)
+            except (TypeError, RuntimeError):  # no argument, or none of this shape
+                return 0
+            if _close(states[0], expected, expected.dtype):
+                return first
+        return 0
+
+    def _find_packed_length(self, config: Any) -> int:
+        """Compare rows that share a sequence with the same rows in sequences of their own.
+
+        Where attention is local, a mask of four dimensions replaces that of the window, or the
+        window counts places in the sequence; neither matters within the window.
+        """
+        names = ("sliding_window", "window_size", "attention_window_size", "attention_chunk_size")
+        windows = [getattr(config, name, None) for name in names]
+        longest = min([self.max_length, *(size for size in windows if isinstance(size, int))])
+        for self._additive_mask in (False, True):
+            if self._packs():
+                return longest
+        return 0
+
+    @torch.no_grad()
+    def _packs(self) -> bool:
+        rows = self._rows_to_check(NO_SLOT)
         (packed,) = pack(rows, self.kind, length=16, max_tokens=None)
         apart, together = upload([pad(rows, packed.examples, self.kind), packed], self.device)
         expected = self.log_probs(apart, None)
         try:
             found = self.log_probs(together, None)
-        except (RuntimeError, TypeError, ValueError):  # it takes no such mask, or no positions
-            return False
-        return _close(found, expected, self.input_embeddings.dtype)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False  # it takes no such mask, or no positions
+        return _close(found, expected, self.dtype)
 
-    def _rows_to_check(self) -> list[PackedExample]:
-        """Two rows of 8 and of 6 positions; they begin alike."""
-        known = [i for i in range(len(self.input_embeddings)) if i != self.codec.pad_id]
+    def _ids_to_check(self) -> list[Tensor]:
+        """Two rows of 8 and of 6 tokens; they begin alike, but for the first token."""
+        known = [i for i in range(self.vocabulary_size) if i != self.kind.pad_id]
         first, second = known[-8:], [*known[-8:-4], *known[-2:]]
-        rows = [Row(tuple(ids), (NO_SLOT,) * len(ids), len(ids) - 1) for ids in (first, second)]
-        return [PackedExample.of(row, 0) for row in rows]
+        return [torch.tensor(ids, device=self.device) for ids in (first, second)]
+
+    def _rows_to_check(self, first_slot: int) -> list[PackedExample]:
+        """The same as rows; with a first slot of 0, each begins with a prompt of one token."""
+        rows = [
+            Row(tuple(ids), (first_slot, *[NO_SLOT] * (len(ids) - 1)), len(ids) - 1)
+            for ids in (ids.tolist() for ids in self._ids_to_check())
+        ]
+        return [PackedExample.of(row, n) for n, row in enumerate(rows)]
+
+
+class _States(nn.Module):
+    """In place of a network's body: the hidden states are those that it is given."""
+
+    def __init__(self, output_class: type[ModelOutput]) -> None:
+        super().__init__()
+        self._output_class = output_class
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> ModelOutput:
+        return self._output_class(last_hidden_state=inputs_embeds)
+
+
+class _Words(nn.Module):
+    """In place of a network's output layer: the same for some words, in single precision."""
+
+    def __init__(self, layer: nn.Linear, words: Tensor | None) -> None:
+        super().__init__()
+        self._layer, self._words = layer, words
+
+    @property
+    def weight(self) -> Tensor:
+        return self._layer.weight
+
+    def forward(self, states: Tensor) -> Tensor:
+        weight: Tensor = self._layer.weight
+        bias: Tensor | None = self._layer.bias
+        if self._words is not None:
+            words = _move(self._words, weight.device)
+            weight = weight[words]
+            bias = bias[words] if bias is not None else None
+        return nn.functional.linear(
+            _move(states, weight.device).float(),
+            weight.float(),
+            bias.float() if bias is not None else None,
+        )
+
+
+def _replace_modules(module: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
+    """A module that shares everything with another one but these submodules, by their names."""
+    changed = copy.copy(module)
+    children = dict(module.named_children())
+    for name, replacement in replacements.items():
+        child, _, rest = name.partition(".")
+        children[child] = (
+            _replace_modules(children[child], {rest: replacement}) if rest else replacement
+        )
+    changed._modules = children  # type: ignore[assignment]
+    return changed
+
+
+@torch.no_grad()
+def _find_body(
+    network: nn.Module, ids: Tensor, options: Mapping[str, Any]
+) -> tuple[str, nn.Module, ModelOutput]:
+    """Find the part of a network whose hidden states its head reads, by a forward pass.
+
+    Args:
+        network: a language model of transformers.
+        ids: (length,) int64, tokens.
+        options: of the forward pass.
+
+    Returns:
+        The name of the part; the innermost module within it that makes the same states of vectors,
+        such as the language model of a multimodal one; and what the part returns.
+
+    Raises:
+        ModelError: no part returns hidden states.
+    """
+    calls: list[tuple[str, nn.Module, ModelOutput]] = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, _: Any, output: Any) -> None:
+            if isinstance(output, ModelOutput) and "last_hidden_state" in output:
+                calls.append((name, module, output))
+
+        return hook
+
+    hooks = [m.register_forward_hook(note(name)) for name, m in network.named_modules() if name]
+    try:
+        network(input_ids=ids[None], **options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not calls:
+        raise ModelError(
+            f"{type(network).__name__} of transformers has no part that returns hidden states; "
+            "choose another model"
+        )
+    name, _, output = calls[-1]
+    states = output["last_hidden_state"]
+    body = next(
+        (
+            module
+            for _, module, inner in calls
+            if inner["last_hidden_state"] is states
+            and "inputs_embeds" in inspect.signature(module.forward).parameters
+        ),
+        None,
+    )
+    if body is None:
+        raise ModelError(
+            f"{type(network).__name__} of transformers takes no vectors in place of words; choose "
+            "another model"
+        )
+    return name, body, output
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, where the layers of a model are on several."""
+    return tensor if tensor.device == device else tensor.to(device)
+
+
+def _has_dropout(config: Any) -> bool:
+    return any(
+        isinstance(value, float) and value > 0
+        for name, value in config.to_dict().items()
+        # That of the classifiers of transformers is not used.
+        if ("drop" in name and "classifier" not in name)
+    )
 
 
 def nonfinite_weight(network: nn.Module) -> str | None:
@@ -247,21 +461,3 @@ def nonfinite_weight(network: nn.Module) -> str | None:
 def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
     return torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
-
-
-def _head_transform(network: Any) -> Callable[[Tensor], Tensor]:
-    """The layers of a masked model between its last hidden state and its word scores."""
-    model_type = network.config.model_type
-    if model_type == "bert":
-        transform: Callable[[Tensor], Tensor] = network.cls.predictions.transform
-        return transform
-    if model_type in ("roberta", "xlm-roberta", "camembert"):
-        head = network.lm_head
-        return lambda hidden: head.layer_norm(nn.functional.gelu(head.dense(hidden)))
-    if model_type == "albert":
-        head = network.predictions
-        return lambda hidden: head.LayerNorm(head.activation(head.dense(hidden)))
-    raise ModelError(
-        f"model type '{model_type}' is not supported; supported masked models: albert, bert, "
-        "camembert, roberta, xlm-roberta (pipeline/models/language_model.py, _head_transform)"
-    )

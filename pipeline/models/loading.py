@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.errors import ModelError
@@ -108,7 +109,6 @@ def load_model(
             output_loading_info=True,
             config=config,
             dtype=_DTYPES[precision],
-            attn_implementation="sdpa",
             local_files_only=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -229,9 +229,20 @@ def _naming(folder: Path) -> Iterator[None]:
 
 
 def _is_masked(config: object) -> bool:
-    """Whether the class that the model was saved as is a masked one."""
+    """Whether the class that the model was saved as is a masked one.
+
+    Encoder-decoders are refused: their two sequences, and answers behind sentinel tokens, need
+    templates, scores and references of their own, and the paper has none of them.
+    """
     architectures = getattr(config, "architectures", None) or []
     for name in architectures:
+        if getattr(config, "is_encoder_decoder", False):
+            raise ModelError(
+                f"config.json: {name} is an encoder-decoder, which has no place for the answer of "
+                "a prompt; choose a masked or causal language model"
+            )
+        if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():  # a multimodal one reads text too
+            return False
         if name.endswith(("ForMaskedLM", "ForPreTraining")):
             return True
         if name.endswith(("ForCausalLM", "LMHeadModel")):

@@ -36,10 +36,10 @@ def estimate_max_tokens(model: PromptedModel, *, wanted: int | Literal["auto"] =
     """
     if wanted != "auto":
         return wanted
-    config = model.network.config
-    bytes_each = model.input_embeddings.element_size()
+    config = model.network.config.get_text_config()
+    bytes_each = model.dtype.itemsize
     layers = _KEPT_BY_LAYER * config.hidden_size * config.num_hidden_layers * bytes_each
-    head = _KEPT_BY_WORD * len(model.input_embeddings) * torch.float32.itemsize / _TOKENS_BY_ANSWER
+    head = _KEPT_BY_WORD * model.vocabulary_size * torch.float32.itemsize / _TOKENS_BY_ANSWER
     fitting = int(_SHARE * total_memory(model.device) / (layers + head))
     return max(1, min(fitting, _MOST_TOKENS[model.device.type]))
 

@@ -196,7 +196,9 @@ def pad(examples: Sequence[PackedExample], chosen: Sequence[int], kind: RowKind)
     return _make_pass(examples, sequences, length, kind.pad_id, packed=False)
 
 
-def choose_length(examples: Sequence[PackedExample], *, causal: bool, hidden_size: int) -> int:
+def choose_length(
+    examples: Sequence[PackedExample], *, causal: bool, hidden_size: int, most: int = _MAX_LENGTH
+) -> int:
     """Return the length of sequences with the least computation.
 
     Long sequences share more and have less padding, but attention grows with their length.
@@ -205,6 +207,7 @@ def choose_length(examples: Sequence[PackedExample], *, causal: bool, hidden_siz
         examples: those to pack, or some that are like them.
         causal: whether rows share positions.
         hidden_size: of the model.
+        most: maximum length, but that of the longest example is at least returned.
     """
     longest = max(example.positions(causal=causal) for example in examples)
     length = best = round_up(longest)
@@ -216,7 +219,7 @@ def choose_length(examples: Sequence[PackedExample], *, causal: bool, hidden_siz
         if cost >= least:
             return best
         best, least = used, cost
-        if len(sequences) == 1 or 2 * length > _MAX_LENGTH:
+        if len(sequences) == 1 or 2 * length > min(most, _MAX_LENGTH):
             return best
         length *= 2
 

@@ -42,9 +42,16 @@ def explain_nonfinite(model: PromptedModel) -> str:
 
 
 def packing_length(model: PromptedModel, examples: Sequence[PackedExample]) -> int:
-    """Return the length of sequences that suits the model and these examples best."""
-    size = model.network.config.hidden_size
-    return choose_length(examples, causal=not model.masked, hidden_size=size)
+    """Return the length of sequences that suits the model and these examples best.
+
+    It is more than `max_packed_length` if the rows cannot be packed.
+    """
+    return choose_length(
+        examples,
+        causal=not model.masked,
+        hidden_size=model.hidden_size,
+        most=model.max_packed_length,
+    )
 
 
 def plan_passes(
@@ -63,13 +70,13 @@ def plan_passes(
         length: of packed sequences; None chooses it for these examples.
 
     Returns:
-        The passes; each example is in one of them. Of a model that cannot pack rows, rows of
-        similar length share a pass.
+        The passes; each example is in one of them. Where a model cannot pack rows, or not rows as
+        long as these, those of similar length share a pass.
     """
     if not examples:
         return []
-    if model.packs:
-        length = length or packing_length(model, examples)
+    length = length or packing_length(model, examples)
+    if length <= model.max_packed_length:
         return pack(examples, model.kind, length=length, max_tokens=max_tokens)
     order = sorted(range(len(examples)), key=lambda i: examples[i].length)
     sizes = [examples[i].length * len(examples[i].rows) for i in order]

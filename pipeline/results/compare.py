@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from pipeline.config.schema import LamaMethod, SuperGlueMethod
-from pipeline.history.results import Result
+from pipeline.history.results import Result, subject_of
+from pipeline.history.summary import short_names
 from pipeline.report import published
 from pipeline.report.published import Published
 from pipeline.report.scores import COUNTS, sizes_of
@@ -47,13 +48,18 @@ def result_tables(
     for group in _groups(results):
         figures, differences = paper_rows(group) if paper else ([], [])
         ordered = group if show == "run" else sorted(group, key=lambda r: _place(_TASKS)(r.name))
-        lines = [*_lines(ordered), *(_paper_line(row, group) for row in figures)]
+        ours = _with_settings(group) if show == "run" else _lines(ordered)
+        lines = [*ours, *(_paper_line(row, group) for row in figures)]
         notes = _cost_notes(group) if show == "min" else _notes(group)
         if answers_of is not None:
             notes += _comparison_notes(group, answers_of)
         notes += differences
+        if any(line.get("now") for line in ours):
+            notes.append("*: what `dvc.lock` has now.")
         title = f"{group[0].model} on {group[0].data}"
-        rows = lines if show == "run" else _by_method(lines, show, _columns(group)[0])
+        columns = dict.fromkeys((key for line in ours for key in line), "")
+        by_run = [columns | line for line in lines]
+        rows = by_run if show == "run" else _by_method(lines, show, _columns(group)[0])
         tables.append(Table(title, rows, notes))
     return tables + (_for_orientation(results) if paper else [])
 
@@ -122,6 +128,7 @@ def record_of(result: Result) -> dict[str, Any]:
         "experiment": result.tags.get("dvc.experiment"),
         "restored": result.restored,
         "commit": result.tags.get("mlflow.source.git.commit"),
+        "current": result.current,
         "changed": {"true": True, "false": False}.get(result.tags.get("git.dirty", "")),
     }
 
@@ -152,6 +159,50 @@ def _row_names(group: Sequence[Result]) -> list[str]:
     return [
         f"{result.name} ({several})" if several else result.name
         for result, several in zip(group, hashes, strict=True)
+    ]
+
+
+def _with_settings(group: Sequence[Result]) -> list[_Line]:
+    """Return the lines of runs, with a mark for current ones, and the settings that differ.
+
+    Only runs of the same task and method are compared. A column without content is left out.
+    """
+    settings = differing_settings(group)
+    marks = [
+        {
+            "now": "*" if result.current else "",
+            "settings": ", ".join(f"{k}={v}" for k, v in of.items()),
+        }
+        for result, of in zip(group, settings, strict=True)
+    ]
+    used = [key for key in ("now", "settings") if any(mark[key] for mark in marks)]
+    return [
+        {
+            **{key: line[key] for key in ("date", "task", "method")},
+            **{key: mark[key] for key in used},
+            **line,
+        }
+        for line, mark in zip(_lines(group), marks, strict=True)
+    ]
+
+
+def differing_settings(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Return, for each result, the settings in which it differs from others of its task and method.
+
+    Names are the shortest ends of the keys of `params.yaml`; `-` is a setting that is not set.
+    """
+    keys: dict[tuple[str, ...], list[str]] = {}
+    for subject in map(subject_of, results):
+        of = [result.params for result in results if subject_of(result) == subject]
+        every = dict.fromkeys(key for params in of for key in params)
+        keys[subject] = [key for key in every if len({params.get(key) for params in of}) > 1]
+    names = {subject: short_names(of) for subject, of in keys.items()}
+    return [
+        {
+            names[subject_of(result)][key]: result.params.get(key, "-")
+            for key in keys[subject_of(result)]
+        }
+        for result in results
     ]
 
 

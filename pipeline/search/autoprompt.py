@@ -353,7 +353,8 @@ class _Search:
     @cached_property
     def _allowed_embeddings(self) -> Tensor:
         """(words, size) float32."""
-        return self.model.input_embeddings[self.allowed].float()
+        vectors: Tensor = self.model.input_embeddings(self.allowed)
+        return vectors.detach().float()
 
 
 def _losses(
@@ -381,7 +382,9 @@ def _losses(
 
 def _vectors(model: PromptedModel, token_ids: TokenIds) -> Tensor:
     """(tokens, size) float32, a copy."""
-    return model.input_embeddings.detach()[torch.tensor(token_ids, device=model.device)].float()
+    ids = torch.tensor(token_ids, device=model.device)
+    vectors: Tensor = model.input_embeddings(ids)
+    return vectors.detach().float()
 
 
 def _best(history: Sequence[SearchRecord]) -> SearchRecord:

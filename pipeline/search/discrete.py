@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from pipeline.config.schema import SearchParams
 from pipeline.errors import DataError
 from pipeline.models.language_model import PromptedModel
@@ -83,15 +85,16 @@ def search_prompt(
         model,
         job,
         params,
-        allowed=filter_words(model.codec, len(model.input_embeddings), objects),
+        allowed=filter_words(model.codec, model.vocabulary_size, objects),
         max_tokens_per_forward=max_tokens_per_forward,
         checkpoint=checkpoint,
         on_iteration=lambda record: on_epoch(as_epoch(record)),
     )
     token_ids = list(search.token_ids)
+    ids = torch.tensor(token_ids, device=model.device)
     words = model.codec.tokenizer.convert_ids_to_tokens(token_ids)
     return TrainingResult(
-        vectors=model.input_embeddings[token_ids].detach().float().cpu(),
+        vectors=model.input_embeddings(ids).detach().float().cpu(),
         best_epoch=search.best_iteration,
         history=[as_epoch(record) for record in search.history],
         words=[str(word) for word in words],

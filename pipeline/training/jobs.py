@@ -569,7 +569,7 @@ def estimate_bank_size(model: PromptedModel, encoder: str, tokens: int) -> int:
         tokens: prompt tokens of the longest prompt.
     """
     with torch.device("meta"):
-        size = model.input_embeddings.shape[1]
+        size = model.embedding_size
         weights = PromptEncoder(encoder, max(1, tokens), size).parameters()
     numbers = _NUMBERS_PER_WEIGHT * sum(parameter.numel() for parameter in weights)
     available = _BANK_SHARE * total_memory(model.device)

@@ -387,7 +387,7 @@ class _Bank:
             for step, own in enumerate(items)
             for each in self._planner.plan(own, self._prompts, length=length, training=True)
         ]
-        if self._model.packs and self._config.model is None:
+        if length is not None and self._config.model is None:
             layouts = same_shapes([each.layout for _, each in planned])
             planned = [
                 (step, each._replace(layout=layout))

@@ -100,14 +100,13 @@ class PassPlanner:
 
         None where rows are not packed.
         """
-        if not self.model.packs:
-            return None
         examples = [PackedExample.of(item.example, 0) for item in some]
         longest = max(
             PackedExample.of(example, 0).positions(causal=not self.model.masked)
             for example in every
         )
-        return max(packing_length(self.model, examples), round_up(longest))
+        length = max(packing_length(self.model, examples), round_up(longest))
+        return length if length <= self.model.max_packed_length else None
 
     def plan(
         self, items: Sequence[Item], prompts: Prompts, *, length: int | None, training: bool
@@ -149,9 +148,8 @@ class PassPlanner:
         order = sorted(range(len(examples)), key=lambda i: examples[i].length)
         passes = []
         for chosen in micro_batches(order, [1] * len(order), self.micro_batch_size):
-            if self.model.packs and not self.model.has_dropout:
+            if length is not None and not self.model.has_dropout:
                 own = [examples[i] for i in chosen]
-                length = length or packing_length(self.model, own)
                 (made,) = pack(own, self.model.kind, length=length, max_tokens=None)
                 passes.append(replace(made, examples=[chosen[i] for i in made.examples]))
             else:

@@ -71,24 +71,26 @@ class PromptEncoder(nn.Module):
 
 
 def make_encoder(
-    config: PromptParams, count: int, embeddings: Tensor, *, seed: int, name: str
+    config: PromptParams, count: int, embeddings: nn.Module, *, seed: int, name: str
 ) -> PromptEncoder:
     """Create the encoder of one prompt; the same name and seed give the same weights.
 
     Args:
         config: its type, and what it starts as.
         count: number of prompt tokens.
-        embeddings: (vocabulary, size) float, the language model's. An `embedding` prompt always
-            starts as random words of it (as in FewNLU), not as noise of another scale.
+        embeddings: the language model's, from token ids to vectors. An `embedding` prompt always
+            starts as random words of them (as in FewNLU), not as noise of another scale.
         seed: of the training.
         name: of the task.
     """
+    weight = embeddings.get_parameter("weight")
+    vocabulary_size, size = weight.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "prompt encoder", name))
-        encoder = PromptEncoder(config.encoder, count, embeddings.shape[1])
+        encoder = PromptEncoder(config.encoder, count, size)
         if config.encoder == "embedding" or config.start == "words":
-            chosen = torch.randint(len(embeddings), (count,))
-            words = embeddings[chosen].detach().cpu().float()
+            chosen = torch.randint(vocabulary_size, (count,))
+            words = embeddings(chosen.to(weight.device)).detach().cpu().float()
             if config.encoder == "embedding":
                 with torch.no_grad():
                     encoder.embedding.weight.copy_(words)

@@ -62,8 +62,13 @@ class StageInfo:
 
     @property
     def name(self) -> str:
-        """The name of the stage's run, such as `train/lama/p-tuning`."""
+        """A name for messages, such as `train/lama/p-tuning`."""
         return "/".join(filter(None, (self.stage, self.benchmark, self.task, self.method)))
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run in MLflow, whose experiment names the stage: `p-tuning rte`."""
+        return f"{self.method} {self.task or self.benchmark}" if self.method else self.name
 
     @property
     def experiment(self) -> str:

@@ -15,6 +15,9 @@ from pipeline.workflow.lock import Execution, file_hash, folder_hash, parse_lock
 def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> Iterator[Path]:
     """Check out a commit that git has locally in a separate folder, which is replaced.
 
+    Yields:
+        The place of `root` in it: a subfolder, if the project is in one of a larger repository.
+
     Raises:
         PipelineError: git fails; the text is git's.
     """
@@ -29,7 +32,7 @@ def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> It
     git("prune")
     git("add", "--quiet", "--detach", str(folder), commit)
     try:
-        yield folder
+        yield folder / (git_text("rev-parse", "--show-prefix", root=root) or "").strip()
     finally:
         if not keep:
             git("remove", "--force", str(folder))
@@ -59,11 +62,20 @@ def changes(*paths: str) -> str:
     return "".join([known, *new])
 
 
-def _git(*arguments: str, root: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+def apply_patch(patch: str, folder: Path) -> str:
+    """Apply a patch of `changes` to a checkout; return git's message if it cannot be applied."""
+    top = git_text("rev-parse", "--show-toplevel", root=folder)
+    done = _git("apply", "--binary", "-", root=Path((top or "").strip()), stdin=patch.encode())
+    return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
+
+
+def _git(
+    *arguments: str, root: Path | None = None, stdin: bytes | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run git; a system without git looks like a failure."""
     command = ["git", *arguments]
     try:
-        return subprocess.run(command, cwd=root, capture_output=True, check=False)
+        return subprocess.run(command, cwd=root, input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
         return subprocess.CompletedProcess(command, 127, b"", str(error).encode())
 
@@ -89,7 +101,7 @@ class Commits:
     def of_entries(self, lock: Mapping[str, Execution]) -> dict[str, str]:
         """Return stage -> HEAD's commit, for the entries of `dvc.lock` that are equal there."""
         commit = git_text("rev-parse", "HEAD", root=self._root)
-        committed = git_text("show", "HEAD:dvc.lock", root=self._root)
+        committed = git_text("show", "HEAD:./dvc.lock", root=self._root)
         if commit is None or committed is None:
             return {}
         at_head = parse_lock(committed.encode(), "HEAD:dvc.lock")

@@ -5,7 +5,7 @@ Run keys are computed from its entries as DVC's run cache computes them.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,20 @@ def folder_hash(files: Iterable[tuple[str, str]]) -> str:
     """Return DVC's hash of a folder, from path (relative, with `/`) and MD5 of each file."""
     listing = [{"md5": digest, "relpath": name} for name, digest in sorted(files)]
     return f"{file_hash(json.dumps(listing, sort_keys=True).encode())}.dir"
+
+
+def file_hashes(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield path (relative, with `/`) and MD5 of each file in a folder."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            yield file.relative_to(folder).as_posix(), file_hash(file.read_bytes())
+
+
+def content_hash(path: Path) -> str | None:
+    """Return DVC's hash of a file or folder on disk; None if it does not exist."""
+    if path.is_dir():
+        return folder_hash(file_hashes(path))
+    return file_hash(path.read_bytes()) if path.exists() else None
 
 
 def file_hash(content: bytes) -> str:

@@ -392,10 +392,13 @@ def test_stability_asks_the_same_facts_under_each_template(ready: Ready, method:
     }
 
 
+SUBJECT = ("stage", "benchmark", "task", "method")
+
+
 def test_logged_metrics_equal_the_written_file(ready: Ready) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{ready.root}/mlflow.db")
     runs = {
-        run.info.run_name: run
+        "/".join(run.data.tags[key] for key in SUBJECT if key in run.data.tags): run
         for run in mlflow.search_runs(search_all_experiments=True, output_format="list")
     }
     files = {
@@ -629,7 +632,7 @@ def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
         words = prompt["words"]
         assert len(words) == prompt["prompt_tokens"] == 5
         ids = model.codec.tokenizer.convert_tokens_to_ids(words)
-        assert torch.equal(vectors[trial(name)], model.input_embeddings[ids].detach())
+        assert torch.equal(vectors[trial(name)], model.input_embeddings(torch.tensor(ids)).detach())
     for method in METHODS[:-1]:
         stored = load_prompts(ready.root / "models/lama" / method)
         assert all(prompt.words is None for prompt in stored.values())

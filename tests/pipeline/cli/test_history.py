@@ -52,7 +52,8 @@ def run_id(own_folder: Path) -> str:
     """A finished run of a clean commit."""
     (own_folder / "params.yaml").write_text("seed: 34\n")
     shell(own_folder, "git", "init", "-q")
-    shell(own_folder, "git", "add", "params.yaml")
+    (own_folder / "dvc.yaml").write_text("stages: {}\n")
+    shell(own_folder, "git", "add", "params.yaml", "dvc.yaml")
     shell(own_folder, "git", "commit", "-qm", "start")
     with open_run(replace(STAGE, inputs={})) as run:
         run.log_metrics({"dev/score": 0.5})
@@ -139,7 +140,7 @@ def test_an_execution_whose_end_is_kept_gets_no_second_run(
     run_id = train_while_the_server_goes(monkeypatch)
     done = sync()
     assert done.exit_code == 0, done.output
-    assert f"train/lama/p-tuning {run_id[:10]}: 4 events sent" in done.stdout
+    assert f"train/lama/p-tuning {run_id[:10]}: 5 events sent" in done.stdout
     assert "created runs for 0 of 1 entries" in done.stdout
     assert [run.info.run_id for run in all_runs()] == [run_id]
 

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -271,3 +272,29 @@ def test_a_store_that_cannot_be_read_is_named(
     assert result.exit_code == 1
     assert f"error: sqlite:///{tmp_path}/mlflow.db: cannot be read: " in result.stderr
     assert "ptune doctor" in result.stderr
+
+
+KEY = "dvc.run_key"
+
+
+def test_settings_that_differ_and_what_dvc_lock_has_are_shown(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder is tried and put back: the cache restores the older run, which is not newest."""
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    training = {"lama": {"training": {"p-tuning": {"prompt": {"encoder": "lstm"}}}}}
+    log_training("p-tuning", "aaaaaaaa", 60.0, params=training)
+    log_lama("p-tuning", 0.566, trained="aaaaaaaa", days_ago=1, **{KEY: "a" * 64})
+    training["lama"]["training"]["p-tuning"]["prompt"]["encoder"] = "mlp"
+    log_training("p-tuning", "bbbbbbbb", 60.0, params=training)
+    log_lama("p-tuning", 0.597, trained="bbbbbbbb", **{KEY: "b" * 64})
+    monkeypatch.setattr("pipeline.history.results._locked_keys", lambda: {"a" * 64})
+    assert scores_of() == [0.566]
+    shown = invoke("--all").stdout
+    assert re.search(r"lama +p-tuning +encoder=mlp +59\.7", shown)
+    assert re.search(r"lama +p-tuning +\* +encoder=lstm +56\.6", shown)
+    assert "- *: what `dvc.lock` has now." in shown
+    monkeypatch.setattr("pipeline.history.results._locked_keys", set)
+    assert scores_of() == [0.597]
+    assert "now" not in invoke("--all").stdout

@@ -45,9 +45,7 @@ def model(tiny_models: dict[str, PromptedModel], family: str) -> PromptedModel:
 
 def stored(model: PromptedModel, count: int, template: str, **more: Any) -> StoredPrompt:
     generator = torch.Generator().manual_seed(0)
-    vectors = (
-        torch.randn(count, model.input_embeddings.shape[1], generator=generator) if count else None
-    )
+    vectors = torch.randn(count, model.embedding_size, generator=generator) if count else None
     return StoredPrompt(template, vectors, 3, 0.75, **more)
 
 
@@ -173,7 +171,7 @@ def natural_answer(
         place, asked = place - 1, one[:place]
     with torch.no_grad():
         logits = model.network(input_ids=torch.tensor([asked])).logits[0, place]
-    assert len(logits) == len(model.input_embeddings)
+    assert len(logits) == model.vocabulary_size
     return max(allowed, key=lambda word: float(logits[allowed[word]])), allowed
 
 

@@ -132,7 +132,9 @@ def test_an_evaluation_is_linked_with_what_it_evaluated_and_its_dataset(
     found = {metric.key: metric for metric in model.metrics}
     assert {key: metric.value for key, metric in found.items()} == {
         "test/p_at_1": 0.25,
+        "test/score": 0.25,
         "dev/p_at_1": 0.5,
+        "dev/score": 0.5,
     }
     assert {metric.dataset_name for metric in found.values()} == {"lama/geonames"}
     assert {metric.dataset_digest for metric in found.values()} == {SPLITS}
@@ -189,4 +191,7 @@ def test_a_list_that_takes_nothing_costs_no_result_and_gets_it_later(
     assert listed() == []
     assert [report.num_pending for report in send_all()] == [0, 0]
     assert mlflow.get_run(run.run_id).info.status == "FINISHED"
-    assert {metric.key for metric in only_listed().metrics} == {"test/p_at_1", "dev/p_at_1"}
+    assert {metric.key for metric in only_listed().metrics} == {
+        *("test/p_at_1", "dev/p_at_1"),
+        *("test/score", "dev/score"),
+    }

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,8 +7,9 @@ import pytest
 from pipeline.errors import TrackingError
 from pipeline.files import write_json
 from pipeline.history import reproduction
-from pipeline.history.reproduction import check_reproducible, compare
-from pipeline.workflow.git import Commits, worktree
+from pipeline.history.executions import TrackedRun
+from pipeline.history.reproduction import check_reproducible, compare, restore_changes
+from pipeline.workflow.git import Commits, apply_patch, worktree
 from pipeline.workflow.lock import Execution, file_hash, folder_hash
 from tests.pipeline.history.chain import run
 from tests.project import run as shell
@@ -18,7 +20,7 @@ THEN = Execution(
     outputs={"metrics/p.json": "a0", "predictions": "b0.dir"},
 )  # fmt: skip
 RUN = run(THEN, "0123456789abcdef", 0)
-CODE = {"stages/evaluate.py": "c0", "pipeline/models": "c1.dir"}
+CODE = {"dvc.yaml": "d0", "stages/evaluate.py": "c0", "pipeline/models": "c1.dir"}
 
 
 def has(code: dict[str, str]):
@@ -36,8 +38,7 @@ def test_a_run_of_a_clean_tree_can_be_made_again() -> None:
         ({"execution": replace(THEN, run_key=None)}, "ran outside DVC"),
         ({"execution": replace(THEN, stage="")}, "ran outside DVC"),
         ({"commit": None}, "has no commit"),
-        ({"dirty": True}, r"ran in a tree that differed .*git/diff\.patch"),
-        ({"commit": "gone"}, r"stages/evaluate\.py, pipeline/models differed from .*fetch"),
+        ({"commit": "gone"}, r"commit gone is missing here \(git fetch\)"),
     ],
 )
 def test_a_run_whose_making_is_not_all_known_is_refused(changes, said: str) -> None:
@@ -49,6 +50,60 @@ def test_a_run_whose_making_is_not_all_known_is_refused(changes, said: str) -> N
 def test_code_that_was_not_the_commits_is_refused_whatever_the_run_says(dirty) -> None:
     with pytest.raises(TrackingError, match="pipeline/models differed from commit"):
         check_reproducible(replace(RUN, dirty=dirty), has({**CODE, "pipeline/models": "c2.dir"}))
+
+
+def changed_checkout(folder: Path) -> tuple[TrackedRun, str]:
+    """A run whose code had an edit and a new file, its patch, and a checkout of its commit."""
+    code = folder / "stages" / "evaluate.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("first\n")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        shell(folder, "git", *command)
+    code.write_text("second\n")
+    (folder / "pipeline").mkdir()
+    (folder / "pipeline" / "new.py").write_text("new\n")
+    shell(folder, "git", "add", "-A")
+    patch = shell(folder, "git", "diff", "--binary", "HEAD").stdout
+    shell(folder, "git", "reset", "-q", "--hard")
+    inputs = {
+        "stages/evaluate.py": file_hash(b"second\n"),
+        "pipeline": folder_hash([("new.py", file_hash(b"new\n"))]),
+    }
+    return replace(RUN, dirty=True, execution=replace(THEN, inputs=inputs)), patch
+
+
+def test_the_changes_of_a_run_are_applied(tmp_path: Path) -> None:
+    changed, patch = changed_checkout(tmp_path)
+    assert check_reproducible(changed, has(CODE)) == "abc123"
+    restore_changes(changed, patch, tmp_path)
+    assert (tmp_path / "stages" / "evaluate.py").read_text() == "second\n"
+    assert (tmp_path / "pipeline" / "new.py").read_text() == "new\n"
+
+
+def test_a_project_in_a_folder_of_a_repository_gets_the_changes_too(tmp_path: Path) -> None:
+    _, patch = changed_checkout(tmp_path)
+    (tmp_path / "deep").mkdir()
+    assert apply_patch(patch, tmp_path / "deep") == ""
+    assert (tmp_path / "pipeline" / "new.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda _: None, r"git/diff\.patch\) are not in the history"),
+        (
+            lambda patch: patch.replace("-first", "-other"),
+            r"cannot be applied: error: patch failed",
+        ),
+        (lambda patch: patch.replace("+second", "+third"), r"stages/evaluate\.py differed from"),
+    ],
+)
+def test_changes_that_do_not_give_the_code_of_the_run_are_refused(
+    tmp_path: Path, edit: Callable[[str], str | None], said: str
+) -> None:
+    changed, patch = changed_checkout(tmp_path)
+    with pytest.raises(TrackingError, match=rf"run 0123456789 \(evaluate\).*{said}"):
+        restore_changes(changed, edit(patch), tmp_path)
 
 
 def test_the_same_bytes_are_the_same(tmp_path: Path) -> None:
@@ -109,11 +164,13 @@ def test_inputs_that_differ_are_reported_with_both_hashes(tmp_path: Path) -> Non
     assert same
 
 
-def test_a_worktree_has_the_commit_and_is_removed(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
+@pytest.mark.parametrize("subfolder", ["", "project"])
+def test_a_worktree_has_the_commit_and_is_removed(tmp_path: Path, subfolder: str) -> None:
+    root = tmp_path / "root" / subfolder
+    root.mkdir(parents=True)
     (root / "a.txt").write_text("first")
-    for command in ("git init -q", "git add -A", "git commit -qm one"):
+    shell(tmp_path / "root", "git", "init", "-q")
+    for command in ("git add -A", "git commit -qm one"):
         shell(root, *command.split())
     commit = shell(root, "git", "rev-parse", "HEAD").stdout.strip()
     (root / "a.txt").write_text("second")

@@ -50,7 +50,7 @@ def test_a_run_holds_what_identifies_the_stage(own_folder: Path) -> None:
         run.log_metrics({"dev/p_at_1": 0.5}, epoch=2)
     logged = only_run()
     assert logged.info.status == "FINISHED"
-    assert logged.info.run_name == "train/lama/p-tuning"
+    assert logged.info.run_name == "p-tuning lama"
     assert logged.data.params == {
         "seed": "34", "lama.training.tune": "['prompt']", "lama.training.epochs": "4",
         "lama.empty": "{}",
@@ -177,7 +177,7 @@ def test_an_unfinished_run_is_resumed(
     logged = only_run()
     assert logged.info.run_id == earlier
     assert logged.info.status == "FINISHED"
-    assert logged.info.run_name == "train/lama/p-tuning"
+    assert logged.info.run_name == "p-tuning lama"
     assert logged.data.tags["attempt"] == "2"
     assert "error" not in logged.data.tags
     assert logged.data.params["lama.training.epochs"] == "4"
@@ -387,10 +387,10 @@ def test_a_child_run_belongs_to_its_stage_and_resumes_with_it(own_folder: Path) 
         statuses = {run.info.run_name: run.info.status for run in all_runs()}
         assert statuses["seed-2"] == "RUNNING"
     runs = {run.info.run_name: run for run in all_runs()}
-    assert set(runs) == {"train/lama/p-tuning", "seed-2"}
+    assert set(runs) == {"p-tuning lama", "seed-2"}
     below = runs["seed-2"]
     assert below.info.status == "FINISHED"
-    assert below.info.experiment_id == runs["train/lama/p-tuning"].info.experiment_id
+    assert below.info.experiment_id == runs["p-tuning lama"].info.experiment_id
     assert below.data.tags["mlflow.parentRunId"] == run.run_id
     assert below.data.tags["dvc.run_key"] == STAGE.run_key
     assert below.data.tags["task"] == "rte"
@@ -406,4 +406,4 @@ def test_a_child_that_fails_is_marked(own_folder: Path) -> None:
         with run.child("seed-2", tags={}, params={}):
             raise DataError("cut")
     statuses = {run.info.run_name: run.info.status for run in all_runs()}
-    assert statuses == {"train/lama/p-tuning": "FAILED", "seed-1": "FINISHED", "seed-2": "FAILED"}
+    assert statuses == {"p-tuning lama": "FAILED", "seed-1": "FINISHED", "seed-2": "FAILED"}

@@ -2,6 +2,7 @@ import contextlib
 import os
 import socket
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,31 @@ def test_an_older_schema_is_named_and_not_altered(own_folder: Path) -> None:
     with pytest.raises(TrackingError, match="schema older is not"):
         check_store(1)
     assert (own_folder / "mlflow.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("check", [lambda: connect("p-tuning-data"), lambda: check_store(1)])
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
+    own_folder: Path, check: Callable[[], object]
+) -> None:
+    mlflow = connect("p-tuning-data")
+    number = mlflow.get_experiment_by_name("p-tuning-data").experiment_id
+    mlflow.delete_experiment(number)
+    with pytest.raises(TrackingError) as caught:
+        check()
+    store = f"sqlite:///{own_folder}/mlflow.db"
+    assert str(caught.value) == (
+        f"{store}: the experiment p-tuning-data was deleted. Restore it: "
+        f"MLFLOW_TRACKING_URI={store} mlflow experiments restore -x {number}"
+    )
+
+
+def test_a_stage_names_the_command_for_an_older_schema(own_folder: Path) -> None:
+    store = own_folder / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(store)) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'cc1f77228345'")
+        database.commit()
+    with pytest.raises(TrackingError, match=r"schema cc1f77228345 is not .*`mlflow db upgrade`"):
+        connect("p-tuning-data")
 
 
 def test_a_file_that_is_no_database_is_named(own_folder: Path) -> None:

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -6,21 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import ModelError
-from pipeline.models import language_model as answers
 from pipeline.models.encoding import NO_SLOT, Row
-from pipeline.models.language_model import PromptedModel, _head_transform
+from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.models.packing import Batch, PackedExample, Pass, pack, pad, upload
 from tests.tiny import FAMILIES, MASKED
@@ -148,9 +140,7 @@ def test_prompt_vectors_are_where_an_obvious_loop_puts_them(
 ) -> None:
     spelled = ["P P _Paris _is P M P .", "P _Oslo _is _in P M", "^Lyon _is _a P P _city _in M _ ."]
     rows = [hand_row(family, model, s) for s in spelled]
-    prompts = torch.randn(
-        3, 4, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
-    )
+    prompts = torch.randn(3, 4, model.embedding_size, generator=torch.Generator().manual_seed(0))
     uses = [2, 0, 2]
     slow = [slow_scores(model, row, prompts[use]) for row, use in zip(rows, uses, strict=True)]
 
@@ -163,9 +153,7 @@ def test_gradients_reach_the_used_prompt_vectors_alone(
     model: PromptedModel, family: str, score: Callable[..., Tensor]
 ) -> None:
     rows = [hand_row(family, model, s) for s in ("P P _Paris _is P M", "P _Oslo _is M", "P _is M")]
-    prompts = torch.randn(
-        4, 5, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
-    )
+    prompts = torch.randn(4, 5, model.embedding_size, generator=torch.Generator().manual_seed(0))
     prompts.requires_grad_()
 
     log_probs = score(rows, prompts, [0, 3, 3])
@@ -183,9 +171,7 @@ def test_the_gradient_of_prompt_vectors_is_that_of_the_whole_model(
     model: PromptedModel, family: str, score: Callable[..., Tensor]
 ) -> None:
     row = hand_row(family, model, "P P _Paris _is P M .")
-    start = torch.randn(
-        1, 3, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
-    )
+    start = torch.randn(1, 3, model.embedding_size, generator=torch.Generator().manual_seed(0))
     ours, slow = start.clone().requires_grad_(), start.clone().requires_grad_()
 
     score([row], ours)[0, 20].backward()
@@ -213,9 +199,7 @@ def test_only_masked_families_are_masked(model: PromptedModel, family: str) -> N
 @pytest.mark.parametrize("family", MASKED)
 def test_the_bias_of_the_head_counts(tiny_folders: dict[str, Path], family: str) -> None:
     model = load_model(tiny_folders[family], device="cpu")
-    model.network.get_output_embeddings().bias.copy_(
-        torch.linspace(-3, 3, len(model.input_embeddings))
-    )
+    model.network.get_output_embeddings().bias.copy_(torch.linspace(-3, 3, model.vocabulary_size))
     row = hand_row(family, model, SENTENCES[0])
     candidates = [40, 3, 20]
 
@@ -227,60 +211,84 @@ def test_the_bias_of_the_head_counts(tiny_folders: dict[str, Path], family: str)
     torch.testing.assert_close(chosen[0], slow[1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", MASKED)
-def test_a_head_that_is_read_wrongly_is_noticed_at_loading(
-    model: PromptedModel,
-    tiny_folders: dict[str, Path],
-    family: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(
-        answers,
-        "_head_transform",
-        lambda network: lambda hidden: 1.1 * _head_transform(network)(hidden),
+def spoiled(model: PromptedModel, change: Callable[[Any, dict[str, Any]], Any]) -> Any:
+    """A copy of a network whose scores are changed, given the options of its forward pass."""
+    network = copy.deepcopy(model.network)
+    network.register_forward_hook(
+        lambda _, __, options, output: change(output, options), with_kwargs=True
     )
-    kind = model.network.config.model_type
-    with pytest.raises(ModelError, match=f"the head of model type '{kind}'"):
-        load_model(tiny_folders[family], device="cpu")
+    return network
 
 
-def test_a_causal_model_that_scales_its_scores_is_refused(
+def test_answers_that_depend_on_the_place_in_the_batch_are_refused(
+    model: PromptedModel, family: str
+) -> None:
+    def shift(output: Any, _: dict[str, Any]) -> Any:
+        output.logits = output.logits + output.logits.cumsum(dim=1)
+        return output
+
+    with pytest.raises(ModelError, match=f"'{family}': reading the answers at one position"):
+        PromptedModel(spoiled(model, shift), model.codec, masked=model.masked)
+
+
+def test_words_that_are_others_as_vectors_are_refused(model: PromptedModel, family: str) -> None:
+    network = copy.deepcopy(model.network)
+    embeddings = network.get_input_embeddings()
+    lookup = embeddings.forward
+    # Scaled for rows, but not for the vectors of prompt tokens: what Gemma's weights would give.
+    embeddings.forward = lambda ids: lookup(ids) * (2.0 if ids.shape[1] > 1 else 1.0)
+    with pytest.raises(ModelError, match=f"'{family}': words given as vectors have other scores"):
+        PromptedModel(network, model.codec, masked=model.masked)
+
+
+@torch.no_grad()
+def test_a_head_that_calls_no_output_layer_scores_all_words(
     tiny_models: dict[str, PromptedModel],
 ) -> None:
-    network = CohereForCausalLM(
-        CohereConfig(
-            vocab_size=348, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=32, logit_scale=0.5, initializer_range=0.3, pad_token_id=0,
-            bos_token_id=0, eos_token_id=0,
-        )
-    )  # fmt: skip
-    with pytest.raises(ModelError, match="the head of model type 'cohere'"):
+    model = tiny_models["bert"]
+    network = copy.deepcopy(model.network)
+    network.cls.predictions.forward = lambda states: (
+        network.cls.predictions.transform(states) @ network.cls.predictions.decoder.weight.T
+    )
+    row = hand_row("bert", model, SENTENCES[0])
+    words = torch.tensor([40, 3, 20])
+
+    made = PromptedModel(network, model.codec, masked=True)
+
+    found = made.log_probs(batched(made, [row]), None, words)
+    logits = network(input_ids=torch.tensor([row.token_ids])).logits[0, row.answer_position]
+    torch.testing.assert_close(found[0], logits[words].log_softmax(0), rtol=1e-5, atol=1e-5)
+    assert made._output_name is None
+    assert model._output_name is not None
+
+
+def test_a_model_without_a_body_that_takes_vectors_is_refused(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    network = copy.deepcopy(tiny_models["gpt2"].network)
+    run = network.transformer.forward
+    network.transformer.forward = lambda input_ids, **_: run(input_ids=input_ids)
+    with pytest.raises(ModelError, match="GPT2LMHeadModel of transformers takes no vectors"):
         PromptedModel(network, tiny_models["gpt2"].codec, masked=False)
 
 
-def test_a_causal_model_that_adds_to_its_scores_is_refused(
-    tiny_models: dict[str, PromptedModel],
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama"])
+def test_the_vocabulary_head_runs_over_the_candidates_at_the_answers_only(
+    model: PromptedModel, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Biased(GPT2LMHeadModel):
-        def forward(self, *args: Any, **options: Any) -> Any:
-            output = super().forward(*args, **options)
-            bias: Tensor = torch.linspace(0, 1, output.logits.shape[-1])
-            output.logits = output.logits + bias
-            return output
+    rows = [hand_row(family, model, spelled) for spelled in SENTENCES]
+    shapes = []
+    linear = torch.nn.functional.linear
 
-    network = Biased(tiny_models["gpt2"].network.config)
-    with pytest.raises(ModelError, match="the head of model type 'gpt2'"):
-        PromptedModel(network, tiny_models["gpt2"].codec, masked=False)
+    def noted(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        shapes.append((states.shape[:-1].numel(), len(weight)))
+        return linear(states, weight, bias)
 
-
-def test_a_masked_model_of_an_unknown_type_is_refused_by_name(
-    tiny_models: dict[str, PromptedModel],
-) -> None:
-    network = DistilBertForMaskedLM(
-        DistilBertConfig(vocab_size=161, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
-    )
-    with pytest.raises(ModelError, match=r"'distilbert'.*models: albert, bert, camembert"):
-        PromptedModel(network, tiny_models["bert"].codec, masked=True)
+    monkeypatch.setattr(torch.nn.functional, "linear", noted)
+    model.log_probs(batched(model, rows), None, torch.tensor([40, 3, 20, 7]))
+    assert shapes[-1] == (3, 4)
+    assert all(size != model.vocabulary_size for _, size in shapes)
 
 
 @pytest.mark.slow
@@ -319,7 +327,7 @@ def test_mixed_precision_computes_in_bfloat16_and_learns_in_single(
     mixed = load_model(tiny_folders[family], device="cpu", dtype="mixed")
     row = hand_row(family, mixed, "^Paris _is P _in M")
     with torch.no_grad():
-        vectors = mixed.input_embeddings[torch.tensor([7])].unsqueeze(0).clone()
+        vectors = mixed.input_embeddings(torch.tensor([7])).unsqueeze(0).clone()
     seen: list[torch.dtype] = []
     linear = next(m for m in mixed.network.base_model.modules() if isinstance(m, LINEAR))
     linear.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
@@ -348,7 +356,7 @@ def test_scores_of_a_network_in_bfloat16_are_not_rounded_to_it(
     assert not torch.equal(scores, scores.bfloat16().float())
     model.add_classifier(3, seed=1)
     with torch.no_grad():
-        hidden = torch.randn(4, model.network.config.hidden_size).to(model.input_embeddings.dtype)
+        hidden = torch.randn(4, model.hidden_size).to(model.dtype)
         labels = model._scores(hidden, None)
     assert labels.dtype == torch.float32
     assert dtype == "bfloat16" or not torch.equal(labels, labels.bfloat16().float())
@@ -358,7 +366,7 @@ def test_scores_of_a_network_in_bfloat16_are_not_rounded_to_it(
 
 
 def test_all_families_pack_rows(model: PromptedModel) -> None:
-    assert model.packs
+    assert model.max_packed_length == model.max_length
 
 
 @pytest.mark.parametrize("refuses", [False, True])
@@ -369,14 +377,17 @@ def test_a_model_that_heeds_or_takes_no_such_mask_packs_nothing(
     network = GPT2LMHeadModel(tiny_models["gpt2"].network.config)
     run = network.transformer.forward
 
-    def deaf(input_ids: Tensor | None = None, **options: Any) -> Any:
+    def deaf(
+        input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **options: Any
+    ) -> Any:
         mask = options.get("attention_mask")
         if refuses and mask is not None and mask.ndim != 2:
             raise ValueError("Wrong shape for attention_mask")
-        return run(input_ids, inputs_embeds=options.get("inputs_embeds"))
+        return run(input_ids, inputs_embeds=inputs_embeds)
 
     network.transformer.forward = deaf
-    assert not PromptedModel(network, tiny_models["gpt2"].codec, masked=False).packs
+    made = PromptedModel(network, tiny_models["gpt2"].codec, masked=False)
+    assert made.max_packed_length == 0
 
 
 def test_dropout_is_known_by_the_configuration(tiny_models: dict[str, PromptedModel]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
 from pipeline.errors import ModelError
 from pipeline.models.language_model import PromptedModel
@@ -128,7 +128,7 @@ NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_typ
         ("bert", "config.json", {"vocab_size": "161"}, "'vocab_size' expected int, got str"),
         ("llama", "config.json", {"max_position_embeddings": None}, "'max_position_embeddings'"),
         ("llama", "config.json", {"dtype": "float5"}, "float5"),
-        ("roberta", "config.json", {"pad_token_id": None}, "'NoneType'"),
+        ("roberta", "config.json", {"pad_token_id": None}, "NoneType"),
         ("bert", "config.json", {"architectures": [1]}, "'int' object"),
         ("bert", "tokenizer.json", {"model": {"type": "Future"}}, "ModelUntagged"),
         ("bert", "tokenizer.json", {"pre_tokenizer": {"type": "Future"}}, "PreTokenizerUntagged"),
@@ -187,6 +187,15 @@ def test_a_model_that_is_neither_masked_nor_causal_is_an_error(
         load_model(copy, device="cpu")
 
 
+@pytest.mark.parametrize("architecture", ["T5ForConditionalGeneration", "BartForMaskedLM"])
+def test_an_encoder_decoder_is_refused_with_the_reason(tmp_path: Path, architecture: str) -> None:
+    kind = architecture.partition("For")[0].lower()
+    config = AutoConfig.for_model(kind, architectures=[architecture])
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"{architecture} is an encoder-decoder, which has no"):
+        load_model(tmp_path, device="cpu")
+
+
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_a_model_file_that_lacks_a_weight_is_an_error(copy: Path, family: str) -> None:
     """Otherwise transformers makes one up, another one each time."""
@@ -234,7 +243,7 @@ def test_tuned_weights_replace_those_of_the_folder(
     assert state.keys() == dict(model.network.named_parameters()).keys()
     for name, parameter in model.network.named_parameters():
         assert torch.equal(parameter, state[name]), name
-    tied = model.network.get_output_embeddings().weight is model.input_embeddings
+    tied = model.network.get_output_embeddings().weight is model.input_embeddings.weight
     assert tied == (family in TIED)
 
 

@@ -96,7 +96,7 @@ def test_a_bank_holds_as_many_encoders_as_their_numbers_fit(
     tiny_models: dict[str, PromptedModel], memory: list[int], family: str, tokens: int, encoder: str
 ) -> None:
     model = tiny_models[family]
-    made = PromptEncoder(encoder, tokens, model.input_embeddings.shape[1])
+    made = PromptEncoder(encoder, tokens, model.embedding_size)
     # Each number with its gradient, the two of Adam, and one more, in four bytes.
     bytes_each = 5 * 4 * sum(parameter.numel() for parameter in made.parameters())
     for count in (1, 2, 41):

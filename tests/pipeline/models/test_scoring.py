@@ -39,9 +39,7 @@ def rows(model: PromptedModel, family: str) -> list[Row]:
 
 @pytest.fixture
 def vectors(model: PromptedModel) -> torch.Tensor:
-    return torch.randn(
-        1, model.input_embeddings.shape[1], generator=torch.Generator().manual_seed(0)
-    )
+    return torch.randn(1, model.embedding_size, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("max_tokens_per_forward", [1, 20, 30, 1000])
@@ -54,7 +52,7 @@ def test_scores_come_in_the_order_of_the_rows(
     packs: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model, "packs", packs)
+    monkeypatch.setattr(model, "max_packed_length", 128 if packs else 0)
     with torch.no_grad():
         slow = [slow_scores(model, row, vectors, WORD_IDS.tolist()) for row in rows]
 
@@ -97,7 +95,7 @@ def test_a_pass_of_a_model_that_cannot_pack_has_rows_of_similar_length(
     vectors: torch.Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model, "packs", False)
+    monkeypatch.setattr(model, "max_packed_length", 0)
     shapes = shapes_of_passes(model, monkeypatch)
     lengths = sorted(len(row.token_ids) for row in rows)
 
@@ -117,7 +115,7 @@ def test_the_choices_of_an_example_share_a_pass(
     monkeypatch: pytest.MonkeyPatch,
     packs: bool,
 ) -> None:
-    monkeypatch.setattr(model, "packs", packs)
+    monkeypatch.setattr(model, "max_packed_length", 128 if packs else 0)
     shapes = shapes_of_passes(model, monkeypatch)
     written = [replace(row, answer_ids=(30,)) for row in rows]
     asked = [

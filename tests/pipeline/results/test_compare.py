@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.history.results import Result, newest
+from pipeline.history.results import Result, latest
 from pipeline.report.significance import Answers
 from pipeline.report.tables import Table
 from pipeline.results.compare import paper_figures, record_of, result_tables
@@ -32,6 +32,7 @@ def make(method: str = "manual", value: float | None = 0.25, **changes: Any) -> 
         "contents": {"splits": "1111111111", "model": "2222222222"},
         "seconds": {},
         "tags": {},
+        "current": False,
         **changes,
     }
     fields["metrics"] = {**metrics, **changes.get("metrics", {})}
@@ -118,7 +119,7 @@ def test_data_are_named_by_source_subset_and_protocol(changes: dict[str, Any], d
     assert make(**changes).data == data
 
 
-def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
+def test_latest_keeps_one_of_each_model_data_task_and_method() -> None:
     results = [
         make("manual", 0.1),
         make("manual", 0.2),
@@ -127,7 +128,7 @@ def test_newest_keeps_one_of_each_model_data_task_and_method() -> None:
         make("manual", 0.5, benchmark="superglue", task="rte"),
         make("p-tuning", 0.6),
     ]
-    assert newest(results) == [results[0], *results[2:]]
+    assert latest(results) == [results[0], *results[2:]]
 
 
 def test_a_spread_is_shown_and_explained() -> None:

@@ -54,7 +54,7 @@ def run(model: PromptedModel, asked: TrainingJob, **changes: Any) -> SearchResul
     job = replace(asked, score=accuracy, seed=SEED)
     params = {"prompts": "gradient", "iterations": 6, "candidates": 5, "batch_size": 4}
     options: dict[str, Any] = {
-        "allowed": filter_words(model.codec, len(model.input_embeddings), VOCABULARY),
+        "allowed": filter_words(model.codec, model.vocabulary_size, VOCABULARY),
         "max_tokens_per_forward": 64,
         "checkpoint": None,
         "on_iteration": lambda _: None,
@@ -106,7 +106,7 @@ def slow_loss(
 def slow_gradient(
     model: PromptedModel, questions: PromptDataset, chosen: list[int], prompt: tuple[int, ...]
 ) -> Tensor:
-    vectors = torch.stack([model.input_embeddings[token].detach().float() for token in prompt])
+    vectors = torch.stack(list(model.input_embeddings(torch.tensor(prompt)).detach().float()))
     vectors.requires_grad_()
     losses = [
         -slow_scores(model, questions.rows[i], vectors)[right_word(questions, i)] for i in chosen
@@ -119,10 +119,9 @@ def slow_proposals(
     model: PromptedModel, gradient: Tensor, allowed: list[int], count: int, current: int
 ) -> list[int]:
     """The words by the first-order change of the loss, one dot product at a time."""
+    embeddings = model.input_embeddings(torch.arange(model.vocabulary_size))
     change = {
-        word: float(
-            (model.input_embeddings[word] - model.input_embeddings[current]).detach() @ gradient
-        )
+        word: float((embeddings[word] - embeddings[current]).detach() @ gradient)
         for word in allowed
         if word != current
     }
@@ -183,7 +182,7 @@ def test_the_proposed_words_are_those_with_the_greatest_first_order_decrease(
     tiny_models: dict[str, PromptedModel], data: st.DataObject
 ) -> None:
     model = tiny_models["bert"]
-    every = range(len(model.input_embeddings))
+    every = range(model.vocabulary_size)
     allowed = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1, max_size=30)))
     current = data.draw(st.sampled_from(allowed) | st.sampled_from(every))
     count = data.draw(st.integers(1, 40))
@@ -191,7 +190,7 @@ def test_the_proposed_words_are_those_with_the_greatest_first_order_decrease(
     gradient = torch.randn(32, generator=torch.Generator().manual_seed(seed))
     words = torch.tensor(allowed)
     found = propose_words(
-        gradient, model.input_embeddings.detach()[words], words, count, current=current
+        gradient, model.input_embeddings(words).detach(), words, count, current=current
     )
     assert found == slow_proposals(model, gradient, allowed, count, current)
 
@@ -210,7 +209,7 @@ def test_each_iteration_tries_what_the_gradient_proposes_at_one_place(
 
     monkeypatch.setattr(search, "prompt_losses", note)
     history = run(model, asked, batch_size=99).history
-    allowed = filter_words(model.codec, len(model.input_embeddings), VOCABULARY).tolist()
+    allowed = filter_words(model.codec, model.vocabulary_size, VOCABULARY).tolist()
     places = set()
     for before, prompts in zip(history, tried, strict=False):
         current, *others = prompts
@@ -285,7 +284,7 @@ def test_words_are_allowed_ones_and_change_one_at_a_time(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
-    allowed = filter_words(model.codec, len(model.input_embeddings), VOCABULARY)
+    allowed = filter_words(model.codec, model.vocabulary_size, VOCABULARY)
     history = run(model, problem(model), iterations=12).history
     for record in history:
         assert len(record.token_ids) == 3
@@ -365,9 +364,7 @@ def test_dev_losses_and_scores_are_those_of_the_words_among_the_answers(
     model = tiny_models[family]
     asked = problem(model)
     for record in run(model, asked, score=accuracy).history:
-        vectors = torch.stack(
-            [model.input_embeddings[token].detach() for token in record.token_ids]
-        )
+        vectors = torch.stack(list(model.input_embeddings(torch.tensor(record.token_ids)).detach()))
         with torch.no_grad():
             slow = torch.stack(
                 [slow_scores(model, row, vectors, asked.dev.word_ids) for row in asked.dev.rows]
@@ -568,7 +565,7 @@ def test_a_search_goes_on_with_other_passes(
 
 def other_words(model: PromptedModel, *, unused_by: SearchResult) -> Tensor:
     """Another word is allowed in place of one that the start has no use for."""
-    allowed = filter_words(model.codec, len(model.input_embeddings), VOCABULARY)
+    allowed = filter_words(model.codec, model.vocabulary_size, VOCABULARY)
     unused = next(i for i, word in enumerate(allowed.tolist()) if word not in unused_by.token_ids)
     allowed[unused] = ids("bert", model.codec, "_France")[0]
     return allowed
@@ -597,7 +594,7 @@ def test_a_checkpoint_of_another_search_is_written_over(
     if other == "model":
         model = load_model(tiny_folders["bert"], device="cpu")
         with torch.no_grad():
-            model.input_embeddings.mul_(1.1)
+            model.input_embeddings.weight.mul_(1.1)
     file = tmp_path / "search.json"
     run(tiny_models["bert"], problem(tiny_models["bert"]), iterations=2, checkpoint=file)
     heard: list[SearchRecord] = []
@@ -616,7 +613,7 @@ def test_special_and_forbidden_words_and_names_may_not_stand_in_a_prompt(
     model = tiny_models[family]
     codec = model.codec
     forbidden = ["france", "CITY", "Norway", "b"]
-    found = filter_words(codec, len(model.input_embeddings), forbidden)
+    found = filter_words(codec, model.vocabulary_size, forbidden)
     kept = set(found.tolist())
     assert found.dtype == torch.int64
     assert found.tolist() == sorted(kept)
@@ -638,7 +635,7 @@ def test_pieces_of_words_may_stand_in_a_prompt(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
-    kept = set(filter_words(model.codec, len(model.input_embeddings), ["d"]).tolist())
+    kept = set(filter_words(model.codec, model.vocabulary_size, ["d"]).tolist())
     vocabulary = model.codec.tokenizer.get_vocab()
     piece, forbidden = ("##c", "##d") if family == "bert" else ("c", "d")
     assert vocabulary[piece] in kept
@@ -651,8 +648,8 @@ def test_what_is_forbidden_leaves_out_its_own_tokens_only(
     tiny_models: dict[str, PromptedModel], family: str, forbidden: set[str]
 ) -> None:
     model = tiny_models[family]
-    every = set(filter_words(model.codec, len(model.input_embeddings), []).tolist())
-    kept = set(filter_words(model.codec, len(model.input_embeddings), forbidden).tolist())
+    every = set(filter_words(model.codec, model.vocabulary_size, []).tolist())
+    kept = set(filter_words(model.codec, model.vocabulary_size, forbidden).tolist())
     lost = model.codec.tokenizer.convert_ids_to_tokens(sorted(every - kept))
     folded = {word.casefold() for word in forbidden}
     assert kept <= every
@@ -678,7 +675,7 @@ def test_only_words_with_an_embedding_may_stand_in_a_prompt(
     tiny_models: dict[str, PromptedModel],
 ) -> None:
     model = tiny_models["gpt2"]
-    every = filter_words(model.codec, len(model.input_embeddings), [])
+    every = filter_words(model.codec, model.vocabulary_size, [])
     assert torch.equal(filter_words(model.codec, 10_000, []), every)
     assert torch.equal(filter_words(model.codec, 100, []), every[every < 100])
 

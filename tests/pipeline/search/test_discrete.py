@@ -220,7 +220,7 @@ def test_the_stored_vectors_are_the_embeddings_of_the_stored_words(
     assert stored.vectors is not None
     assert len(stored.words) == len(stored.vectors) == 4
     ids = model.codec.tokenizer.convert_tokens_to_ids(stored.words)
-    assert torch.equal(stored.vectors, model.input_embeddings[ids].detach().float())
+    assert torch.equal(stored.vectors, model.input_embeddings(torch.tensor(ids)).detach().float())
     assert not stored.vectors.requires_grad
     # The words as plain token ids give the same scores as their vectors.
     for row in asked.dev.rows:

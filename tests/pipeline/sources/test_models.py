@@ -101,7 +101,7 @@ def test_a_model_of_the_catalog_is_fetched_and_converted(
     ModelSource("smollm2-135m-instruct").fetch(target, cache=tmp_path / "cache", mirror=tmp_path)
 
     model = load_model(target, device="cpu")
-    assert torch.equal(model.input_embeddings, weights["model.embed_tokens.weight"])
+    assert torch.equal(model.input_embeddings.weight, weights["model.embed_tokens.weight"])
     assert not list(tmp_path.glob(".gguf-*"))
     assert not list(target.glob("*.gguf"))
 

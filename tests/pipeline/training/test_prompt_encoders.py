@@ -264,8 +264,13 @@ def test_an_odd_size_is_refused_for_the_lstm_alone():
 # The encoder of a prompt
 
 
+def embeddings(words: torch.Tensor) -> torch.nn.Embedding:
+    return torch.nn.Embedding.from_pretrained(words, freeze=False)
+
+
 def _made(kind: str = "lstm", name: str = "P17", *, count: int = 3, seed: int = 1, words=WORDS):
-    encoder = make_encoder(method(encoder=kind).prompt, count, words, seed=seed, name=name)
+    config = method(encoder=kind).prompt
+    encoder = make_encoder(config, count, embeddings(words), seed=seed, name=name)
     return torch_vectors(encoder).detach()
 
 
@@ -295,15 +300,31 @@ def test_making_a_prompt_disturbs_no_other_randomness(kind):
 
 
 def test_an_embedding_prompt_begins_as_words():
-    words = WORDS.clone().requires_grad_()
-    rows = [tuple(row) for row in _made("embedding", count=30, words=words).tolist()]
+    rows = [tuple(row) for row in _made("embedding", count=30).tolist()]
     assert set(rows) <= {tuple(row) for row in WORDS.tolist()}
     assert len(set(rows)) > 5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_are_what_the_embedding_layer_makes_of_them(kind):
+    """Gemma's layer scales its weight."""
+
+    class Scaled(torch.nn.Embedding):
+        def forward(self, ids):
+            return super().forward(ids) * 3.0
+
+    layers = (embeddings(WORDS), Scaled.from_pretrained(WORDS))
+    config = method(encoder=kind, start="words").prompt
+    encoders = [make_encoder(config, 5, layer, seed=1, name="P17") for layer in layers]
+    plain, found = (EncoderBank([one], dropout=0.0, device=CPU)()[0].detach() for one in encoders)
+    torch.testing.assert_close(found, 3.0 * plain, rtol=1e-4, atol=1e-4)
+
+
 def _started(kind: str, *names: str) -> EncoderBank:
     config = method(encoder=kind, start="words").prompt
-    encoders = [make_encoder(config, 3 + n, WORDS, seed=1, name=s) for n, s in enumerate(names)]
+    encoders = [
+        make_encoder(config, 3 + n, embeddings(WORDS), seed=1, name=s) for n, s in enumerate(names)
+    ]
     return EncoderBank(encoders, dropout=0.0, device=CPU)
 
 
@@ -339,7 +360,7 @@ def _random_twin(kind: str) -> EncoderBank:
     """The same encoders, without words."""
     config = method(encoder=kind).prompt
     names = enumerate(("P17", "P30", "P36"))
-    encoders = [make_encoder(config, 3 + n, WORDS, seed=1, name=s) for n, s in names]
+    encoders = [make_encoder(config, 3 + n, embeddings(WORDS), seed=1, name=s) for n, s in names]
     return EncoderBank(encoders, dropout=0.0, device=CPU)
 
 
