@@ -15,7 +15,7 @@ from pipeline.errors import ModelError
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
-    LAMA_CONTROLS,
+    CONTROLS,
     RELATION_COLUMNS,
     SETTING_COLUMNS,
     TEMPLATE_COLUMNS,
@@ -33,10 +33,12 @@ from pipeline.models.dataset import PromptFormat
 from pipeline.models.loading import ModelCache, model_loader
 from pipeline.models.memory import estimate_max_tokens
 from pipeline.prompts.store import StoredPrompt, load_prompts
-from pipeline.tasks import Example, get_task
+from pipeline.tasks import Example, Task, get_task
 from pipeline.tasks.lama import fact_examples, lama_task
+from pipeline.tasks.own import read_definition
 from stages.runtime import (
     ModelFolder,
+    OwnTaskName,
     ParamsFile,
     RunningStage,
     SplitsFolder,
@@ -77,7 +79,7 @@ def lama(
         relations = relation_rows(trials)
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
-        controls = ("relation", "label", "left_out", *LAMA_CONTROLS)
+        controls = ("relation", "label", "left_out", *CONTROLS)
         _write_table(ctx, out / "relations.csv", RELATION_COLUMNS, relations)
         _write_table(ctx, out / "controls.csv", controls, relations)
         ctx.run.log_metrics({f"test/p_at_1/{row['relation']}": row["p_at_1"] for row in relations})
@@ -122,13 +124,30 @@ def superglue(
     with stage("evaluate", "superglue", task, method) as ctx:
         params = load_params(params_file)
         ctx.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
-        read = partial(_examples, splits, method)
+        read = partial(_examples, get_task(task), splits, method)
         scores = get_task(task).metrics
-        _write_metrics(
-            ctx,
-            metrics,
-            task_summary(_evaluate(ctx, params, model, trained, out, read, scores)),
-        )
+        trials = _evaluate(ctx, params, model, trained, out, read, scores)
+        _write_metrics(ctx, metrics, task_summary(trials))
+
+
+@app.command()
+def tasks(
+    task: OwnTaskName,
+    method: SuperGlueMethod,
+    model: ModelFolder,
+    splits: SplitsFolder,
+    trained: TrainedFolder,
+    out: Out,
+    metrics: Metrics,
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Score one task of the user by its metrics, for every trial that was kept."""
+    with stage("evaluate", "tasks", task, method) as ctx:
+        params, own = load_params(params_file), read_definition(splits).task
+        ctx.log_dataset(task, splits, "evaluation")
+        read = partial(_examples, own, splits, method)
+        trials = _evaluate(ctx, params, model, trained, out, read, own.metrics)
+        _write_metrics(ctx, metrics, task_summary(trials))
 
 
 def _facts(
@@ -140,9 +159,8 @@ def _facts(
 
 
 def _examples(
-    splits: Path, method: str, prompt: StoredPrompt, name: str, split: int
+    task: Task, splits: Path, method: str, prompt: StoredPrompt, _: str, split: int
 ) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
-    task = get_task(name)
     files = {"train": splits / str(split) / "train.jsonl", "test": splits / "test.jsonl"}
     examples = {name: read_examples(path, task.examples) for name, path in files.items()}
     return PromptFormat.from_prompt(task, prompt, classifier=method == "classifier"), examples
@@ -203,7 +221,7 @@ def _evaluate(
         )
     ctx.run.log_file(predictions)
     rows = trial_rows(described, evaluations)
-    # A stage of SuperGLUE has one task.
+    # A stage of another benchmark has one task.
     skipped = 0 if "p_at_1" in metrics else 1
     _write_table(ctx, out / "trials.csv", trial_columns(metrics)[skipped:], rows)
     _write_table(

@@ -43,6 +43,7 @@ def _known_task(name: str) -> str:
 
 
 TaskName = Annotated[str, typer.Argument(callback=_known_task, help="Name of a task.")]
+OwnTaskName = Annotated[str, typer.Argument(help="Name of a task under `tasks` in params.yaml.")]
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def stage(
     Args:
         name: `validate`, `download`, `splits`, `train`, `evaluate` or `report`.
         benchmark: empty where there is none, as are task and method.
-        task: of SuperGLUE.
+        task: of SuperGLUE or of the user.
         method: of `train` and `evaluate`.
     """
     _end_with_dvc()

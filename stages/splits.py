@@ -1,7 +1,7 @@
 """Build disjoint train, dev and test splits."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +9,22 @@ import typer
 
 from pipeline.config.schema import load_params
 from pipeline.data.build_lama import build_lama
+from pipeline.data.build_own import build_own
 from pipeline.data.build_superglue import build_superglue
 from pipeline.data.lama import write_lama
 from pipeline.data.superglue import Record
 from pipeline.files import atomic_dir, write_json, write_jsonl
 from pipeline.tasks import Task, get_task
-from stages.runtime import Out, ParamsFile, TaskName, echo, stage
+from pipeline.tasks.own import Definition
+from stages.runtime import (
+    Out,
+    OwnTaskName,
+    ParamsFile,
+    RunningStage,
+    TaskName,
+    echo,
+    stage,
+)
 
 Raw = Annotated[Path, typer.Option("--raw", help="Folder of the raw data.")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of counts to write.")]
@@ -63,26 +73,47 @@ def superglue(
     with stage("splits", "superglue", task) as running:
         params = load_params(params_file)
         splits = build_superglue(raw, get_task(task), params.superglue, params.seed)
-        counts = {
-            f"{name}/{unit}": count
-            for name, records in splits.items()
-            for unit, count in _counts(records, get_task(task)).items()
-        }
+        counts = _counts(splits, get_task(task))
         with atomic_dir(out) as folder:
-            for name, records in splits.items():
-                write_jsonl(folder / f"{name}.jsonl", records)
-            write_json(folder / "counts.json", counts)
-        running.run.log_file(out / "counts.json")
-        running.run.log_metrics(counts)
-        echo("  ".join(f"{key} {count}" for key, count in counts.items()))
+            _write(folder, splits, counts)
+        _log(running, out, counts)
 
 
-def _counts(records: Sequence[Record], task: Task) -> dict[str, int]:
-    """Number of examples, and of passages if a record holds several examples."""
-    examples = [example for record in records for example in task.examples(record)]
-    counts = {"examples": len(examples)}
-    if len(examples) != len(records):
-        counts = {"passages": len(records), **counts}
+@app.command()
+def tasks(task: OwnTaskName, out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
+    """Split the rows of a task of the user, stratified by label."""
+    with stage("splits", "tasks", task) as running:
+        params = load_params(params_file)
+        own = params.tasks[task]
+        definition = Definition.from_params(task, own)
+        splits, dropped = build_own(definition.task, own.data, params.seed)
+        counts = _counts(splits, definition.task) | dropped
+        with atomic_dir(out) as folder:
+            definition.write(folder)
+            _write(folder, splits, counts)
+        _log(running, out, counts)
+
+
+def _write(folder: Path, splits: Mapping[str, Sequence[Record]], counts: Mapping[str, int]) -> None:
+    for name, records in splits.items():
+        write_jsonl(folder / f"{name}.jsonl", records)
+    write_json(folder / "counts.json", counts)
+
+
+def _log(running: RunningStage, out: Path, counts: Mapping[str, int]) -> None:
+    running.run.log_file(out / "counts.json")
+    running.run.log_metrics(counts)
+    echo("  ".join(f"{key} {count}" for key, count in counts.items()))
+
+
+def _counts(splits: Mapping[str, Sequence[Record]], task: Task) -> dict[str, int]:
+    """Number of examples of each split, and of passages if a record holds several examples."""
+    counts = {}
+    for name, records in splits.items():
+        examples = sum(len(list(task.examples(record))) for record in records)
+        if examples != len(records):
+            counts[f"{name}/passages"] = len(records)
+        counts[f"{name}/examples"] = examples
     return counts
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config.grid import TrialConfig, lama_configs, superglue_configs
+from pipeline.config.grid import TrialConfig, lama_configs, own_configs, superglue_configs
 from pipeline.config.schema import (
     LamaMethod,
     Params,
@@ -27,13 +27,15 @@ from pipeline.models.loading import ModelCache, is_masked, model_loader
 from pipeline.prompts.store import save_prompts
 from pipeline.prompts.template import Template
 from pipeline.search.discrete import choose_published, search_prompt, usable_templates
-from pipeline.tasks import get_task
+from pipeline.tasks import Task, get_task
 from pipeline.tasks.lama import fact_examples, lama_task, manual_template
+from pipeline.tasks.own import DEFINITION, read_definition
 from pipeline.training.jobs import Search, Trial, TrialData, TrialRunner, TrialSelection
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult
 from stages.runtime import (
     ModelFolder,
     Out,
+    OwnTaskName,
     ParamsFile,
     RunningStage,
     SplitsFolder,
@@ -111,17 +113,32 @@ def superglue(
     """Train the model, the prompt, or both, for one task."""
     with stage("train", "superglue", task, method) as ctx:
         params = load_params(params_file)
-        ctx.log_dataset(f"{task}/{params.superglue.source}", splits, "training")
-        numbers = sorted(int(path.name) for path in splits.iterdir() if path.is_dir())
-        if not numbers:
-            raise DataError(f"{splits}: no numbered splits; run `dvc repro` to create them")
-        configs = superglue_configs(params.superglue, task, method, masked=is_masked(model))
-        data = {number: _examples(task, splits / str(number)) for number in numbers}
-        trials = _trials(
-            task, configs, data, params.superglue.seeds, classifier=method == "classifier"
-        )
-        paths = _Paths(model, splits, out, curves)
-        _train(ctx, params, method, trials, paths, select=params.superglue.selection == "dev")
+        glue, paths = params.superglue, _Paths(model, splits, out, curves)
+        configs = superglue_configs(glue, task, method, masked=is_masked(model))
+        ctx.log_dataset(f"{task}/{glue.source}", splits, "training")
+        trials = _task_trials(get_task(task), method, configs, splits, glue.seeds, {})
+        _train(ctx, params, method, trials, paths, select=glue.selection == "dev")
+
+
+@app.command()
+def tasks(
+    task: OwnTaskName,
+    method: SuperGlueMethod,
+    model: ModelFolder,
+    splits: SplitsFolder,
+    out: Out,
+    curves: Curves,
+    params_file: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Train the model, the prompt, or both, for one task of the user."""
+    with stage("train", "tasks", task, method) as ctx:
+        params, definition = load_params(params_file), read_definition(splits)
+        own, paths = params.tasks[task], _Paths(model, splits, out, curves)
+        configs = own_configs(params, definition.task, method, masked=is_masked(model))
+        ctx.log_dataset(task, splits, "training")
+        digests = {DEFINITION: sha256(splits / DEFINITION)}
+        trials = _task_trials(definition.task, method, configs, splits, own.seeds, digests)
+        _train(ctx, params, method, trials, paths, select=own.selection == "dev")
 
 
 def _facts(data: LamaSplits, relation: str, splits: Path) -> TrialData:
@@ -135,13 +152,28 @@ def _facts(data: LamaSplits, relation: str, splits: Path) -> TrialData:
     )
 
 
-def _examples(task: str, folder: Path) -> TrialData:
+def _task_trials(
+    task: Task,
+    method: str,
+    configs: Sequence[TrialConfig],
+    splits: Path,
+    seeds: Sequence[int],
+    digests: Mapping[str, str],
+) -> list[Trial]:
+    """List the trials of a task with all its splits; `digests` are of files besides these."""
+    numbers = sorted(int(path.name) for path in splits.iterdir() if path.is_dir())
+    if not numbers:
+        raise DataError(f"{splits}: no numbered splits; run `dvc repro` to create them")
+    data = {number: _examples(task, splits / str(number), digests) for number in numbers}
+    return _trials(task.name, configs, data, seeds, classifier=method == "classifier")
+
+
+def _examples(task: Task, folder: Path, digests: Mapping[str, str]) -> TrialData:
     files = {split: folder / f"{split}.jsonl" for split in ("train", "dev")}
-    read = get_task(task).examples
     return TrialData(
-        get_task(task),
-        {split: read_examples(path, read) for split, path in files.items()},
-        {split: sha256(path) for split, path in files.items()},
+        task,
+        {split: read_examples(path, task.examples) for split, path in files.items()},
+        {**digests, **{split: sha256(path) for split, path in files.items()}},
     )
 
 

@@ -28,13 +28,17 @@ NO_RESULT = (
     "stages/runtime.py",
 )  # fmt: skip
 
-STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+STAGES: dict[str, Any] = {
+    name: stage.get("do", stage)
+    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items()
+}
 
-# (stage, task): a matrix over tasks has an instance for every task. Methods run the same code.
+# (stage, task): a matrix over SuperGLUE's tasks has an instance for every task. Methods, and tasks
+# of the user, run the same code.
 INSTANCES = [
     (name, task)
     for name, stage in STAGES.items()
-    for task in (task_names() if "task" in stage.get("matrix", {}) else [""])
+    for task in (task_names() if "${superglue.tasks}" in stage.get("matrix", {}).values() else [""])
 ]
 
 each_instance = pytest.mark.parametrize(("name", "task"), INSTANCES)

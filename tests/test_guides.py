@@ -3,6 +3,7 @@
 Those that read a history are run on one in tests/test_pipeline.py, as are whole pipelines.
 """
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -17,7 +18,7 @@ from pipeline.config.schema import load_params
 from tests.project import ROOT, run
 
 TEXT = (ROOT / "docs" / "guides.md").read_text(encoding="utf-8")
-_CODE = ("pipeline", "stages", "presets", "tests", "metrics", "curves", "evaluation")
+_CODE = ("docs", "pipeline", "stages", "presets", "tests", "metrics", "curves", "evaluation")
 _FILES = (
     "dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore", ".gitignore", "Makefile", "pyproject.toml",
 )  # fmt: skip
@@ -36,15 +37,16 @@ GUIDES = {
 COMMANDS = [command for commands in GUIDES.values() for command in commands]
 
 
-def parsed(command: str) -> list[str]:
+def parsed(root: Path, command: str) -> list[str]:
     """The names of a ptune command; an unknown command or option is an error."""
     group = typer.main.get_command(app)
     _, *words = shlex.split(command)
     names = []
-    while hasattr(group, "commands"):
-        names.append(words.pop(0))
-        group = group.commands[names[-1]]
-    group.make_context(names[-1], words)
+    with contextlib.chdir(root):  # where tasks of the user are found
+        while hasattr(group, "commands"):
+            names.append(words.pop(0))
+            group = group.get_command(typer.Context(group), names[-1])
+        group.make_context(names[-1], words)
     return names
 
 
@@ -73,17 +75,18 @@ def execute(root: Path, command: str) -> None:
             check_params(after)
             assert after != before, f"{command} changes nothing"
         case "dvc", "repro":
-            run(root, "dvc", "repro", "validate")
+            own = [f"splits-tasks@{name}" for name in load_params(root / "params.yaml").tasks]
+            run(root, "dvc", "repro", "validate", *own)
         case "dvc", *_:
             run(root, program, *words)
         case "make", target, *_:
             assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case "pytest", *_:
             run(ROOT, program, *words, "--collect-only")
-        case "ptune", "preset", *_:
+        case ("ptune", "preset", *_) | ("ptune", "task", *_) | ("python", *_):
             run(root, program, *words)
         case "ptune", *_:
-            parsed(command)
+            parsed(root, command)
         case _:
             raise AssertionError(f"this test cannot run {command!r}")
 

@@ -13,6 +13,7 @@ from pipeline.files import read_json
 from pipeline.report.scores import MethodResult
 from pipeline.report.tables import methods_table
 from pipeline.results.page import results_page
+from pipeline.tasks.own import Definition
 from tests.project import ROOT
 from tests.test_guides import parsed
 
@@ -64,10 +65,13 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_ptune_command_exists(document: Path) -> None:
+def test_every_ptune_command_exists(document: Path, tmp_path: Path) -> None:
+    for name, field in (("reviews", "text"), ("characters", "name")):  # tasks of the examples
+        splits = tmp_path / "data" / "splits" / "tasks" / name
+        Definition(name, [field], ["a", "b"], ["accuracy"]).write(splits)
     lines = re.findall(r"^(?:.*&& )?(ptune [^#\n]*)", document.read_text(), re.MULTILINE)
     for command in lines:
-        parsed(command.replace("<run id>", "1f0c6a"))
+        parsed(tmp_path, command.replace("<run id>", "1f0c6a"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

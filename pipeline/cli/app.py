@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline.cli import doctor, history, predict, preset, promote, report, repro, results, ui
+from pipeline.cli import (
+    compare,
+    doctor,
+    history,
+    predict,
+    preset,
+    promote,
+    report,
+    repro,
+    results,
+    task,
+    ui,
+)
 from pipeline.cli.console import report_errors
 
 
@@ -47,6 +59,7 @@ def _options(
     pass
 
 
+app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=history.LINEAGE_EXAMPLES)(history.lineage)
 app.command(epilog=promote.EXAMPLES)(promote.promote)
@@ -59,3 +72,4 @@ app.command(epilog=ui.EXAMPLES)(ui.ui)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")
 app.add_typer(report.app, name="report")
+app.add_typer(task.app, name="task")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from tqdm import tqdm
+from typer.core import TyperGroup
 
 from pipeline.cli.console import print_columns, print_csv, print_warning
 from pipeline.data.lama import Relation, read_lama
@@ -17,8 +18,8 @@ from pipeline.errors import DataError
 from pipeline.files import write_csv, write_jsonl
 from pipeline.inference.inputs import check_encoding, check_required, read_example, read_file
 from pipeline.tasks import Example, Task, get_task, task_names
-from pipeline.tasks.base import InputSchema
 from pipeline.tasks.lama import lama_task, subject_example
+from pipeline.tasks.own import own_splits, read_definition
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from pipeline.config.schema import LamaParams, Params, SuperGlueParams
@@ -29,13 +30,31 @@ MODEL = Path("data/model")
 LAMA_SPLITS = Path("data/splits/lama")
 LAMA_TRAINED = Path("models/lama")
 TASKS_TRAINED = Path("models/superglue")
+OWN_SPLITS = Path("data/splits/tasks")
+OWN_TRAINED = Path("models/tasks")
 
 # Decimal places of a probability in rows.
 _PLACES = 6
 
 Row = dict[str, Any]
 
-app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+class _TaskCommands(TyperGroup):
+    """The commands of built-in tasks, and one for each task of the user that has splits."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *own_splits(OWN_SPLITS)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        folder = own_splits(OWN_SPLITS).get(cmd_name)
+        if folder is None:
+            return super().get_command(ctx, cmd_name)
+        commands = typer.Typer()
+        _add_command(commands, read_definition(folder).task, OWN_TRAINED)
+        return typer.main.get_command(commands)
+
+
+app = typer.Typer(cls=_TaskCommands, help=__doc__, no_args_is_help=True)
 
 Methods = Annotated[
     list[str] | None,
@@ -43,7 +62,9 @@ Methods = Annotated[
 ]
 InputFile = Annotated[
     Path | None,
-    typer.Option("--file", help="Inputs, one per line: .csv with a header, or .jsonl."),
+    typer.Option(
+        "--file", help="Inputs, a row each: .csv or .tsv with a header, .jsonl, .parquet."
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -149,17 +170,26 @@ def lama(
     predict_facts(relation, subjects or [], top, options)
 
 
-def _task_command(task: str, schema: InputSchema) -> Callable[..., None]:
+def _add_command(commands: typer.Typer, task: Task, trained: Path) -> None:
+    """Add the command of a task whose prompts are in a folder of this one."""
+    register = commands.command(
+        task.name, help=task.schema.description, epilog=_task_examples(task)
+    )
+    register(_task_command(task, trained))
+
+
+def _task_command(task: Task, trained: Path) -> Callable[..., None]:
     """Build a task's command: an option for each field of its schema, and the shared ones."""
 
     def command(
         methods: list[str] | None, file: Path | None, out: Path | None, as_json: bool, **fields: Any
     ) -> None:
         typed = {name: value for name, value in fields.items() if value is not None}
-        predict_examples(task, typed, PredictOptions(methods or [], file, out, as_json))
+        options = PredictOptions(methods or [], file, out, as_json)
+        predict_examples(task, trained, typed, options)
 
     options: dict[str, tuple[Any, Any]] = {}
-    for field in schema.fields:
+    for field in task.schema.fields:
         option = typer.Option(help=field.description, show_default=False)
         options[field.name] = Annotated[field.value_type | None, option], None
     # Typer derives the options from a function's signature.
@@ -176,24 +206,23 @@ def _option_name(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _task_examples(task: str, schema: InputSchema) -> str:
+def _task_examples(task: Task) -> str:
+    name, schema = task.name, task.schema
     typed = "".join(
         f' \\\n    {_option_name(field.name)} "{field.example}"'
         for field in schema.fields
         if field.required
     )
     return (
-        f"Examples:\n  ptune predict {task}{typed}\n"
-        f"  ptune predict {task} --file rows.csv --out answers.csv\n\n"
-        f"A file has columns {', '.join(schema.required)}; or it is a .jsonl file of SuperGLUE."
+        f"Examples:\n  ptune predict {name}{typed}\n"
+        f"  ptune predict {name} --file rows.csv --out answers.csv\n\n"
+        f"A file has columns {', '.join(schema.required)}"
+        f"{'; or it is a .jsonl file of SuperGLUE' if name in task_names() else ''}."
     )
 
 
 for _name in task_names():
-    _schema = get_task(_name).schema
-    app.command(_name, help=_schema.description, epilog=_task_examples(_name, _schema))(
-        _task_command(_name, _schema)
-    )
+    _add_command(app, get_task(_name), TASKS_TRAINED)
 
 
 def predict_facts(
@@ -228,8 +257,12 @@ def predict_facts(
         write_rows(rows, options)
 
 
-def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOptions) -> None:
+def predict_examples(
+    task: Task, trained: Path, typed: Mapping[str, Any], options: PredictOptions
+) -> None:
     """Predict the labels of a task's examples, and print or write their probabilities.
+
+    The folder `trained` has a folder for each task.
 
     Raises:
         PipelineError: something is missing, unknown or malformed.
@@ -238,24 +271,24 @@ def predict_examples(task: str, typed: Mapping[str, Any], options: PredictOption
     from pipeline.inference.predictor import best_by_task, load_methods
 
     options.check([_option_name(name) for name in typed])
-    available = [name for name in task_names() if (TASKS_TRAINED / name).is_dir()]
-    if available and task not in available:
+    available = sorted(path.name for path in trained.glob("*/") if path.name[0] != ".")
+    if available and task.name not in available:
         raise DataError(
-            f"{task} was not trained; trained are {', '.join(available)} (superglue.tasks in "
+            f"{task.name} was not trained; trained are {', '.join(available)} (superglue.tasks in "
             "params.yaml, then `dvc repro`, trains others)"
         )
     params, known = load_params(Path("params.yaml")), get_args(SuperGlueMethod)
-    folder = TASKS_TRAINED / task
+    folder = trained / task.name
     trainings = load_methods(folder, known, options.methods, _tuned(params.superglue))
     best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
     questions = _read_examples(task, typed, options.file)
     _warn_of_missing(folder, params.superglue.methods, trainings, options)
-    predictions = _predict(params, {task: get_task(task)}, questions, best, options, None)
+    predictions = _predict(params, {task.name: task}, questions, best, options, None)
     if options.as_table:
-        print_labels(predictions, get_task(task).schema.label_names)
+        print_labels(predictions, task.schema.label_names)
         rows = []
         for method, prompts in trainings.items():
-            chosen = best[method][task]
+            chosen = best[method][task.name]
             of = f", the best of {len(prompts)} trainings" if len(prompts) > 1 else ""
             rows.append([method, chosen.name, f"dev {100 * chosen.prompt.dev_score:.1f}{of}"])
         print_columns(rows)
@@ -372,14 +405,14 @@ def _read_facts(
     return [question for subject in unique for question in read({"subject": subject}, None)]
 
 
-def _read_examples(task: str, typed: Mapping[str, Any], file: Path | None) -> list[Question]:
-    required = get_task(task).schema.required
+def _read_examples(task: Task, typed: Mapping[str, Any], file: Path | None) -> list[Question]:
+    required = task.schema.required
 
     def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
-        examples = read_example(get_task(task), record, idx=line or 0)
+        examples = read_example(task, record, idx=line or 0)
         names = [{} if line is None else {"example": example.name} for example in examples]
         return [
-            Question(task, example, line, {**name, **example.values})
+            Question(task.name, example, line, {**name, **example.values})
             for name, example in zip(names, examples, strict=True)
         ]
 
@@ -387,11 +420,11 @@ def _read_examples(task: str, typed: Mapping[str, Any], file: Path | None) -> li
         return read_file(file, required, read)
     missing = [_option_name(name) for name in required if name not in typed]
     if missing:
-        raise DataError(f"{task}: no {' and no '.join(missing)}; give that, or --file")
+        raise DataError(f"{task.name}: no {' and no '.join(missing)}; give that, or --file")
     try:
         return read(typed, None)
     except DataError as error:
-        raise DataError(f"{task}: {error}") from None
+        raise DataError(f"{task.name}: {error}") from None
 
 
 def _existing(folder: Path) -> Path:

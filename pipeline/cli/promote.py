@@ -15,7 +15,7 @@ EXAMPLES = """Examples:
 
 
 def promote(
-    target: Annotated[str, typer.Argument(help="`lama`, or a task such as `rte`.")],
+    target: Annotated[str, typer.Argument(help="`lama`, or a task such as `rte`, or your own.")],
     method: Annotated[
         str | None, typer.Option("--method", help="Promote this method. Default: the best on dev.")
     ] = None,

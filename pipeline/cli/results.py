@@ -24,7 +24,10 @@ Day = datetime | None
 _DAYS = ["%Y-%m-%d"]
 
 # Columns of words; the others hold numbers.
-_WORDS = ("date", "now", "task", "method", "settings", "model", "run")
+_WORDS = (
+    *("date", "now", "task", "method", "settings", "model", "run"),
+    *("metric", "setting", "relation"),
+)
 _FIRST_TO_GO = ("run", "dev", "min", "steps", "test n", "train/dev/test", "date")
 # Characters of a heading that is broken in two lines.
 _LONG = 10

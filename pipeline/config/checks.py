@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.config.grid import lama_configs, superglue_configs
+from pipeline.config.grid import lama_configs, own_configs, superglue_configs
 from pipeline.config.schema import LamaMethod, LamaParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
+from pipeline.data.tables import split_files
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.sources.models import check_model_name
 from pipeline.tasks import get_task, task_template, task_verbalizer
 from pipeline.tasks.lama import manual_template
+from pipeline.tasks.own import Definition
 
 
 def check_params(params: Params) -> None:
-    """Check model, mirror, relations, templates and verbalizers.
+    """Check model, mirror, relations, templates, verbalizers and files.
 
     Raises:
         ParamsError: with one line for each mistake.
@@ -60,6 +62,13 @@ def check_params(params: Params) -> None:
             else:
                 classifier, where = method == "classifier", f"{place}.templates.{method}"
                 check(where, task_template, task, template, classifier=classifier)
+    for name, own in params.tasks.items():
+        task, place = Definition.from_params(name, own).task, f"tasks.{name}"
+        check(f"{place}.data.file", split_files, Path(own.data.file))
+        check(f"{place}.prompts.verbalizer", task_verbalizer, task, own.prompts.verbalizer)
+        for method in own.prompts.templates:
+            if method in superglue.training:
+                check("", own_configs, params, task, method, masked=True)
     if mistakes:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
 
@@ -70,7 +79,7 @@ def _check_dtype(params: Params) -> None:
     run = {f"lama.training.{m}": lama.training[m] for m in lama.methods if lama.relations}
     stability = lama.stability.methods if lama.stability.relations else ()
     run |= {f"lama.training.{m}": lama.training[m] for m in stability}
-    methods = superglue.methods if superglue.tasks else ()
+    methods = superglue.methods if superglue.tasks or params.tasks else ()
     run |= {f"superglue.training.{m}": superglue.training[m] for m in methods}
     tuning = [f"{place}.tune" for place, settings in run.items() if "model" in settings.tune]
     if params.model.dtype == "bfloat16" and tuning:

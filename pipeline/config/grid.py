@@ -15,11 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.schema import (
+    Grid,
     LamaMethod,
     LamaParams,
     MethodParams,
+    Params,
     SuperGlueMethod,
     SuperGlueParams,
+    TaskPrompts,
 )
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.prompts.template import Template
@@ -52,7 +55,7 @@ class TrialConfig:
     training: MethodParams
 
 
-# Part of a prompt -> its value, the key of the benchmark's section that gives it, and a reader: a
+# Part of a prompt -> its value, the key of `params.yaml` that gives it, and a reader: a
 # value of `params.yaml` -> the values of the axis that it describes.
 _Prompt = dict[str, tuple[Any, str, Callable[[Any], list[Any]]]]
 
@@ -77,8 +80,14 @@ def lama_configs(
     parse = partial(apply_layout, manual=manual, masked=masked)
     trained = "prompt" in params.training[method].tune or method == "discrete"
     templates = partial(_read_templates, parse=parse, trained=trained, masked=masked)
-    prompt: _Prompt = {"template": (params.prompts[method], f"prompts.{method}", templates)}
-    return _configs(params, relation, method, prompt, grid=grid)
+    layout = params.prompts[method], f"lama.prompts.{method}", templates
+    tried: dict[str, Grid] = {}
+    if grid:  # else neither is read, so that a stage need not depend on them
+        overrides = params.overrides.get(relation, {}).get(method, {})
+        tried[f"lama.grid.{method}"] = params.grid.get(method, {})
+        tried[f"lama.overrides.{relation}.{method}"] = overrides
+    place = f"lama.training.{method}"
+    return _configs(params.training[method], place, {"template": layout}, tried)
 
 
 def superglue_configs(
@@ -92,17 +101,50 @@ def superglue_configs(
         ParamsError: an unknown path, or an invalid value, template or verbalizer; the text begins
             with its key.
     """
-    prompts, classifier, place = params.prompts[task], method == "classifier", f"prompts.{task}"
-    parse = partial(task_template, get_task(task), classifier=classifier)
+    overrides = params.overrides.get(task, {})
+    places = f"superglue.prompts.{task}", f"superglue.overrides.{task}"
+    return _task_configs(
+        params, get_task(task), method, (params.prompts[task], overrides), places, masked=masked
+    )
+
+
+def own_configs(
+    params: Params, task: Task, method: SuperGlueMethod, *, masked: bool
+) -> list[TrialConfig]:
+    """Settings of a method on a task of the user; see `superglue_configs`."""
+    own, place = params.tasks[task.name], f"tasks.{task.name}"
+    places = f"{place}.prompts", f"{place}.overrides"
+    return _task_configs(
+        params.superglue, task, method, (own.prompts, own.overrides), places, masked=masked
+    )
+
+
+def _task_configs(
+    params: SuperGlueParams,
+    task: Task,
+    method: SuperGlueMethod,
+    sections: tuple[TaskPrompts, Mapping[str, dict[str, Any]]],
+    places: tuple[str, str],
+    *,
+    masked: bool,
+) -> list[TrialConfig]:
+    """Settings on a task with these prompts and overrides, which are at these places."""
+    (prompts, overrides), (place, overrides_place) = sections, places
+    classifier = method == "classifier"
+    parse = partial(task_template, task, classifier=classifier)
     trained = "prompt" in params.training[method].tune
     templates = partial(_read_templates, parse=parse, trained=trained, masked=masked)
-    verbalizers = partial(_read_verbalizer, get_task(task), classifier=classifier)
+    verbalizers = partial(_read_verbalizer, task, classifier=classifier)
     prompt: _Prompt = {
         "template": (prompts.templates[method], f"{place}.templates.{method}", templates),
         "verbalizer": (prompts.verbalizer, f"{place}.verbalizer", verbalizers),
         "max_length": (prompts.max_length, f"{place}.max_length", _read_length),
     }
-    return _configs(params, task, method, prompt)
+    tried = {
+        f"superglue.grid.{method}": params.grid.get(method, {}),
+        f"{overrides_place}.{method}": overrides.get(method, {}),
+    }
+    return _configs(params.training[method], f"superglue.training.{method}", prompt, tried)
 
 
 def insert_prompt_tokens(pattern: str, count: int, *, after_mask: bool) -> list[str]:
@@ -122,36 +164,27 @@ def insert_prompt_tokens(pattern: str, count: int, *, after_mask: bool) -> list[
 
 
 def _configs(
-    params: LamaParams | SuperGlueParams,
-    task: str,
-    method: Any,
-    prompt: _Prompt,
-    *,
-    grid: bool = True,
+    training_params: MethodParams, place: str, prompt: _Prompt, tried: Mapping[str, Grid]
 ) -> list[TrialConfig]:
-    """The product of all axes; those of the prompt come first."""
-    benchmark = "lama" if isinstance(params, LamaParams) else "superglue"
+    """The product of all axes; those of the prompt come first.
+
+    `place` is the key of the method's section, and `tried` is key -> path -> value, or values.
+    """
     training = {
-        key: value
-        for key, value in params.training[method].model_dump().items()
-        if value is not None
+        key: value for key, value in training_params.model_dump().items() if value is not None
     }
     # Path -> values to try, and the key of `params.yaml` that lists them.
     axes = {name: [value] for name, (value, _, _) in prompt.items()}
-    places = {name: f"{benchmark}.{place}" for name, (_, place, _) in prompt.items()}
+    places = {name: where for name, (_, where, _) in prompt.items()}
     known = [*prompt, *_leaves(training)]
-    sections: dict[str, dict[str, Any]] = {}
-    if grid:  # else neither is read, so that a stage need not depend on them
-        sections[f"grid.{method}"] = params.grid.get(method, {})
-        sections[f"overrides.{task}.{method}"] = params.overrides.get(task, {}).get(method, {})
-    for section, values in sections.items():
+    for section, values in tried.items():
         for path, value in values.items():
-            place = places[path] = f"{benchmark}.{section}.{path}"
+            where = places[path] = f"{section}.{path}"
             if value == []:
-                raise ParamsError(f"{place}: empty list; write one or more values")
+                raise ParamsError(f"{where}: empty list; write one or more values")
             if path not in known:
                 valid = ", ".join(known)
-                raise ParamsError(f"{place}: unknown key for this method; valid keys: {valid}")
+                raise ParamsError(f"{where}: unknown key for this method; valid keys: {valid}")
             axes[path] = value if isinstance(value, list) else [value]
     for name, (_, _, read) in prompt.items():
         try:
@@ -161,7 +194,7 @@ def _configs(
     configs = []
     for number, point in enumerate(itertools.product(*axes.values()), 1):
         setting = dict(zip(axes, point, strict=True))
-        tried = {
+        differing = {
             path: value.source if isinstance(value, Template) else value
             for path, value in setting.items()
             if len(axes[path]) > 1
@@ -170,11 +203,11 @@ def _configs(
         configs.append(
             TrialConfig(
                 number=number,
-                tried=tried,
+                tried=differing,
                 template=setting["template"],
                 verbalizer=setting.get("verbalizer"),
                 max_length=setting.get("max_length"),
-                training=_replaced(training, values, places, f"{benchmark}.training.{method}"),
+                training=_replaced(training, values, places, place),
             )
         )
     return configs

@@ -26,6 +26,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
 from pipeline.tasks import check_task, task_names
+from pipeline.tasks.own import RESERVED_FIELDS
 
 LamaMethod = Literal[
     "manual", "fine-tuning", "manual-fine-tuning", "p-tuning", "prompt-tuning", "discrete"
@@ -49,6 +50,7 @@ _ADDED_KEYS = {
     "lama.selection": "write `selection: dev`",
     "lama.grid": "write `{}` for each method",
     "lama.overrides": "write `overrides: {}`",
+    "tasks": "write `tasks: {}`",
 }
 
 
@@ -61,7 +63,35 @@ def _known_task(name: str) -> str:
 
 SuperGlueTask = Annotated[str, AfterValidator(_known_task)]
 
+# Names that commands, outputs or stages use for something else.
+_TAKEN = ("lama", "stability", "superglue", "tasks", "splits")
+
+
+def _own_task_name(name: str) -> str:
+    if name in (*task_names(), *_TAKEN):
+        raise ValueError(f"'{name}' is the name of a task or benchmark already; choose another")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,39}", name):
+        raise ValueError(
+            f"'{name}' is not a name of at most 40 letters, digits, _ and -, the first a letter"
+        )
+    return name
+
+
+def _field_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED_FIELDS:
+        raise ValueError(
+            f"'{name}' is not a name of lower-case letters, digits and _, the first a letter, or "
+            f"is one of {', '.join(RESERVED_FIELDS)}; the column may have any name"
+        )
+    return name
+
+
+OwnTaskName = Annotated[str, AfterValidator(_own_task_name)]
+FieldName = Annotated[str, AfterValidator(_field_name)]
+OwnMetric = Literal["accuracy", "f1", "f1_positive", "matthews", "em"]
+
 Count = Annotated[int, Field(ge=1)]
+Size = Count | Annotated[float, Field(gt=0, lt=1)] | None
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -283,6 +313,73 @@ class SuperGlueParams(Section):
         return self
 
 
+class OwnSplits(Section):
+    """Rows of each split: a number, a share of the rows, or None.
+
+    None is all rows of the split's own file; of train without one, what the others leave.
+    """
+
+    train: Size
+    dev: Size
+    test: Size
+
+
+class OwnData(Section):
+    """The file of a task of the user, and what its columns are.
+
+    Attributes:
+        file: a CSV, TSV, JSON Lines or Parquet file that is split; or a folder with a file for
+            each split (`train`, `dev`, `test`), of which `dev` and `test` may be missing.
+        fields: field of the templates -> column.
+        label: column of the labels.
+        labels: values of that column, in the order of the scores.
+        choices: two of the fields, whose texts are the answers of the first and second label.
+        group: column whose equal values stay in one split and are scored together by `em`.
+    """
+
+    file: Annotated[str, Field(min_length=1)]
+    fields: Annotated[dict[FieldName, str], Field(min_length=1)]
+    label: str
+    labels: Annotated[list[str], Field(min_length=2)]
+    choices: Annotated[list[str], Field(min_length=2, max_length=2)] | None
+    group: str | None
+    splits: OwnSplits
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        _check_list("labels", self.labels)
+        _check_list("choices", self.choices or [], self.fields, "fields")
+        if self.choices is not None and len(self.labels) != 2:
+            raise ValueError(f"labels: {len(self.labels)}, but the two choices need one each")
+        columns = [*self.fields.values(), self.label]
+        _check_list("columns of fields and label", columns)
+        return self
+
+
+class OwnTaskParams(Section):
+    """A task of the user; methods, training and grid are those of `superglue`."""
+
+    data: OwnData
+    metrics: Annotated[list[OwnMetric], Field(min_length=1)]
+    positive: str | None
+    prompts: TaskPrompts
+    seeds: Seeds
+    selection: Literal["dev", "none"]
+    overrides: dict[str, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        _check_list("metrics", self.metrics)
+        _check_list("seeds", self.seeds)
+        if ("f1_positive" in self.metrics) != (self.positive is not None):
+            raise ValueError("positive: the label of the metric f1_positive, and null without it")
+        if self.positive is not None:
+            _check_list("positive", [self.positive], dict.fromkeys(self.data.labels), "data.labels")
+        if "em" in self.metrics and self.data.group is None:
+            raise ValueError("metrics: em is the share of groups that are right; set data.group")
+        return self
+
+
 class ReportParams(Section):
     """Contents of the report."""
 
@@ -307,6 +404,7 @@ class Params(Section):
     data: DataParams
     lama: LamaParams
     superglue: SuperGlueParams
+    tasks: dict[OwnTaskName, OwnTaskParams]
     report: ReportParams
     runtime: RuntimeParams
 
@@ -331,6 +429,11 @@ class Params(Section):
             for task, overrides in section.overrides.items():
                 name = f"{benchmark}.overrides.{task}"
                 _check_list(name, list(overrides), section.training, f"{benchmark}.training")
+        for name, own in self.tasks.items():
+            place, overridden = f"tasks.{name}.overrides", list(own.overrides)
+            _check_list(place, overridden, superglue.training, "superglue.training")
+            where = f"tasks.{name}.prompts.templates"
+            _check_list("superglue.methods", superglue.methods, own.prompts.templates, where)
         for task in superglue.tasks:
             where = f"superglue.prompts.{task}.templates"
             templates = superglue.prompts[task].templates
@@ -376,7 +479,7 @@ def section_keys(annotation: Any) -> dict[str, Any] | None:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return {name: field.annotation for name, field in annotation.model_fields.items()}
-    if origin is dict and arguments[0] is not str:
+    if origin is dict and arguments[0] not in (str, OwnTaskName, FieldName):
         names = task_names() if arguments[0] == SuperGlueTask else get_args(arguments[0])
         shared = {"defaults": TrainingDefaults} if arguments[1] is MethodParams else {}
         return {**shared, **dict.fromkeys(names, arguments[1])}
@@ -450,7 +553,8 @@ def _message(members: list[ErrorDetails], place: tuple[str, ...]) -> str:
         case "extra_forbidden":
             section: Any = Params
             for part in place[:-1]:
-                section = (section_keys(section) or {}).get(part)
+                keys = section_keys(section)
+                section = get_args(section)[1] if keys is None else keys.get(part)
             return explain_unknown_key(place[-1], sorted(section_keys(section) or {}))
         case "missing":
             added = _ADDED_KEYS.get(".".join(place))

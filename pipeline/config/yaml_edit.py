@@ -13,6 +13,10 @@ from ruamel.yaml.scalarfloat import ScalarFloat
 from ruamel.yaml.tokens import CommentToken
 
 
+class Block(dict[str, Any]):
+    """A mapping that is written with a key on each line, not in flow style."""
+
+
 class _Representer(RoundTripRepresenter):
     """Writes null as `null`, and every digit of a float; ruamel.yaml omits both."""
 
@@ -67,8 +71,9 @@ def assign(mapping: CommentedMap, path: tuple[str, ...], value: Any) -> None:
     elif isinstance(section, CommentedMap) and section:
         assign(section, tuple(rest), value)
     else:
+        kind = Block if isinstance(value, Block) else dict
         for name in reversed(rest):
-            value = {name: value}
+            value = kind({name: value})
         _set(mapping, first, value)
 
 
@@ -107,8 +112,10 @@ def _delete(mapping: CommentedMap, key: str) -> None:
 
 
 def _flow(value: Any) -> Any:
-    """A copy in flow style, without comments."""
+    """A copy in flow style, but for `Block`, without comments."""
     copy: Any = value
+    if isinstance(value, Block):
+        return CommentedMap((key, _flow(item)) for key, item in value.items())
     if isinstance(value, dict):
         copy = CommentedMap((key, _flow(item)) for key, item in value.items())
     elif isinstance(value, list):

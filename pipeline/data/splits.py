@@ -16,6 +16,7 @@ def split_items(
     sizes: Mapping[str, int | None],
     group: Callable[[Item], Hashable],
     rng: random.Random,
+    stratum: Callable[[Item], Hashable] | None = None,
 ) -> dict[str, list[Item]]:
     """Distribute items over splits so that no group is in two of them.
 
@@ -27,6 +28,8 @@ def split_items(
             are filled.
         group: items with an equal group stay in one split.
         rng: shuffles the groups.
+        stratum: groups are spread so that, as far as their sizes allow, each split has the same
+            share of every stratum, that of a group's first item; None: at random.
 
     Returns:
         Split name -> items, in the order drawn. A split may fall short by less than the largest
@@ -37,6 +40,8 @@ def split_items(
         groups.setdefault(group(item), []).append(item)
     order = list(groups.values())
     rng.shuffle(order)
+    if stratum is not None:
+        order = _spread(order, [stratum(members[0]) for members in order])
 
     counts = {name: len(items) if size is None else size for name, size in sizes.items()}
     total = sum(counts.values())
@@ -48,6 +53,16 @@ def split_items(
                 splits[name].extend(members)
                 break
     return splits
+
+
+def _spread(items: Sequence[Item], strata: Sequence[Hashable]) -> list[Item]:
+    """Items in an order in which every stretch has its share of each stratum."""
+    totals, seen = Counter(strata), Counter[Hashable]()
+    places = []
+    for stratum in strata:
+        seen[stratum] += 1
+        places.append((seen[stratum] - 0.5) / totals[stratum])
+    return [items[i] for i in sorted(range(len(items)), key=places.__getitem__)]
 
 
 def holdout_split(

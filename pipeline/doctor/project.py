@@ -65,6 +65,8 @@ class _Checkout:
         summary = f"{params.model.name}; lama from {params.lama.source}"
         if params.superglue.tasks:
             summary += f"; {', '.join(params.superglue.tasks)} from {params.superglue.source}"
+        if params.tasks:
+            summary += f"; own tasks {', '.join(params.tasks)}"
         return f"{self._params_file} is valid: {summary}"
 
     def check_dvc(self) -> str:

@@ -42,20 +42,20 @@ def best_constant(task: Task, test: Sequence[Example]) -> dict[str, float]:
     return {**best, "score": max(map(task_score, reached))}
 
 
-def naive_bayes(train: Sequence[tuple[str, str]], subjects: Sequence[str]) -> list[str]:
-    """The objects that naive Bayes predicts from the words of the subjects.
+def naive_bayes(train: Sequence[tuple[str, str]], texts: Sequence[str]) -> list[str]:
+    """The answers that naive Bayes gives to texts, from their words.
 
     Multinomial, add-one smoothing, over words split at white space, case-sensitive. Of equally
     likely answers the alphabetically first counts.
 
     Args:
-        train: subject and object of each fact to count.
-        subjects: those to predict the objects of.
+        train: text and answer of each example to count.
+        texts: those to predict.
 
     Raises:
         ValueError: one of the two is empty.
     """
-    if not train or not subjects:
+    if not train or not texts:
         raise ValueError("no answers to count")
     # Not needed to train, so a machine that only trains may lack it.
     from sklearn.feature_extraction.text import CountVectorizer
@@ -63,7 +63,7 @@ def naive_bayes(train: Sequence[tuple[str, str]], subjects: Sequence[str]) -> li
 
     words = CountVectorizer(lowercase=False, token_pattern=r"\S+")
     model = MultinomialNB().fit(words.fit_transform([s for s, _ in train]), [o for _, o in train])
-    likely = model.predict_joint_log_proba(words.transform(subjects))
+    likely = model.predict_joint_log_proba(words.transform(texts))
     # Equal but for rounding is equal; argmax takes the first, and classes_ is in alphabetic order.
     best = (likely >= likely.max(axis=1, keepdims=True) - 1e-9).argmax(axis=1)
-    return list(map(str, model.classes_[best]))
+    return [str(answer) for answer in model.classes_[best]]

@@ -22,8 +22,8 @@ class Evaluation:
     Attributes:
         metrics: the task's, by name.
         controls: control -> its metrics on the same test examples: `majority`, the most frequent
-            answer of train; `constant`, the best of all constant answers, with its `score`; for a
-            relation `naive_bayes`, over the subject's words.
+            answer of train; `constant`, the best of all constant answers, with its `score`;
+            `naive_bayes`, over the words of the fields, where `Task.naive_bayes` is set.
         num_examples: number of test examples that were scored.
         num_skipped: number whose answer is not one token of the model.
         predictions: one record for each scored example; those of LAMA say whether a fact is hard.
@@ -109,11 +109,14 @@ def evaluate(
 def _guesses(task: Task, train: Sequence[Example], test: Sequence[Example]) -> dict[str, list[str]]:
     """Return control -> its answers to the test examples, which it learned from train."""
     guesses = {"majority": [majority([example.label for example in train])] * len(test)}
-    if task.vocabulary is not None:
-        (name,) = task.fields
-        pairs = [(example.values[name], example.label) for example in train]
-        guesses["naive_bayes"] = naive_bayes(pairs, [example.values[name] for example in test])
+    if task.naive_bayes:
+        pairs = [(_text(task, example), example.label) for example in train]
+        guesses["naive_bayes"] = naive_bayes(pairs, [_text(task, example) for example in test])
     return guesses
+
+
+def _text(task: Task, example: Example) -> str:
+    return " ".join(example.values[field] for field in task.fields)
 
 
 def _predictions(

@@ -63,7 +63,7 @@ def mean_and_std(name: str, values: Sequence[float]) -> dict[str, float]:
 def task_metrics(
     task: Task, examples: Sequence[Example], answers: Sequence[str]
 ) -> dict[str, float]:
-    """The task's metrics by name, each from 0 to 1.
+    """The task's metrics by name, each from 0 to 1; `matthews` from -1.
 
     Args:
         task: whose metrics they are.
@@ -75,7 +75,7 @@ def task_metrics(
     """
     if not examples:
         raise ValueError("no examples to score")
-    return {name: TASK_METRICS[name](examples, answers) for name in task.metrics}
+    return {name: TASK_METRICS[name](task, examples, answers) for name in task.metrics}
 
 
 def score_points(rows: Sequence[Row], column: str) -> list[float]:
@@ -130,18 +130,36 @@ def task_score(metrics: Mapping[str, float]) -> float:
     return mean(list(metrics.values()))
 
 
-def _label_accuracy(examples: Sequence[Example], answers: Sequence[str]) -> float:
+def _label_accuracy(_: Task, examples: Sequence[Example], answers: Sequence[str]) -> float:
     return mean([float(e.label == answer) for e, answer in zip(examples, answers, strict=True)])
 
 
-def _f1(examples: Sequence[Example], answers: Sequence[str], **options: str) -> float:
+def _f1(
+    _: Task,
+    examples: Sequence[Example],
+    answers: Sequence[str],
+    labels: Sequence[str] | None = None,
+) -> float:
+    """The mean F1 of some labels; None: of each label that occurs."""
     from sklearn.metrics import f1_score  # takes a second to import
 
     right = [example.label for example in examples]
-    return float(f1_score(right, list(answers), zero_division=0, **options))
+    return float(f1_score(right, list(answers), labels=labels, average="macro", zero_division=0))
 
 
-def _exact_match(examples: Sequence[Example], answers: Sequence[str]) -> float:
+def _positive_f1(task: Task, examples: Sequence[Example], answers: Sequence[str]) -> float:
+    assert task.positive is not None, "checked with params.yaml"
+    return _f1(task, examples, answers, [task.positive])
+
+
+def _matthews(_: Task, examples: Sequence[Example], answers: Sequence[str]) -> float:
+    """Matthews' correlation coefficient, from -1 to 1; 0 for a constant answer."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef([example.label for example in examples], list(answers)))
+
+
+def _exact_match(_: Task, examples: Sequence[Example], answers: Sequence[str]) -> float:
     """Share of questions all of whose answers were judged right (MultiRC's EM)."""
     whole: dict[str, bool] = {}
     for example, answer in zip(examples, answers, strict=True):
@@ -149,12 +167,16 @@ def _exact_match(examples: Sequence[Example], answers: Sequence[str]) -> float:
     return mean([float(right) for right in whole.values()])
 
 
-TASK_METRICS: dict[str, Callable[[Sequence[Example], Sequence[str]], float]] = {
+TASK_METRICS: dict[str, Callable[[Task, Sequence[Example], Sequence[str]], float]] = {
     "accuracy": _label_accuracy,
     "p_at_1": _label_accuracy,
     # CB: of each label that occurs, unweighted mean.
-    "f1": partial(_f1, average="macro"),
+    "f1": _f1,
+    # Of one label against all others.
+    "f1_positive": _positive_f1,
     # MultiRC: of the label 1 over all answers, whatever question they belong to.
-    "f1a": partial(_f1, pos_label="1"),
+    "f1a": partial(_f1, labels=["1"]),
     "em": _exact_match,
+    # CoLA's metric in GLUE.
+    "matthews": _matthews,
 }

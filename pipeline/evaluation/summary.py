@@ -14,7 +14,7 @@ from pipeline.evaluation.metrics import (
     task_score,
 )
 
-LAMA_CONTROLS = ("majority", "constant", "naive_bayes")
+CONTROLS = ("majority", "constant", "naive_bayes")
 RELATION_COLUMNS = (
     "relation", "train_facts", "dev_facts", "facts", "steps", "hard_facts", "p_at_1_hard", "p_at_1",
 )  # fmt: skip
@@ -123,7 +123,7 @@ def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[R
 
 
 def task_summary(rows: Sequence[Row]) -> dict[str, float]:
-    """The metrics of a SuperGLUE task: means, and standard deviations under `_std`.
+    """The metrics of a task: means, and standard deviations under `_std`.
 
     `rows` are those of `trial_rows`.
     """
@@ -132,7 +132,7 @@ def task_summary(rows: Sequence[Row]) -> dict[str, float]:
         split, _, metric = key.partition("_")
         if split in ("test", "dev"):
             values |= mean_and_std(f"{split}/{metric}", score_points(rows, key))
-    controls = [key for key in rows[0] if key.startswith(("majority", "constant"))]
+    controls = [key for key in rows[0] if key.startswith(CONTROLS)]
     return {
         **values,
         **{f"test/{key}": mean([row[key] for row in rows]) for key in controls},
@@ -151,7 +151,7 @@ def relation_summary(rows: Sequence[Row]) -> dict[str, float]:
     if rows:
         for split in ("test", "dev"):
             values |= mean_and_std(f"{split}/p_at_1", score_points(rows, f"{split}_score"))
-        for control in LAMA_CONTROLS:
+        for control in CONTROLS:
             values[f"test/{control}"] = mean(score_points(rows, control))
     if hard := [row for row in rows if row.get("hard_facts")]:
         values |= mean_and_std("test/p_at_1_hard", score_points(hard, "p_at_1_hard"))
@@ -180,7 +180,7 @@ def relation_rows(rows: Sequence[Row]) -> list[Row]:
             "hard_facts": (hard := trials[0].get("hard_facts", 0)),
             "p_at_1_hard": mean([row["p_at_1_hard"] for row in trials]) if hard else None,
             "p_at_1": mean([row["test_score"] for row in trials]),
-            **{control: mean([row[control] for row in trials]) for control in LAMA_CONTROLS},
+            **{control: mean([row[control] for row in trials]) for control in CONTROLS},
         }
         for relation, trials in group_rows(rows, "task").items()
     ]

@@ -29,9 +29,9 @@ class Result:
 
     Attributes:
         ended: time of its end, by this machine's clock.
-        benchmark: `lama`, `stability` or `superglue`.
-        task: SuperGLUE task; empty for the others.
-        source: of the data; None if the run does not record it.
+        benchmark: `lama`, `stability`, `superglue` or `tasks`.
+        task: of SuperGLUE or of the user; empty for the others.
+        source: of the data, for a task of the user its file; None if the run does not record it.
         params: dotted path in `params.yaml` -> value as text, of the run and of those runs that
             made the splits and the trained prompts which it read.
         contents: hashes of the splits and the model, or the run itself without DVC. Scores on
@@ -76,6 +76,8 @@ class Result:
         """Name of the data, with subset or protocol."""
         if self.source is None:
             return "unknown data"
+        if self.benchmark == "tasks":
+            return self.source
         if self.benchmark != "superglue":
             if self.source != "lama":
                 return self.source
@@ -200,7 +202,8 @@ def _result(
             seconds[part.data.tags["stage"]] = spent
     benchmark = tags.get("benchmark", "")
     section = "superglue" if benchmark == "superglue" else "lama"
-    source = params.get(f"{section}.source")
+    key = f"tasks.{tags.get('task')}.data.file" if benchmark == "tasks" else f"{section}.source"
+    source = params.get(key)
     # The folders that the command names as splits and model.
     options = dict(pairwise(tags.get("dvc.command", "").split()))
     folders = {part: options.get(f"--{part}", "") for part in ("splits", "model")}

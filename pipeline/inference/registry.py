@@ -23,6 +23,7 @@ from pipeline.history.store import connect, first_line
 from pipeline.inference.predictor import TrainedPrompt, best_by_task, load_trained
 from pipeline.prompts.store import load_prompts, save_prompts, weights_file
 from pipeline.tasks import get_task
+from pipeline.tasks.own import DEFINITION, Definition, read_definition
 from pipeline.workflow.command import EXPERIMENTS, StageInfo
 from pipeline.workflow.lock import Execution, read_lock
 from pipeline.workflow.project import workspace_hashes
@@ -30,7 +31,7 @@ from pipeline.workflow.project import workspace_hashes
 BEST = "best"
 
 # Benchmarks that can be promoted -> their metric.
-_METRICS = {"lama": "p_at_1", "superglue": "score"}
+_METRICS = {"lama": "p_at_1", "superglue": "score", "tasks": "score"}
 
 # Packages that prediction imports. mlflow as a whole, for the server and for SQLite histories.
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "psutil", "safetensors", "torch", "transformers")
@@ -39,10 +40,10 @@ _TOP = 5
 
 @dataclass(frozen=True)
 class Candidate:
-    """The trained prompts of one method, on LAMA or on a task of SuperGLUE.
+    """The trained prompts of one method, on LAMA or on a task.
 
     Attributes:
-        benchmark: `lama` or `superglue`.
+        benchmark: `lama`, `superglue` or `tasks`.
         task: such as `rte`; empty for `lama`.
         folders: `trained` (written by training), `model` (the language model) and `splits`.
         hashes: of the three folders, as in `dvc.lock`.
@@ -64,6 +65,15 @@ class Candidate:
     def target(self) -> str:
         """The task, or `lama`."""
         return self.task or self.benchmark
+
+    @property
+    def definition(self) -> Definition | None:
+        """What a task of the user is; None for others.
+
+        Raises:
+            DataError: the folder of its splits is damaged.
+        """
+        return read_definition(Path(self.folders["splits"])) if self.benchmark == "tasks" else None
 
     @property
     def metric(self) -> str:
@@ -267,6 +277,9 @@ def _write_artifacts(
             link_or_copy(weights, weights_file(trained, name))
     save_prompts(trained, candidate.method, {name: one.prompt for name, one in prompts.items()})
     paths = {"trained": str(trained), "model": candidate.folders["model"]}
+    if candidate.definition is not None:
+        candidate.definition.write(folder)
+        paths["definition"] = str(folder / DEFINITION)
     if not candidate.task:
         vocabulary = folder / "vocabulary.txt"
         splits = read_lama(Path(candidate.folders["splits"]), [])
@@ -325,7 +338,8 @@ def _input(candidate: Candidate) -> tuple[Any, list[dict[str, str]]]:
             for relation, splits in facts.items()
         ]
     types = {str: DataType.string, int: DataType.long}
-    fields = get_task(candidate.task).schema.fields
+    own = candidate.definition
+    fields = (own.task if own else get_task(candidate.task)).schema.fields
     columns: list[Any] = [
         ColSpec(types[field.value_type], field.name, required=field.required) for field in fields
     ]

@@ -19,8 +19,9 @@ from pipeline.errors import DataError, PipelineError
 from pipeline.inference.inputs import check_required, read_example
 from pipeline.inference.predictor import Answers, QuestionError, load_trained, predict_all
 from pipeline.models.loading import ModelCache, load_model
-from pipeline.tasks import Example, get_task
+from pipeline.tasks import Example, Task, get_task
 from pipeline.tasks.lama import lama_task, subject_example
+from pipeline.tasks.own import read_definition
 
 _COLUMNS = ("answer", "probability", "answers", "probabilities")
 
@@ -39,9 +40,10 @@ class PromptModel(PythonModel):
         self._prompts = {trained.task: trained for trained in prompts.values()}
         vocabulary = context.artifacts.get("vocabulary")
         words = Path(vocabulary).read_text(encoding="utf-8").split("\n") if vocabulary else []
-        of_task = self._config["task"]
+        definition = context.artifacts.get("definition")
         self._tasks = {
-            name: get_task(name) if of_task else lama_task(name, words) for name in self._prompts
+            name: self._task(name, definition) if self._config["task"] else lama_task(name, words)
+            for name in self._prompts
         }
         self._models = ModelCache(
             partial(
@@ -101,11 +103,17 @@ class PromptModel(PythonModel):
         except QuestionError as error:
             raise DataError(f"row {error.position}: {error}") from error
 
+    @staticmethod
+    def _task(name: str, definition: str | None) -> Task:
+        if definition is None:
+            return get_task(name)
+        return read_definition(Path(definition).parent).task
+
     def _read(self, row: dict[str, Any], number: int) -> tuple[str, Example]:
         """The task or relation of a row, and its example."""
         task: str = self._config["task"]
         if task:
-            (example,) = read_example(get_task(task), row, idx=number)
+            (example,) = read_example(self._tasks[task], row, idx=number)
             return task, example
         check_required(row, ("relation", "subject"))
         relation: str = row["relation"]

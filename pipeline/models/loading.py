@@ -111,23 +111,34 @@ def load_model(
             dtype=_DTYPES[precision],
             local_files_only=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     network, report = loaded
     # transformers would initialize missing weights at random.
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
+    codec = load_codec(folder, masked=masked, start=start)
     _check_finite(network, folder, "fetch or save the model again")
     with _naming(folder):
-        codec = PieceTokenizer(tokenizer, start=None if masked else start)
         model = PromptedModel(network.to(place), codec, masked=masked, mixed=precision == "mixed")
     if labels is not None:
         model.add_classifier(labels, seed=seed)
     if weights is not None:
         _load_weights(model.network, weights)
     return model
+
+
+def load_codec(folder: Path, *, masked: bool, start: str | None) -> PieceTokenizer:
+    """Load the tokenizer of a masked or causal model.
+
+    Raises:
+        ModelError: the folder has no fast tokenizer.
+    """
+    with _naming(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
+    with _naming(folder):
+        return PieceTokenizer(tokenizer, start=None if masked else start)
 
 
 def model_loader(folder: Path, params: "Params") -> Callable[..., PromptedModel]:

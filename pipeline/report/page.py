@@ -45,7 +45,8 @@ class ReportData:
         lama: results of knowledge probing, one for each method.
         stability: results over templates, one for each method.
         tasks: results on SuperGLUE, by task, then method.
-        comparisons: `lama` or `superglue` -> methods against each other.
+        own: results on the user's tasks, likewise.
+        comparisons: `lama`, `superglue` or `tasks` -> methods against each other.
         intervals: name of a result -> ends of the 95 % interval of its P@1 or accuracy.
         splits: metrics file of LAMA's splits.
         answers: as `read_answers` returns them.
@@ -57,6 +58,7 @@ class ReportData:
     lama: Sequence[MethodResult] = ()
     stability: Sequence[MethodResult] = ()
     tasks: Sequence[MethodResult] = ()
+    own: Sequence[MethodResult] = ()
     comparisons: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     splits: Row = field(default_factory=dict)
@@ -81,17 +83,23 @@ def read_report(params: Params, folders: ResultFolders) -> ReportData:
         for task in glue.tasks
         for method in glue.methods
     ]
-    answers = read_correct([*probing, *tasks], folders.evaluation)
-    names = [result.name for result in (*probing, *stability, *tasks)]
+    own = [
+        read_result(folders, "tasks", method, task)
+        for task in params.tasks
+        for method in glue.methods
+    ]
+    answers = read_correct([*probing, *tasks, *own], folders.evaluation)
+    names = [result.name for result in (*probing, *stability, *tasks, *own)]
     files = [folders.metrics / f"{name}.json" for name in names]
     return ReportData(
         params,
         probing,
         stability,
         tasks,
+        own,
         comparisons={
             benchmark: compare_methods(results, answers)
-            for benchmark, results in (("lama", probing), ("superglue", tasks))
+            for benchmark, results in (("lama", probing), ("superglue", tasks), ("tasks", own))
         },
         intervals={name: score_interval(of, name) for name, of in answers.items()},
         splits=read_json(folders.metrics / "splits" / "lama.json") if probing else {},
@@ -109,7 +117,7 @@ def write_report(folder: Path, data: ReportData) -> None:
         data=data,
         figures=figures,
         lama_relations=sort_relations(data.lama),
-        headlines=list(tables.headlines(data.lama, data.tasks, data.comparisons)),
+        headlines=list(tables.headlines([*data.lama, *data.tasks, *data.own], data.comparisons)),
     )
     for name, figure in figures.items():
         write_text(folder / "figures" / f"{name}.svg", figure)
@@ -146,7 +154,9 @@ def _figures(data: ReportData) -> dict[str, str]:
     if data.intervals:
         subset = data.params.lama.subset if data.params.lama.source == "lama" else None
         paper = published.lama_scores(subset, data.params.model.name) if subset else {}
-        figures["overview"] = overview_figure([*data.lama, *data.tasks], data.intervals, paper)
+        figures["overview"] = overview_figure(
+            [*data.lama, *data.tasks, *data.own], data.intervals, paper
+        )
     if data.lama:
         figures["lama_relations"] = relations_figure(data.lama)
         if tables.repeated(data.lama, "trainings"):
@@ -154,9 +164,10 @@ def _figures(data: ReportData) -> dict[str, str]:
         figures["lama_curves"] = curves_figure(data.lama)
     if data.stability:
         figures["lama_stability"] = stability_figure(data.stability)
-    if data.tasks:
-        figures["superglue"] = trainings_figure(data.tasks)
-        figures["superglue_curves"] = curves_figure(data.tasks)
+    for name, results in (("superglue", data.tasks), ("tasks", data.own)):
+        if results:
+            figures[name] = trainings_figure(results)
+            figures[f"{name}_curves"] = curves_figure(results)
     return figures
 
 

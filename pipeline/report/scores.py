@@ -10,16 +10,17 @@ from pipeline.files import read_csv, read_json, read_jsonl
 Row = dict[str, Any]
 
 # Benchmark -> the metric that a method is judged by, and its name in tables.
-HEADLINE = {"lama": "p_at_1", "stability": "p_at_1", "superglue": "score"}
+HEADLINE = {"lama": "p_at_1", "stability": "p_at_1", "superglue": "score", "tasks": "score"}
 LABELS = {
     "p_at_1": "P@1", "p_at_1_hard": "P@1 on hard facts", "score": "score", "accuracy": "accuracy",
-    "f1": "macro F1", "f1a": "F1a", "em": "EM",
+    "f1": "macro F1", "f1a": "F1a",
+    "f1_positive": "F1", "matthews": "Matthews", "em": "EM",
 }  # fmt: skip
 # Key in a metrics file and in a relation's row -> method of the same table.
 CONTROLS = {
     "majority": "majority class", "constant": "best constant answer", "naive_bayes": "naive Bayes",
 }  # fmt: skip
-COUNTS = {"lama": "facts", "superglue": "examples"}
+COUNTS = {"lama": "facts", "superglue": "examples", "tasks": "examples"}
 
 # Columns of a file of learning curves that identify a training.
 _TRAINING = ("relation", "setting", "split", "seed")
@@ -32,8 +33,8 @@ class Score:
     """One number of any table.
 
     Attributes:
-        benchmark: `lama`, `stability` or `superglue`.
-        task: SuperGLUE task; empty for the mean over relations.
+        benchmark: `lama`, `stability`, `superglue` or `tasks`.
+        task: of SuperGLUE or of the user; empty for the mean over relations.
         method: name of a method or control.
         split: `dev` or `test`.
         metric: key of `LABELS`.
@@ -87,7 +88,8 @@ def scores_of(
         if control is not None:
             metric = metric.removeprefix(control).removeprefix("_") or HEADLINE[benchmark]
             std, of, number = None, CONTROLS[control], None
-        if metric in LABELS:
+        # MLflow has the headline of each benchmark under `score` too.
+        if metric in LABELS and (metric != "score" or HEADLINE[benchmark] == "score"):
             scores.append(Score(benchmark, task, of, split, metric, value, std, n, number, origin))
     return scores
 
@@ -125,8 +127,8 @@ class MethodResult:
     """All that evaluation wrote about one method, from files or from a record.
 
     Attributes:
-        benchmark: `lama`, `stability` or `superglue`.
-        task: SuperGLUE task, or empty.
+        benchmark: `lama`, `stability`, `superglue` or `tasks`.
+        task: of SuperGLUE or of the user, or empty.
         metrics: the metrics file.
         relations: for LAMA, one row each: `relation`, `label`, `facts`, `left_out`, those of
             `CONTROLS` that it has, `p_at_1`; of later versions also `train_facts`, `dev_facts`,

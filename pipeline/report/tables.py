@@ -77,7 +77,7 @@ def escaped(text: str) -> str:
 
 def _is_number(cell: str) -> bool:
     parts = re.split(" ± |/", cell)
-    return not cell or all(part.replace(".", "", 1).isdigit() for part in parts)
+    return not cell or all(part.lstrip("+-").replace(".", "", 1).isdigit() for part in parts)
 
 
 def sizes_title(rows: Iterable[Mapping[str, Any]], unit: str = "") -> str:
@@ -124,7 +124,7 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     several = any(score.std is not None for score in scores)
     metrics = {(result.task, result.method): result.metrics for result in results}
     known = {key for values in metrics.values() for key in values}
-    hidden = [] if benchmark == "superglue" else ["task", "metrics", "trainings"][: 3 - several]
+    hidden = [] if results[0].task else ["task", "metrics", "trainings"][: 3 - several]
     hidden += ["steps"] * ("train/steps" not in known) + ["hard"] * ("test/hard_facts" not in known)
     unit = COUNTS[benchmark]
     tasks = list(dict.fromkeys(result.task for result in results))
@@ -151,17 +151,15 @@ def methods_table(results: Sequence[MethodResult]) -> str:
 
 
 def headlines(
-    lama: Sequence[MethodResult],
-    tasks: Sequence[MethodResult],
-    comparisons: Mapping[str, Iterable[Comparison]],
+    results: Sequence[MethodResult], comparisons: Mapping[str, Iterable[Comparison]]
 ) -> Iterator[str]:
     """Yield a sentence for each comparison with a method: scores, difference, interval and p."""
-    for benchmark, results in (("lama", lama), ("superglue", tasks)):
-        scores = {(result.task, result.method): result.score() for result in results}
-        for of in comparisons.get(benchmark, ()):
+    scores = {(r.benchmark, r.task, r.method): r.score() for r in results}
+    for benchmark, of_benchmark in comparisons.items():
+        for of in of_benchmark:
             difference, interval, p, test = of.cells.values()
             what = f"accuracy on {of.task}" if of.task else "P@1"
-            first, second = (scores[of.task, method] for method in (of.first, of.second))
+            first, second = (scores[benchmark, of.task, m] for m in (of.first, of.second))
             verdict = "" if of.low > 0 or of.high < 0 else "; chance alone may explain it"
             yield (
                 f"{of.second} {second}, {of.first} {first}: {difference} points of {what} (95 % "
@@ -184,7 +182,7 @@ def at_chance(
     test examples. A task without accuracy is judged by its score, without a margin.
 
     Args:
-        results: of SuperGLUE.
+        results: of tasks.
         guesses: task -> `accuracy` or `score` of a constant answer; None: as in the metrics.
     """
     for task in dict.fromkeys(result.task for result in results):

@@ -7,7 +7,7 @@ from pipeline.errors import ParamsError
 from pipeline.tasks.base import Example, Task, task_template, task_verbalizer
 
 # Modules of this folder that are not tasks.
-_SHARED = {"base", "lama"}
+_SHARED = {"base", "lama", "own"}
 
 
 def task_names() -> list[str]:

@@ -108,6 +108,8 @@ class Task:
         from_geonames: generates records from GeoNames for the source `geonames`; None if the task
             has no generated records.
         vocabulary: the words that may be answered, if these are not labels (relations of LAMA).
+        positive: the label whose F1 the metric `f1_positive` is.
+        naive_bayes: whether naive Bayes over the words of the fields is a control.
     """
 
     name: str
@@ -121,6 +123,8 @@ class Task:
     verbalizers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     from_geonames: Callable[[Places, random.Random], Iterator[Record]] | None = None
     vocabulary: tuple[str, ...] | None = None
+    positive: str | None = None
+    naive_bayes: bool = False
 
     @property
     def has_choices(self) -> bool:

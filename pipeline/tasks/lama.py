@@ -56,6 +56,7 @@ def lama_task(relation: str, vocabulary: Sequence[str]) -> Task:
         patterns={},
         schema=SCHEMA,
         vocabulary=tuple(vocabulary),
+        naive_bayes=True,
     )
 
 

@@ -13,6 +13,8 @@ EXPERIMENTS = {
     "report": "p-tuning-report",
     "promote": "p-tuning-promote",
 }
+# Benchmarks whose stages train and evaluate one task each: SuperGLUE, and the user's tasks.
+WITH_TASKS = ("superglue", "tasks")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class StageInfo:
 
     Attributes:
         stage: `train`, `evaluate`, or another key of EXPERIMENTS.
-        benchmark: empty if the stage has none, as are `task` (of SuperGLUE) and `method`.
+        benchmark: empty if the stage has none, as are `task` (of `WITH_TASKS`) and `method`.
         options: option, such as `--out` -> value; empty if not read from a command.
     """
 
@@ -53,7 +55,7 @@ class StageInfo:
         if stage == "report" or not names:
             return cls(stage, options=options)
         benchmark, *names = names
-        if benchmark != "superglue":
+        if benchmark not in WITH_TASKS:
             names.insert(0, "")
         if len(names) > 2:
             return None

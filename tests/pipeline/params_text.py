@@ -125,6 +125,7 @@ _PARAMS: dict[str, Any] = {
         "grid": {"manual": {}, "p-tuning": {}},
         "overrides": {"rte": {}},
     },
+    "tasks": {},
     "report": {"title": "Small", "facts_shown": 4},
     "runtime": {
         "device": "cpu",

@@ -1,11 +1,13 @@
 """Every stage of dvc.yaml, run in this process on a tiny project, in the order of the graph."""
 
+import contextlib
 import importlib
 import runpy
 import shlex
 import shutil
 import statistics
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,13 +84,26 @@ class Recorder:
         if isinstance(value, Section):
             return Recorder(value, f"{path}.", self._read)
         if isinstance(value, dict) and any(isinstance(v, Section) for v in value.values()):
-            return {key: self._wrap(item, f"{path}.{key}") for key, item in value.items()}
+            items = {key: self._wrap(item, f"{path}.{key}") for key, item in value.items()}
+            return NamedSections(items, path, self._read)
         entries = ("lama.prompts", "lama.grid", "superglue.grid", "superglue.overrides")
         by_entry = path in entries or (path.endswith("templates") and "prompts" in path)
         if isinstance(value, dict) and by_entry:
             return RecordingDict(value, path, self._read)
         self._read.add(path)
         return value
+
+
+class NamedSections(dict[str, Any]):
+    """A dictionary of sections; who lists its names reads it as a whole."""
+
+    def __init__(self, values: dict[str, Any], path: str, read: set[str]) -> None:
+        super().__init__(values)
+        self._path, self._read = path, read
+
+    def __iter__(self) -> Iterator[str]:
+        self._read.add(self._path)
+        return super().__iter__()
 
 
 class RecordingDict(dict[str, Any]):
@@ -127,6 +142,29 @@ def invoke(command: str, monkeypatch: pytest.MonkeyPatch, read: set[str] | None 
     return CliRunner().invoke(stage.app, arguments)
 
 
+OWN_TASK = {
+    "data": {
+        "file": "rows.csv",
+        "fields": {"text": "Text"},
+        "label": "Label",
+        "labels": ["no", "yes"],
+        "choices": None,
+        "group": None,
+        "splits": {"train": None, "dev": 0.25, "test": 0.25},
+    },
+    "metrics": ["accuracy", "f1_positive"],
+    "positive": "yes",
+    "prompts": {
+        "max_length": 32,
+        "verbalizer": {"no": "no", "yes": "yes"},
+        "templates": {"p-tuning": "p-tuning"},
+    },
+    "seeds": [34],
+    "selection": "dev",
+    "overrides": {"p-tuning": {"epochs": 1}},
+}
+
+
 @pytest.fixture(scope="module")
 def ready(
     tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
@@ -137,8 +175,11 @@ def ready(
         tiny_folders["llama"],
         lama__methods=METHODS,
         lama__stability__methods=["manual", "p-tuning"],
+        tasks={"own": OWN_TASK},
         **FEW_STEPS,
     )
+    rows = "".join(f"the city {n},{'yes' if n % 2 else 'no'}\n" for n in range(24))
+    (root / "rows.csv").write_text(f"Text,Label\n{rows}")
     shutil.copyfile(empty_store, root / "mlflow.db")
     return Ready(root, run_stages(root))
 
@@ -226,7 +267,8 @@ def use_copied_sources(root: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def assert_all_ended_well(ready: Ready) -> None:
-    check_params(load_params(ready.root / "params.yaml"))
+    with contextlib.chdir(ready.root):
+        check_params(load_params(Path("params.yaml")))
     failed = {name: ran.result.output for name, ran in ready.stages.items() if ran.result.exit_code}
     assert not failed
     missing = [
@@ -482,6 +524,7 @@ def test_prompts_have_moved_and_a_frozen_model_is_not_kept(ready: Ready) -> None
     }
     assert kept == {
         f"superglue/rte/p-tuning/weights/{weights_name('rte')}",
+        f"tasks/own/p-tuning/weights/{weights_name('own')}",
         *(f"lama/{method}/weights/{weights_name(name)}" for method in TUNED for name in RELATIONS),
     }
 
@@ -959,7 +1002,8 @@ def test_a_misspelled_key_is_named_with_what_was_meant(
 
 
 def test_without_relations_nothing_is_asked(spare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit_params(spare, lama__relations=[], lama__stability__relations=[], superglue__tasks=[])
+    nothing = {"lama__relations": [], "lama__stability__relations": [], "superglue__tasks": []}
+    edit_params(spare, tasks={}, **nothing)
     evaluate = (
         "python -m stages.evaluate lama p-tuning --model data/model --splits splits "
         "--trained out --out answers --metrics m.json"

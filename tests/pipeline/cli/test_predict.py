@@ -347,15 +347,15 @@ def test_what_is_wrong_ends_in_its_message(project: Path, arguments: str, said: 
     ("name", "text", "said"),
     [
         ("rows.jsonl", '{"relation": "P17"}', "rows.jsonl: 1 invalid line; nothing was "
-         "predicted; correct the file\n  line 1: no subject (found relation)"),
+         "read; correct the file\n  line 1: no subject (found relation)"),
         ("rows.csv", "subject,relation\nLyon,P17\n,P17\nOslo,P9\n", "rows.csv: 2 invalid lines; "
-         "nothing was predicted; correct the file\n  line 3: subject is empty\n"
+         "nothing was read; correct the file\n  line 3: subject is empty\n"
          "  line 4: relation P9 was not trained; trained are P17, P30 ("),
         ("rows.jsonl", '{"subject": "Lyon"}\n{"subject": 3}\n{"subject": ["x"]\n', "rows.jsonl: 2 "
-         "invalid lines; nothing was predicted; correct the file\n  line 2: subject is 3, not "
+         "invalid lines; nothing was read; correct the file\n  line 2: subject is 3, not "
          "text\n  line 3: not JSON ("),
         ("rows.jsonl", '{"subject": "Lyon", "relation": ["P17"]}', "rows.jsonl: 1 invalid line; "
-         "nothing was predicted; correct the file\n  line 1: relation ['P17'] was not trained"),
+         "nothing was read; correct the file\n  line 1: relation ['P17'] was not trained"),
         ("rows.csv", f"subject\nLyon\n{'long ' * 40}\nOslo\n", "rows.csv: line 3: template '{subj"),
     ],
 )  # fmt: skip
@@ -413,10 +413,10 @@ def test_help_shows_examples_that_fit_the_command(
     if command == "lama":
         assert asked[1][:3] == ("P17", ["New York", "Oslo"], 3)
         return
-    given = {name: value for name, value in asked[0][1].items() if value is not None}
+    given = {name: value for name, value in asked[0][2].items() if value is not None}
     fields = get_task(command).schema.fields
     assert given == {field.name: field.example for field in fields if field.required}
-    assert asked[1][2].out == Path("answers.csv")
+    assert asked[1][3].out == Path("answers.csv")
 
 
 def test_the_examples_of_rte_run(project: Path) -> None:
@@ -446,4 +446,10 @@ def test_paths_are_those_of_dvc_yaml() -> None:
     assert str(commands.MODEL) == made_by("download-model")
     assert str(commands.LAMA_SPLITS) == made_by("splits-lama")
     assert f"{commands.LAMA_TRAINED}/${{item.method}}" == made_by("train-lama")
-    assert f"{commands.TASKS_TRAINED}/${{item.task}}/${{item.method}}" == made_by("train-superglue")
+    for folder, benchmark in (
+        (commands.TASKS_TRAINED, "superglue"),
+        (commands.OWN_TRAINED, "tasks"),
+    ):
+        assert f"{folder}/${{item.task}}/${{item.method}}" == made_by(f"train-{benchmark}")
+    (own,) = stages["splits-tasks"]["do"]["outs"]
+    assert f"{commands.OWN_SPLITS}/${{key}}" == own

@@ -298,3 +298,14 @@ def test_settings_that_differ_and_what_dvc_lock_has_are_shown(
     monkeypatch.setattr("pipeline.history.results._locked_keys", set)
     assert scores_of() == [0.597]
     assert "now" not in invoke("--all").stdout
+
+
+def test_two_runs_are_compared() -> None:
+    old, new = (row["run"] for row in rows_of("--all", "--task", "lama")[:2])
+    done = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["compare", old, new])
+    assert done.exit_code == 0, done.output
+    assert "Test P@1 by relation" in done.stdout
+    data = json.loads(CliRunner().invoke(app, ["compare", old, new, "--json"]).stdout)
+    assert (data[0]["first"]["run"], data[0]["second"]["run"]) == (old, new)
+    failed = CliRunner().invoke(app, ["compare", "nothing", new])
+    assert (failed.exit_code, "Traceback" in failed.stderr) == (1, False)

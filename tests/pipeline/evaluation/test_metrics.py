@@ -2,7 +2,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
-from pipeline.evaluation.metrics import accuracy, mean, ranks, score_points
+from pipeline.evaluation.metrics import accuracy, mean, ranks, score_points, task_metrics
+from pipeline.tasks import Example, Task
+from pipeline.tasks.own import Definition
 
 
 def scores(rows: int, words: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,3 +68,23 @@ def test_points_are_means_over_tasks_one_per_seed() -> None:
 def test_points_of_several_settings_are_means_over_seeds_one_per_setting() -> None:
     rows = [row("rte", n, seed, n + seed / 10) for n in (1, 2) for seed in (1, 3)]
     assert score_points(rows, "score") == pytest.approx([1.2, 2.2])
+
+
+def own_task(*metrics: str, positive: str | None = None) -> Task:
+    return Definition("own", ["text"], ["a", "b", "c"], metrics, positive).task
+
+
+def test_f1_of_a_label_and_matthews_worked_by_hand() -> None:
+    right, answers = "aabbc", "abbba"
+    examples = [Example(str(n), {}, label) for n, label in enumerate(right)]
+    task = own_task("f1_positive", "matthews", positive="b")
+    found = task_metrics(task, examples, list(answers))
+    # Of b: two of three answers are right, and both were found.
+    assert found["f1_positive"] == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
+    # Right 3 of 5; answers a 2, b 3; labels a 2, b 2, c 1: (3 * 5 - 10) / sqrt((25 - 13)(25 - 9)).
+    assert found["matthews"] == pytest.approx((15 - 10) / (12 * 16) ** 0.5)
+
+
+def test_a_constant_answer_has_no_correlation() -> None:
+    examples = [Example(str(n), {}, label) for n, label in enumerate("abc")]
+    assert task_metrics(own_task("matthews"), examples, ["a"] * 3) == {"matthews": 0}

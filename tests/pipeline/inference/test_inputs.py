@@ -49,14 +49,14 @@ def test_lines_of_json_are_numbered_with_the_empty_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("rows.txt", "subject", "not a .csv or .jsonl file; convert or rename it"),
-        ("rows.csv", "", "no inputs; write one per line"),
-        ("rows.csv", "subject\n", "no inputs; write one per line"),
+        ("rows.txt", "subject", "not a .csv, .tsv, .jsonl or .parquet file; convert or rename it"),
+        ("rows.csv", "", "no rows; write one per line"),
+        ("rows.csv", "subject\n", "no rows; write one per line"),
         ("rows.csv", "subjekt;note\na;b\n", "no column subject; the first line names the columns,"
          " and has subjekt;note"),
-        ("rows.csv", "subject\nwrong\n", "1 invalid line; nothing was predicted; correct the file\n"
+        ("rows.csv", "subject\nwrong\n", "1 invalid line; nothing was read; correct the file\n"
          "  line 2: this is wrong"),
-        ("rows.csv", "subject\nLyon\na,b\nwrong\n", "2 invalid lines; nothing was predicted; "
+        ("rows.csv", "subject\nLyon\na,b\nwrong\n", "2 invalid lines; nothing was read; "
          "correct the file\n  line 3: 2 cells, but the header has 1\n  line 4: this is wrong"),
         ("rows.csv", 'subject\nLyon\n"never closed\n', "\n  line 3: not CSV (unexpected end of"),
         ("rows.csv", "subject,relation,subject\n,,\n", "rows.csv: column subject appears twice;"),

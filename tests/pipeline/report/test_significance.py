@@ -187,7 +187,7 @@ def test_the_table_is_in_points():
     ]
     assert comparisons_table(rows).splitlines() == [
         "| methods | difference | 95 % interval | p | test |",
-        "| --- | --- | --- | --- | --- |",
+        "| --- | ---: | --- | --- | --- |",
         "| manual → p-tuning | +26.3 | +20.0 to +31.2 | < 0.001 | bootstrap |",
         "| discrete → p-tuning | -1.0 | -5.0 to +3.0 | 0.042 | McNemar |",
     ]

@@ -85,10 +85,11 @@ def test_the_options_of_a_command_are_read() -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_each_stage_of_the_pipeline_is_understood(name: str) -> None:
     """Its own interpolations stand for task and method."""
-    found = StageInfo.from_command(STAGES[name]["cmd"])
+    command = STAGES[name].get("do", STAGES[name])["cmd"].replace("${key}", "${item.task}")
+    found = StageInfo.from_command(command)
     assert found is not None
     assert found.stage in EXPERIMENTS
     assert found.stage == name.partition("-")[0]
-    words = shlex.split(STAGES[name]["cmd"])
+    words = shlex.split(command)
     assert (found.method == "${item.method}") == ("${item.method}" in words)
     assert (found.task == "${item.task}") == ("${item.task}" in words)

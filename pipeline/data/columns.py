@@ -1,0 +1,116 @@
+"""Which columns of a person's file are texts, and which is the label: a guess for a new task."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.data.tables import Record
+from pipeline.errors import DataError
+
+# Names that columns of labels have in public data sets, the likeliest first.
+_LABEL_NAMES = (
+    "label", "labels", "class", "category", "target", "sentiment", "rating", "stars", "polarity",
+    "intent", "topic", "answer", "gold_label",
+)  # fmt: skip
+
+# A column with more values than this is no column of labels.
+MAX_LABELS = 50
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a task.
+
+    Attributes:
+        fields: field of the templates -> column.
+        label: column of the labels.
+    """
+
+    fields: dict[str, str]
+    label: str
+
+
+def guess_columns(
+    rows: Sequence[Record], label: str | None, texts: Sequence[str], *, reserved: Sequence[str]
+) -> Columns:
+    """Guess what is not given of the columns of a task.
+
+    The label has a usual name and few values; or else the fewest values of all columns, of several
+    such the last. Texts are the other columns that are neither numbers nor identifiers.
+
+    Args:
+        rows: column -> text, of at least one row.
+        label: column of the labels; None guesses it.
+        texts: columns of texts; empty guesses them.
+        reserved: names that no field may have.
+
+    Raises:
+        DataError: a column is missing, or no column can be a label or a text.
+    """
+    columns = list(rows[0])
+    missing = [name for name in (label, *texts) if name is not None and name not in columns]
+    if missing:
+        raise DataError(f"no column {', '.join(missing)}; it has {', '.join(columns)}")
+    values = {name: [row[name].strip() for row in rows] for name in columns}
+    label = label or _guess_label({k: v for k, v in values.items() if k not in texts})
+    chosen = texts or [name for name in columns if name != label and _is_text(name, values[name])]
+    if not chosen:
+        raise DataError(
+            f"no column of texts beside the label '{label}' among {', '.join(columns)}; name the "
+            "columns with --text"
+        )
+    fields: dict[str, str] = {}
+    for column in chosen:
+        name = re.sub(r"\W+", "_", column.lower(), flags=re.ASCII).strip("_")
+        if not re.match("[a-z]", name) or name in reserved:
+            name = f"text_{name}".rstrip("_")
+        while name in fields:
+            name += "_2"
+        fields[name] = column
+    return Columns(fields, label)
+
+
+def _guess_label(values: dict[str, list[str]]) -> str:
+    counts = {name: len(set(of)) for name, of in values.items()}
+    total = max(map(len, values.values()), default=0)
+    for usual in _LABEL_NAMES:
+        for name, count in counts.items():
+            if name.lower() == usual and 1 < count <= MAX_LABELS:
+                return name
+    few = [name for name in values if 1 < counts[name] <= min(MAX_LABELS, total // 2)]
+    if not few:
+        shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise DataError(
+            f"no column can be the label (numbers of values: {shown}); a label has from 2 to "
+            f"{MAX_LABELS} values: name its column with --label"
+        )
+    return min(reversed(few), key=counts.__getitem__)
+
+
+def _is_text(name: str, values: Sequence[str]) -> bool:
+    """Whether a column has words: no numbers, and no identifiers, which are single words."""
+    if re.search(r"(?i)(^|_|\b)(id|idx|index|uuid)$", name):
+        return False
+    words = [len(value.split()) for value in values]
+    numbers = [re.fullmatch(r"[-+\d.,:/ ]*", value) is not None for value in values]
+    return not all(numbers) and sum(words) > 1.2 * len(values)
+
+
+def count_labels(labels: Sequence[str]) -> dict[str, int]:
+    """Label -> number of rows, the labels in alphabetic order; numbers by their value.
+
+    Raises:
+        DataError: there is one label only, or too many.
+    """
+    counts = Counter(labels)
+    if not 1 < len(counts) <= MAX_LABELS:
+        shown = ", ".join(sorted(counts)[:5])
+        raise DataError(
+            f"{len(counts)} different label{'s' if len(counts) > 1 else ''} ({shown}"
+            f"{', ...' if len(counts) > 5 else ''}); a task has from 2 to {MAX_LABELS}: choose "
+            "another column with --label"
+        )
+    integers = all(re.fullmatch(r"-?\d+", label) for label in counts)
+    order = sorted(counts, key=int if integers else None)
+    return {label: counts[label] for label in order}
