@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, memory_errors_named
 
 
 def print_warning(message: str, *, color: str) -> None:
@@ -18,6 +18,53 @@ def print_warning(message: str, *, color: str) -> None:
     Source: https://no-color.org
     """
     typer.secho(message, err=True, fg=color, color=False if os.environ.get("NO_COLOR") else None)
+
+
+class LiveLine:
+    """A line at the bottom of a terminal: what runs, how far it is, time spent and left.
+
+    It moves all the time; what is printed appears above it. Not on a terminal, there is none.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Initialize with what runs."""
+        self._text = text
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "LiveLine":
+        """Show the line."""
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich import progress
+            from rich.console import Console
+
+            self._progress = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(bar_width=20),
+                progress.TextColumn("{task.fields[count]}", markup=False),
+                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(compact=True),
+                console=Console(stderr=True),
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._task = self._progress.add_task(self._text, total=None, count="")
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the line."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, text: str, done: int, total: int) -> None:
+        """Show that this part of the work is so far; another text starts another part."""
+        if self._progress is None:
+            return
+        description = f"{self._text}  {text}"
+        if self._progress.tasks[0].description != description:
+            self._progress.reset(self._task, description=description)
+        self._progress.update(self._task, completed=done, total=total, count=f"{done}/{total}")
 
 
 def print_columns(rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> None:
@@ -47,7 +94,8 @@ def report_errors() -> Iterator[None]:
     `PTUNE_TRACEBACK=1` shows the traceback instead.
     """
     try:
-        yield
+        with memory_errors_named():
+            yield
     except BrokenPipeError:  # the reader closed the pipe; Typer ends quietly
         raise
     except (PipelineError, OSError) as error:

@@ -25,7 +25,7 @@ from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import score_answers, task_score
 from pipeline.files import link_or_copy, read_json, sha256, write_json, write_text
 from pipeline.models.dataset import PromptFormat, build_dataset
-from pipeline.models.encoding import NO_SLOT
+from pipeline.models.encoding import NO_SLOT, nearest_words
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
 from pipeline.models.memory import estimate_max_tokens, total_memory
@@ -278,6 +278,9 @@ class Reporter(Protocol):
     def echo(self, text: str) -> None:
         """Print a line for the user."""
 
+    def show_progress(self, text: str, done: int, total: int) -> None:
+        """Show how far a bank is, in steps."""
+
 
 # Searches the words of a discrete prompt. Takes model, trial, job, the file for its progress, the
 # maximum number of positions in a forward pass, and what is called after each iteration.
@@ -416,6 +419,7 @@ class TrialRunner:
                 folder=folder,
                 runtime=self.runtime.model_copy(update={"max_tokens_per_forward": max_tokens}),
                 on_epoch=on_epoch,
+                on_step=partial(self.reporter.show_progress, bank.name),
             )
         if trial.tuned:
             write_text(folder / _DIGEST, sha256(folder / _WEIGHTS))
@@ -483,7 +487,8 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
 
     Raises:
         DataError: no train or no dev example has an answer that is one token of the model.
-        TemplateError: the template or the verbalizer does not fit the model.
+        TemplateError: the template or the verbalizer does not fit the model, or the template has
+            no words to start from.
     """
     task, template, examples = trial.data.task, trial.config.template, trial.data.examples
     train_set = build_dataset(model, trial.format, examples["train"], max_choices=_MAX_CHOICES)
@@ -500,6 +505,8 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
             f"{trial.task}, template {template.source!r}: all prompt tokens follow {{mask}}, where "
             "a causal model never sees them; put one before it, or use a masked model"
         )
+    prompt = trial.config.training.prompt
+    from_template = prompt is not None and prompt.start == "manual"
     dev_examples = [examples["dev"][i] for i in dev_set.kept_indices]
     return TrainingJob(
         name=trial.task,
@@ -509,6 +516,7 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
         train=train_set,
         dev=dev_set,
         score=partial(_dev_score, task, dev_examples),
+        start_words=nearest_words(template, model.codec) if from_template else [],
         open_vocabulary=task.vocabulary is not None,
     )
 
@@ -525,6 +533,7 @@ def train_bank(
     folder: Path,
     runtime: RuntimeParams,
     on_epoch: Callable[[int, EpochRecord], None],
+    on_step: Callable[[int, int], None] = lambda *_: None,
 ) -> list[TrainingResult]:
     """Train jobs together, as many at a time as fit in memory.
 
@@ -535,6 +544,7 @@ def train_bank(
         folder: of the progress. A call with the same arguments resumes from an earlier one's.
         runtime: tokens per forward pass, and seconds between checkpoints.
         on_epoch: see `train`.
+        on_step: see `train`; of the jobs that train at a time.
     """
 
     def report(start: int, position: int, record: EpochRecord) -> None:
@@ -556,6 +566,7 @@ def train_bank(
             best_checkpoint_path=folder / _WEIGHTS,
             checkpoint=Checkpoint(checkpoint, seconds=runtime.checkpoint_seconds),
             on_epoch=partial(report, start),
+            on_step=on_step,
         )
     return results
 
