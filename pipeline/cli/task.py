@@ -177,7 +177,7 @@ def choose_words(labels: Sequence[str], codec: "PieceTokenizer | None") -> dict[
         return {label: label for label in labels}
     words: dict[str, str] = {}
     for label in labels:
-        parts = re.split(r"[\W_]+", label)
+        parts = re.split(r"[\W_]+", label)[::-1]  # the last word is often the noun
         lower = [part.lower() for part in parts]
         candidates = [label, label.lower(), *parts, *lower, *_LETTERS]
         for word in filter(None, candidates):

@@ -40,12 +40,12 @@ def test_a_task_without_a_model_has_its_labels_as_words(folder: Path) -> None:
 def test_words_are_single_tokens_of_the_model(folder: Path, tiny_folders: dict[str, Path]) -> None:
     write_params(folder / "params.yaml", {"model.name": str(tiny_folders["bert"])})
     (folder / "rows.csv").write_text(
-        "Text,Label\n" + "".join(f"words {n},{('Oslo_1', 'No')[n % 2]}\n" for n in range(20))
+        "Text,Label\n" + "".join(f"words {n},{('a_Oslo', 'No')[n % 2]}\n" for n in range(20))
     )
     shown = new("reviews", "--from", "rows.csv")
     assert "cuts 0 of 20 rows" in shown
     own = load_params(folder / "params.yaml").tasks["reviews"]
-    assert own.prompts.verbalizer == {"No": "no", "Oslo_1": "Oslo"}
+    assert own.prompts.verbalizer == {"No": "no", "a_Oslo": "Oslo"}
     assert own.prompts.max_length == 64
 
 
