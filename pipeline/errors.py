@@ -4,6 +4,9 @@ The text of each error names the value, the place and the next step. Stages prin
 traceback and exit with 1.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PipelineError(Exception):
     """Base of all errors that the user can fix."""
@@ -35,3 +38,23 @@ class ModelError(PipelineError):
 
 class TrackingError(PipelineError):
     """MLflow cannot be reached or cannot use the store."""
+
+
+@contextmanager
+def memory_errors_named() -> Iterator[None]:
+    """Turn torch's error for a GPU without enough memory into one with the next step.
+
+    Raises:
+        ModelError: the GPU's memory was not enough.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # By its name: torch is not loaded for an error of something else.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        reason = str(error).partition(". ")[0]
+        raise ModelError(
+            f"the GPU has too little memory ({reason}); lower runtime.max_tokens_per_forward, or, "
+            "where a method tunes the model, raise its model.gradient_accumulation_steps"
+        ) from error

@@ -16,7 +16,7 @@ import psutil
 import typer
 
 from pipeline.cli.console import print_warning
-from pipeline.errors import ParamsError, PipelineError
+from pipeline.errors import ParamsError, PipelineError, memory_errors_named
 from pipeline.history.run import StageRun, stage_run
 from pipeline.tasks import check_task
 from pipeline.workflow.command import StageInfo
@@ -72,6 +72,7 @@ def stage(
             with (
                 stage_run(identity, info, resumes=resumes) as run,
                 _file_errors_named(),
+                memory_errors_named(),
                 _timed(run, work),
             ):
                 if work is not None:

@@ -5,6 +5,7 @@ import shutil
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
+    HF_HUB_CACHE=os.devnull,  # not the developer's own models
     MLFLOW_DISABLE_TELEMETRY="true",
     DVC_NO_ANALYTICS="1",
     GIT_CONFIG_GLOBAL=os.devnull,

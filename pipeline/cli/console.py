@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, memory_errors_named
 
 
 def print_warning(message: str, *, color: str) -> None:
@@ -47,7 +47,8 @@ def report_errors() -> Iterator[None]:
     `PTUNE_TRACEBACK=1` shows the traceback instead.
     """
     try:
-        yield
+        with memory_errors_named():
+            yield
     except BrokenPipeError:  # the reader closed the pipe; Typer ends quietly
         raise
     except (PipelineError, OSError) as error:

@@ -150,7 +150,7 @@ class PromptParams(OptimizerConfig):
     """The prompt encoder, and how it is optimized."""
 
     encoder: Literal["lstm", "mlp", "embedding"]
-    start: Literal["random", "words"]
+    start: Literal["random", "words", "manual"]
     dropout: Share
 
 

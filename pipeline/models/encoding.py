@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 from pipeline.errors import TemplateError
 from pipeline.models.tokenizer import PieceTokenizer
@@ -46,6 +47,39 @@ class MultipleChoice:
 
 # One example as a model reads it.
 EncodedExample = Row | MultipleChoice
+
+
+def nearest_words(template: Template, codec: PieceTokenizer) -> list[int]:
+    """Tokens of the template's own text, one for each of its prompt tokens.
+
+    Prompt tokens in one place get the text with a letter or digit that is fewest parts of the
+    template away; of two, the text that follows. If they are more than its tokens, these repeat.
+
+    Raises:
+        TemplateError: the template has prompt tokens, but no such text.
+    """
+    texts = {
+        place: [
+            token
+            for piece in codec.split_special(part.text)
+            if isinstance(piece, str)
+            for token in codec.encode_segment(piece, start=False)
+        ]
+        for place, part in enumerate(template.parts)
+        if isinstance(part, Text) and any(map(str.isalnum, part.text))
+    }
+    words: list[int] = []
+    for place, part in enumerate(template.parts):
+        if not isinstance(part, PromptTokens):
+            continue
+        if not texts:
+            raise TemplateError(
+                f"template {template.source!r}: no words for prompt.start: manual; write some next "
+                "to [P], or choose start: words"
+            )
+        text = texts[min(texts, key=lambda other: (abs(other - place), other < place))]
+        words += islice(cycle(text), part.count)
+    return words
 
 
 def build_row(

@@ -30,6 +30,9 @@ if TYPE_CHECKING:  # a registered model has no need of pydantic
 # `mixed` too keeps the weights in single precision.
 _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "bfloat16": torch.bfloat16}
 
+# Of every from_pretrained: no network, and no code of the folder.
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
 
 def choose_device(name: str) -> torch.device:
     """Resolve `runtime.device`; `auto` takes a GPU if there is one.
@@ -57,11 +60,11 @@ def choose_precision(dtype: str, device: torch.device, *, tuned: bool = False) -
     """Resolve `model.dtype`: `float32`, `bfloat16` or `mixed`.
 
     `auto` is float32, but on CUDA bfloat16 for a frozen model, and for a tuned one mixed: its
-    small steps would be lost in bfloat16 weights.
+    small steps would be lost in bfloat16 weights. Cards older than Ampere only emulate bfloat16.
     """
     if dtype != "auto":
         return dtype
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float32"
     return "mixed" if tuned else "bfloat16"
 
@@ -109,7 +112,8 @@ def load_model(
             output_loading_info=True,
             config=config,
             dtype=_DTYPES[precision],
-            local_files_only=True,
+            use_safetensors=True,
+            **_LOCAL,
         )
     network, report = loaded
     # transformers would initialize missing weights at random.
@@ -134,7 +138,7 @@ def load_codec(folder: Path, *, masked: bool, start: str | None) -> PieceTokeniz
         ModelError: the folder has no fast tokenizer.
     """
     with _naming(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
     with _naming(folder):
@@ -220,7 +224,7 @@ def is_masked(folder: Path) -> bool:
 def _read_config(folder: Path) -> tuple[Any, bool]:
     """The configuration, and whether the model is masked."""
     with _naming(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **_LOCAL)
         return config, _is_masked(config)
 
 

@@ -71,11 +71,10 @@ class PieceTokenizer:
         Args:
             text: words; leading white space separates the first word from what precedes it.
                 Trailing spaces are dropped: they belong to what follows.
-            start: whether the text begins the sequence.
+            start: whether the text begins the sequence. White space there is kept, as far as the
+                tokenizer has tokens for it.
         """
         text = text.rstrip(" ")
-        if start:
-            text = text.lstrip()
         if not text:
             return []
         return self._ids(text) if start else self._continuation(text)

@@ -96,17 +96,56 @@ def fetch_from_hub(
             allow_patterns=list(files),
             endpoint=endpoint,
         )
-    # The hub's cache names the large files by their digest.
-    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+    for file, digest in _altered(Path(folder)):
+        file.resolve().unlink()
+        file.unlink()
+        raise ChecksumError(
+            f"{name}: {file.relative_to(folder)} has another sha256 than the hub says, "
+            f"{digest}.\nThe file was altered on the way and is deleted: run again"
+        )
+    return Path(folder)
+
+
+def find_in_user_cache(name: str) -> Path | None:
+    """Folder of a model in the user's own cache (`HF_HOME`, `HF_HUB_CACHE`); None if not there.
+
+    Without `@revision` it is that of the branch `main` when it was fetched. No network is used.
+    """
+    from huggingface_hub import constants, errors, snapshot_download
+
+    repository, _, revision = name.partition("@")
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision or None,
+            cache_dir=constants.HF_HUB_CACHE,
+            local_files_only=True,
+        )
+    except errors.LocalEntryNotFoundError:
+        return None
+    return Path(folder)
+
+
+def check_user_cache(name: str, files: Sequence[Path]) -> None:
+    """Check the digests of files in the user's cache, which are not deleted.
+
+    Raises:
+        ChecksumError: a file was altered.
+    """
+    for file, digest in _altered(*files):
+        raise ChecksumError(
+            f"{name}: {file} has another sha256 than its name in the cache says, {digest}.\n"
+            "The file was altered: delete it from the cache of the Hugging Face hub, and run again"
+        )
+
+
+def _altered(*paths: Path) -> Iterator[tuple[Path, str]]:
+    """Yield files, of folders too, whose digest is not the one that the hub's cache names."""
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    for file in sorted(path for path in files if path.is_file()):
         digest = file.resolve().name
         if re.fullmatch("[0-9a-f]{64}", digest) and sha256(file) != digest:
-            file.resolve().unlink()
-            file.unlink()
-            raise ChecksumError(
-                f"{name}: {file.relative_to(folder)} has another sha256 than the hub says, "
-                f"{digest}.\nThe file was altered on the way and is deleted: run again"
-            )
-    return Path(folder)
+            yield file, digest
 
 
 def probe_hub(name: str, repo_type: RepoType, seconds: float) -> None:

@@ -3,11 +3,20 @@
 import shutil
 import tempfile
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from pipeline.errors import DownloadError, ModelError
+from pipeline.files import read_json
 from pipeline.sources.base import SET_MIRROR
-from pipeline.sources.hub import fetch_from_hub, is_cached, is_hub_name, probe_hub
+from pipeline.sources.hub import (
+    check_user_cache,
+    fetch_from_hub,
+    find_in_user_cache,
+    is_cached,
+    is_hub_name,
+    probe_hub,
+)
 from pipeline.sources.mirror import copy_from_mirror
 from pipeline.sources.packages import PackageSource
 
@@ -28,10 +37,12 @@ PACKAGED_MODELS = {
     ),
 }
 
+_INDEX = "model.safetensors.index.json"
+
 # The files that transformers loads by default: no weights in other formats, no code.
 _MODEL_FILES = [
     "config.json", "generation_config.json", "model.safetensors",
-    "model.safetensors.index.json", "model-*-of-*.safetensors", "tokenizer.json",
+    _INDEX, "model-*-of-*.safetensors", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
     "chat_template.jinja",
@@ -69,7 +80,8 @@ class ModelSource:
 
     The name is of the catalog, a folder with a transformers model, or of the Hugging Face hub,
     `organization/name` or `organization/name@revision`. In a mirror, a model of the hub is the
-    folder `models/<name>`, or the same without the organization.
+    folder `models/<name>`, or the same without the organization. Without a mirror, a model in the
+    user's own cache of the hub (`HF_HOME`) is not fetched again.
     """
 
     name: str
@@ -96,21 +108,25 @@ class ModelSource:
                 (gguf,) = Path(temporary).iterdir()
                 convert_gguf(gguf, target)
         elif folder.is_dir():
-            _copy_model(folder, target)
+            _copy_model(folder, target, _model_files(folder))
+        elif mirror is None and (cached := self._in_user_cache()) is not None:
+            files = _hub_files(cached)
+            check_user_cache(self.name, [cached / file for file in files])
+            _copy_model(cached, target, files)
         elif mirror is None:
             instead = f"Or {SET_MIRROR}, models/{self.name}, or model.name to a local folder"
             folder = fetch_from_hub(
                 self.name, _MODEL_FILES, repo_type="model", cache=cache / "hub", instead=instead
             )
             self._check_complete(folder)
-            _copy_model(folder, target)
+            _copy_model(folder, target, _model_files(folder))
         else:
             folder = self._mirrored(mirror)
             part = folder.relative_to(mirror).as_posix()
             copy_from_mirror(mirror, part, _model_files(folder), target, layout="the model")
 
     def probe(self, *, cache: Path, mirror: Path | None, seconds: float) -> str:
-        """Look for the model in a folder, a package, the mirror, the cache, then on the hub."""
+        """Look for the model in a folder, a package, the mirror, the caches, then on the hub."""
         check_model_name(self.name)
         if package := PACKAGED_MODELS.get(self.name):
             return package.probe(cache=cache, mirror=mirror, seconds=seconds)
@@ -118,10 +134,17 @@ class ModelSource:
             return "a local folder"
         if mirror is not None:
             return f"in the mirror, {self._mirrored(mirror)}"
+        if (cached := self._in_user_cache()) is not None:
+            return f"in the cache of the Hugging Face hub, {cached}"
         if is_cached(self.name, cache / "hub"):
             return "kept from an earlier download"
         probe_hub(self.name, "model", seconds)
         return "not fetched yet; the hub has it"
+
+    def _in_user_cache(self) -> Path | None:
+        """The model's folder in the user's cache; None if it is not there, or not all of it."""
+        folder = find_in_user_cache(self.name)
+        return folder if folder is not None and not _missing_files(folder) else None
 
     def _mirrored(self, mirror: Path) -> Path:
         models = mirror / "models"
@@ -154,7 +177,7 @@ def convert_gguf(file: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = {"gguf_file": file.name, "local_files_only": True}
+    where = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
     # The weights are plain floats now; with the quantization configured, saving is refused.
     del model.config.quantization_config
@@ -163,8 +186,8 @@ def convert_gguf(file: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(target)
 
 
-def _copy_model(source: Path, target: Path) -> None:
-    for file in _model_files(source):
+def _copy_model(source: Path, target: Path, files: list[str]) -> None:
+    for file in files:
         # Never a hard link: DVC makes its files read-only, and the user's file with them.
         shutil.copyfile(source / file, target / file)
 
@@ -174,8 +197,17 @@ def _model_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.suffix in suffixes)
 
 
+def _hub_files(folder: Path) -> list[str]:
+    """Those that would be fetched from the hub."""
+    return [f for f in _model_files(folder) if any(fnmatch(f, p) for p in _MODEL_FILES)]
+
+
 def _missing_files(folder: Path) -> str:
     missing = [file for file in _REQUIRED if not (folder / file).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
+    index = folder / _INDEX
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        parts = sorted(set(read_json(index)["weight_map"].values()))
+        missing += [file for file in parts if not (folder / file).is_file()]
     return ", ".join(missing)

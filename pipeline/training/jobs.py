@@ -25,7 +25,7 @@ from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import score_answers, task_score
 from pipeline.files import link_or_copy, read_json, sha256, write_json, write_text
 from pipeline.models.dataset import PromptFormat, build_dataset
-from pipeline.models.encoding import NO_SLOT
+from pipeline.models.encoding import NO_SLOT, nearest_words
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
 from pipeline.models.memory import estimate_max_tokens, total_memory
@@ -483,7 +483,8 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
 
     Raises:
         DataError: no train or no dev example has an answer that is one token of the model.
-        TemplateError: the template or the verbalizer does not fit the model.
+        TemplateError: the template or the verbalizer does not fit the model, or the template has
+            no words to start from.
     """
     task, template, examples = trial.data.task, trial.config.template, trial.data.examples
     train_set = build_dataset(model, trial.format, examples["train"], max_choices=_MAX_CHOICES)
@@ -500,6 +501,8 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
             f"{trial.task}, template {template.source!r}: all prompt tokens follow {{mask}}, where "
             "a causal model never sees them; put one before it, or use a masked model"
         )
+    prompt = trial.config.training.prompt
+    from_template = prompt is not None and prompt.start == "manual"
     dev_examples = [examples["dev"][i] for i in dev_set.kept_indices]
     return TrainingJob(
         name=trial.task,
@@ -509,6 +512,7 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
         train=train_set,
         dev=dev_set,
         score=partial(_dev_score, task, dev_examples),
+        start_words=nearest_words(template, model.codec) if from_template else [],
         open_vocabulary=task.vocabulary is not None,
     )
 

@@ -48,6 +48,8 @@ class TrainingJob:
         dev: the examples that select the epoch.
         score: (examples,) int64 each, the positions of the predicted and of the right answers ->
             a number; its value on dev selects the epoch.
+        start_words: one token id for each prompt token, as which they start with `prompt.start:
+            manual`; else empty.
         open_vocabulary: whether the right word competes in the loss with the whole vocabulary
             (LAMA), or with the allowed answers (label words, as in PET).
     """
@@ -59,6 +61,7 @@ class TrainingJob:
     train: PromptDataset
     dev: PromptDataset
     score: Score
+    start_words: Sequence[int]
     open_vocabulary: bool
 
     @property
@@ -299,6 +302,7 @@ class _Bank:
         self.active = list(self.jobs)
         self.progress = TrainerState(losses=[0.0] * len(jobs))
         self._encoders = self._make_encoders()
+        self._prompts = self._locate_prompts()
         self._prompt_optimizer, self._model_optimizer = self._make_optimizers()
         micro_batch_size = None
         if config.model is not None:
@@ -321,6 +325,7 @@ class _Bank:
                 model.input_embeddings,
                 seed=each.job.seed,
                 name=each.job.name,
+                words=each.job.start_words,
             )
             for each in self.jobs
             if each.has_prompt
@@ -560,8 +565,7 @@ class _Bank:
         parts = (self._encoders, self._prompt_optimizer, self._model_optimizer)
         return [part for part in parts if part is not None]
 
-    @property
-    def _prompts(self) -> Prompts:
+    def _locate_prompts(self) -> Prompts:
         """Where the vectors of the active jobs are."""
         prompted = [each.position for each in self.active if each.has_prompt]
         longest = self._encoders.longest if self._encoders is not None else 0
@@ -575,6 +579,7 @@ class _Bank:
         if self._encoders is not None and self._prompt_optimizer is not None and kept:
             self._encoders.keep(kept)
             self._prompt_optimizer.keep(self._encoders.parameters(), kept)
+        self._prompts = self._locate_prompts()
 
     def _dropout_seeds(self, steps: int) -> Integers:
         """(steps, prompts) int64, of the epoch; empty where there is no dropout."""

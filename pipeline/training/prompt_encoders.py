@@ -71,7 +71,13 @@ class PromptEncoder(nn.Module):
 
 
 def make_encoder(
-    config: PromptParams, count: int, embeddings: nn.Module, *, seed: int, name: str
+    config: PromptParams,
+    count: int,
+    embeddings: nn.Module,
+    *,
+    seed: int,
+    name: str,
+    words: Sequence[int] = (),
 ) -> PromptEncoder:
     """Create the encoder of one prompt; the same name and seed give the same weights.
 
@@ -79,23 +85,24 @@ def make_encoder(
         config: its type, and what it starts as.
         count: number of prompt tokens.
         embeddings: the language model's, from token ids to vectors. An `embedding` prompt always
-            starts as random words of them (as in FewNLU), not as noise of another scale.
+            starts as words of them (as in FewNLU), not as noise of another scale.
         seed: of the training.
         name: of the task.
+        words: (count,) ids of the words that the prompt starts as; empty for random ones.
     """
     weight = embeddings.get_parameter("weight")
     vocabulary_size, size = weight.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "prompt encoder", name))
         encoder = PromptEncoder(config.encoder, count, size)
-        if config.encoder == "embedding" or config.start == "words":
-            chosen = torch.randint(vocabulary_size, (count,))
-            words = embeddings(chosen.to(weight.device)).detach().cpu().float()
+        if config.encoder == "embedding" or config.start != "random":
+            chosen = torch.tensor(words) if words else torch.randint(vocabulary_size, (count,))
+            vectors = embeddings(chosen.to(weight.device)).detach().cpu().float()
             if config.encoder == "embedding":
                 with torch.no_grad():
-                    encoder.embedding.weight.copy_(words)
+                    encoder.embedding.weight.copy_(vectors)
             else:
-                encoder.words = words
+                encoder.words = vectors
     return encoder
 
 

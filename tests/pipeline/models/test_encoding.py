@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import TemplateError
-from pipeline.models.encoding import NO_SLOT, Row, build_row
+from pipeline.models.encoding import NO_SLOT, Row, build_row, nearest_words
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.models.tokenizer import PieceTokenizer
@@ -208,3 +208,51 @@ def test_an_answer_without_a_token_is_refused(tiny_folders: dict[str, Path]) -> 
     template = parse_template("{premise} {mask}.", ["premise"])
     with pytest.raises(TemplateError, match=r"the answer '\\u200b' has no token of this model"):
         build_row(template, {"premise": "a"}, codec, masked=True, max_length=64, answer="\u200b")
+
+
+# Words to start from
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("source", "spelled"),
+    [
+        # paper-v2: the words behind the subject are nearest to all three places.
+        (
+            "[P*3] {subject} is located in [P*3] {mask} [P*3] .",
+            "_is _located _in _is _located _in _is _located _in",
+        ),
+        ("{subject} is located in [P*5] {mask} .", "_is _located _in _is _located"),
+        ("{subject} is [P] located in [P] {mask}", "_located _located"),  # what follows first
+        (
+            "Answer {subject} [P*2] {mask} Question",
+            "_Question _Question",
+        ),  # of equals, what follows
+        ("[P*4] {mask}", None),
+        ("[P*4] {subject} . {mask} ,", None),
+    ],
+)
+def test_the_nearest_words_of_a_template_are_those_beside_its_prompt_tokens(
+    tiny_models: dict[str, PromptedModel], family: str, source: str, spelled: str | None
+) -> None:
+    codec = tiny_models[family].codec
+    template = parse_template(source, FIELDS)
+    if spelled is None:
+        with pytest.raises(TemplateError, match=r"no words for prompt\.start: manual; write some"):
+            nearest_words(template, codec)
+        return
+    assert nearest_words(template, codec) == ids(family, codec, spelled)
+
+
+def test_a_template_without_prompt_tokens_needs_no_words(
+    tiny_models: dict[str, PromptedModel],
+) -> None:
+    assert (
+        nearest_words(parse_template("{subject} {mask}", FIELDS), tiny_models["bert"].codec) == []
+    )
+
+
+def test_special_tokens_of_a_template_are_no_words(tiny_models: dict[str, PromptedModel]) -> None:
+    codec = tiny_models["bert"].codec
+    template = parse_template("{subject} [SEP] is [P*3] {mask}", FIELDS)
+    assert nearest_words(template, codec) == ids("bert", codec, "_is") * 3

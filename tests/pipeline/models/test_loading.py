@@ -81,10 +81,41 @@ def test_a_missing_mps_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_the_precision_follows_name_device_and_what_is_trained(
-    name: str, device: str, frozen: str, tuned: str
+    name: str, device: str, frozen: str, tuned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert choose_precision(name, torch.device(device)) == frozen
     assert choose_precision(name, torch.device(device), tuned=True) == tuned
+
+
+def test_a_card_that_only_emulates_bfloat16_computes_in_single_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+    assert choose_precision("auto", torch.device("cuda")) == "float32"
+    assert choose_precision("auto", torch.device("cuda"), tuned=True) == "float32"
+    assert choose_precision("bfloat16", torch.device("cuda")) == "bfloat16"
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_pickled_weights_and_code_of_the_folder_are_refused_and_not_run(copy: Path) -> None:
+    ran = copy / "ran"
+    (copy / "mine.py").write_text(f"open({str(ran)!r}, 'w')")
+    config = json.loads((copy / "config.json").read_text())
+    code = {"AutoConfig": "mine.Config", "AutoModelForMaskedLM": "mine.Model"}
+    changed = {**config, "model_type": "mine", "auto_map": code}
+    (copy / "config.json").write_text(json.dumps(changed))
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        load_model(copy, device="cpu")
+    assert not ran.exists()
+
+    (copy / "config.json").write_text(json.dumps(config))
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no file named model\.safetensors"):
+        load_model(copy, device="cpu")
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@ import copy
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.models.encoding import build_row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.tokenizer import PieceTokenizer
-from tests.tiny import FAMILIES
+from pipeline.prompts.template import parse_template
+from tests.tiny import FAMILIES, MASKED
 from tests.worked import PREFIX, SUFFIX, ids
 
 
@@ -30,7 +32,6 @@ def test_special_tokens_are_told_apart_as_prefix_and_suffix(
     ("text", "spelled"),
     [
         ("Paris is in France", "^Paris _is _in _France"),
-        (" Paris", "^Paris"),
         ("Paris, in the city.", "^Paris , _in _the _city ."),
     ],
 )
@@ -38,6 +39,28 @@ def test_a_segment_at_the_start_begins_a_line(
     codec: PieceTokenizer, family: str, text: str, spelled: str
 ) -> None:
     assert codec.encode_segment(text, start=True) == ids(family, codec, spelled)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (" Paris is", {"gpt2": "ĠParis Ġis", "roberta": "ĠParis Ġis", "llama": "▁▁Paris ▁is"}),
+        (
+            "\nParis is",
+            {"gpt2": "Ċ Paris Ġis", "roberta": "Ċ Paris Ġis", "llama": "▁ \n Paris ▁is"},
+        ),
+    ],
+)
+def test_white_space_at_the_start_is_kept_where_the_tokenizer_has_it(
+    codec: PieceTokenizer, family: str, text: str, kept: dict[str, str]
+) -> None:
+    """Not WordPiece, nor ALBERT's normalizer."""
+    other = {"bert": "Paris is", "albert": "▁paris ▁is"}
+    template = parse_template(text.replace("Paris", "{subject}") + " {mask}", ["subject"])
+    row = build_row(template, {"subject": "Paris"}, codec, masked=family in MASKED, max_length=20)
+    expected = (other | kept)[family].split(" ")
+    tokens = codec.tokenizer.convert_ids_to_tokens(list(row.token_ids))[len(codec.prefix) :]
+    assert tokens[: len(expected)] == expected
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -391,6 +392,106 @@ def test_a_model_of_another_kind_is_told_what_it_lacks(
         _fetch("org/other", target)
     assert "save_pretrained" in str(caught.value)
     assert _content(target) == {}
+
+
+# From the user's own cache of the hub
+
+
+@pytest.fixture
+def user_cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of a user who has `org/name` in two revisions."""
+    home = tmp_path / "hugging-face"
+    repository = home / "hub" / "models--org--name"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    for revision, commit in (("main", COMMIT), ("v1", OLDER)):
+        (repository / "refs" / revision).write_text(commit)
+        snapshot = repository / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for name, content in hub.files.items():
+            if "/" not in name:
+                blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
+                blob.write_bytes(content)
+                (snapshot / name).symlink_to(blob)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    return home
+
+
+def test_a_model_of_the_users_cache_is_taken_without_any_request(
+    hub: Hub, user_cache: Path, target: Path
+) -> None:
+    _fetch("org/name", target)
+    assert _content(target) == _model_of(hub)
+    assert hub.server.asked == []
+    found = ModelSource("org/name").probe(cache=target.parent / "cache", mirror=None, seconds=1)
+    assert found.startswith(f"in the cache of the Hugging Face hub, {user_cache}")
+
+
+def test_the_users_cache_is_found_by_the_environment_without_a_network(
+    hub: Hub, user_cache: Path, target: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.sources.models import ModelSource; "
+        "target = Path(sys.argv[1]); "
+        "ModelSource('org/name').fetch(target, cache=target.parent / 'cache', mirror=None)"
+    )
+    environment = {**os.environ, "HF_HOME": str(user_cache), "HF_HUB_OFFLINE": "1"}
+    del environment["HF_HUB_CACHE"]
+    subprocess.run([sys.executable, "-c", code, str(target)], env=environment, check=True)
+    assert _content(target) == _model_of(hub)
+
+
+def test_the_users_cache_has_a_revision_or_the_hub_is_asked(
+    hub: Hub, user_cache: Path, target: Path
+) -> None:
+    folder = user_cache / "hub" / "models--org--name"
+    (folder / "snapshots" / OLDER / "config.json").unlink()
+    (folder / "snapshots" / OLDER / "config.json").write_bytes(hub.files["config.json"] + b" ")
+    _fetch("org/name@v1", target)
+    assert hub.server.asked == []
+    assert _content(target)["config.json"] == hub.files["config.json"] + b" "
+
+    (folder / "refs" / "v1").unlink()
+    shutil.rmtree(target)
+    target.mkdir()
+    _fetch("org/name@v1", target)
+    assert hub.server.asked != []
+    assert _content(target) == _model_of(hub)
+
+
+@pytest.mark.parametrize("part", ["config.json", "model.safetensors"])
+def test_an_incomplete_model_of_the_users_cache_is_fetched(
+    hub: Hub, user_cache: Path, target: Path, part: str
+) -> None:
+    next(user_cache.glob(f"hub/*/snapshots/{COMMIT}/{part}")).unlink()
+    # A file that no model folder gets; it is no replacement.
+    next(user_cache.glob(f"hub/*/snapshots/{COMMIT}/consolidated.safetensors")).unlink()
+    _fetch("org/name", target)
+    assert _content(target) == _model_of(hub)
+    assert hub.server.asked != []
+
+
+def test_an_altered_model_of_the_users_cache_is_an_error_and_is_left_there(
+    hub: Hub, user_cache: Path, target: Path
+) -> None:
+    weights = next(user_cache.glob(f"hub/*/snapshots/{COMMIT}/model.safetensors"))
+    weights.write_bytes(b"altered")
+    with pytest.raises(ChecksumError, match="delete it from the cache of the Hugging Face hub"):
+        _fetch("org/name", target)
+    assert weights.read_bytes() == b"altered"
+
+
+def test_a_folder_that_lacks_a_part_of_its_weights_is_refused(
+    tiny_folders: dict[str, Path], tmp_path: Path, target: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folders["bert"], tmp_path / "parts"))
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    index = {
+        "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002.safetensors"}
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"has no model-00002\.safetensors"):
+        _fetch(str(folder), target)
 
 
 # From a mirror

@@ -28,7 +28,16 @@ from pipeline.training.jobs import (
     select_settings,
 )
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
-from tests.jobs import ADAM, changed, diverge_above, fact_job, fact_trial, method, task_trial
+from tests.jobs import (
+    ADAM,
+    changed,
+    diverge_above,
+    fact_job,
+    fact_trial,
+    method,
+    task_trial,
+    train_jobs,
+)
 from tests.tiny import FAMILIES
 from tests.worked import VOCABULARY, hand_row, ids, make_facts
 
@@ -60,6 +69,30 @@ def rte_job(
 ) -> TrainingJob:
     trial = task_trial("rte", PATTERN, examples, verbalizer=verbalizer, max_length=max_length)
     return make_job(model, trial)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("encoder", ["lstm", "mlp", "embedding"])
+def test_a_prompt_that_starts_from_the_template_is_its_words_before_training(
+    tiny_models: dict[str, PromptedModel], family: str, encoder: str
+) -> None:
+    model = tiny_models[family]
+    facts = {split: [fact("Oslo", "Norway")] for split in ("train", "dev")}
+    training = method(epochs=1, encoder=encoder, start="manual")
+    job = make_job(model, fact_trial("P17", HYBRID, facts, ["Norway"], training=training))
+    scores = iter([1.0, 0.0])  # the first epoch, before training, is the best
+
+    result = train_jobs(
+        model, [job], epochs=1, encoder=encoder, start="manual",
+        job={"score": lambda *_: next(scores)},
+    )["P17"]  # fmt: skip
+
+    words = torch.tensor(ids(family, model.codec, "_is _in _is"))
+    assert result.vectors is not None
+    torch.testing.assert_close(
+        result.vectors, model.input_embeddings(words).detach(), rtol=1e-4, atol=1e-4
+    )
+    assert not make_job(model, fact_trial("P17", HYBRID, facts, ["Norway"])).start_words
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -356,6 +356,20 @@ def test_what_an_encoder_changes_is_added_to_the_words(kind):
     torch.testing.assert_close(_vectors(bank)[0], kept)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_starts_as_the_words_that_are_chosen_for_it(kind):
+    config = method(encoder=kind, start="manual").prompt
+    words = embeddings(WORDS)
+    chosen = ([5, 2, 5], [7])
+    encoders = [
+        make_encoder(config, len(ids), words, seed=1, name=str(n), words=ids)
+        for n, ids in enumerate(chosen)
+    ]
+    bank = EncoderBank(encoders, dropout=0.0, device=CPU)
+    for vectors, ids in zip(_vectors(bank), chosen, strict=True):
+        torch.testing.assert_close(vectors, WORDS[ids], rtol=1e-4, atol=1e-4)
+
+
 def _random_twin(kind: str) -> EncoderBank:
     """The same encoders, without words."""
     config = method(encoder=kind).prompt
