@@ -190,7 +190,9 @@ def _evaluate(
         for trial in setting["trials"]
     }
     evaluations: dict[str, Evaluation] = {}
-    for name, prompt in load_prompts(trained).items():
+    prompts = load_prompts(trained)
+    for done, (name, prompt) in enumerate(prompts.items()):
+        ctx.show_progress("evaluated", done, len(prompts))
         finished = ctx.work.path("evaluated", f"{name}.json")
         if not finished.exists():
             form, examples = read(prompt, *places[name])

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from pipeline.cli.console import print_warning
+from pipeline.cli.console import LiveLine, print_warning
 from pipeline.errors import ParamsError, PipelineError, memory_errors_named
 from pipeline.history.run import StageRun, stage_run
 from pipeline.tasks import check_task
@@ -74,10 +74,11 @@ def stage(
                 _file_errors_named(),
                 memory_errors_named(),
                 _timed(run, work),
+                LiveLine(info.name) as line,
             ):
                 if work is not None:
                     work.note("run_id", run.run_id)
-                yield RunningStage(run, identity, work, info.tags)
+                yield RunningStage(run, identity, work, info.tags, line)
     except PipelineError as error:
         if os.environ.get("PTUNE_TRACEBACK"):
             raise
@@ -93,6 +94,7 @@ class RunningStage:
     _identity: StageIdentity | None
     _work: WorkFolder | None
     _tags: Mapping[str, str]
+    _line: LiveLine
 
     @property
     def run_id(self) -> str:
@@ -136,6 +138,10 @@ class RunningStage:
     def echo(self, text: str) -> None:
         """Print a line for the user."""
         echo(text)
+
+    def show_progress(self, text: str, done: int, total: int) -> None:
+        """Show on a terminal how far the work is, in steps, for example."""
+        self._line.update(text, done, total)
 
     def log_dataset(self, name: str, path: Path, context: str) -> None:
         """Log an input of the stage as a dataset, under DVC's hash of it."""

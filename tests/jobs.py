@@ -142,6 +142,7 @@ def train_jobs(
     best_checkpoint_path: Path = Path("weights.safetensors"),
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[str, EpochRecord], object] = lambda *_: None,
+    on_step: Callable[[int, int], None] = lambda *_: None,
     job: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, TrainingResult]:
@@ -155,5 +156,6 @@ def train_jobs(
         best_checkpoint_path=best_checkpoint_path,
         checkpoint=checkpoint,
         on_epoch=lambda position, record: on_epoch(jobs[position].name, record),
+        on_step=on_step,
     )
     return {one.name: result for one, result in zip(jobs, results, strict=True)}

@@ -20,6 +20,53 @@ def print_warning(message: str, *, color: str) -> None:
     typer.secho(message, err=True, fg=color, color=False if os.environ.get("NO_COLOR") else None)
 
 
+class LiveLine:
+    """A line at the bottom of a terminal: what runs, how far it is, time spent and left.
+
+    It moves all the time; what is printed appears above it. Not on a terminal, there is none.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Initialize with what runs."""
+        self._text = text
+        self._progress: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "LiveLine":
+        """Show the line."""
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich import progress
+            from rich.console import Console
+
+            self._progress = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(bar_width=20),
+                progress.TextColumn("{task.fields[count]}", markup=False),
+                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(compact=True),
+                console=Console(stderr=True),
+                refresh_per_second=4,
+                transient=True,
+            )
+            self._task = self._progress.add_task(self._text, total=None, count="")
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the line."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, text: str, done: int, total: int) -> None:
+        """Show that this part of the work is so far; another text starts another part."""
+        if self._progress is None:
+            return
+        description = f"{self._text}  {text}"
+        if self._progress.tasks[0].description != description:
+            self._progress.reset(self._task, description=description)
+        self._progress.update(self._task, completed=done, total=total, count=f"{done}/{total}")
+
+
 def print_columns(rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> None:
     """Print rows in aligned columns; the columns with the numbers `right` to the right."""
     rows = list(rows)

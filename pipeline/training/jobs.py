@@ -278,6 +278,9 @@ class Reporter(Protocol):
     def echo(self, text: str) -> None:
         """Print a line for the user."""
 
+    def show_progress(self, text: str, done: int, total: int) -> None:
+        """Show how far a bank is, in steps."""
+
 
 # Searches the words of a discrete prompt. Takes model, trial, job, the file for its progress, the
 # maximum number of positions in a forward pass, and what is called after each iteration.
@@ -416,6 +419,7 @@ class TrialRunner:
                 folder=folder,
                 runtime=self.runtime.model_copy(update={"max_tokens_per_forward": max_tokens}),
                 on_epoch=on_epoch,
+                on_step=partial(self.reporter.show_progress, bank.name),
             )
         if trial.tuned:
             write_text(folder / _DIGEST, sha256(folder / _WEIGHTS))
@@ -529,6 +533,7 @@ def train_bank(
     folder: Path,
     runtime: RuntimeParams,
     on_epoch: Callable[[int, EpochRecord], None],
+    on_step: Callable[[int, int], None] = lambda *_: None,
 ) -> list[TrainingResult]:
     """Train jobs together, as many at a time as fit in memory.
 
@@ -539,6 +544,7 @@ def train_bank(
         folder: of the progress. A call with the same arguments resumes from an earlier one's.
         runtime: tokens per forward pass, and seconds between checkpoints.
         on_epoch: see `train`.
+        on_step: see `train`; of the jobs that train at a time.
     """
 
     def report(start: int, position: int, record: EpochRecord) -> None:
@@ -560,6 +566,7 @@ def train_bank(
             best_checkpoint_path=folder / _WEIGHTS,
             checkpoint=Checkpoint(checkpoint, seconds=runtime.checkpoint_seconds),
             on_epoch=partial(report, start),
+            on_step=on_step,
         )
     return results
 

@@ -6,6 +6,7 @@ training it separately.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -133,6 +134,7 @@ def train(
     best_checkpoint_path: Path,
     checkpoint: Checkpoint | None,
     on_epoch: Callable[[int, EpochRecord], None],
+    on_step: Callable[[int, int], None] = lambda *_: None,
 ) -> list[TrainingResult]:
     """Train the prompts of some jobs, the model, or both; or score dev once.
 
@@ -147,12 +149,16 @@ def train(
         max_tokens_per_forward: maximum number of positions in a forward pass; it changes memory
             and speed, not the result. Ignored in the steps of a tuned model, whose dropout depends
             on where passes end.
-        best_checkpoint_path: file for the tuned model's weights of the best epoch (safetensors);
-            not written where the model is frozen.
+        best_checkpoint_path: file for the tuned model's weights of the best epoch (safetensors),
+            written at the end, not where the model is frozen. Until then, weights are in files
+            beside it that are named by their epoch, so that those of a checkpoint are never
+            overwritten.
         checkpoint: where progress is saved and resumed from, if an earlier call with the same
             arguments left some; the result is the same. None saves nothing.
         on_epoch: called with a job's position and record after each epoch, except for epochs that
             a checkpoint already has.
+        on_step: called after each step with the number of steps so far, of all epochs, and that of
+            the whole training, should no job stop early.
 
     Returns:
         The result of each job.
@@ -171,24 +177,37 @@ def train(
     if saved is not None:
         bank.load_state_dict(saved)
 
+    tuned = config.model is not None and config.epochs > 0
+
     def save_if_due() -> None:
         if checkpoint is not None and checkpoint.due:
             checkpoint.save(bank.state_dict())
+            if tuned:
+                _delete_weights(best_checkpoint_path, bank.jobs[0].result.best_epoch)
+
+    def after_step() -> None:
+        save_if_due()
+        on_step(*bank.steps())
 
     progress = bank.progress
     while progress.epoch <= config.epochs and bank.active:
         if progress.epoch:
-            bank.train_epoch(save_if_due)
+            bank.train_epoch(after_step)
         records, vectors = bank.score_dev()
         for job, record in zip(bank.active, records, strict=True):
             improved = job.update_best(record, bank.vectors_of(job, vectors))
-            if improved and config.model is not None and config.epochs:
-                _save_weights(model, best_checkpoint_path)
+            if improved and tuned:
+                _save_weights(model, _weights_of(best_checkpoint_path, progress.epoch))
             on_epoch(job.position, record)
         progress.next_epoch()
         bank.drop_stopped()
         save_if_due()
     results = [job.result for job in bank.jobs]
+    if tuned:
+        best = _weights_of(best_checkpoint_path, results[0].best_epoch)
+        if best.exists():  # else an earlier call, killed since, has renamed it
+            best.replace(best_checkpoint_path)
+        _delete_weights(best_checkpoint_path, None)
     for result in results:
         result.vectors = None if result.vectors is None else result.vectors.float().cpu()
     if checkpoint is not None:
@@ -355,6 +374,12 @@ class _Bank:
                 stacked=False,
             )
         return of_prompts, of_model
+
+    def steps(self) -> tuple[int, int]:
+        """Return the number of steps so far, of all epochs, and that of the whole training."""
+        per_epoch = max(job.steps_per_epoch for job in self.active)
+        done = (self.progress.epoch - 1) * per_epoch + self.progress.step
+        return done, self._config.epochs * per_epoch
 
     def train_epoch(self, after_step: Callable[[], None]) -> None:
         """Run the steps of the epoch that remain; add up the losses."""
@@ -600,8 +625,23 @@ class _Bank:
         return self._planner.choose_length(first, every)
 
 
+def _weights_of(path: Path, epoch: int) -> Path:
+    """Return the file of an epoch's weights, beside that of the result."""
+    return path.with_name(f"{path.stem}.{epoch}{path.suffix}")
+
+
+def _delete_weights(path: Path, kept: int | None) -> None:
+    """Delete the weights of all epochs but one."""
+    for file in path.parent.glob(f"{path.stem}.*{path.suffix}"):
+        if kept is None or file != _weights_of(path, kept):
+            file.unlink()
+
+
 def _save_weights(model: PromptedModel, path: Path) -> None:
-    """Write every parameter once; tied ones under their first name."""
-    save_file(
-        {name: p.detach().cpu().contiguous() for name, p in model.network.named_parameters()}, path
-    )
+    """Write every parameter once; tied ones under their first name. The file appears whole."""
+    partial = path.with_name(f"{path.name}.partial")
+    weights = {name: p.detach().cpu().contiguous() for name, p in model.network.named_parameters()}
+    save_file(weights, partial)
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -20,3 +20,33 @@ def test_a_warning_has_a_color_in_a_terminal_unless_no_color_is_set(
     environment = {**os.environ, "NO_COLOR": no_color}
     subprocess.run([sys.executable, "-c", CODE], stderr=terminal, env=environment, check=True)
     assert os.read(reader, 100) == shown
+
+
+LIVE = """
+import sys
+from pipeline.cli.console import LiveLine
+with LiveLine("train/rte") as line:
+    line.update("bank-1", 1, 2)
+    line._progress and line._progress.refresh()
+    print("epoch 1", file=sys.stderr)
+"""
+
+
+def test_a_terminal_shows_how_far_the_work_is_and_what_is_printed() -> None:
+    reader, terminal = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-c", LIVE],
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        check=True,
+    )
+    os.close(terminal)
+    shown = os.read(reader, 10_000).decode()
+    assert "train/rte  bank-1" in shown
+    assert "1/2" in shown
+    assert "epoch 1" in shown
+
+
+def test_without_a_terminal_only_lines_are_printed() -> None:
+    done = subprocess.run([sys.executable, "-c", LIVE], stderr=subprocess.PIPE, check=True)
+    assert done.stderr == b"epoch 1\n"

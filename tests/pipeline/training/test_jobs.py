@@ -326,6 +326,7 @@ class Log:
 
     run_id: str = "first"
     lines: list[str] = field(default_factory=list)
+    progress: list[tuple[str, int, int]] = field(default_factory=list)
     metrics: list[tuple[str, int | None]] = field(default_factory=list)
     on_metrics: Callable[[int], None] = lambda _: None
 
@@ -335,6 +336,9 @@ class Log:
 
     def echo(self, text: str) -> None:
         self.lines.append(text)
+
+    def show_progress(self, text: str, done: int, total: int) -> None:
+        self.progress.append((text, done, total))
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         self.metrics += [(name, epoch) for name in metrics]

@@ -1008,6 +1008,63 @@ def test_a_killed_training_of_the_model_ends_as_an_undisturbed_one(
     assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_the_weights_that_a_checkpoint_refers_to_are_not_overwritten(
+    tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """A training that resumes elsewhere may score otherwise, and keep the checkpoint's epoch."""
+    model = load_model(tiny_folders["bert"], tuned=True)
+    path = tmp_path / "checkpoint.pt"
+    first = tmp_path / "weights.1.safetensors"
+    kept: list[bytes] = []
+
+    def die_in_epoch_2(_: str, record: EpochRecord) -> None:
+        if record.epoch == 1:
+            kept.append(first.read_bytes())
+        if record.epoch == 2:  # its weights are saved; no checkpoint has it
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(
+            model, [job(model)], model_optimizer=ADAM, epochs=3, score=latest,
+            best_checkpoint_path=tmp_path / "weights.safetensors",
+            checkpoint=DyingCheckpoint(path, dies_at=99, saved=True), on_epoch=die_in_epoch_2,
+        )  # fmt: skip
+    assert torch.load(path, weights_only=True)["jobs"][0]["result"]["best_epoch"] == 1
+    assert first.read_bytes() == kept[0]
+
+
+def test_the_files_of_single_epochs_are_gone_at_the_end(
+    tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load_model(tiny_folders["bert"], tuned=True)
+    run(
+        model, [job(model)], model_optimizer=ADAM, epochs=3,
+        best_checkpoint_path=tmp_path / "weights.safetensors",
+    )  # fmt: skip
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_steps_are_counted_over_all_epochs_also_after_a_kill(
+    tiny_models: dict[str, PromptedModel], tmp_path: Path
+) -> None:
+    model, settings = tiny_models["bert"], {"epochs": 3, "patience": 9, "batch_size": 2}
+    whole: list[tuple[int, int]] = []
+    run(model, three_jobs(model), **settings, on_step=lambda *step: whole.append(step))
+    total = whole[-1][1]
+    assert whole == [(number, total) for number in range(1, total + 1)]
+    resumed: list[tuple[int, int]] = []
+    path = tmp_path / "checkpoint.pt"
+    dying = DyingCheckpoint(path, dies_at=total // 2, saved=True)
+    with pytest.raises(Killed):
+        run(model, three_jobs(model), **settings, checkpoint=dying)
+    run(
+        model, three_jobs(model), **settings, checkpoint=Checkpoint(path, seconds=0.0),
+        on_step=lambda *step: resumed.append(step),
+    )  # fmt: skip
+    assert 0 < len(resumed) < total
+    assert resumed == whole[-len(resumed) :]
+
+
 def test_a_finished_training_is_not_repeated(
     tiny_models: dict[str, PromptedModel], tmp_path: Path
 ) -> None:
@@ -1091,4 +1148,5 @@ def test_a_tuned_model_that_diverges_leaves_the_weights_of_the_best_epoch(
             score=latest,
             best_checkpoint_path=path,
         )
-    assert all(weight.isfinite().all() for weight in load_file(path).values())
+    best = load_file(tmp_path / "weights.0.safetensors")
+    assert all(weight.isfinite().all() for weight in best.values())
