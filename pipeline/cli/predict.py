@@ -46,12 +46,28 @@ class _TaskCommands(TyperGroup):
         return [*super().list_commands(ctx), *own_splits(OWN_SPLITS)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        known = super().get_command(ctx, cmd_name)
         folder = own_splits(OWN_SPLITS).get(cmd_name)
-        if folder is None:
-            return super().get_command(ctx, cmd_name)
+        if known is None and folder is None:
+            _check_not_new(cmd_name)
+        if known is not None or folder is None:
+            return known
         commands = typer.Typer()
         _add_command(commands, read_definition(folder).task, OWN_TRAINED)
         return typer.main.get_command(commands)
+
+
+def _check_not_new(name: str) -> None:
+    """Check that an unknown name is not that of a task that was added to params.yaml.
+
+    Raises:
+        DataError: it is.
+    """
+    from pipeline.config.schema import load_params
+
+    params_file = Path("params.yaml")
+    if params_file.is_file() and name in load_params(params_file).tasks:
+        raise DataError(f"{name} was not trained; `dvc repro` trains the tasks of {params_file}")
 
 
 app = typer.Typer(cls=_TaskCommands, help=__doc__, no_args_is_help=True)

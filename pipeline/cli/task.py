@@ -177,8 +177,9 @@ def choose_words(labels: Sequence[str], codec: "PieceTokenizer | None") -> dict[
         return {label: label for label in labels}
     words: dict[str, str] = {}
     for label in labels:
-        parts = re.split(r"[\W_]+", label)
-        candidates = [label, label.lower(), *(part.lower() for part in parts), *_LETTERS]
+        parts = re.split(r"[\W_]+", label)[::-1]  # the last word is often the noun
+        lower = [part.lower() for part in parts]
+        candidates = [label, label.lower(), *parts, *lower, *_LETTERS]
         for word in filter(None, candidates):
             token = codec.single_token_id(word, space_before=True)
             if token is not None and word not in words.values():
@@ -192,7 +193,8 @@ def choose_words(labels: Sequence[str], codec: "PieceTokenizer | None") -> dict[
 def _describe_lengths(lengths: Sequence[int], max_length: int) -> str:
     if not lengths:
         return (
-            f"max_length {max_length}: a default; `dvc repro download-model` first, to count tokens"
+            f"max_length {max_length} and the words are not checked against the model, which is "
+            "not there yet: run `dvc repro download-model` first"
         )
     cut = sum(length > max_length for length in lengths)
     return (

@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,16 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.scores import CONTROLS, HEADLINE, LABELS, MethodResult, Row, join
+from pipeline.report.scores import (
+    CONTROLS,
+    HEADLINE,
+    LABELS,
+    MethodResult,
+    Row,
+    join,
+    percent,
+    sort_relations,
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +65,78 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def overview_figure(
+    results: Sequence[MethodResult],
+    intervals: Mapping[str, tuple[float, float]],
+    paper: Mapping[str, float],
+) -> str:
+    """Draw the score of each method and control, narrow enough for a phone.
+
+    Args:
+        results: of LAMA and of SuperGLUE's tasks; those of tasks with several metrics have no
+            interval, as theirs is of the accuracy.
+        intervals: name of a result -> ends of its 95 % interval, as shares of 1.
+        paper: method -> the paper's P@1 of the same model and facts.
+    """
+    # Task, method or control, score, its interval, the paper's score.
+    lines: list[tuple[str, str, float, tuple[float, float] | None, float | None]] = []
+    for task in dict.fromkeys(result.task for result in results):
+        of = [result for result in results if result.task == task]
+        for key in CONTROLS:
+            share = of[0].metrics.get(f"test/{key}")
+            if share is not None:
+                lines.append((task, key, share, None, None))
+        for result in of:
+            share = result.metrics[f"test/{HEADLINE[result.benchmark]}"]
+            whole = not task or share == result.metrics.get("test/accuracy")
+            ends = intervals.get(result.name) if whole else None
+            published = None if task else paper.get(result.method)
+            lines.append((task, result.method, share, ends, published))
+    groups = list(dict.fromkeys(line[0] for line in lines))
+    # A gap between tasks.
+    places = [-n - 0.6 * groups.index(line[0]) for n, line in enumerate(lines)]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.8, 0.8 + 0.28 * (1 - places[-1])), layout="constrained")
+        axes = figure.subplots()
+        for place, (_, method, share, ends, published) in zip(places, lines, strict=True):
+            mark = _MARKS[method]
+            if ends:
+                axes.plot([100 * end for end in ends], [place] * 2, color=mark.color, lw=2)
+            axes.scatter(
+                [100 * share], [place], s=mark.size, color=mark.color, marker=mark.shape,
+                edgecolor=mark.edge, lw=mark.edge_width, zorder=3,
+            )  # fmt: skip
+            axes.annotate(
+                percent(share), (100 * max(share, ends[1] if ends else share), place), (7, 0),
+                textcoords="offset points", va="center", color="#334155",
+            )  # fmt: skip
+            if published is not None:
+                axes.scatter(
+                    [100 * published], [place], s=70, marker="o", facecolor="none",
+                    edgecolor="#0f172a", label="paper",
+                )  # fmt: skip
+        names = [
+            " ".join(filter(None, (task, CONTROLS.get(method, method))))
+            for task, method, *_ in lines
+        ]
+        axes.set_yticks(places, names, parse_math=False)
+        axes.set_xlim(-1, 108)
+        axes.set_ylim(places[-1] - 0.6, 0.6)
+        axes.set_xticks(range(0, 101, 20))
+        tasks = any(line[0] for line in lines)
+        axes.set_xlabel("test score, %" if tasks else "test P@1, %")
+        axes.grid(axis="x", color="#e2e8f0")
+        axes.set_axisbelow(True)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            figure.legend(handles[:1], labels[:1], loc="outside upper right", frameon=False)
+        return _svg(figure)
+
+
 def relations_figure(results: Sequence[MethodResult]) -> str:
     """Draw P@1 of each relation: a mark for each method and control, a line between methods."""
     methods = [result.method for result in results]
-    rows = join({result.method: result.relations for result in results}, "relation")
-    rows.sort(key=lambda row: max(row[method] for method in methods))
+    rows = join(sort_relations(results), "relation")[::-1]  # from the bottom to the top
     marks = [*(control for control in CONTROLS if control in rows[0]), *methods]
     strips = [
         _Strip(

@@ -10,9 +10,10 @@ from markdown_it import MarkdownIt
 
 from pipeline.config.schema import Params
 from pipeline.files import read_json, write_text
-from pipeline.report import tables
+from pipeline.report import published, tables
 from pipeline.report.figures import (
     curves_figure,
+    overview_figure,
     relations_figure,
     stability_figure,
     trainings_figure,
@@ -25,8 +26,14 @@ from pipeline.report.scores import (
     percent,
     read_answers,
     read_result,
+    sort_relations,
 )
-from pipeline.report.significance import Comparison, compare_methods
+from pipeline.report.significance import (
+    Comparison,
+    compare_methods,
+    read_correct,
+    score_interval,
+)
 from pipeline.workflow.lock import file_hash
 
 
@@ -40,6 +47,7 @@ class ReportData:
         tasks: results on SuperGLUE, by task, then method.
         own: results on the user's tasks, likewise.
         comparisons: `lama`, `superglue` or `tasks` -> methods against each other.
+        intervals: name of a result -> ends of the 95 % interval of its P@1 or accuracy.
         splits: metrics file of LAMA's splits.
         answers: as `read_answers` returns them.
         budgets: name of a result -> `count_epochs` of its curves.
@@ -52,6 +60,7 @@ class ReportData:
     tasks: Sequence[MethodResult] = ()
     own: Sequence[MethodResult] = ()
     comparisons: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     splits: Row = field(default_factory=dict)
     answers: Sequence[Row] = ()
     budgets: Mapping[str, Row] = field(default_factory=dict)
@@ -79,6 +88,7 @@ def read_report(params: Params, folders: ResultFolders) -> ReportData:
         for task in params.tasks
         for method in glue.methods
     ]
+    answers = read_correct([*probing, *tasks, *own], folders.evaluation)
     names = [result.name for result in (*probing, *stability, *tasks, *own)]
     files = [folders.metrics / f"{name}.json" for name in names]
     return ReportData(
@@ -88,9 +98,10 @@ def read_report(params: Params, folders: ResultFolders) -> ReportData:
         tasks,
         own,
         comparisons={
-            benchmark: compare_methods(results, folders.evaluation)
+            benchmark: compare_methods(results, answers)
             for benchmark, results in (("lama", probing), ("superglue", tasks), ("tasks", own))
         },
+        intervals={name: score_interval(of, name) for name, of in answers.items()},
         splits=read_json(folders.metrics / "splits" / "lama.json") if probing else {},
         answers=read_answers(folders.evaluation, probed, params.report.facts_shown),
         budgets={name: count_epochs(folders.curves / f"{name}.csv") for name in names},
@@ -105,7 +116,8 @@ def write_report(folder: Path, data: ReportData) -> None:
         "report.md.j2",
         data=data,
         figures=figures,
-        lama_relations={result.method: result.relations for result in data.lama},
+        lama_relations=sort_relations(data.lama),
+        headlines=list(tables.headlines([*data.lama, *data.tasks, *data.own], data.comparisons)),
     )
     for name, figure in figures.items():
         write_text(folder / "figures" / f"{name}.svg", figure)
@@ -139,6 +151,12 @@ def render(template: str, folder: Path = Path(__file__).parent, **values: object
 
 def _figures(data: ReportData) -> dict[str, str]:
     figures = {}
+    if data.intervals:
+        subset = data.params.lama.subset if data.params.lama.source == "lama" else None
+        paper = published.lama_scores(subset, data.params.model.name) if subset else {}
+        figures["overview"] = overview_figure(
+            [*data.lama, *data.tasks, *data.own], data.intervals, paper
+        )
     if data.lama:
         figures["lama_relations"] = relations_figure(data.lama)
         if tables.repeated(data.lama, "trainings"):
@@ -157,8 +175,9 @@ def _body(markdown: str, figures: Mapping[str, str]) -> str:
     """Return the Markdown as HTML, with the figures in place of links to them."""
     body: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     for name, figure in figures.items():
-        start = body.index(f'<img src="figures/{name}.svg"')
-        end = body.index("/>", start) + 2
-        body = body[:start] + figure[figure.index("<svg") :] + body[end:]
+        link = re.compile(rf'<p><img src="figures/{name}\.svg" alt="([^"]*)" /></p>')
+        svg = figure[figure.index("<svg") + len("<svg") :]
+        start = f'<figure class="{name}"><svg role="img" aria-label='
+        body = link.sub(lambda found: f'{start}"{found[1]}"{svg}</figure>', body)  # noqa: B023
     body = body.replace("<table>", '<div class="scroll"><table>')
     return body.replace("</table>", "</table></div>")

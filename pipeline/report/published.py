@@ -63,6 +63,13 @@ def lama_rows(subset: str) -> list[Published]:
     return rows
 
 
+def lama_scores(subset: str, model: str) -> dict[str, float]:
+    """Return method -> P@1 of a model of the hub in a subset's half of Table 3."""
+    name = paper_name(model)
+    rows = [row for row in lama_rows(subset) if row.model == name]
+    return {row.score.method: row.score.mean for row in rows if row.score.mean is not None}
+
+
 def fact_count(subset: str) -> str:
     """Return the number of facts of a subset, as the tables show it."""
     return str(_LAMA["subsets"][subset]["facts"])
@@ -156,6 +163,12 @@ def lama_differences(
         *([f"Fewer relations than the paper's {RELATIONS} give another mean."] if fewer else []),
         "An object must be one token of the model here; other facts are left out.",
         _LAMA["setting"],
+        *(
+            f"{name} is not reproduced: {about['reason']}"
+            for name, about in _LAMA["models"].items()
+            if about["hub"] is None
+            and any(name in column["p_at_1"] for column in _LAMA["subsets"][subset]["columns"])
+        ),
         f"The paper's columns: {'; '.join(columns)}.",
         *lama_doubts(subset),
     ]

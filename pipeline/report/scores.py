@@ -297,6 +297,19 @@ def count_epochs(path: Path) -> Row:
     return {"trainings": len(last), "epochs": sum(last.values())}
 
 
+def sort_relations(results: Sequence[MethodResult]) -> dict[str, list[Row]]:
+    """Return method -> rows of its relations, in the order of the best score of any method."""
+    best: dict[str, float] = {}
+    for result in results:
+        for row in result.relations:
+            best[row["relation"]] = max(row["p_at_1"], best.get(row["relation"], 0.0))
+    order = sorted(best, key=lambda name: best[name], reverse=True)
+    return {
+        result.method: sorted(result.relations, key=lambda row: order.index(row["relation"]))
+        for result in results
+    }
+
+
 def join(columns: Mapping[str, Iterable[Row]], *keys: str) -> list[Row]:
     """Join the rows of several methods: their `p_at_1` is stored under the method's name.
 

@@ -71,32 +71,47 @@ class Comparison:
         }
 
 
-def compare_methods(results: Iterable[MethodResult], evaluation: Path) -> list[Comparison]:
-    """Compare p-tuning, or else the last method, with each other method on the same examples.
+def read_correct(results: Iterable[MethodResult], evaluation: Path) -> dict[str, Answers]:
+    """Return which examples were answered right, by name of the result.
 
-    Left out: tasks without accuracy (MultiRC), and methods that were scored on other examples or
-    whose relations differ in their number of trainings.
+    Tasks without accuracy (MultiRC) are left out.
 
     Args:
-        results: of one benchmark, LAMA or SuperGLUE, those of a task in a row.
+        results: of LAMA or SuperGLUE.
         evaluation: the folder of evaluations, with the predictions.
 
     Raises:
         DataError: a file is missing.
     """
-    comparisons = []
-    for task, group in groupby(results, key=lambda result: result.task):
-        of = {r.method: r for r in group if not task or "test/accuracy" in r.metrics}
-        answers = {
-            method: correct_answers(
-                read_jsonl(evaluation / result.name / "predictions" / "predictions.jsonl"),
-                result.trainings,
-            )
-            for method, result in of.items()
-            if len(of) > 1
-        }
-        comparisons += compare_answers(task, answers)
-    return comparisons
+    return {
+        result.name: correct_answers(
+            read_jsonl(evaluation / result.name / "predictions" / "predictions.jsonl"),
+            result.trainings,
+        )
+        for result in results
+        if not result.task or "test/accuracy" in result.metrics
+    }
+
+
+def compare_methods(
+    results: Iterable[MethodResult], answers: Mapping[str, Answers]
+) -> list[Comparison]:
+    """Compare p-tuning, or else the last method, with each other method on the same examples.
+
+    Left out: methods that were scored on other examples or whose relations differ in their number
+    of trainings.
+
+    Args:
+        results: of one benchmark, LAMA or SuperGLUE, those of a task in a row.
+        answers: as `read_correct` returns them.
+    """
+    return [
+        comparison
+        for task, group in groupby(results, key=lambda result: result.task)
+        for comparison in compare_answers(
+            task, {r.method: answers[r.name] for r in group if r.name in answers}
+        )
+    ]
 
 
 def compare_answers(task: str, answers: Mapping[str, Answers]) -> list[Comparison]:
@@ -161,6 +176,16 @@ def compare(
         return difference, low, high, mcnemar(pairs[0][0][0], pairs[0][1][0]), "McNemar"
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return difference, low, high, min(1.0, 2 * (tail + 1) / (len(draws) + 1)), "bootstrap"
+
+
+def score_interval(answers: Answers, purpose: str = "") -> tuple[float, float]:
+    """Return the 95 % interval of the bootstrap of a mean over trainings and relations."""
+    pairs = [(np.zeros((1, of.shape[1]), bool), of) for of in answers.correct.values()]
+    draws = bootstrap(
+        pairs, np.random.default_rng(derive_seed(0, "interval", purpose)), same_trainings=False
+    )
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def mcnemar(first: Correct, second: Correct) -> float:

@@ -150,6 +150,29 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     return markdown_table(rows)
 
 
+def headlines(
+    results: Sequence[MethodResult], comparisons: Mapping[str, Iterable[Comparison]]
+) -> Iterator[str]:
+    """Yield a sentence for each comparison with a method: scores, difference, interval and p."""
+    scores = {(r.benchmark, r.task, r.method): r.score() for r in results}
+    for benchmark, of_benchmark in comparisons.items():
+        for of in of_benchmark:
+            difference, interval, p, test = of.cells.values()
+            what = f"accuracy on {of.task}" if of.task else "P@1"
+            first, second = (scores[benchmark, of.task, m] for m in (of.first, of.second))
+            verdict = "" if of.low > 0 or of.high < 0 else "; chance alone may explain it"
+            yield (
+                f"{of.second} {second}, {of.first} {first}: {difference} points of {what} (95 % "
+                f"interval {interval}, p {p if p.startswith('<') else f'= {p}'}, {test}){verdict}."
+            )
+
+
+def tuned_prompt(results: Sequence[MethodResult]) -> list[Row]:
+    """Return the chosen setting of p-tuning's first task or relation, if it was run."""
+    settings = (row for result in results if result.method == "p-tuning" for row in result.settings)
+    return [row for row in settings if row["chosen"]][:1]
+
+
 def at_chance(
     results: Sequence[MethodResult], guesses: Mapping[str, Row] | None = None
 ) -> Iterator[Row]:

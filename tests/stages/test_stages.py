@@ -165,6 +165,28 @@ OWN_TASK = {
 }
 
 
+# Two answers of several tokens, as in COPA, and groups that are scored together, as in MultiRC.
+CHOICE_TASK = {
+    **OWN_TASK,
+    "data": {
+        "file": "rows.tsv",
+        "fields": {"text": "Text", "one": "One", "two": "Two"},
+        "label": "Right",
+        "labels": ["0", "1"],
+        "choices": ["one", "two"],
+        "group": "Of",
+        "splits": {"train": None, "dev": 8, "test": 8},
+    },
+    "metrics": ["accuracy", "em"],
+    "positive": None,
+    "prompts": {
+        "max_length": 32,
+        "verbalizer": None,
+        "templates": {"p-tuning": "{text:shorten} [P] {mask}"},
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def ready(
     tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
@@ -175,11 +197,13 @@ def ready(
         tiny_folders["llama"],
         lama__methods=METHODS,
         lama__stability__methods=["manual", "p-tuning"],
-        tasks={"own": OWN_TASK},
+        tasks={"own": OWN_TASK, "choice": CHOICE_TASK},
         **FEW_STEPS,
     )
     rows = "".join(f"the city {n},{'yes' if n % 2 else 'no'}\n" for n in range(24))
     (root / "rows.csv").write_text(f"Text,Label\n{rows}")
+    rows = "".join(f"{n // 4}\tin {n},the\tParis\tthe city\t{n % 2}\n" for n in range(32))
+    (root / "rows.tsv").write_text(f"Of\tText\tOne\tTwo\tRight\n{rows}")
     shutil.copyfile(empty_store, root / "mlflow.db")
     return Ready(root, run_stages(root))
 
@@ -524,9 +548,23 @@ def test_prompts_have_moved_and_a_frozen_model_is_not_kept(ready: Ready) -> None
     }
     assert kept == {
         f"superglue/rte/p-tuning/weights/{weights_name('rte')}",
-        f"tasks/own/p-tuning/weights/{weights_name('own')}",
+        *(f"tasks/{name}/p-tuning/weights/{weights_name(name)}" for name in ("own", "choice")),
         *(f"lama/{method}/weights/{weights_name(name)}" for method in TUNED for name in RELATIONS),
     }
+
+
+def test_answers_of_groups_are_scored_together(ready: Ready) -> None:
+    metrics = read_json(ready.root / "metrics/tasks/choice/p-tuning.json")
+    folder = ready.root / "data/splits/tasks/choice"
+    group = {str(record["idx"]): record["group"] for record in read_jsonl(folder / "test.jsonl")}
+    file = ready.root / "evaluation/tasks/choice/p-tuning/predictions/predictions.jsonl"
+    right: dict[str, list[bool]] = {}
+    for record in read_jsonl(file):
+        assert record["answer"] in ("0", "1")
+        right.setdefault(group[record["example"]], []).append(record["answer"] == record["label"])
+    assert len(right) == 2
+    assert metrics["test/em"] == sum(map(all, right.values())) / 2
+    assert "test/naive_bayes" not in metrics
 
 
 RELATIONS = ("P17", "P30")

@@ -9,6 +9,7 @@ import pytest
 from pipeline.config.schema import LamaMethod, SuperGlueMethod
 from pipeline.report.figures import (
     curves_figure,
+    overview_figure,
     relations_figure,
     stability_figure,
     trainings_figure,
@@ -303,3 +304,17 @@ def test_the_templates_of_a_relation_are_a_strip_for_each_method():
     a, b, c = (x for x, _ in manual[:3])
     assert (c - b) / (b - a) == pytest.approx(2, abs=1e-3)
     assert {x for x, _ in tuned} == {b}
+
+
+def test_the_overview_has_a_row_for_each_score_and_the_papers_mark_where_it_has_one(files):
+    files.add_lama()
+    files.add_task("rte")
+    results = [*files.lama(), *files.task("rte")]
+    ends = {result.name: (0.1, 0.4) for result in results}
+    plain = overview_figure(results, ends, {})
+    for name in ("majority class", "manual", "p-tuning", "rte majority class", "rte p-tuning"):
+        assert f"<!-- {name} -->" in plain
+    for shown in ("12.3", "26.6", "50.5", "65.3"):
+        assert f"<!-- {shown} -->" in plain
+    assert "<!-- paper -->" not in plain
+    assert "<!-- paper -->" in overview_figure(results, ends, {"p-tuning": 0.483})

@@ -12,6 +12,7 @@ from pipeline.report.published import (
     for_model,
     lama_differences,
     lama_rows,
+    lama_scores,
     paper_name,
     table_1_metrics,
     task_differences,
@@ -131,3 +132,12 @@ def test_a_model_of_the_paper_is_called_so(protocol):
     row = task_rows(protocol)[0]
     assert task_differences(protocol, row.hub)[0] == f"{row.hub} is the paper's {row.model}."
     assert "not a model of this table" in task_differences(protocol, "small")[0]
+
+
+def test_the_scores_of_a_model_are_those_of_its_row_in_table_3() -> None:
+    assert lama_scores("34k", "bert-large-cased") == {
+        "manual": pytest.approx(0.323), "discrete": pytest.approx(0.394),
+        "p-tuning": pytest.approx(0.506),
+    }  # fmt: skip
+    assert lama_scores("34k", "gpt2-xl") == {}
+    assert lama_scores("34k", "smollm2-135m-instruct") == {}

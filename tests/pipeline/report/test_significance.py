@@ -12,6 +12,8 @@ from pipeline.report.significance import (
     compare_methods,
     correct_answers,
     mcnemar,
+    read_correct,
+    score_interval,
 )
 from pipeline.report.tables import comparisons_table
 from tests.pipeline.report.conftest import write
@@ -140,14 +142,26 @@ def test_predictions_are_read_by_training_in_the_order_of_their_seeds():
     assert found.correct["P17"].tolist() == [[True, False], [True, True]]
 
 
+def compared(files, results):
+    return compare_methods(results, read_correct(results, files.evaluation))
+
+
+def test_the_interval_of_one_training_is_that_of_the_binomial_distribution():
+    right = np.arange(400) % 4 > 0
+    answers = Answers([(1, 1)], {"P17": list(range(400))}, {"P17": right[None]})
+    low, high = score_interval(answers)
+    half = 1.96 * (0.75 * 0.25 / 400) ** 0.5
+    assert (low, high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.01)
+
+
 def test_each_method_is_compared_with_p_tuning(files):
     files.add_lama(["manual", "p-tuning", "discrete"])
-    found = compare_methods(files.lama(["manual", "p-tuning", "discrete"]), files.evaluation)
+    found = compared(files, files.lama(["manual", "p-tuning", "discrete"]))
     assert [(of.first, of.second) for of in found] == [
         ("manual", "p-tuning"), ("discrete", "p-tuning"),
     ]  # fmt: skip
     files.add_task("rte", ["manual", "classifier"])
-    (of,) = compare_methods(files.task("rte", ["manual", "classifier"]), files.evaluation)
+    (of,) = compared(files, files.task("rte", ["manual", "classifier"]))
     # 9 of 12 are right by the first, 8 of 12 by either training of the second.
     assert (of.task, of.first, of.second, of.test) == ("rte", "manual", "classifier", "bootstrap")
     assert of.difference == pytest.approx(8 / 12 - 9 / 12)
@@ -158,12 +172,12 @@ def test_other_examples_and_tasks_without_accuracy_are_not_compared(files):
     results = files.task("rte")
     path = files.evaluation / "superglue/rte/manual/predictions/predictions.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    assert compare_methods(results, files.evaluation) == []
+    assert compared(files, results) == []
     files.add_task("rte")
     for result in results:
         del result.metrics["test/accuracy"]
-    assert compare_methods(results, files.evaluation) == []
-    assert compare_methods(files.task("rte", ["manual"]), files.evaluation) == []
+    assert compared(files, results) == []
+    assert compared(files, files.task("rte", ["manual"])) == []
 
 
 def test_the_table_is_in_points():
@@ -173,7 +187,7 @@ def test_the_table_is_in_points():
     ]
     assert comparisons_table(rows).splitlines() == [
         "| methods | difference | 95 % interval | p | test |",
-        "| --- | --- | --- | --- | --- |",
+        "| --- | ---: | --- | --- | --- |",
         "| manual → p-tuning | +26.3 | +20.0 to +31.2 | < 0.001 | bootstrap |",
         "| discrete → p-tuning | -1.0 | -5.0 to +3.0 | 0.042 | McNemar |",
     ]
@@ -184,8 +198,8 @@ def test_report_and_summary_show_the_comparisons(files, tmp_path):
     files.add_lama()
     files.add_task("rte")
     of = {
-        "lama": compare_methods(files.lama(), files.evaluation),
-        "superglue": compare_methods(files.task("rte"), files.evaluation),
+        "lama": compared(files, files.lama()),
+        "superglue": compared(files, files.task("rte")),
     }
     folder = write(tmp_path, lama=files.lama(), tasks=files.task("rte"), comparisons=of)
     for name in ("report.md", "summary.md"):
