@@ -57,8 +57,8 @@ class PromptedModel:
         self.mixed = mixed
         config = network.config.get_text_config()
         self.has_dropout = _has_dropout(config)
-        quantized = getattr(network, "hf_quantizer", None) is not None
-        self._compared_dtype = torch.bfloat16 if quantized else self.dtype
+        rounds = mixed or getattr(network, "hf_quantizer", None) is not None
+        self._compared_dtype = torch.bfloat16 if rounds else self.dtype
         self._options: dict[str, Any] = {} if masked else {"use_cache": False}
         self._additive_mask = False
         self._first_position = 0
@@ -371,8 +371,8 @@ class _Words(nn.Module):
 def _replace_modules(module: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
     """A module that shares everything with another one but these submodules, by their names."""
     changed = copy.copy(module)
-    # Where accelerate places layers, this is bound to the other module.
-    changed.__dict__.pop("forward", None)
+    if hasattr(module, "_hf_hook"):  # accelerate binds it to the other module
+        changed.__dict__.pop("forward", None)
     children = dict(module.named_children())
     for name, replacement in replacements.items():
         child, _, rest = name.partition(".")
