@@ -7,12 +7,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import DataError
+
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -97,6 +100,34 @@ def _not_finite(value: Any, place: str) -> Iterator[tuple[str, float]]:
         items = enumerate(value)
     for key, inner in items:
         yield from _not_finite(inner, f"{place}.{key}" if place else str(key))
+
+
+def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
+    """Read a file that an earlier attempt left; None where there is none.
+
+    One that was damaged (by a power loss or a full disk, for example) is set aside under another
+    name and reported on standard error, and None is returned: that work starts anew.
+
+    Args:
+        path: the file.
+        parse: reads it; whatever it raises means that the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return parse(path)
+    except Exception as error:  # parsers raise many types for damaged files
+        aside = path.with_name(f"{path.name}.damaged")
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink(missing_ok=True)
+        path.replace(aside)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        sys.stderr.write(
+            f"warning: {path}: damaged ({reason}); kept as {aside.name}, and its work starts anew\n"
+        )
+        return None
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -28,7 +28,7 @@ from pipeline.evaluation.summary import (
     trial_columns,
     trial_rows,
 )
-from pipeline.files import atomic_dir, read_json, write_csv, write_json, write_jsonl
+from pipeline.files import atomic_dir, read_json, read_progress, write_csv, write_json, write_jsonl
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.loading import ModelCache, model_loader
 from pipeline.models.memory import estimate_max_tokens
@@ -194,7 +194,8 @@ def _evaluate(
     for done, (name, prompt) in enumerate(prompts.items()):
         ctx.show_progress("evaluated", done, len(prompts))
         finished = ctx.work.path("evaluated", f"{name}.json")
-        if not finished.exists():
+        evaluation = read_progress(finished, _evaluation)
+        if evaluation is None:
             form, examples = read(prompt, *places[name])
             network = models.get(prompt.weights_path, form.classifier_outputs)
             most = estimate_max_tokens(network, wanted=params.runtime.max_tokens_per_forward)
@@ -209,8 +210,9 @@ def _evaluate(
             metric, unit = ("score", "examples") if form.task.labels else ("p_at_1", "facts")
             count = f"{evaluation.num_examples} {unit}"
             echo(f"{name}  test/{metric} {evaluation.score:.4f}  ({count})")
-        # Read back in either case, so that a restart cannot make a difference.
-        evaluations[name] = Evaluation(**read_json(finished))
+            # Read back, so that a restart cannot make a difference.
+            evaluation = _evaluation(finished)
+        evaluations[name] = evaluation
     predictions = out / "predictions" / "predictions.jsonl"
     with atomic_dir(predictions.parent) as folder:
         write_jsonl(
@@ -230,6 +232,10 @@ def _evaluate(
         ctx, out / "settings.csv", SETTING_COLUMNS[skipped:], setting_rows(described, rows)
     )
     return rows
+
+
+def _evaluation(file: Path) -> Evaluation:
+    return Evaluation(**read_json(file))
 
 
 def _write_table(

@@ -17,6 +17,7 @@ import typer
 
 from pipeline.cli.console import LiveLine, print_warning
 from pipeline.errors import ParamsError, PipelineError, memory_errors_named
+from pipeline.history.executions import RUN_ID
 from pipeline.history.run import StageRun, stage_run
 from pipeline.tasks import check_task
 from pipeline.workflow.command import StageInfo
@@ -68,7 +69,7 @@ def stage(
         identity = running_stage()
         info = StageInfo(name, benchmark, task, method)
         with _work(name, identity) as work:
-            resumes = work.noted("run_id") if work is not None else None
+            resumes = work.noted("run_id", _run_id) if work is not None else None
             with (
                 stage_run(identity, info, resumes=resumes) as run,
                 _file_errors_named(),
@@ -182,11 +183,17 @@ def _work(name: str, identity: StageIdentity | None) -> Iterator[WorkFolder | No
         yield work
 
 
+def _run_id(text: str) -> str:
+    if RUN_ID.fullmatch(text) is None:
+        raise ValueError("not the id of a run")
+    return text
+
+
 @contextlib.contextmanager
 def _timed(run: StageRun, work: WorkFolder | None) -> Iterator[None]:
     """Log how long the stage took, the attempts that were killed in order included."""
     started = time.monotonic()
-    before = float((work.noted("seconds") if work is not None else None) or 0)
+    before = (work.noted("seconds", float) if work is not None else None) or 0.0
     try:
         yield
     finally:
@@ -219,7 +226,9 @@ def _end_with_dvc() -> None:
     def end(*_: object) -> None:
         raise SystemExit(143)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, end)
     above = psutil.Process().parents()
     started_by = {"dvc": next((p for p in above if _is_dvc(p)), None)}
     if pid := os.environ.get(PARENT_PID_ENV):

@@ -78,7 +78,9 @@ class EventLog:
         line = b""
         events = []
         try:
-            self._num_sent = int(_read_if_there(self._position) or 0)
+            sent = _read_if_there(self._position)
+            # A lost position repeats events, which is harmless.
+            self._num_sent = int(sent) if sent.isdigit() else 0
             for number, line in enumerate(content[: self._end].split(b"\n")[:-1]):
                 if number == 0:
                     header = json.loads(line)
@@ -128,7 +130,7 @@ class EventLog:
                 on_refusal(f"{event.kind}: {first_line(error)}")
             self.pending.popleft()
             self._num_sent += 1
-            with contextlib.suppress(OSError):  # a lost position repeats events, which is harmless
+            with contextlib.suppress(OSError):  # see `load`
                 write_text(self._position, str(self._num_sent))
             if event.kind == "file":
                 path.unlink(missing_ok=True)

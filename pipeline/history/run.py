@@ -126,7 +126,7 @@ def stage_run(
     _forward_others(mlflow)
     with contextlib.ExitStack() as locks:
         try:
-            _close_killed_runs(mlflow, stage)
+            _close_killed_runs(mlflow)
             earlier = _resume(mlflow, resumes, locks)
             run_id = _open_run(mlflow, earlier, info, _tags(stage, info))
         except Exception as error:
@@ -233,12 +233,10 @@ def _open_run(
     return run_id
 
 
-def _close_killed_runs(mlflow: ModuleType, stage: StageIdentity | None) -> None:
-    """End runs of the same key whose process is gone: after kill -9 they remain RUNNING."""
-    if stage is None or stage.run_key is None:
-        return
+def _close_killed_runs(mlflow: ModuleType) -> None:
+    """End the runs whose process ran on this machine and is gone: kill -9 leaves them RUNNING."""
     running = mlflow.search_runs(
-        filter_string=f"tags.`dvc.run_key` = '{stage.run_key}' AND attributes.status = 'RUNNING'",
+        filter_string="tags.process LIKE '%' AND attributes.status = 'RUNNING'",
         search_all_experiments=True,
         output_format="list",
     )

@@ -25,7 +25,7 @@ from torch.nn.functional import nll_loss
 
 from pipeline.config.schema import SearchParams
 from pipeline.errors import ModelError, TemplateError
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, read_progress, write_json
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
@@ -393,9 +393,12 @@ def _best(history: Sequence[SearchRecord]) -> SearchRecord:
 
 
 def _read_history(checkpoint: Path | None, fingerprint: str) -> list[SearchRecord]:
-    if checkpoint is None or not checkpoint.exists():
-        return []
-    stored = read_json(checkpoint)
-    if stored["search"] != fingerprint:
-        return []
-    return [SearchRecord(**{**r, "token_ids": tuple(r["token_ids"])}) for r in stored["history"]]
+    def parse(file: Path) -> list[SearchRecord]:
+        stored = read_json(file)
+        if stored["search"] != fingerprint:
+            return []
+        return [
+            SearchRecord(**{**r, "token_ids": tuple(r["token_ids"])}) for r in stored["history"]
+        ]
+
+    return [] if checkpoint is None else read_progress(checkpoint, parse) or []

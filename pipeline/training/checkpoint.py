@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from pipeline.files import read_progress
+
 # At most this share of the time goes into writing.
 _WRITING_SHARE = 0.05
 
@@ -26,12 +28,19 @@ class Checkpoint:
         self._cost = 0.0
         self._last = time.monotonic()
 
-    def load(self) -> dict[str, Any] | None:
-        """Return what was saved last; None where nothing was."""
-        if not self._path.exists():
-            return None
-        state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        return state
+    def load(self, *keys: str) -> dict[str, Any] | None:
+        """Return what was saved last; None where nothing was, or the file is damaged.
+
+        `keys` are those that every state has.
+        """
+
+        def parse(path: Path) -> dict[str, Any]:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            for key in keys:
+                state[key]
+            return state
+
+        return read_progress(self._path, parse)
 
     @property
     def due(self) -> bool:

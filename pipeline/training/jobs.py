@@ -23,7 +23,7 @@ from pipeline.config.grid import TrialConfig
 from pipeline.config.schema import MethodParams, RuntimeParams
 from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import score_answers, task_score
-from pipeline.files import link_or_copy, read_json, sha256, write_json, write_text
+from pipeline.files import link_or_copy, read_json, read_progress, sha256, write_json, write_text
 from pipeline.models.dataset import PromptFormat, build_dataset
 from pipeline.models.encoding import NO_SLOT, nearest_words
 from pipeline.models.language_model import PromptedModel
@@ -430,16 +430,21 @@ class TrialRunner:
     def _timed(self, folder: Path, *, finished: bool) -> Iterator[None]:
         """Record the seconds that a bank took in all runs, and those of other runs."""
         file, run = folder / _COST, self.reporter.run_id
-        spent: dict[str, Any] = read_json(file) if file.exists() else {"run": run, "seconds": 0.0}
-        if spent["run"] != run:
-            self.seconds_reused += spent["seconds"]
+        spent_by, spent = read_progress(file, _cost) or (run, 0.0)
+        if spent_by != run:
+            self.seconds_reused += spent
         started = time.monotonic()
         try:
             yield
         finally:
             if not finished:
-                seconds = spent["seconds"] + time.monotonic() - started
-                write_json(file, {"run": run, "seconds": seconds})
+                write_json(file, {"run": run, "seconds": spent + time.monotonic() - started})
+
+
+def _cost(file: Path) -> tuple[str, float]:
+    """Read the run that spent the most recent seconds on a bank, and the seconds of all."""
+    cost = read_json(file)
+    return str(cost["run"]), float(cost["seconds"])
 
 
 def group_trials(trials: Sequence[Trial]) -> list[Bank]:
@@ -595,7 +600,7 @@ def save_results(folder: Path, results: Sequence[TrainingResult]) -> None:
 
 def load_results(folder: Path) -> list[TrainingResult] | None:
     """Return the results of a bank; None if it is not finished."""
-    saved = Checkpoint(folder / _RESULTS, seconds=0).load()
+    saved = Checkpoint(folder / _RESULTS, seconds=0).load("results")
     if saved is None:
         return None
     return [TrainingResult.from_state_dict(state) for state in saved["results"]]

@@ -169,7 +169,7 @@ def train(
     """
     if config.model is not None and len(jobs) != 1:
         raise ValueError("a tuned model belongs to one job: train the jobs one by one")
-    saved = checkpoint.load() if checkpoint is not None else None
+    saved = checkpoint.load("progress") if checkpoint is not None else None
     if saved is not None and saved["progress"] is None:
         return [TrainingResult.from_state_dict(state) for state in saved["results"]]
     model.network.requires_grad_(config.model is not None)

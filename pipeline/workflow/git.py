@@ -10,6 +10,10 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.workflow.lock import Execution, file_hash, folder_hash, parse_lock
 
+# Of the new files that a patch may have.
+_SOURCE_SUFFIXES = {".py", ".j2", ".yaml", ".sha256"}
+_MAX_SOURCE_BYTES = 1_000_000
+
 
 @contextlib.contextmanager
 def worktree(root: Path, commit: str, folder: Path, *, keep: bool = False) -> Iterator[Path]:
@@ -47,19 +51,27 @@ def git_text(*arguments: str, root: Path | None = None) -> str | None:
 def changes(*paths: str) -> str:
     """Return a patch from the commit to the current folder; empty without a difference.
 
-    It includes binary files, and files that are neither tracked nor ignored. Paths need not exist.
+    It includes binary files, and new source files: those that are neither tracked nor ignored, have
+    a suffix of source code and are not large. Others may be data or secrets; the patch begins with
+    their names. Paths need not exist.
     """
     diff = ("diff", "--binary", "--no-color", "--no-ext-diff")
     known = git_text(*diff, "HEAD", "--", *paths)
     if known is None:
         return ""
     listed = git_text("ls-files", "--others", "--exclude-standard", "-z", "--", *paths) or ""
+    names = [name for name in listed.split("\0") if name]
+    sources = [name for name in names if _is_source(Path(name))]
+    left_out = [f"# left out: {name}\n" for name in names if name not in sources]
     new = (
-        _git(*diff, "--no-index", "--", "/dev/null", path).stdout.decode(errors="replace")
-        for path in listed.split("\0")
-        if path
+        _git(*diff, "--no-index", "--", "/dev/null", name).stdout.decode(errors="replace")
+        for name in sources
     )
-    return "".join([known, *new])
+    return "".join([*left_out, known, *new])
+
+
+def _is_source(path: Path) -> bool:
+    return path.suffix in _SOURCE_SUFFIXES and path.lstat().st_size <= _MAX_SOURCE_BYTES
 
 
 def apply_patch(patch: str, folder: Path) -> str:

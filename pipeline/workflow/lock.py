@@ -56,6 +56,8 @@ def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
     """
     try:
         stages = YAML(typ="safe").load(content.decode())["stages"]
+        if not all(isinstance(stage, str) for stage in stages):
+            raise TypeError("names of stages must be text")
         return {
             stage: Execution(
                 stage=stage,

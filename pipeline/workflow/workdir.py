@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.files import write_text
+from pipeline.files import Value, read_progress, write_text
 
 _RUN_KEY = re.compile(r"[0-9a-f]{64}")
 _UNITS = "units"
@@ -72,10 +72,13 @@ class WorkFolder:
         """Save a short text for the next attempt."""
         write_text(self.path(f"{name}.txt"), value)
 
-    def noted(self, name: str) -> str | None:
-        """The text that this or an earlier attempt saved under a name; None if there is none."""
+    def noted(self, name: str, parse: Callable[[str], Value]) -> Value | None:
+        """The value that this or an earlier attempt saved under a name; None if there is none.
+
+        `parse` reads the text; text that it refuses is damaged, and as if it did not exist.
+        """
         path = self.path(f"{name}.txt")
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        return read_progress(path, lambda file: parse(file.read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -46,6 +46,29 @@ def test_where_nothing_was_saved_there_is_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"cut", None])
+def test_a_damaged_file_is_set_aside_and_the_work_starts_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    path = tmp_path / "unit.pt"
+    Checkpoint(path, seconds=0.0).save({"progress": 1})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert Checkpoint(path, seconds=0.0).load("progress") is None
+    assert capsys.readouterr().err.startswith(f"warning: {path}: damaged (")
+    assert [file.name for file in tmp_path.iterdir()] == ["unit.pt.damaged"]
+
+
+def test_a_state_without_a_key_and_a_folder_in_the_place_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "unit.pt"
+    Checkpoint(path, seconds=0.0).save({"other": 1})
+    assert Checkpoint(path, seconds=0.0).load("progress") is None
+    path.mkdir()
+    assert Checkpoint(path, seconds=0.0).load("progress") is None
+    Checkpoint(path, seconds=0.0).save({"progress": 2})
+    assert Checkpoint(path, seconds=0.0).load("progress") == {"progress": 2}
+
+
 def test_what_was_saved_last_comes_back_bit_for_bit(tmp_path: Path) -> None:
     path = tmp_path / "unit.pt"
     state = {

@@ -80,19 +80,19 @@ def test_the_progress_of_a_key_is_found_again_and_by_no_other_key(tmp_path: Path
         work.note("run_id", "abc")
         work.path("checkpoints", "P17.pt").write_text("weights")
     with opened(tmp_path, OTHER) as work:
-        assert work.noted("run_id") is None
+        assert work.noted("run_id", str) is None
         assert not work.path("checkpoints", "P17.pt").exists()
     with opened(tmp_path) as work:
-        assert work.noted("run_id") == "abc"
+        assert work.noted("run_id", str) == "abc"
         assert work.path("checkpoints", "P17.pt").read_text() == "weights"
 
 
 def test_a_note_holds_what_was_noted_last(tmp_path: Path) -> None:
     with opened(tmp_path) as work:
-        assert work.noted("run_id") is None
+        assert work.noted("run_id", str) is None
         work.note("run_id", "abc")
         work.note("run_id", "Zürich\n")
-        assert work.noted("run_id") == "Zürich\n"
+        assert work.noted("run_id", str) == "Zürich\n"
 
 
 def test_an_error_keeps_the_progress_and_frees_the_key(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_error_keeps_the_progress_and_frees_the_key(tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError):
         fail()
     with opened(tmp_path) as work:
-        assert work.noted("epoch") == "3"
+        assert work.noted("epoch", str) == "3"
 
 
 def test_work_that_dvc_has_recorded_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_between_two_attempts_only_the_folder_is_left(tmp_path: Path) -> None:
 def test_a_stage_without_a_key_gets_a_folder_that_vanishes(tmp_path: Path) -> None:
     with opened(tmp_path, None) as work:
         work.note("epoch", "3")
-        assert work.noted("epoch") == "3"
+        assert work.noted("epoch", str) == "3"
         assert tmp_path not in work.folder.parents
     assert not work.folder.exists()
     assert list(tmp_path.iterdir()) == []
@@ -166,7 +166,7 @@ def test_what_another_process_is_at_is_not_cleared(tmp_path: Path) -> None:
         process.join()
         assert process.exitcode == 0
     with opened(tmp_path) as work:
-        assert work.noted("epoch") == "4"
+        assert work.noted("epoch", str) == "4"
 
 
 def test_a_second_process_waits_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_second_process_waits_until_the_first_has_ended(tmp_path: Path) -> Non
             leave.touch()
 
         with opened(tmp_path, on_wait=on_wait) as work:
-            assert work.noted("epoch") == "4"
+            assert work.noted("epoch", str) == "4"
     assert waits == [True]
 
 
@@ -191,7 +191,7 @@ def test_a_second_process_goes_on_when_the_first_is_killed(tmp_path: Path) -> No
             process.kill()
 
         with opened(tmp_path, on_wait=on_wait) as work:
-            assert work.noted("epoch") == "3"
+            assert work.noted("epoch", str) == "3"
             process.join(timeout=600)
             assert not process.is_alive()
     assert waits == [True]
@@ -216,7 +216,7 @@ def test_a_wait_for_one_process_after_the_other_is_told_once(tmp_path: Path) -> 
             first.kill()
 
         with opened(tmp_path, on_wait=on_wait) as work:
-            assert work.noted("epoch") == "4"
+            assert work.noted("epoch", str) == "4"
     assert waits == [True]
 
 
@@ -261,7 +261,7 @@ def _note_and_read(root: Path, seconds: float) -> None:
         with opened(root, on_wait=lambda: None) as work:
             work.note("epoch", "3")
             os.sched_yield()
-            assert work.noted("epoch") == "3"
+            assert work.noted("epoch", str) == "3"
 
 
 def test_clearing_never_reaches_a_folder_that_is_in_use(tmp_path: Path) -> None:
@@ -313,3 +313,15 @@ def test_units_that_nobody_has_asked_for_in_a_month_are_deleted(tmp_path: Path) 
             os.utime(busy, (long_ago, long_ago))
             clear_units(tmp_path)
     assert (old.exists(), new.exists(), busy.exists()) == (False, True, True)
+
+
+def test_a_damaged_note_is_as_if_it_did_not_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = WorkFolder(tmp_path)
+    for content in (b"\0\0\0", b"", b"\xff", b"soon"):
+        (tmp_path / "seconds.txt").write_bytes(content)
+        assert work.noted("seconds", float) is None
+        assert "seconds.txt: damaged (" in capsys.readouterr().err
+    work.note("seconds", "1.5")
+    assert work.noted("seconds", float) == 1.5
