@@ -18,6 +18,7 @@ from pipeline.report.scores import (
     Row,
     join,
     percent,
+    setting_name,
     sort_relations,
 )
 
@@ -155,6 +156,51 @@ def trainings_figure(results: Sequence[MethodResult]) -> str:
     strips = _grouped(results, "trainings", "task", "test_score")
     label = f"test {LABELS[HEADLINE[results[0].benchmark]]}, %, a mark for each training"
     return _strips_figure(strips, label, inches=0.3, legend=1)
+
+
+def settings_figure(results: Sequence[MethodResult], paper: Mapping[tuple[str, str], float]) -> str:
+    """Draw the test score of each setting that was evaluated, with its standard deviation.
+
+    Args:
+        results: of SuperGLUE, with several evaluated settings.
+        paper: task, and template or tried value -> the paper's score of the same setting.
+    """
+    rows = [
+        (result, row, setting_name(row))
+        for result in results
+        for row in result.settings
+        if row["test_score"] is not None
+    ]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 1.3 + 0.3 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, (result, row, name) in enumerate(reversed(rows)):
+            mark = _MARKS[result.method]
+            score, std = 100 * row["test_score"], 100 * (row["test_score_std"] or 0)
+            axes.plot([score - std, score + std], [place] * 2, color=mark.color, lw=2)
+            axes.scatter(
+                [score], [place], s=mark.size, color=mark.color, marker=mark.shape,
+                label=result.method, zorder=3,
+            )  # fmt: skip
+            published = paper.get((row["task"], name))
+            if published is not None:
+                axes.scatter(
+                    [100 * published], [place], s=70, marker="o", facecolor="none",
+                    edgecolor="#0f172a", label="paper",
+                )  # fmt: skip
+        names = [
+            f"{row['task']} {textwrap.shorten(name, 62, placeholder=' …')}"
+            for _, row, name in reversed(rows)
+        ]
+        axes.set_yticks(range(len(rows)), names, parse_math=False, size=7)
+        axes.set_xlabel("test score, %, ± standard deviation")
+        axes.grid(axis="x", color="#e2e8f0")
+        axes.set_axisbelow(True)
+        marks = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        figure.legend(
+            list(marks.values()), list(marks), loc="outside upper left", ncols=3, frameon=False
+        )
+        return _svg(figure)
 
 
 def stability_figure(results: Sequence[MethodResult]) -> str:

@@ -15,6 +15,7 @@ from pipeline.report.figures import (
     curves_figure,
     overview_figure,
     relations_figure,
+    settings_figure,
     stability_figure,
     trainings_figure,
 )
@@ -167,6 +168,10 @@ def _figures(data: ReportData) -> dict[str, str]:
     for name, results in (("superglue", data.tasks), ("tasks", data.own)):
         if results:
             figures[name] = trainings_figure(results)
+            if several := tables.several_settings(results):
+                official = (name, data.params.superglue.source) == ("superglue", "superglue")
+                marks = published.setting_scores() if official else {}
+                figures[f"{name}_settings"] = settings_figure(several, marks)
             figures[f"{name}_curves"] = curves_figure(results)
     return figures
 

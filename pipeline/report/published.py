@@ -70,6 +70,15 @@ def lama_scores(subset: str, model: str) -> dict[str, float]:
     return {row.score.method: row.score.mean for row in rows if row.score.mean is not None}
 
 
+def setting_scores() -> dict[tuple[str, str], float]:
+    """Return task and setting -> score of Tables 7 and 8, as `setting_name` names the settings."""
+    return {
+        (task, name): statistics.mean(cells) / 100
+        for task, of in _GLUE["settings"].items()
+        for name, cells in of.items()
+    }
+
+
 def fact_count(subset: str) -> str:
     """Return the number of facts of a subset, as the tables show it."""
     return str(_LAMA["subsets"][subset]["facts"])

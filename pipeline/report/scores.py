@@ -297,6 +297,11 @@ def count_epochs(path: Path) -> Row:
     return {"trainings": len(last), "epochs": sum(last.values())}
 
 
+def setting_name(row: Row) -> str:
+    """Return what distinguishes a setting: the values that were tried, or else its template."""
+    return str(row["tried"] or row["template"])
+
+
 def sort_relations(results: Sequence[MethodResult]) -> dict[str, list[Row]]:
     """Return method -> rows of its relations, in the order of the best score of any method."""
     best: dict[str, float] = {}

@@ -167,6 +167,11 @@ def headlines(
             )
 
 
+def several_settings(results: Sequence[MethodResult]) -> list[MethodResult]:
+    """Return the results with several settings that were evaluated, as in ablations."""
+    return [r for r in results if sum(row["test_score"] is not None for row in r.settings) > 1]
+
+
 def tuned_prompt(results: Sequence[MethodResult]) -> list[Row]:
     """Return the chosen setting of p-tuning's first task or relation, if it was run."""
     settings = (row for result in results if result.method == "p-tuning" for row in result.settings)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -284,6 +285,29 @@ def test_without_lama_there_is_nothing_about_it(files, report):
     assert [row[0] for row in page.tables[0][1:]] == ["rte"] * 4 + ["cb"] * 4
     figures = sorted(path.name for path in folder.glob("figures/*"))
     assert figures == ["superglue.svg", "superglue_curves.svg"]
+
+
+def test_settings_that_were_all_evaluated_have_a_figure_with_the_papers_marks(files, report):
+    files.add_task("cb")
+    results = files.task("cb")
+    template = "{premise:shorten} [P] Question: {statement}? Answer: {mask}."
+    common = {**results[1].settings[0], "tried": "", "test_score_std": 0.02}
+    settings = [
+        {**common, "template": template, "test_score": 0.7},
+        {**common, "template": "{premise} [P] {mask}", "test_score": 0.6},
+    ]
+    ablation = [results[0], replace(results[1], settings=settings)]
+    official = {"superglue__source": "superglue", "superglue__protocol": "multi-split"}
+    folder = report(official, tasks=ablation)
+    figure = (folder / "figures" / "superglue_settings.svg").read_text()
+    assert "<!-- paper -->" in figure
+    assert figure.count("<!-- cb {premise") == 2
+    assert "Open circles: Tables 7 and 8" in (folder / "report.md").read_text()
+    figure = report(tasks=ablation) / "figures" / "superglue_settings.svg"
+    assert "<!-- paper -->" not in figure.read_text()
+    # Where dev chose one, there is nothing to compare.
+    folder = report(official, tasks=results)
+    assert "superglue_settings" not in (folder / "report.md").read_text()
 
 
 def test_without_superglue_there_is_nothing_about_it(files, report):

@@ -14,11 +14,12 @@ from pipeline.report.published import (
     lama_rows,
     lama_scores,
     paper_name,
+    setting_scores,
     table_1_metrics,
     task_differences,
     task_rows,
 )
-from pipeline.tasks import task_names
+from pipeline.tasks import get_task, task_names
 
 
 def column(method):
@@ -141,3 +142,13 @@ def test_the_scores_of_a_model_are_those_of_its_row_in_table_3() -> None:
     }  # fmt: skip
     assert lama_scores("34k", "gpt2-xl") == {}
     assert lama_scores("34k", "smollm2-135m-instruct") == {}
+
+
+def test_the_settings_of_tables_7_and_8_are_those_of_their_presets() -> None:
+    scores = setting_scores()
+    assert scores["cb", get_task("cb").patterns["table-7-7"]] == pytest.approx(0.86765)
+    names = [f"table-7-{n}" for n in (1, 2, 4, 5, 6, 7, 8)]
+    templates = {get_task("cb").patterns[name] for name in (*names, "p-tuning")}
+    encoders = {f"prompt.encoder={name}" for name in ("lstm", "mlp", "embedding")}
+    assert {name for task, name in scores if task == "cb"} == templates | encoders
+    assert {name for task, name in scores if task != "cb"} == encoders
