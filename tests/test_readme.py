@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.cli.report import BEGIN, END
+from pipeline.cli.report import BEGIN, END, insert_record
 from pipeline.config.schema import load_params
 from pipeline.files import read_json
 from pipeline.report.scores import MethodResult
@@ -37,6 +37,14 @@ def test_the_tables_are_those_of_the_metrics_files_in_git() -> None:
     tasks = [read("superglue", method, task) for task in glue.tasks for method in glue.methods]
     assert methods_table(tasks).strip() in shown
     assert f"{len(lama.relations)} relations" in shown
+
+
+def test_the_table_of_a_record_is_that_of_the_record_in_git(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert "<!-- record: " in README
+    assert insert_record(README) == README
 
 
 @pytest.mark.parametrize("benchmark", ["lama", "superglue"])

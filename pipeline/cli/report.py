@@ -21,6 +21,8 @@ app = typer.Typer(help=__doc__, no_args_is_help=True)
 BEGIN = "<!-- results: written by `make readme` -->"
 END = "<!-- end of results -->"
 _RESULTS = Path("docs/results")
+_RECORD = re.compile(r"<!-- record: (?P<benchmark>lama|superglue) (?P<name>[\w.-]+) -->")
+_END_OF_RECORD = "<!-- end of record -->"
 
 BenchmarkName = Annotated[
     Literal["lama", "superglue"], typer.Argument(help="lama (with stability) or superglue.")
@@ -50,7 +52,10 @@ def readme(
     file: Annotated[Path, typer.Option(help="File with the two marks.")] = Path("README.md"),
     figures: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("docs/figures"),
 ) -> None:
-    """Write the tables of the last run into README.md, and its figures into docs/figures."""
+    """Write the tables of the last run, and of the record that README.md names, into README.md.
+
+    Its figures are written into docs/figures.
+    """
     from pipeline.history.context import processor_name
     from pipeline.results.page import insert_between
 
@@ -60,9 +65,24 @@ def readme(
         "Test sets are small: a few points may be chance.\n"
     )
     text = file.read_text(encoding="utf-8")
-    write_text(file, insert_between(text, BEGIN, END, f"{note}\n{_summary(report)}"))
+    text = insert_between(text, BEGIN, END, f"{note}\n{_summary(report)}")
+    write_text(file, insert_record(text))
     for figure in sorted(report.glob("figures/*.svg")):
         write_text(figures / figure.name, figure.read_text(encoding="utf-8"))
+
+
+def insert_record(text: str) -> str:
+    """Return a text with the table of the record that it names, if any, between its two marks."""
+    from pipeline.report.tables import methods_table
+    from pipeline.results.page import insert_between
+    from pipeline.results.records import Record
+
+    mark = _RECORD.search(text)
+    if mark is None:
+        return text
+    content = read_json(_RESULTS / mark["benchmark"] / f"{mark['name']}.json")
+    table = methods_table(Record(mark["benchmark"], content).results)  # type: ignore[arg-type]
+    return insert_between(text, mark[0], _END_OF_RECORD, table)
 
 
 def _summary(report: Path) -> str:
