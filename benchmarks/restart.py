@@ -186,7 +186,8 @@ def history(project: Path) -> dict[str, list[Logged]]:
         ):
             tags = dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run_id]))
             points = store.execute(
-                "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND key != 'seconds' "
+                "SELECT key, step, value FROM metrics WHERE run_uuid = ? "
+                "AND key NOT IN ('seconds', 'minutes') "
                 "ORDER BY key, step",
                 [run_id],
             ).fetchall()

@@ -35,8 +35,9 @@ _RUN_SPECIFIC_TAGS = (
     "mlflow.user",
     "mlflow.source.name",
     "mlflow.log-model.history",
+    "mlflow.note.content",  # has the minutes
 )
-_RUN_SPECIFIC_METRICS = ("seconds",)
+_RUN_SPECIFIC_METRICS = ("seconds", "minutes")
 _RUN_SPECIFIC_ARTIFACTS = ("lineage.txt",)
 
 

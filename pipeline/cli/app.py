@@ -21,6 +21,7 @@ from pipeline.cli import (
     report,
     repro,
     results,
+    show,
     task,
     ui,
 )
@@ -70,6 +71,7 @@ app.command(epilog=history.REPRODUCE_EXAMPLES)(history.reproduce)
 app.command(epilog=results.EXAMPLES)(results.results)
 app.command(epilog=history.SEND_EXAMPLES)(history.send)
 app.command(epilog=history.SYNC_EXAMPLES)(history.sync)
+app.command(epilog=show.EXAMPLES)(show.show)
 app.command(epilog=ui.EXAMPLES)(ui.ui)
 app.add_typer(predict.app, name="predict")
 app.add_typer(preset.app, name="preset")

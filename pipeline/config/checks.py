@@ -32,6 +32,8 @@ def check_params(params: Params) -> None:
     lama, superglue = params.lama, params.superglue
     check("model.name", check_model_name, params.model.name)
     check("model.dtype", _check_dtype, params)
+    for key in ("quantization", "device_map"):
+        check(f"model.{key}", _check_frozen, params, getattr(params.model, key))
     check("data.mirror", _check_mirror, params.data.mirror)
     for place, names in (
         ("lama.relations", [] if lama.relations == ALL else lama.relations),
@@ -73,19 +75,34 @@ def check_params(params: Params) -> None:
         raise ParamsError("\n".join(dict.fromkeys(mistakes)))
 
 
-def _check_dtype(params: Params) -> None:
-    """Check that no method that is run tunes bfloat16 weights, which round small steps away."""
+def _tuning(params: Params) -> str:
+    """The keys by which methods that are run tune the model; empty if none does."""
     lama, superglue = params.lama, params.superglue
     run = {f"lama.training.{m}": lama.training[m] for m in lama.methods if lama.relations}
     stability = lama.stability.methods if lama.stability.relations else ()
     run |= {f"lama.training.{m}": lama.training[m] for m in stability}
     methods = superglue.methods if superglue.tasks or params.tasks else ()
     run |= {f"superglue.training.{m}": superglue.training[m] for m in methods}
-    tuning = [f"{place}.tune" for place, settings in run.items() if "model" in settings.tune]
+    return ", ".join(f"{place}.tune" for place, own in run.items() if "model" in own.tune)
+
+
+def _check_dtype(params: Params) -> None:
+    """Check that no method that is run tunes bfloat16 weights, which round small steps away."""
+    tuning = _tuning(params)
     if params.model.dtype == "bfloat16" and tuning:
         raise ParamsError(
-            "bfloat16 rounds most steps of a tuned model away, and model is in "
-            f"{', '.join(tuning)}; write mixed or auto"
+            f"bfloat16 rounds most steps of a tuned model away, and model is in {tuning}; write "
+            "mixed or auto"
+        )
+
+
+def _check_frozen(params: Params, value: str | None) -> None:
+    """Check that no method that is run tunes a model that is loaded as only frozen ones are."""
+    tuning = _tuning(params)
+    if value is not None and tuning:
+        raise ParamsError(
+            f"{value} is for frozen models only, and model is in {tuning}; write null, or choose "
+            "other methods"
         )
 
 

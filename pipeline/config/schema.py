@@ -46,6 +46,8 @@ RENAMED_VALUES = {"gazetteer": "geonames"}
 # Keys that earlier versions did not have -> what to write.
 _ADDED_KEYS = {
     "model.start": "write `start: auto`, or `start: none` for the rows of earlier versions",
+    "model.device_map": "write `device_map: null`",
+    "model.quantization": "write `quantization: null`",
     "lama.seeds": "training on LAMA reads it in place of `seed`; write `seeds: [34]`",
     "lama.selection": "write `selection: dev`",
     "lama.grid": "write `{}` for each method",
@@ -114,6 +116,8 @@ class ModelParams(Section):
     name: Annotated[str, Field(min_length=1)]
     dtype: Literal["auto", "float32", "bfloat16", "mixed"]
     start: Annotated[str, Field(min_length=1)]
+    device_map: Literal["auto"] | None
+    quantization: Literal["8bit", "4bit"] | None
 
 
 class DataParams(Section):

@@ -4,6 +4,7 @@ MLflow opens on its pages for chat applications, with a panel for its assistant.
 MLflow's, with a script in its page that chooses otherwise for a browser that has no choice yet.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -49,7 +50,9 @@ def results_page(server: str) -> str:
         if experiment.name in EXPERIMENTS.values():
             for key, value in experiment_tags(experiment.name).items():
                 if experiment.tags.get(key) != value:
-                    client.set_experiment_tag(experiment.experiment_id, key, value)
+                    # On a server with accounts, a reader may not: MLflow shows its own columns.
+                    with contextlib.suppress(mlflow.MlflowException):
+                        client.set_experiment_tag(experiment.experiment_id, key, value)
     return table_link(server, mlflow.get_experiment_by_name(name).experiment_id)
 
 

@@ -93,7 +93,7 @@ def _list_evaluated(mlflow: ModuleType, run: Any) -> None:
     points = [
         Metric(point.key, point.value, point.timestamp, point.step, model.model_id, **dataset)
         for key in run.data.metrics
-        if key.startswith(("dev/", "test/"))
+        if key.startswith(("train/", "dev/", "test/"))
         for point in client.get_metric_history(run_id, key)[-1:]
     ]
     client.log_batch(run_id, metrics=points)

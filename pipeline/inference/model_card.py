@@ -63,10 +63,11 @@ Exported by ptune {ptune} with transformers {transformers}.
 """
 
 _CODE = """import json
+from pathlib import Path
 from transformers import {auto_class}, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), {auto_class}.from_pretrained(".")
-export = json.load(open("{prompts}", encoding="utf-8"))
+export = json.loads(Path("{prompts}").read_text(encoding="utf-8"))
 prompt = export["prompts"][{name!r}]
 answers = export["answers"][prompt["answers"]]
 text = prompt["text"].format({values})

@@ -47,8 +47,8 @@ class Candidate:
         task: such as `rte`; empty for `lama`.
         folders: `trained` (written by training), `model` (the language model) and `splits`.
         hashes: of the three folders, as in `dvc.lock`.
-        dtype: `model.dtype` of the training.
-        start: its `model.start`; None where it had none.
+        model: how the training loaded it: the section `model` without the name; earlier versions
+            lack keys.
         test_score: the mean over relations, or over trainings; None if it was not evaluated.
     """
 
@@ -57,8 +57,7 @@ class Candidate:
     method: str
     folders: dict[str, str]
     hashes: dict[str, str]
-    dtype: str
-    start: str | None
+    model: dict[str, Any]
     test_score: float | None = None
 
     @property
@@ -156,8 +155,7 @@ def _read_candidate(execution: Execution) -> Candidate | None:
         info.method,
         folders,
         hashes,
-        model["dtype"],
-        model.get("start"),
+        {key: value for key, value in model.items() if key != "name"},
     )
 
 
@@ -317,8 +315,7 @@ def _log_model(mlflow: ModuleType, candidate: Candidate, artifacts: dict[str, st
         model_config={
             "task": candidate.task,
             "device": "auto",
-            "dtype": candidate.dtype,
-            "start": candidate.start,
+            **candidate.model,
             "threads": None,
             "max_tokens_per_forward": "auto",
             "top": _TOP,

@@ -23,6 +23,8 @@ from pipeline.tasks import Example, Task, get_task
 from pipeline.tasks.lama import lama_task, subject_example
 from pipeline.tasks.own import read_definition
 
+# Of `load_model`, from the section `model` of the training and the model's configuration.
+_LOADING = ("device", "dtype", "threads", "start", "device_map", "quantization")
 _COLUMNS = ("answer", "probability", "answers", "probabilities")
 
 
@@ -49,9 +51,7 @@ class PromptModel(PythonModel):
             partial(
                 load_model,
                 Path(context.artifacts["model"]),
-                **{
-                    name: self._config.get(name) for name in ("device", "dtype", "threads", "start")
-                },
+                **{name: self._config.get(name) for name in _LOADING},
             )
         )
         self._lock = threading.Lock()  # a server predicts in several threads

@@ -57,6 +57,8 @@ class PromptedModel:
         self.mixed = mixed
         config = network.config.get_text_config()
         self.has_dropout = _has_dropout(config)
+        rounds = mixed or getattr(network, "hf_quantizer", None) is not None
+        self._compared_dtype = torch.bfloat16 if rounds else self.dtype
         self._options: dict[str, Any] = {} if masked else {"use_cache": False}
         self._additive_mask = False
         self._first_position = 0
@@ -217,6 +219,7 @@ class PromptedModel:
             head, words = self._head, candidates
             if self._output_name is not None:
                 layer = self.network.get_output_embeddings()
+                answers = _move(answers, layer.weight.device)
                 head = _replace_modules(head, {self._output_name: _Words(layer, candidates)})
                 words = None
             logits: Tensor = head(inputs_embeds=answers.unsqueeze(0), **self._options).logits[0]
@@ -248,7 +251,7 @@ class PromptedModel:
             expected = theirs if candidates is None else theirs[:, candidates]
             try:
                 ours = self.log_probs(batch, prompts, candidates)
-                return _close(ours, expected.log_softmax(dim=1), logits[0].dtype)
+                return _close(ours, expected.log_softmax(dim=1), self._compared_dtype)
             except (AttributeError, RuntimeError):  # the layer is used in another way
                 return False
 
@@ -284,7 +287,7 @@ class PromptedModel:
                 states = self._body(inputs_embeds=embeds, position_ids=positions, **self._options)
             except (TypeError, RuntimeError):  # no argument, or none of this shape
                 return 0
-            if _close(states[0], expected, expected.dtype):
+            if _close(states[0], expected, self._compared_dtype):
                 return first
         return 0
 
@@ -312,7 +315,7 @@ class PromptedModel:
             found = self.log_probs(together, None)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False  # it takes no such mask, or no positions
-        return _close(found, expected, self.dtype)
+        return _close(found, expected, self._compared_dtype)
 
     def _ids_to_check(self) -> list[Tensor]:
         """Two rows of 8 and of 6 tokens; they begin alike, but for the first token."""
@@ -368,6 +371,8 @@ class _Words(nn.Module):
 def _replace_modules(module: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
     """A module that shares everything with another one but these submodules, by their names."""
     changed = copy.copy(module)
+    if hasattr(module, "_hf_hook"):  # accelerate binds it to the other module
+        changed.__dict__.pop("forward", None)
     children = dict(module.named_children())
     for name, replacement in replacements.items():
         child, _, rest = name.partition(".")

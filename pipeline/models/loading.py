@@ -1,5 +1,6 @@
 """Load a model folder as a `PromptedModel`."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -76,6 +78,8 @@ def load_model(
     dtype: str = "auto",
     threads: int | None = None,
     start: str | None = None,
+    device_map: str | None = None,
+    quantization: str | None = None,
     tuned: bool = False,
     weights: Path | None = None,
     labels: int | None = None,
@@ -90,14 +94,16 @@ def load_model(
         threads: of the CPU, for torch as a whole; None: as many as there are cores.
         start: what precedes every row of a causal model, as in `model.start`; None: what the
             tokenizer puts there.
+        device_map: as in `model.device_map`; with `auto`, accelerate places the layers.
+        quantization: as in `model.quantization`.
         tuned: whether the model's own weights are, or will be, trained.
         weights: tuned weights that replace the folder's, as `PromptedModel.network` names them.
         labels: of a classifier that is added before they do; None adds none.
         seed: of the classifier's first weights.
 
     Raises:
-        ModelError: the folder holds no masked or causal model that can be loaded, or the device
-            is not there.
+        ModelError: the folder holds no masked or causal model that can be loaded, the device is
+            not there, or bitsandbytes is not.
     """
     place = choose_device(device)
     precision = choose_precision(dtype, place, tuned=tuned or weights is not None)
@@ -113,6 +119,7 @@ def load_model(
             config=config,
             dtype=_DTYPES[precision],
             use_safetensors=True,
+            **_placement(place, device_map, quantization, _DTYPES[precision]),
             **_LOCAL,
         )
     network, report = loaded
@@ -123,12 +130,34 @@ def load_model(
     codec = load_codec(folder, masked=masked, start=start)
     _check_finite(network, folder, "fetch or save the model again")
     with _naming(folder):
-        model = PromptedModel(network.to(place), codec, masked=masked, mixed=precision == "mixed")
+        if device_map is None and quantization is None:
+            network = network.to(place)
+        model = PromptedModel(network, codec, masked=masked, mixed=precision == "mixed")
     if labels is not None:
         model.add_classifier(labels, seed=seed)
     if weights is not None:
         _load_weights(model.network, weights)
     return model
+
+
+def _placement(
+    device: torch.device, device_map: str | None, quantization: str | None, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Options of `from_pretrained` for layers on several devices and for small weights."""
+    if quantization is None:
+        return {} if device_map is None else {"device_map": device_map}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantization: {quantization} needs the package bitsandbytes; run pip install "
+            "-e '.[quantization]', or write null"
+        )
+    config = BitsAndBytesConfig(
+        load_in_8bit=quantization == "8bit",
+        load_in_4bit=quantization == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"device_map": device_map or {"": device}, "quantization_config": config}
 
 
 def load_codec(folder: Path, *, masked: bool, start: str | None) -> PieceTokenizer:
@@ -154,6 +183,8 @@ def model_loader(folder: Path, params: "Params") -> Callable[..., PromptedModel]
         dtype=params.model.dtype,
         threads=params.runtime.threads,
         start=params.model.start,
+        device_map=params.model.device_map,
+        quantization=params.model.quantization,
     )
 
 

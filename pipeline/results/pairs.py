@@ -16,7 +16,7 @@ _Row = dict[str, str]
 
 
 def find_results(target: str, results: Sequence[Result]) -> list[Result]:
-    """Return the evaluations that a name stands for, one of each task and method.
+    """Return the evaluations that a name refers to, one of each task and method.
 
     Args:
         target: `workspace` for those of `dvc.lock`; the id of an evaluation's or a training's run,

@@ -7,14 +7,19 @@ MLflow run. Only this file imports dvc.
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.errors import DataError, PipelineError
+from pipeline.files import Value, read_json
 from pipeline.workflow.lock import Execution, command_text, outputs_within, read_lock
+
+# How often `dvc.lock` is read while another process may be writing it.
+_TRIES = 30
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,22 @@ def _repo() -> Iterator[Any]:
         ) from error
 
 
+def _settled(read: Callable[[], Value]) -> Value:
+    """Call a reader of `dvc.lock`, and again if it fails: another dvc may be writing it, in place.
+
+    Raises:
+        DvcException, DataError: it failed for three seconds.
+    """
+    from dvc.exceptions import DvcException
+
+    for _ in range(_TRIES - 1):
+        try:
+            return read()
+        except (DvcException, DataError):
+            time.sleep(_PAUSE_SECONDS)
+    return read()
+
+
 def running_stage() -> StageIdentity | None:
     """Return the stage that DVC is running this process for; None if DVC is not."""
     name = os.environ.get("DVC_STAGE")
@@ -63,7 +84,7 @@ def running_stage() -> StageIdentity | None:
     from dvc.stage.cache import _can_hash, _get_stage_hash
 
     with _repo() as repo:
-        stage = repo.stage.load_one(name=name)
+        stage = _settled(lambda: repo.stage.load_one(name=name))
         stage.save_deps()
         params: dict[str, Any] = {}
         inputs: dict[str, str] = {}
@@ -78,7 +99,7 @@ def running_stage() -> StageIdentity | None:
             params=params,
             inputs=inputs,
             # DVC records them before it runs a stage that reads them.
-            within=outputs_within(read_lock(Path("dvc.lock")), inputs),
+            within=outputs_within(_settled(lambda: read_lock(Path("dvc.lock"))), inputs),
             run_key=_get_stage_hash(stage) if _can_hash(stage) else None,
             experiment=os.environ.get("DVC_EXP_NAME"),
         )
@@ -90,7 +111,7 @@ def output_hashes() -> dict[str, str]:
     if not name:
         return {}
     with _repo() as repo:
-        stage = repo.stage.load_one(name=name)
+        stage = _settled(lambda: repo.stage.load_one(name=name))
         return {out.def_path: out.get_hash().value for out in stage.outs if out.exists}
 
 

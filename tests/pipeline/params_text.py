@@ -38,7 +38,13 @@ _TUNED = {"epochs": 2, "batch_size": 8, "patience": 2}
 
 _PARAMS: dict[str, Any] = {
     "seed": 1,
-    "model": {"name": "smollm2-135m-instruct", "dtype": "auto", "start": "auto"},
+    "model": {
+        "name": "smollm2-135m-instruct",
+        "dtype": "auto",
+        "start": "auto",
+        "device_map": None,
+        "quantization": None,
+    },
     "data": {"mirror": None, "superglue_from": "archive"},
     "lama": {
         "source": "geonames",

@@ -385,3 +385,8 @@ def test_a_method_that_is_run_cannot_tune_bfloat16_weights(tmp_path, changes, pl
         "params.yaml: model.dtype: bfloat16 rounds most steps of a tuned model away, and model is "
         f"in {places}; write mixed or auto"
     ]
+    for key, value in (("quantization", "8bit"), ("device_map", "auto")):
+        assert _mistakes(tmp_path, {**changes, "model.dtype": "auto", f"model.{key}": value}) == [
+            f"params.yaml: model.{key}: {value} is for frozen models only, and model is in "
+            f"{places}; write null, or choose other methods"
+        ]

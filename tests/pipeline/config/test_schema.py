@@ -49,7 +49,7 @@ def test_values_arrive_as_they_are_written(tmp_path):
             0.1,
             ["unknown key", "did you mean 'learning_rate'?"],
         ),
-        ("model.zzz", 1, ["unknown key", "known keys: dtype, name"]),
+        ("model.zzz", 1, ["unknown key", "known keys: device_map, dtype, name"]),
         # Another type: no guess at what was meant.
         ("seed", "34", ["valid integer", "'34'"]),
         ("seed", True, ["valid integer", "True"]),

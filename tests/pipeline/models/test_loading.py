@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
@@ -15,6 +16,7 @@ from pipeline.models.scoring import score_examples
 from tests.tiny import FAMILIES, MASKED
 from tests.worked import hand_row
 
+SMALL = {"quantization_config", "device_map"}
 TIED = {"bert", "roberta", "albert", "gpt2"}
 
 
@@ -116,6 +118,73 @@ def test_pickled_weights_and_code_of_the_folder_are_refused_and_not_run(copy: Pa
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no file named model\.safetensors"):
         load_model(copy, device="cpu")
+
+
+# Large models
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_accelerate_places_answers_as_before(
+    tiny_folders: dict[str, Path], tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    """With the hooks of layers on several devices; here all are the CPU."""
+    plain = tiny_models[family]
+    row = hand_row(family, plain, "^Paris _is M .")
+    words = torch.tensor([20, 30])
+    expected = score_examples(plain, [row], None, words, max_tokens_per_forward=1)
+    placed = load_model(tiny_folders[family], device="cpu", device_map="auto")
+    assert torch.equal(
+        score_examples(placed, [row], None, words, max_tokens_per_forward=1), expected
+    )
+
+    network = load_model(tiny_folders[family], device="cpu").network
+    blocks = {name: "cpu" for name, _ in network.named_children()}
+    network = dispatch_model(network, blocks, main_device="cpu", force_hooks=True)
+    assert hasattr(network, "_hf_hook")
+    hooked = PromptedModel(network, plain.codec, masked=plain.masked)
+    assert torch.equal(
+        score_examples(hooked, [row], None, words, max_tokens_per_forward=1), expected
+    )
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_small_weights_need_a_package_that_is_named(
+    tiny_folders: dict[str, Path], quantization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ModelError, match=rf"{quantization} needs the package bitsandbytes; run"):
+        load_model(tiny_folders["bert"], device="cpu", quantization=quantization)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "device_map", "placed"),
+    [("8bit", None, {"": torch.device("cpu")}), ("4bit", "auto", "auto")],
+)
+def test_small_weights_are_what_transformers_is_asked_for(
+    tiny_folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    quantization: str,
+    device_map: str | None,
+    placed: object,
+) -> None:
+    """bitsandbytes itself is not installed here."""
+    asked: dict[str, Any] = {}
+    real = BertForMaskedLM.from_pretrained.__func__
+
+    def from_pretrained(cls: type, folder: Path, **options: Any) -> Any:
+        asked.update(options)
+        return real(cls, folder, **{k: v for k, v in options.items() if k not in SMALL})
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
+    monkeypatch.setattr(BertForMaskedLM, "from_pretrained", classmethod(from_pretrained))
+    load_model(tiny_folders["bert"], device="cpu", quantization=quantization, device_map=device_map)
+    config = asked["quantization_config"]
+    assert (config.load_in_8bit, config.load_in_4bit) == (
+        quantization == "8bit",
+        quantization == "4bit",
+    )
+    assert config.bnb_4bit_compute_dtype == torch.float32
+    assert asked["device_map"] == placed
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,30 @@ def test_a_folder_that_is_no_project_is_told(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match="run from the root of the project"):
         read_project()
+
+
+@pytest.mark.parametrize("size", [0, 20, 200])
+def test_a_lock_file_that_another_dvc_is_writing_is_read_when_it_is_whole(
+    project: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    lock = project / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text(whole[:size])
+    monkeypatch.setenv("DVC_STAGE", "second")
+    monkeypatch.setattr(time, "sleep", lambda _: lock.write_text(whole))
+    stage = running_stage()
+    assert stage is not None
+    assert stage.stage == "second"
+    assert set(output_hashes()) == {"second"}
+
+
+def test_a_lock_file_that_stays_damaged_is_an_error(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "dvc.lock").write_text("stages")
+    monkeypatch.setenv("DVC_STAGE", "second")
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with pytest.raises(PipelineError, match=r"dvc\.lock"):
+        running_stage()
+    assert sum(waits) == pytest.approx(2.9)
