@@ -146,6 +146,12 @@ def export(candidate: Candidate, folder: Path, *, force: bool = False) -> Compar
             f"classifier of {candidate.target}: it has a head that transformers has no class for, "
             "so it cannot be exported; choose another method with --method"
         )
+    if (quantization := candidate.model.get("quantization")) is not None:
+        raise PipelineError(
+            f"{candidate.method} of {candidate.target}: trained with model.quantization: "
+            f"{quantization}, but an export has the model's full weights, which give other scores; "
+            "train with null"
+        )
     source = Path(candidate.folders["model"])
     best = best_by_task(load_trained(Path(candidate.folders["trained"])).values())
     tasks = _read_tasks(candidate, list(best))
@@ -207,7 +213,7 @@ def _load(candidate: Candidate, source: Path, best: Mapping[str, TrainedPrompt])
         source,
         device="cpu",
         dtype="float32",
-        start=candidate.start,
+        start=candidate.model.get("start"),
         weights=weights[0] if weights else None,
     )
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,7 @@ def make_candidate(
         method,
         {name: str(path) for name, path in folders.items()},
         {"trained": "a1.dir", "model": "b2.dir", "splits": "c3.dir"},
-        "auto",
-        start,
+        {"dtype": "auto", "start": start},
         0.75,
     )
 
@@ -84,7 +84,7 @@ def expected_log_probs(candidate: Candidate, asked: dict[str, list[Example]]) ->
     """As `ptune predict` answers the examples of each training."""
     prompts = load_prompts(Path(candidate.folders["trained"]))
     source = Path(candidate.folders["model"])
-    network = load_model(source, device="cpu", start=candidate.start)
+    network = load_model(source, device="cpu", start=candidate.model["start"])
     models, found = ModelCache(lambda **_: network), []
     for name, examples in asked.items():
         task = get_task("rte") if candidate.task else lama_task(name.partition("/")[0], LAMA_WORDS)
@@ -289,6 +289,9 @@ def test_what_is_more_than_added_tokens_is_refused(
     shutil.copytree(tmp_path / "trained/classifier", tmp_path / "trained/p-tuning")
     with pytest.raises(PipelineError, match="copa: its answers are the examples' own texts"):
         export(make_candidate(tmp_path, tiny_folders["bert"], "copa"), tmp_path / "out")
+    quantized = replace(candidate, method="p-tuning", model={"quantization": "4bit"})
+    with pytest.raises(PipelineError, match=r"trained with model\.quantization: 4bit"):
+        export(quantized, tmp_path / "out")
 
 
 def test_inputs_that_are_all_shortened_cannot_be_compared(
