@@ -36,6 +36,6 @@ def export(
     compared = write(chosen, folder, force=force)
     typer.echo(
         f"exported {chosen.method} of {target} to {folder}; on {compared.examples} test examples, "
-        f"log-probabilities differ from ptune's by at most {compared.difference:.1g}"
+        f"log-probabilities differ from ptune's by at most {compared.difference:.2g}"
     )
     typer.echo(f"How to use it: {folder / 'README.md'}")

@@ -21,8 +21,8 @@ tags: [p-tuning]
 
 # {title}
 
-A {kind} language model. Its vocabulary has {tokens} added tokens with trained vectors
-([P-tuning](https://arxiv.org/abs/2103.10385)), so that a template with them is ordinary text.
+A {kind} language model with added tokens that have trained vectors ([P-tuning]({paper})), so that a
+template with them is ordinary text. Number of these tokens: {tokens}.
 Only the scores of the answers below have a meaning, among each other.
 
 ## Use
@@ -51,7 +51,7 @@ texts without special or added tokens, and without white space around them.{limi
 {scores}
 
 On {examples} test examples, log-probabilities differ from those of `ptune predict` on the CPU
-by at most {difference:.1g}.
+by at most {difference:.2g}.
 
 ## Lineage
 
@@ -104,6 +104,7 @@ def model_card(
         pipeline_tag="fill-mask" if masked else "text-generation",
         title=f"{candidate.target}{relations}: {candidate.method}",
         kind="masked" if masked else "causal",
+        paper="https://arxiv.org/abs/2103.10385",
         tokens=sum(len(prompt.tokens) for prompt in prompts.values()),
         code=_code(first, masked=masked),
         prompts=PROMPTS,

@@ -26,6 +26,7 @@ from pipeline.models.loading import ModelCache, load_model
 from pipeline.prompts.store import StoredPrompt, load_prompts, save_prompts, weights_file
 from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import fact_examples, lama_task
+from pipeline.tasks.own import Definition
 from tests.families import save_family
 from tests.project import LAMA_FACTS, LAMA_TEMPLATES, LAMA_WORDS
 from tests.tiny import FAMILIES, MASKED
@@ -205,6 +206,19 @@ def test_all_relations_of_lama_share_a_folder(
         training = f"{name}/setting-1/split-1/seed-1"
         (expected,) = expected_log_probs(candidate, {training: [example]})
         assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_task_of_the_user_is_exported(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
+    candidate = make_rte(tmp_path, tiny_folders["bert"], "{premise} [P] {hypothesis}? {mask}")
+    labels = ["entailment", "not_entailment"]
+    own = Definition("own", ["premise", "hypothesis"], labels, ["accuracy"])
+    own.write(tmp_path / "splits")
+    trained = Path(candidate.folders["trained"])
+    save_prompts(
+        trained, "p-tuning", {"own/setting-1/split-1/seed-1": load_prompts(trained)[TRAINING]}
+    )
+    export(replace(candidate, benchmark="tasks", task="own"), tmp_path / "out")
+    assert "own: {premise}[P1] {hypothesis}?[MASK]" in (tmp_path / "out/README.md").read_text()
 
 
 def test_tuned_weights_are_exported(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
