@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from pipeline.cli import (
     compare,
     doctor,
+    export,
     history,
     predict,
     preset,
@@ -62,6 +63,7 @@ def _options(
 
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=history.LINEAGE_EXAMPLES)(history.lineage)
 app.command(epilog=promote.EXAMPLES)(promote.promote)
 app.command(epilog=repro.EXAMPLES)(repro.repro)

@@ -1,5 +1,6 @@
 """Promote a trained method: register it as a model that loads without this repository."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from pipeline.cli.console import print_columns
 
 if TYPE_CHECKING:
-    from pipeline.inference.registry import Promoted
+    from pipeline.inference.registry import Candidate, Promoted
 
 EXAMPLES = """Examples:
   ptune promote rte
@@ -31,16 +32,19 @@ def promote(
 
     candidates = registry.find_candidates(target)
     chosen = registry.choose(candidates, method)
+    print_candidates(candidates, chosen, "by dev" if method is None else "as named")
+    _print_version(registry.promote(chosen))
+
+
+def print_candidates(candidates: "Sequence[Candidate]", chosen: "Candidate", why: str) -> None:
+    """Print the scores of each candidate, and why one was chosen."""
     rows = []
     for candidate in candidates:
         scores = f"{chosen.metric} dev {100 * candidate.dev_score:5.1f}"
         if candidate.test_score is not None:
             scores += f"  test {100 * candidate.test_score:5.1f}"
-        why = "by dev" if method is None else "as named"
-        mark = f"<- chosen {why}" if candidate is chosen else ""
-        rows.append([candidate.method, scores, mark])
+        rows.append([candidate.method, scores, f"<- chosen {why}" if candidate is chosen else ""])
     print_columns(rows)
-    _print_version(registry.promote(chosen))
 
 
 def _print_version(promoted: "Promoted") -> None:

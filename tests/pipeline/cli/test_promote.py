@@ -294,6 +294,22 @@ def test_of_a_task_the_training_that_is_best_by_dev_answers(project: Path) -> No
     assert [sum(row) for row in answers["probabilities"]] == pytest.approx([1.0] * len(RTE))
 
 
+def test_export_writes_what_promote_would_register(project: Path) -> None:
+    result = CliRunner().invoke(app, ["export", "rte", "exports/rte"])
+    assert result.exit_code == 0, result.output
+    assert "p-tuning  score dev  62.5  <- chosen by dev" in result.stdout
+    assert "exported p-tuning of rte to exports/rte; on 6 test examples" in result.stdout
+    card = (project / "exports/rte/README.md").read_text()
+    lock = YAML(typ="safe").load(project / "dvc.lock")["stages"]["train-rte-p-tuning"]
+    assert f"| `models/rte/p-tuning` | the trained prompts | `{lock['outs'][0]['md5']}` |" in card
+    assert f"`{TRAININGS[1]}`, with the best dev score: 75.0" in card
+    again = CliRunner().invoke(app, ["export", "rte", "exports/rte"])
+    assert again.exit_code == 1
+    assert "error: exports/rte: exists; name another folder, or replace it with --force" in (
+        again.stderr
+    )
+
+
 ALONE = """
 import json, sys
 import mlflow
