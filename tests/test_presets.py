@@ -25,7 +25,7 @@ from tests.project import ROOT
 FOLDER = ROOT / "presets"
 SHIPPED = ROOT / "params.yaml"
 
-SMOLLM2 = ["lama-smollm2", "lama-smollm2-eleven", "lama-smollm2-four"]
+SMOLLM2 = ["lama-smollm2", "lama-smollm2-eleven", "lama-smollm2-four", "lama-smollm2-seeds"]
 
 # Preset -> model, subset, relations, methods of LAMA, methods of the stability section.
 # Source: arXiv 2103.10385v2, Tables 1 and 3; model names: v1, and THUDM/P-tuning, LAMA/cli.py.
