@@ -106,7 +106,7 @@ def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
     """Read a file that an earlier attempt left; None where there is none.
 
     One that was damaged (by a power loss or a full disk, for example) is set aside under another
-    name and reported on standard error, and None is returned: that work starts anew.
+    name and reported on standard error, and None is returned, so that the work restarts.
 
     Args:
         path: the file.
@@ -125,7 +125,7 @@ def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
         path.replace(aside)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         sys.stderr.write(
-            f"warning: {path}: damaged ({reason}); kept as {aside.name}, and its work starts anew\n"
+            f"warning: {path}: damaged ({reason}); kept as {aside.name}; its work restarts\n"
         )
         return None
 

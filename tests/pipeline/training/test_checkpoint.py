@@ -47,7 +47,7 @@ def test_where_nothing_was_saved_there_is_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"cut", None])
-def test_a_damaged_file_is_set_aside_and_the_work_starts_anew(
+def test_a_damaged_file_is_set_aside_and_the_work_restarts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
     path = tmp_path / "unit.pt"
