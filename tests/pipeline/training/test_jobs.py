@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config.schema import MethodParams, RuntimeParams
 from pipeline.data.lama import Fact
+from pipeline.engine.units import Serial
 from pipeline.errors import DataError, ModelError, TemplateError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.language_model import PromptedModel
@@ -46,7 +47,7 @@ HYBRID = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
 PATTERN = parse_template("{premise:shorten}? [P] {mask}, {hypothesis}.", RTE.fields)
 YES_NO = {"entailment": "yes", "not_entailment": "no"}
 RUNTIME = RuntimeParams(
-    device="cpu", threads=None, max_tokens_per_forward=16, checkpoint_seconds=99
+    engine="serial", device="cpu", threads=None, max_tokens_per_forward=16, checkpoint_seconds=99
 )
 
 
@@ -346,13 +347,12 @@ class Log:
 
 
 def runner(folder: Path, load: Callable[..., PromptedModel], log: Log | None = None) -> TrialRunner:
-    @contextlib.contextmanager
-    def unit_folder(_: str, content: Mapping[str, Any]) -> Iterator[Path]:
+    def unit_folder(_: str, content: Mapping[str, Any]) -> Path:
         unit = folder / jobs.__name__ / str(abs(hash(repr(content))))
-        unit.mkdir(parents=True, exist_ok=True)
-        yield unit
+        unit.parent.mkdir(parents=True, exist_ok=True)
+        return unit
 
-    return TrialRunner(ModelCache(load), unit_folder, log or Log(), RUNTIME)
+    return TrialRunner(ModelCache(load), unit_folder, log or Log(), Serial(), RUNTIME)
 
 
 def bank_trials(
