@@ -142,8 +142,9 @@ class RayCluster:
 
     @contextmanager
     def _connect(self) -> Iterator[tuple[ModuleType, _Project, Any]]:
+        address = _address()
         ray = _import_ray()
-        _init(ray)
+        _init(ray, address)
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".cluster-") as token:
                 project = _Project(str(Path.cwd()), token.name, _versions())
@@ -235,8 +236,8 @@ def _import_ray() -> ModuleType:
     return ray
 
 
-def _init(ray: ModuleType) -> None:
-    """Connect to the cluster at RAY_ADDRESS, or start one on this machine."""
+def _address() -> str:
+    """Return RAY_ADDRESS, or that of a cluster to start on this machine alone."""
     # Without an address, Ray would attach to the last cluster of this machine, if it finds one.
     address = os.environ.get("RAY_ADDRESS") or _LOCAL
     if address != _LOCAL and not re.fullmatch(r"[^/]+:\d+", address):
@@ -244,6 +245,10 @@ def _init(ray: ModuleType) -> None:
             f"RAY_ADDRESS: {address} is not the host:port of a cluster; run on a machine of the "
             "cluster (not through ray://) and write the address that `ray start --head` printed"
         )
+    return address
+
+
+def _init(ray: ModuleType, address: str) -> None:
     local = address == _LOCAL
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     with _signal_handler_kept(), _only(_PASSED + _OF_MACHINE) if local else nullcontext():

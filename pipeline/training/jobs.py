@@ -428,6 +428,8 @@ class _BankLog:
                 self._log = self._stack.enter_context(child)
                 if reused:
                     self._reporter.echo(f"{self._bank.name}: trained before")
+            case BankStarted():
+                self._reporter.echo(f"{self._bank.name}: its machine was lost; resumed on another")
             case EpochEnded(position, record) if (position, record.epoch) not in self._logged:
                 trial = self._bank.trials[position]
                 self._reporter.echo(epoch_line(trial.name, record, trial.metric))
