@@ -319,8 +319,9 @@ class PromptedModel:
 
     def _ids_to_check(self) -> list[Tensor]:
         """Two rows of 8 and of 6 tokens; they begin alike, but for the first token."""
-        known = [i for i in range(self.vocabulary_size) if i != self.kind.pad_id]
-        first, second = known[-8:], [*known[-8:-4], *known[-2:]]
+        last = range(self.vocabulary_size - 9, self.vocabulary_size)
+        known = [i for i in last if i != self.kind.pad_id][-8:]
+        first, second = known, [*known[:4], *known[-2:]]
         return [torch.tensor(ids, device=self.device) for ids in (first, second)]
 
     def _rows_to_check(self, first_slot: int) -> list[PackedExample]:
