@@ -172,7 +172,15 @@ def _check_lama_configs(lama: LamaParams, relation: str | None, method: LamaMeth
     manual = manual_template("{subject} {mask}")
     for config in lama_configs(lama, relation or "", method, manual, masked=True):
         search = config.training.search
-        if search is not None and "search.prompts" in config.tried and search.prompts != GRADIENT:
+        if search is None or method not in lama.methods:
+            continue
+        if lama.objects == ALL and search.prompts == GRADIENT:
+            raise ParamsError(
+                "lama.objects: all, but the search of discrete prompts reads objects of one token; "
+                "write one-token, take discrete out of lama.methods, or let search.prompts name a "
+                "collection"
+            )
+        if "search.prompts" in config.tried and search.prompts != GRADIENT:
             place = f"overrides.{relation}" if relation else "grid"
             try:
                 _check_collection(search.prompts, lama.source)

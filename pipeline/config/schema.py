@@ -258,6 +258,7 @@ class LamaParams(Section):
     source: Literal["geonames", "lama"]
     subset: Literal["34k", "29k"]
     relations: list[str] | Literal["all"]
+    objects: Literal["one-token", "all"]
     methods: list[LamaMethod]
     seeds: Seeds
     selection: Literal["dev", "none"]

@@ -337,6 +337,8 @@ def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
             "geonames is generated from GeoNames: it is neither LAMA nor SuperGLUE, and its "
             "scores cannot be compared with the paper's."
         )
+    elif lama and lama[0].params.get("lama.objects") == "all":
+        notes.append("The paper has no objects of several tokens, so none of its rows is shown.")
     elif lama and source == "lama" and subset in published.SUBSETS:
         rows += published.for_model(published.lama_rows(subset), model)
         fewer = lama[0].relations != published.RELATIONS
@@ -367,6 +369,7 @@ def _is_table_1(result: Result) -> bool:
     """Return whether this is about LAMA's facts of P17 under the four templates of Table 1."""
     return (
         (result.benchmark, result.source) == ("stability", "lama")
+        and result.params.get("lama.objects") != "all"
         and result.params.get("lama.stability.templates") == "table-1"
         and result.params.get("lama.stability.relations") == "['P17']"
         and result.metrics.get("test/templates") == len(published.TABLE_1)

@@ -108,6 +108,8 @@ class Task:
         from_geonames: generates records from GeoNames for the source `geonames`; None if the task
             has no generated records.
         vocabulary: the words that may be answered, if these are not labels (relations of LAMA).
+        objects: of a relation, the candidate answers of one or more tokens that compete in place
+            of the vocabulary; empty if only words of one token are answered.
         positive: the label whose F1 the metric `f1_positive` is.
         naive_bayes: whether naive Bayes over the words of the fields is a control.
     """
@@ -123,13 +125,14 @@ class Task:
     verbalizers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     from_geonames: Callable[[Places, random.Random], Iterator[Record]] | None = None
     vocabulary: tuple[str, ...] | None = None
+    objects: tuple[str, ...] = ()
     positive: str | None = None
     naive_bayes: bool = False
 
     @property
     def has_choices(self) -> bool:
-        """Whether each example has its own candidate answers."""
-        return not self.verbalizers and self.vocabulary is None
+        """Whether answers are written out: each example's own candidates, or the objects."""
+        return bool(self.objects) or (not self.verbalizers and self.vocabulary is None)
 
 
 def task_template(task: Task, pattern: str, *, classifier: bool) -> Template:

@@ -50,6 +50,7 @@ _PARAMS: dict[str, Any] = {
         "source": "geonames",
         "subset": "34k",
         "relations": ["P17", "P47"],
+        "objects": "one-token",
         "methods": ["manual", "p-tuning", "discrete"],
         "seeds": [34],
         "selection": "dev",

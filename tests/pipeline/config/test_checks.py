@@ -37,6 +37,18 @@ def test_settings_that_no_method_uses_may_be_left_out(tmp_path):
     )
 
 
+def test_objects_of_several_tokens_need_no_search_for_words(tmp_path):
+    every = {"lama.objects": "all"}
+    (line,) = _mistakes(tmp_path, every)
+    assert "lama.objects: all, but the search of discrete prompts" in line
+    _check(tmp_path, {**every, "lama.methods": ["manual", "p-tuning"]})
+    published = {"lama.training.discrete.search.prompts": "table-1"}
+    _check(tmp_path, {**every, **published})
+    grid = {"lama.grid.discrete": {"search.prompts": ["table-1", "gradient"]}}
+    (line,) = _mistakes(tmp_path, {**every, **published, **grid})
+    assert "lama.objects: all" in line
+
+
 def test_a_model_may_be_a_folder(tmp_path, tiny_folders):
     _check(tmp_path, {"model.name": str(tiny_folders["bert"])})
 
