@@ -169,11 +169,13 @@ class PromptedModel:
             scores = self._scores(self._read(batch, prompts), None)
         if not len(batch.answer_ids):
             return scores.squeeze(1)
-        log_probs = scores.log_softmax(dim=1).gather(1, batch.answer_ids.unsqueeze(1)).squeeze(1)
+        places = batch.answer_reads * scores.shape[1] + batch.answer_ids
+        # As an embedding lookup, as in `_read`.
+        log_probs = nn.functional.embedding(places, scores.log_softmax(dim=1).view(-1, 1))[:, 0]
         # index_add, as its order of summing is fixed on a CPU: the same bits every time.
         sums = log_probs.new_zeros(2, batch.rows)
         both = torch.stack([log_probs, torch.ones_like(log_probs)])
-        total, count = sums.index_add(1, batch.read_rows, both)
+        total, count = sums.index_add(1, batch.answer_rows, both)
         mean: Tensor = total / count
         return mean
 
