@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.config.grid import lama_configs, own_configs, superglue_configs
 from pipeline.config.schema import LamaMethod, LamaParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
+from pipeline.data.glue import GLUE
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
 from pipeline.data.own_facts import read_own_facts
 from pipeline.data.tables import split_files
@@ -65,6 +66,8 @@ def check_params(params: Params) -> None:
         check("lama.stability", _check_stability, relation, lama, known)
     for relation, template in lama.templates.items():
         check(f"lama.templates.{relation}", manual_template, template)
+    for name in superglue.tasks:
+        check("superglue.tasks", _check_task_source, name, superglue.source)
     for name, prompts in superglue.prompts.items():
         place, task = f"superglue.prompts.{name}", get_task(name)
         check(f"{place}.verbalizer", task_verbalizer, task, prompts.verbalizer)
@@ -125,6 +128,15 @@ def _check_relation(relation: str, source: str, known: Collection[str]) -> None:
     if relation not in known:
         choices = ", ".join(known)
         raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
+
+
+def _check_task_source(task: str, source: str) -> None:
+    if (task in GLUE) != (source == "glue"):
+        known = f"; it has {', '.join(GLUE)}" if source == "glue" else ", but glue has"
+        raise ParamsError(
+            f"superglue.source {source} has no {task}{known}. Change superglue.source or "
+            "take the task out"
+        )
 
 
 # What each method may tune; the first is the paper's on LAMA.

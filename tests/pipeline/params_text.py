@@ -109,6 +109,8 @@ _PARAMS: dict[str, Any] = {
             "held_out": 0.5,
             "count": 2,
             "train_share": 0.5,
+            "per_class": 16,
+            "seeds": [13, 21, 42, 87, 100],
         },
         "prompts": {
             "rte": {
