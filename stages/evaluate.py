@@ -16,6 +16,7 @@ from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
     CONTROLS,
+    ONE_TOKEN_COLUMNS,
     RELATION_COLUMNS,
     SETTING_COLUMNS,
     TEMPLATE_COLUMNS,
@@ -70,7 +71,7 @@ def lama(
     metrics: Metrics,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Score P@1 of each relation over the allowed vocabulary."""
+    """Score P@1 of each relation over the allowed vocabulary, or among its objects."""
     with stage("evaluate", "lama", "", method) as ctx:
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
@@ -80,7 +81,8 @@ def lama(
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
         controls = ("relation", "label", "left_out", *CONTROLS)
-        _write_table(ctx, out / "relations.csv", RELATION_COLUMNS, relations)
+        columns = (*RELATION_COLUMNS, *(ONE_TOKEN_COLUMNS if data.objects else ()))
+        _write_table(ctx, out / "relations.csv", columns, relations)
         _write_table(ctx, out / "controls.csv", controls, relations)
         ctx.run.log_metrics({f"test/p_at_1/{row['relation']}": row["p_at_1"] for row in relations})
         _write_metrics(ctx, metrics, relation_summary(trials))
@@ -155,7 +157,8 @@ def _facts(
 ) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
     relation = name.partition("/")[0]
     facts = {split: fact_examples(facts) for split, facts in data.facts[relation].items()}
-    return PromptFormat.from_prompt(lama_task(relation, data.vocabulary), prompt), facts
+    task = lama_task(relation, data.vocabulary, data.objects.get(relation, ()))
+    return PromptFormat.from_prompt(task, prompt), facts
 
 
 def _examples(

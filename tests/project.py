@@ -115,6 +115,8 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
                 "held_out": 0.5,
                 "count": 2,
                 "train_share": 0.5,
+                "per_class": 16,
+                "seeds": [13, 21, 42, 87, 100],
             },
             "superglue__training__p-tuning__epochs": 2,
             "runtime__threads": 1,

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.config.grid import lama_configs, own_configs, superglue_configs
 from pipeline.config.schema import LamaMethod, LamaParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
+from pipeline.data.glue import GLUE
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
 from pipeline.data.tables import split_files
 from pipeline.errors import ParamsError, PipelineError
@@ -55,6 +56,8 @@ def check_params(params: Params) -> None:
         check("lama.stability", _check_stability, relation, lama)
     for relation, template in lama.templates.items():
         check(f"lama.templates.{relation}", manual_template, template)
+    for name in superglue.tasks:
+        check("superglue.tasks", _check_task_source, name, superglue.source)
     for name, prompts in superglue.prompts.items():
         place, task = f"superglue.prompts.{name}", get_task(name)
         check(f"{place}.verbalizer", task_verbalizer, task, prompts.verbalizer)
@@ -118,6 +121,15 @@ def _check_relation(relation: str, source: str) -> None:
         raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
 
 
+def _check_task_source(task: str, source: str) -> None:
+    if (task in GLUE) != (source == "glue"):
+        known = f"; it has {', '.join(GLUE)}" if source == "glue" else ", but glue has"
+        raise ParamsError(
+            f"superglue.source {source} has no {task}{known}. Change superglue.source or "
+            "take the task out"
+        )
+
+
 # What each method may tune; the first is the paper's on LAMA.
 _TUNES: dict[str, list[list[str]]] = {
     "manual": [[]],
@@ -160,7 +172,15 @@ def _check_lama_configs(lama: LamaParams, relation: str | None, method: LamaMeth
     manual = manual_template("{subject} {mask}")
     for config in lama_configs(lama, relation or "", method, manual, masked=True):
         search = config.training.search
-        if search is not None and "search.prompts" in config.tried and search.prompts != GRADIENT:
+        if search is None or method not in lama.methods:
+            continue
+        if lama.objects == ALL and search.prompts == GRADIENT:
+            raise ParamsError(
+                "lama.objects: all, but the search of discrete prompts reads objects of one token; "
+                "write one-token, take discrete out of lama.methods, or let search.prompts name a "
+                "collection"
+            )
+        if "search.prompts" in config.tried and search.prompts != GRADIENT:
             place = f"overrides.{relation}" if relation else "grid"
             try:
                 _check_collection(search.prompts, lama.source)

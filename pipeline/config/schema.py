@@ -53,6 +53,8 @@ _ADDED_KEYS = {
     "lama.selection": "write `selection: dev`",
     "lama.grid": "write `{}` for each method",
     "lama.overrides": "write `overrides: {}`",
+    "superglue.splits.per_class": "write `per_class: 16`",
+    "superglue.splits.seeds": "write `seeds: [13, 21, 42, 87, 100]`",
     "tasks": "write `tasks: {}`",
 }
 
@@ -267,6 +269,7 @@ class LamaParams(Section):
     source: Literal["geonames", "lama"]
     subset: Literal["34k", "29k"]
     relations: list[str] | Literal["all"]
+    objects: Literal["one-token", "all"]
     methods: list[LamaMethod]
     seeds: Seeds
     selection: Literal["dev", "none"]
@@ -280,7 +283,7 @@ class LamaParams(Section):
 
 
 class SuperGlueSplits(Section):
-    """Largest number of records of each task; None: all records."""
+    """Largest number of records of each task, None: all records; and what protocols draw."""
 
     train_examples: Count | None
     dev_examples: Count | None
@@ -288,6 +291,8 @@ class SuperGlueSplits(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)]
     count: Annotated[int, Field(ge=1, le=1000)]
     train_share: Annotated[float, Field(gt=0, lt=1)]
+    per_class: Count
+    seeds: Seeds
 
 
 class TaskPrompts(Section):
@@ -301,8 +306,8 @@ class TaskPrompts(Section):
 class SuperGlueParams(Section):
     """Language understanding."""
 
-    source: Literal["geonames", "superglue"]
-    protocol: Literal["few-shot-32", "multi-split", "full-held-out", "full-paper"]
+    source: Literal["geonames", "superglue", "glue"]
+    protocol: Literal["few-shot-32", "multi-split", "full-held-out", "full-paper", "lm-bff"]
     tasks: list[SuperGlueTask]
     methods: list[SuperGlueMethod]
     seeds: Seeds
@@ -314,17 +319,25 @@ class SuperGlueParams(Section):
     overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
 
     @model_validator(mode="after")
-    def _full_protocols_are_full(self) -> Self:
+    def _protocol_fits(self) -> Self:
         """Limits that are left over from few-shot runs would go unnoticed in the results."""
-        if self.source != "superglue" or not self.protocol.startswith("full-"):
+        _check_list("splits.seeds", self.splits.seeds)
+        source, protocol = self.source, self.protocol
+        if source == "geonames" or not self.tasks:
             return self
-        names = ("train_examples", "dev_examples", "test_examples")
-        limits = {name: getattr(self.splits, name) for name in names}
-        given = [f"splits.{name} is {n}" for name, n in limits.items() if n is not None]
-        if given and self.tasks:
+        few = {"superglue": ("lm-bff",), "glue": ("few-shot-32", "multi-split")}
+        if protocol in few[source]:
             raise ValueError(
-                f"protocol {self.protocol} uses all examples, but {', '.join(given)}; write null"
+                f"protocol: {source} has no examples for {protocol}; "
+                f"{'choose lm-bff or a full one' if source == 'glue' else 'it is one of glue'}"
             )
+        names = {"full": ("train_examples", "dev_examples", "test_examples"),
+                 "lm": ("train_examples", "dev_examples")}  # fmt: skip
+        limits = {n: getattr(self.splits, n) for n in names.get(protocol.partition("-")[0], ())}
+        given = [f"splits.{name} is {n}" for name, n in limits.items() if n is not None]
+        if given:
+            draws = "uses all examples" if "test_examples" in limits else "draws splits.per_class"
+            raise ValueError(f"protocol {protocol} {draws}, but {', '.join(given)}; write null")
         return self
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ def build_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dr
     splits, dropped = build(raw, params, seed)
     for relation, facts in splits.facts.items():
         check_not_empty(f"lama.splits: {relation}", "facts", facts)
+    if params.objects != ALL:
+        splits = replace(splits, objects={})
     return splits, dropped
 
 
@@ -51,9 +54,10 @@ def _from_geonames(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits
     """Split the facts of GeoNames; none are dropped."""
     places = read_places(raw)
     relations = list(GEONAMES_RELATIONS) if params.relations == ALL else params.relations
+    known = {relation: relation_facts(places, relation) for relation in relations}
     facts = {
         relation: split_facts(
-            relation_facts(places, relation),
+            known[relation],
             sizes=_sizes(params),
             rng=make_random(seed, "splits", "lama", relation),
         )
@@ -64,6 +68,7 @@ def _from_geonames(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits
         facts=facts,
         vocabulary=answer_vocabulary(places),
         prompts=PAPER_PROMPTS,
+        objects={relation: _objects(known[relation]) for relation in relations},
     )
     return splits, {relation: {} for relation in relations}
 
@@ -75,10 +80,13 @@ def _from_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dr
     vocabulary = read_vocabulary(raw, params.subset)
     words = set(vocabulary)
     removed = read_removed_overlaps(raw)
-    facts, dropped = {}, {}
+    facts, objects, dropped = {}, {}, {}
     for relation in relations:
+        every = {split: read_facts(raw / relation / f"{split}.jsonl") for split in SPLITS}
+        objects[relation] = _objects(fact for own in every.values() for fact in own)
+        objects[relation] = [name for name in objects[relation] if name in words]
         facts[relation], counts = clean_splits(
-            {split: read_facts(raw / relation / f"{split}.jsonl") for split in SPLITS},
+            every,
             words=words,
             sizes=_sizes(params),
             rng=make_random(seed, "splits", "lama", relation),
@@ -92,8 +100,13 @@ def _from_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dr
         facts=facts,
         vocabulary=vocabulary,
         prompts={**PAPER_PROMPTS, **read_prompts(raw, relations)},
+        objects=objects,
     )
     return splits, dropped
+
+
+def _objects(facts: Iterable[Fact]) -> list[str]:
+    return sorted({fact.obj_label for fact in facts})
 
 
 def _sizes(params: LamaParams) -> dict[str, int | None]:

@@ -44,7 +44,12 @@ def _lama(records: Sequence[Record]) -> dict[str, object]:
     probing = [record for record in records if record.results]
     results = [result for record in probing for result in record.results]
     on_lama = {
-        subset: [r for r in probing if (r.source, r.params["subset"]) == ("lama", subset)]
+        subset: [
+            r
+            for r in probing
+            if (r.source, r.params["subset"], r.params.get("objects", "one-token"))
+            == ("lama", subset, "one-token")
+        ]
         for subset in SUBSETS
     }
     return {

@@ -50,6 +50,7 @@ _PARAMS: dict[str, Any] = {
         "source": "geonames",
         "subset": "34k",
         "relations": ["P17", "P47"],
+        "objects": "one-token",
         "methods": ["manual", "p-tuning", "discrete"],
         "seeds": [34],
         "selection": "dev",
@@ -107,6 +108,8 @@ _PARAMS: dict[str, Any] = {
             "held_out": 0.5,
             "count": 2,
             "train_share": 0.5,
+            "per_class": 16,
+            "seeds": [13, 21, 42, 87, 100],
         },
         "prompts": {
             "rte": {

@@ -827,6 +827,39 @@ def test_the_smaller_subset_has_fewer_facts_and_caps_draw_of_them(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("ready_lama", ["bert"], indirect=True)
+def test_objects_of_several_tokens_reach_the_metrics_and_predictions(
+    ready_lama: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits, trained = tmp_path / "splits", tmp_path / "trained"
+    every = {"lama__objects": "all", "lama__relations": ["P17", "P30"]}
+    command = f"python -m stages.splits lama --raw data/raw/lama --metrics {tmp_path}/m.json"
+    result, out = go(ready_lama, tmp_path, monkeypatch, command, **every)
+    assert result.exit_code == 0, result.output
+    out.rename(splits)
+    objects = {"P17": ["France", "Japan", "Norway", "Upper"], "P30": ["Asia", "Europe"]}
+    assert read_json(splits / "objects.json") == objects
+    read = f"--model data/model --splits {splits}"
+    command = f"python -m stages.train lama p-tuning {read} --curves {tmp_path}/curves.csv"
+    result, out = go(ready_lama, tmp_path, monkeypatch, command, **every)
+    assert result.exit_code == 0, result.output
+    out.rename(trained)
+    metrics = tmp_path / "metrics.json"
+    command = f"python -m stages.evaluate lama p-tuning {read} --trained {trained}"
+    result, out = go(ready_lama, tmp_path, monkeypatch, f"{command} --metrics {metrics}", **every)
+    assert result.exit_code == 0, result.output
+    values = read_json(metrics)
+    assert (values["test/facts"], values["test/left_out"]) == (9, 0)
+    assert values["test/one_token_facts"] == 8  # without "Upper"
+    rows = read_csv(out / "relations.csv")
+    assert [row["one_token_facts"] for row in rows] == ["4", "4"]
+    found = read_jsonl(out / "predictions" / "predictions.jsonl")
+    assert all(record["answer"] in objects[record["relation"]] for record in found)
+    hits = [record["answer"] == record["object"] for record in found if record["relation"] == "P17"]
+    assert float(rows[0]["p_at_1"]) == pytest.approx(sum(hits) / 5)
+    assert [record["rank"] == 1 for record in found][:5] == hits
+
+
 def test_a_published_template_with_a_brace_is_words_like_any_other(
     ready_lama: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

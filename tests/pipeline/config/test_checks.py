@@ -37,6 +37,18 @@ def test_settings_that_no_method_uses_may_be_left_out(tmp_path):
     )
 
 
+def test_objects_of_several_tokens_need_no_search_for_words(tmp_path):
+    every = {"lama.objects": "all"}
+    (line,) = _mistakes(tmp_path, every)
+    assert "lama.objects: all, but the search of discrete prompts" in line
+    _check(tmp_path, {**every, "lama.methods": ["manual", "p-tuning"]})
+    published = {"lama.training.discrete.search.prompts": "table-1"}
+    _check(tmp_path, {**every, **published})
+    grid = {"lama.grid.discrete": {"search.prompts": ["table-1", "gradient"]}}
+    (line,) = _mistakes(tmp_path, {**every, **published, **grid})
+    assert "lama.objects: all" in line
+
+
 def test_a_model_may_be_a_folder(tmp_path, tiny_folders):
     _check(tmp_path, {"model.name": str(tiny_folders["bert"])})
 
@@ -288,6 +300,25 @@ def test_an_unknown_collection_of_templates_lists_the_known_ones(tmp_path, chang
     if "P47" not in said:
         assert "table-1" in line
         assert ("lpaqa_mine, lpaqa_paraphrase" in line) == (changes.items() >= LAMA.items())
+
+
+def test_a_task_of_another_source_is_named(tmp_path):
+    full = {f"superglue.splits.{name}_examples": None for name in ("train", "dev", "test")}
+    prompts = load_params(Path("params.yaml")).superglue.prompts["sst2"].model_dump()
+    sst2 = {
+        "superglue.tasks": ["sst2"], "superglue.prompts.sst2": prompts,
+        "superglue.overrides.sst2": {}, "superglue.protocol": "full-paper", **full,
+    }  # fmt: skip
+    (line,) = _mistakes(tmp_path, {**sst2, "superglue.source": "superglue"})
+    assert line.endswith(
+        "superglue.tasks: superglue.source superglue has no sst2, but glue has. Change "
+        "superglue.source or take the task out"
+    )
+    assert len(_mistakes(tmp_path, {**sst2, "superglue.source": "geonames"})) == 1
+    _check(tmp_path, {**sst2, "superglue.source": "glue"})
+    rte = {"superglue.tasks": ["rte"], "superglue.protocol": "lm-bff", **full}
+    (line,) = _mistakes(tmp_path, {**rte, "superglue.source": "glue"})
+    assert "glue has no rte; it has cola, glue_rte, mnli, mrpc, qnli, sst2. Change" in line
 
 
 def test_published_templates_of_lama_may_be_used(tmp_path):

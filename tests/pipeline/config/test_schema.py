@@ -7,9 +7,11 @@ import pytest
 
 from pipeline.config.schema import load_params
 from pipeline.errors import ParamsError
+from pipeline.tasks import task_names
 from tests.pipeline.params_text import REMOVED, write_params
 
 PROJECT = Path(__file__).parents[3]
+TASKS = ", ".join(task_names())
 LAMA_METHODS = (
     "'manual', 'fine-tuning', 'manual-fine-tuning', 'p-tuning', 'prompt-tuning' or 'discrete'"
 )
@@ -115,14 +117,14 @@ def test_a_wrong_value_gives_one_line_with_its_path(tmp_path, path, value, words
         (
             {"superglue.tasks": ["rte", "boolk"]},
             "superglue.tasks.1",
-            "boolq, cb, copa, multirc, rte, wic, wsc",
+            TASKS,
         ),
         ({"lama.training.x": {}}, "lama.training.x", LAMA_METHODS),
         ({"lama.prompts.x": "manual"}, "lama.prompts.x", LAMA_METHODS),
         (
             {"superglue.prompts.x": {}},
             "superglue.prompts.x",
-            "boolq, cb, copa, multirc, rte, wic, wsc",
+            TASKS,
         ),
         (
             {"superglue.prompts.rte.templates.x": "{mask}"},
@@ -399,6 +401,36 @@ def test_a_method_is_merged_over_the_defaults_of_what_it_tunes(tmp_path):
             "model": model,
         },
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"superglue.source": "glue", "superglue.protocol": "few-shot-32"},
+            "superglue: protocol: glue has no examples for few-shot-32; choose lm-bff or a full "
+            "one",
+        ),
+        (
+            {"superglue.source": "superglue", "superglue.protocol": "lm-bff"},
+            "superglue: protocol: superglue has no examples for lm-bff; it is one of glue",
+        ),
+        (
+            {
+                "superglue.source": "glue", "superglue.protocol": "lm-bff",
+                "superglue.splits.train_examples": 32, "superglue.splits.dev_examples": None,
+            },
+            "superglue: protocol lm-bff draws splits.per_class, but splits.train_examples is 32; "
+            "write null",
+        ),
+        (
+            {"superglue.splits.seeds": [13, 21, 13]},
+            "superglue: splits.seeds: duplicate value 13",
+        ),
+    ],
+)  # fmt: skip
+def test_a_protocol_that_does_not_fit_is_refused(tmp_path, changes, said):
+    assert _mistakes(tmp_path, changes) == [said]
 
 
 @pytest.mark.parametrize("protocol", ["full-held-out", "full-paper"])
