@@ -28,7 +28,7 @@ def check_params(params: Params) -> None:
     def check(place: str, function: Callable[..., object], *values: object, **more: bool) -> None:
         try:
             function(*values, **more)
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:
             mistakes.append(": ".join(filter(None, ("params.yaml", place, str(error)))))
 
     lama, superglue = params.lama, params.superglue

@@ -443,3 +443,16 @@ def test_a_method_that_is_run_cannot_tune_bfloat16_weights(tmp_path, changes, pl
             f"params.yaml: model.{key}: {value} is for frozen models only, and model is in "
             f"{places}; write null, or choose other methods"
         ]
+
+
+@pytest.mark.parametrize("second", ["yes", " yes"])
+def test_two_labels_with_one_word_are_refused(tmp_path, second):
+    words = {"entailment": "yes", "not_entailment": second}
+    (line,) = _mistakes(tmp_path, {"superglue.prompts.rte.verbalizer": words})
+    assert line.startswith("params.yaml: superglue.prompts.rte.verbalizer: ")
+    assert "two labels have the word 'yes'" in line
+
+
+def test_a_name_longer_than_a_file_system_takes_is_named(tmp_path):
+    (line,) = _mistakes(tmp_path, {"model.name": "x" * 300})
+    assert line.startswith("params.yaml: model.name: ")
