@@ -17,6 +17,7 @@ from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
 from pipeline.evaluation.summary import (
     CONTROLS,
+    ONE_TOKEN_COLUMNS,
     RELATION_COLUMNS,
     SETTING_COLUMNS,
     TEMPLATE_COLUMNS,
@@ -68,7 +69,7 @@ def lama(
     metrics: Metrics,
     params_file: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Score P@1 of each relation over the allowed vocabulary."""
+    """Score P@1 of each relation over the allowed vocabulary, or among its objects."""
     with stage("evaluate", "lama", "", method) as ctx:
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
@@ -78,7 +79,8 @@ def lama(
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
         controls = ("relation", "label", "left_out", *CONTROLS)
-        _write_table(ctx, out / "relations.csv", RELATION_COLUMNS, relations)
+        columns = (*RELATION_COLUMNS, *(ONE_TOKEN_COLUMNS if data.objects else ()))
+        _write_table(ctx, out / "relations.csv", columns, relations)
         _write_table(ctx, out / "controls.csv", controls, relations)
         ctx.run.log_metrics({f"test/p_at_1/{row['relation']}": row["p_at_1"] for row in relations})
         _write_metrics(ctx, metrics, relation_summary(trials))
@@ -151,17 +153,15 @@ def tasks(
 def _fact_reader(data: LamaSplits, name: str, _: int) -> ReadExamples:
     """Return the reader of a relation; `name` may be `P17/1`, with the number of a template."""
     relation = name.partition("/")[0]
-    return partial(_facts, relation, data.vocabulary, data.facts[relation])
+    task = lama_task(relation, data.vocabulary, data.objects.get(relation, ()))
+    return partial(_facts, task, data.facts[relation])
 
 
 def _facts(
-    relation: str,
-    vocabulary: Sequence[str],
-    facts: Mapping[str, Sequence[Fact]],
-    prompt: StoredPrompt,
+    task: Task, facts: Mapping[str, Sequence[Fact]], prompt: StoredPrompt
 ) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
     examples = {split: fact_examples(own) for split, own in facts.items()}
-    return PromptFormat.from_prompt(lama_task(relation, vocabulary), prompt), examples
+    return PromptFormat.from_prompt(task, prompt), examples
 
 
 def _example_reader(task: Task, splits: Path, method: str, _: str, split: int) -> ReadExamples:

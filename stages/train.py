@@ -16,7 +16,7 @@ from pipeline.config.schema import (
     SuperGlueMethod,
     load_params,
 )
-from pipeline.data.lama import GRADIENT, LamaSplits, read_lama
+from pipeline.data.lama import GRADIENT, OBJECTS, LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
 from pipeline.engine.units import open_engine
 from pipeline.errors import DataError
@@ -145,9 +145,10 @@ def tasks(
 def _facts(data: LamaSplits, relation: str, splits: Path) -> TrialData:
     """Return the facts of a relation as the examples of a task with an open vocabulary."""
     files = [splits / relation / f"{split}.jsonl" for split in ("train", "dev")]
-    files += [splits / name for name in ("vocabulary.txt", "prompts.json")]
+    names = ["vocabulary.txt", "prompts.json", *([OBJECTS] if data.objects else [])]
+    files += [splits / name for name in names]
     return TrialData(
-        lama_task(relation, data.vocabulary),
+        lama_task(relation, data.vocabulary, data.objects.get(relation, ())),
         {split: fact_examples(facts) for split, facts in data.facts[relation].items()},
         {path.relative_to(splits).as_posix(): sha256(path) for path in files},
     )

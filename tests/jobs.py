@@ -90,13 +90,14 @@ def fact_trial(
     facts: Mapping[str, Sequence[Fact]],
     vocabulary: Sequence[str],
     *,
+    objects: Sequence[str] = (),
     training: MethodParams | None = None,
     setting: int = 1,
     seed: int = SEED,
 ) -> Trial:
     """A trial of a relation."""
     data = TrialData(
-        lama_task(name.partition("/")[0], vocabulary),
+        lama_task(name.partition("/")[0], vocabulary, objects),
         {split: fact_examples(own) for split, own in facts.items()},
         {split: repr(own) for split, own in facts.items()},
     )

@@ -25,7 +25,7 @@ from pipeline.sources.geonames import GEONAMES
 from tests.warm import can_run, start_warm
 
 ROOT = Path(__file__).parents[1]
-_CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+_CODE = ("pipeline", "stages", "facts", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 
 _COUNTRIES = {
     "FR": ("France", "EU", "Paris", "ES,IT,DE"),
@@ -115,6 +115,8 @@ def make_project(folder: Path, model: Path, **edits: Any) -> Path:
                 "held_out": 0.5,
                 "count": 2,
                 "train_share": 0.5,
+                "per_class": 16,
+                "seeds": [13, 21, 42, 87, 100],
             },
             "superglue__training__p-tuning__epochs": 2,
             "runtime__threads": 1,

@@ -207,6 +207,10 @@ def test_after_an_edit_only_what_depends_on_it_runs_and_logs_into_the_one_histor
 
     # What an experiment has run, the workspace has too. The file's bytes may differ: it is checked.
     edit_params(project, **{TRAIN: 0.002})
+    planned = run(project, "ptune", "plan").stdout
+    assert "From the cache: train-lama@p-tuning, evaluate-lama@p-tuning, report" in planned
+    assert re.search(r"^validate +\d+\.\d  nothing$", planned, re.MULTILINE)
+    assert "\nAbout " in planned
     run(project, "dvc", "repro")
     later = history(project)[before + len(stages) :]
     assert {logged.data.tags["dvc.stage"] for logged in later} <= {"validate"}

@@ -5,6 +5,7 @@ and `##ance` stand right behind what precedes them, `P` is a prompt token, `M` t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -79,6 +80,28 @@ def slow_scores(
     if word_ids is not None:
         logits = torch.stack([logits[word] for word in word_ids])
     return logits - torch.logsumexp(logits, dim=0)
+
+
+def slow_answer(
+    family: str, model: PromptedModel, spelled: str, answer: str, vectors: Tensor | None
+) -> float:
+    """Return the mean log-probability of an answer's tokens, one full forward pass each.
+
+    A masked model has a mask for each of them, a causal one the tokens before it.
+    """
+    wanted = ids(family, model.codec, answer)
+    total = 0.0
+    for number, token in enumerate(wanted):
+        if model.masked:
+            parts = spelled.replace("M", " ".join(["M"] * len(wanted)))
+            row = hand_row(family, model, parts)
+            first = row.token_ids.index(model.codec.mask_id)
+            row = replace(row, answer_position=first + number)
+        else:
+            before = " ".join(answer.split()[:number])
+            row = hand_row(family, model, spelled.replace("M", f"{before} M"))
+        total += float(slow_scores(model, row, vectors)[token])
+    return total / len(wanted)
 
 
 def torch_vectors(encoder: PromptEncoder) -> Tensor:

@@ -15,6 +15,7 @@ from pipeline.cli import (
     doctor,
     export,
     history,
+    plan,
     predict,
     preset,
     promote,
@@ -65,6 +66,7 @@ app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=history.LINEAGE_EXAMPLES)(history.lineage)
+app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=promote.EXAMPLES)(promote.promote)
 app.command(epilog=repro.EXAMPLES)(repro.repro)
 app.command(epilog=history.REPRODUCE_EXAMPLES)(history.reproduce)

@@ -259,7 +259,9 @@ def predict_facts(
     relations = list(dict.fromkeys(name for prompts in best.values() for name in prompts))
     questions = _read_facts(relation, subjects, relations, options.file)
     splits = read_lama(_existing(LAMA_SPLITS), [])
-    tasks = {name: lama_task(name, splits.vocabulary) for name in relations}
+    tasks = {
+        name: lama_task(name, splits.vocabulary, splits.objects.get(name, ())) for name in relations
+    }
     _warn_of_missing(LAMA_TRAINED, params.lama.methods, trainings, options)
     predictions = _predict(params, tasks, questions, best, options, top)
     if options.as_table:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.console import print_columns
+from pipeline.cli.plan import cost_line
 
 if TYPE_CHECKING:
     from pipeline.config.presets import Change
@@ -56,6 +57,8 @@ def apply(
 
     values = read_preset(folder, name).values + read_assignments(assignments or [])
     _print_changes(params_file, apply_values(params_file, values), "Changed in")
+    if cost := cost_line(params_file):
+        typer.echo(f"{cost}   Stage by stage: ptune plan")
     typer.echo(f"Run it: dvc repro   Undo: git checkout {params_file}")
 
 

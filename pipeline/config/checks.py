@@ -1,12 +1,14 @@
 """Checks of `params.yaml` that need more than its own types: names, templates, folders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pipeline.config.grid import lama_configs, own_configs, superglue_configs
 from pipeline.config.schema import LamaMethod, LamaParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
+from pipeline.data.glue import GLUE
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
+from pipeline.data.own_facts import read_own_facts
 from pipeline.data.tables import split_files
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.sources.models import check_model_name
@@ -26,7 +28,7 @@ def check_params(params: Params) -> None:
     def check(place: str, function: Callable[..., object], *values: object, **more: bool) -> None:
         try:
             function(*values, **more)
-        except PipelineError as error:
+        except (PipelineError, OSError) as error:
             mistakes.append(": ".join(filter(None, ("params.yaml", place, str(error)))))
 
     lama, superglue = params.lama, params.superglue
@@ -35,13 +37,22 @@ def check_params(params: Params) -> None:
     for key in ("quantization", "device_map"):
         check(f"model.{key}", _check_frozen, params, getattr(params.model, key))
     check("data.mirror", _check_mirror, params.data.mirror)
+    known: Collection[str] = GEONAMES_RELATIONS if lama.source == "geonames" else TEST_FACTS
+    if lama.source == "facts":
+        try:
+            own_facts = read_own_facts(Path(lama.facts))
+        except PipelineError as error:
+            raise ParamsError(f"params.yaml: lama.facts: {error}") from error
+        known = own_facts
+        for of in own_facts.values():
+            check(f"lama.facts: {of.file}: {of.name}", manual_template, of.template)
     for place, names in (
         ("lama.relations", [] if lama.relations == ALL else lama.relations),
         ("lama.templates", lama.templates),
         ("lama.overrides", lama.overrides),
     ):
         for relation in names:
-            check(place, _check_relation, relation, lama.source)
+            check(place, _check_relation, relation, lama.source, known)
     for benchmark, section in (("lama", lama), ("superglue", superglue)):
         for method, settings in section.training.items():
             place = f"{benchmark}.training.{method}"
@@ -52,9 +63,11 @@ def check_params(params: Params) -> None:
         for overriding in (None, *lama.overrides):
             check("", _check_lama_configs, lama, overriding, method)
     for relation in lama.stability.relations if lama.stability.methods else ():
-        check("lama.stability", _check_stability, relation, lama)
+        check("lama.stability", _check_stability, relation, lama, known)
     for relation, template in lama.templates.items():
         check(f"lama.templates.{relation}", manual_template, template)
+    for name in superglue.tasks:
+        check("superglue.tasks", _check_task_source, name, superglue.source)
     for name, prompts in superglue.prompts.items():
         place, task = f"superglue.prompts.{name}", get_task(name)
         check(f"{place}.verbalizer", task_verbalizer, task, prompts.verbalizer)
@@ -111,11 +124,19 @@ def _check_mirror(mirror: str | None) -> None:
         raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
 
 
-def _check_relation(relation: str, source: str) -> None:
-    known = {"geonames": GEONAMES_RELATIONS, "lama": tuple(TEST_FACTS)}[source]
+def _check_relation(relation: str, source: str, known: Collection[str]) -> None:
     if relation not in known:
         choices = ", ".join(known)
         raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
+
+
+def _check_task_source(task: str, source: str) -> None:
+    if (task in GLUE) != (source == "glue"):
+        known = f"; it has {', '.join(GLUE)}" if source == "glue" else ", but glue has"
+        raise ParamsError(
+            f"superglue.source {source} has no {task}{known}. Change superglue.source or "
+            "take the task out"
+        )
 
 
 # What each method may tune; the first is the paper's on LAMA.
@@ -160,7 +181,15 @@ def _check_lama_configs(lama: LamaParams, relation: str | None, method: LamaMeth
     manual = manual_template("{subject} {mask}")
     for config in lama_configs(lama, relation or "", method, manual, masked=True):
         search = config.training.search
-        if search is not None and "search.prompts" in config.tried and search.prompts != GRADIENT:
+        if search is None or method not in lama.methods:
+            continue
+        if lama.objects == ALL and search.prompts == GRADIENT:
+            raise ParamsError(
+                "lama.objects: all, but the search of discrete prompts reads objects of one token; "
+                "write one-token, take discrete out of lama.methods, or let search.prompts name a "
+                "collection"
+            )
+        if "search.prompts" in config.tried and search.prompts != GRADIENT:
             place = f"overrides.{relation}" if relation else "grid"
             try:
                 _check_collection(search.prompts, lama.source)
@@ -168,9 +197,9 @@ def _check_lama_configs(lama: LamaParams, relation: str | None, method: LamaMeth
                 raise ParamsError(f"lama.{place}.{method}.search.prompts: {error}") from error
 
 
-def _check_stability(relation: str, lama: LamaParams) -> None:
+def _check_stability(relation: str, lama: LamaParams, known: Collection[str]) -> None:
     if lama.relations == ALL:
-        _check_relation(relation, lama.source)
+        _check_relation(relation, lama.source, known)
     elif relation not in lama.relations:
         raise ParamsError(f"'{relation}' is not in lama.relations; add it there")
     if "discrete" in lama.stability.methods:

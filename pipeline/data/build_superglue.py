@@ -1,19 +1,23 @@
-"""Raw folder -> splits of a SuperGLUE task, for each source and protocol."""
+"""Raw folder -> splits of a task of SuperGLUE or GLUE, for each source and protocol."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.data.geonames.places import read_places
+from pipeline.data.glue import GLUE, read_glue
 from pipeline.data.splits import (
     check_not_empty,
+    few_shot_splits,
     holdout_split,
     multi_split,
     split_items,
     subsample,
 )
-from pipeline.data.superglue import Record, read_records
+from pipeline.data.superglue import Record, check_records, read_records
 from pipeline.errors import DataError
 from pipeline.seeding import make_random
 
@@ -29,15 +33,19 @@ def build_superglue(
 
     Returns:
         `test`, and `1/train`, `1/dev`, `2/train`, ... -> records in the official schema. The
-        protocol `multi-split` has several pairs of train and dev, the others one.
+        protocol `multi-split` has several pairs of train and dev, and `lm-bff` one for each seed,
+        which names it: `13/train`. The others have one.
 
     Raises:
         DataError: a file is damaged, a split would be empty, or the task has no generated records.
     """
-    read = _from_geonames if params.source == "geonames" else _from_superglue
-    records = read(raw, task, params, seed)
+    if params.source == "geonames":
+        records = _from_geonames(raw, task, params, seed)
+    else:
+        read = _read_glue if params.source == "glue" else _read_superglue
+        records = _official(partial(read, raw, task), task, params, seed)
     splits = {"test": records["test"]}
-    for number, pair in enumerate(_pairs(records, task, params, seed), 1):
+    for number, pair in _pairs(records, task, params, seed).items():
         splits |= {f"{number}/{name}": pair[name] for name in ("train", "dev")}
     check_not_empty(f"superglue.splits: {task.name}", "examples", splits)
     return splits
@@ -61,18 +69,29 @@ def _from_geonames(
     )
 
 
-def _from_superglue(
-    raw: Path, task: Task, params: SuperGlueParams, seed: int
+def _read_superglue(raw: Path, task: Task, name: str) -> list[Record]:
+    return [record for record, _ in read_records(raw / f"{name}.jsonl", task.examples)]
+
+
+def _read_glue(raw: Path, task: Task, name: str) -> list[Record]:
+    """Read `train` or, under SuperGLUE's name for it, the dev set."""
+    layout = GLUE[task.name]
+    path = raw / ("train.tsv" if name == "train" else layout.dev)
+    first_line = 1 if layout.header else 2
+    checked = check_records(path, read_glue(path, layout), task.examples, first_line)
+    return [record for record, _ in checked]
+
+
+def _official(
+    read: Callable[[str], list[Record]], task: Task, params: SuperGlueParams, seed: int
 ) -> dict[str, list[Record]]:
-    """Use SuperGLUE's records as the protocol does; see `superglue.protocol`."""
-
-    def read(name: str) -> list[Record]:
-        return [record for record, _ in read_records(raw / f"{name}.jsonl", task.examples)]
-
+    """Use the official records as the protocol does; see `superglue.protocol`."""
     if params.protocol in ("few-shot-32", "multi-split"):
         splits = {"train": read("fewglue/train"), "dev": read("fewglue/dev32")}
     elif params.protocol == "full-paper":
         splits = {"train": read("train"), "dev": read("val")}
+    elif params.protocol == "lm-bff":
+        splits = {"train": read("train"), "dev": []}
     else:
         splits = holdout_split(
             read("train"),
@@ -89,11 +108,19 @@ def _from_superglue(
 
 def _pairs(
     records: dict[str, list[Record]], task: Task, params: SuperGlueParams, seed: int
-) -> list[dict[str, list[Record]]]:
-    """The train and dev sets of the protocol."""
+) -> dict[int, dict[str, list[Record]]]:
+    """The train and dev sets of the protocol, by the number of the split."""
+    if params.protocol == "lm-bff" and params.source == "glue":
+        return few_shot_splits(
+            records["train"],
+            label=lambda record: record["label"],
+            per_class=params.splits.per_class,
+            seeds=params.splits.seeds,
+            in_place=GLUE[task.name].header is not None,
+        )
     if params.protocol != "multi-split":
-        return [records]
-    return multi_split(
+        return {1: records}
+    pairs = multi_split(
         [*records["train"], *records["dev"]],
         train_fraction=params.splits.train_share,
         group=task.group,
@@ -102,6 +129,7 @@ def _pairs(
             for number in range(1, params.splits.count + 1)
         ],
     )
+    return dict(enumerate(pairs, 1))
 
 
 def _sizes(params: SuperGlueParams) -> dict[str, int | None]:

@@ -8,7 +8,7 @@ All readers raise `DataError` if a file is missing, damaged, or lacks a key.
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DataError
@@ -49,8 +49,12 @@ PAPER_PROMPTS = {
 # The value of `search.prompts` that is not a collection.
 GRADIENT = "gradient"
 
-# The value of `relations` that is not a list.
+# The value of `relations` that is not a list; and of `objects`, if those of several tokens stay in.
 ALL = "all"
+
+# The file of `LamaSplits.objects`, and that of a relation's facts before they are split.
+OBJECTS = "objects.json"
+FACTS = "facts.jsonl"
 
 
 @dataclass(frozen=True)
@@ -83,19 +87,27 @@ class LamaSplits:
         facts: relation id -> split name -> facts.
         vocabulary: the allowed answers of every relation, without duplicates.
         prompts: collection of published templates -> relation id -> templates.
+        objects: with `lama.objects: all`, relation id -> all its objects in the data, which compete
+            in place of the vocabulary; else empty.
     """
 
     relations: dict[str, Relation]
     facts: dict[str, dict[str, list[Fact]]]
     vocabulary: list[str]
     prompts: dict[str, dict[str, list[str]]]
+    objects: dict[str, list[str]] = field(default_factory=dict)
 
 
 def write_lama(folder: Path, splits: LamaSplits) -> None:
-    """Write `relations.jsonl`, `vocabulary.txt`, `prompts.json` and the facts of each split."""
+    """Write `relations.jsonl`, `vocabulary.txt`, `prompts.json` and the facts of each split.
+
+    `objects.json` is written if there are objects.
+    """
     write_jsonl(folder / "relations.jsonl", map(asdict, splits.relations.values()))
     write_text(folder / "vocabulary.txt", "".join(word + "\n" for word in splits.vocabulary))
     write_json(folder / "prompts.json", splits.prompts)
+    if splits.objects:
+        write_json(folder / OBJECTS, splits.objects)
     for relation, facts in splits.facts.items():
         for split in SPLITS:
             records = map(asdict, facts[split])
@@ -111,7 +123,9 @@ def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
         relation: {split: read_facts(folder / relation / f"{split}.jsonl") for split in split_names}
         for relation in relations
     }
-    return LamaSplits(relations, facts, vocabulary, read_json(folder / "prompts.json"))
+    prompts = read_json(folder / "prompts.json")
+    objects = read_json(folder / OBJECTS) if (folder / OBJECTS).exists() else {}
+    return LamaSplits(relations, facts, vocabulary, prompts, objects)
 
 
 def read_vocabulary(raw: Path, subset: str) -> list[str]:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from pipeline.errors import DataError
 
 Item = TypeVar("Item")
@@ -119,6 +121,58 @@ def multi_split(
             "more examples"
         )
     return [holdout_split(items, fraction=1 - train_fraction, group=group, rng=rng) for rng in rngs]
+
+
+# The order in which LM-BFF's script draws the splits of its default seeds.
+_LM_BFF_SEEDS = (100, 13, 21, 42, 87)
+
+
+def few_shot_splits(
+    items: Sequence[Item],
+    *,
+    label: Callable[[Item], Hashable],
+    per_class: int,
+    seeds: Sequence[int],
+    in_place: bool,
+) -> dict[int, dict[str, list[Item]]]:
+    """Draw equally many items of each label for train, and as many for dev, with each of the seeds.
+
+    Args:
+        items: the whole train set, in the order of the official file.
+        label: the label of an item.
+        per_class: number of items of each label (LM-BFF's K).
+        seeds: of NumPy's legacy generator, whose stream never changes.
+        in_place: whether each of LM-BFF's default seeds shuffles what the one before it has left.
+            There this is so for files without a header, as they are not copied (CoLA).
+
+    Returns:
+        Seed -> train and dev, label after label, in the order in which they are drawn.
+
+    Raises:
+        DataError: a label has too few items.
+
+    Source: princeton-nlp/LM-BFF, tools/generate_k_shot_data.py; the same files, byte by byte.
+    """
+    splits = {}
+    for seed in seeds:
+        before = in_place and seed in _LM_BFF_SEEDS
+        shuffled = list(items)
+        for each in (*_LM_BFF_SEEDS[: _LM_BFF_SEEDS.index(seed) if before else 0], seed):
+            np.random.RandomState(each).shuffle(shuffled)  # type: ignore[arg-type]
+        by_label: dict[Hashable, list[Item]] = {}
+        for item in shuffled:
+            by_label.setdefault(label(item), []).append(item)
+        for name, own in by_label.items():
+            if len(own) < 2 * per_class:
+                raise DataError(
+                    f"superglue.splits.per_class is {per_class}, for train and again for dev, but "
+                    f"only {len(own)} examples have the label {name}; lower it"
+                )
+        splits[seed] = {
+            "train": [item for own in by_label.values() for item in own[:per_class]],
+            "dev": [item for own in by_label.values() for item in own[per_class : 2 * per_class]],
+        }
+    return splits
 
 
 def subsample(items: Sequence[Item], size: int | None, rng: random.Random) -> list[Item]:

@@ -25,15 +25,25 @@ def read_records(
         DataError: the file is missing or empty, a line is damaged, or a record does not follow
             the task's schema; the message names the line.
     """
-    records = []
-    for number, record in enumerate(read_jsonl(path), 1):
+    return check_records(path, read_jsonl(path), examples)
+
+
+def check_records(
+    path: Path,
+    records: Iterable[Record],
+    examples: Callable[[Record], Iterable[Read]],
+    first_line: int = 1,
+) -> list[tuple[Record, list[Read]]]:
+    """Read the examples of a file's records, one a line from the first; see `read_records`."""
+    checked = []
+    for number, record in enumerate(records, first_line):
         try:
-            records.append((record, list(examples(record))))
+            checked.append((record, list(examples(record))))
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}; fetch or make the file again") from None
-    if not records:
+    if not checked:
         raise DataError(f"{path}: no examples; delete the file and run `dvc repro`")
-    return records
+    return checked
 
 
 def read_examples(path: Path, examples: Callable[[Record], Iterable[Read]]) -> list[Read]:

@@ -1,7 +1,7 @@
 """Evaluate one trained prompt on the test examples of its task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,8 @@ class Evaluation:
         predictions: one record for each scored example; those of LAMA say whether a fact is hard.
         hard: of a relation, the number of `facts` that neither the majority class nor naive Bayes
             gets right, and `p_at_1` on them, None if there are none; empty for other tasks.
+        one_token: of a relation whose objects compete, the number of `facts` with an object of one
+            token, and `p_at_1` on them over the vocabulary; else as above.
     """
 
     metrics: dict[str, float]
@@ -37,6 +39,7 @@ class Evaluation:
     num_skipped: int
     predictions: list[dict[str, Any]]
     hard: dict[str, float | None] = field(default_factory=dict)
+    one_token: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -66,6 +69,16 @@ def evaluate(
         ModelError: the scores of an example are not finite.
     """
     task = prompt.task
+    one_token: dict[str, float | None] = {}
+    if task.objects:
+        form = replace(prompt, task=replace(task, objects=()))
+        try:
+            apart = evaluate(
+                model, form, vectors, examples, max_tokens_per_forward=max_tokens_per_forward
+            )
+            one_token = {"facts": apart.num_examples, "p_at_1": apart.score}
+        except DataError:
+            one_token = {"facts": 0, "p_at_1": None}
     dataset = build_dataset(model, prompt, examples["test"])
     if not dataset.rows:
         raise DataError(
@@ -103,6 +116,7 @@ def evaluate(
         num_skipped=len(examples["test"]) - len(test),
         predictions=predictions,
         hard=hard,
+        one_token=one_token,
     )
 
 

@@ -18,6 +18,8 @@ CONTROLS = ("majority", "constant", "naive_bayes")
 RELATION_COLUMNS = (
     "relation", "train_facts", "dev_facts", "facts", "steps", "hard_facts", "p_at_1_hard", "p_at_1",
 )  # fmt: skip
+# Of relations whose objects compete; see `Evaluation.one_token`.
+ONE_TOKEN_COLUMNS = ("one_token_facts", "p_at_1_one_token")
 TEMPLATE_COLUMNS = (
     "relation", "number", "template", "train_facts", "dev_facts", "facts", "steps", "p_at_1",
 )  # fmt: skip
@@ -43,7 +45,8 @@ def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
     Besides the columns of `trials.csv` it has the numbers of `examples_train`, `examples_dev`,
     `examples` of test, and `left_out` ones, of each control, such as `majority`, its score and its
     metrics (`majority_f1`), and for LAMA `hard_facts` and `p_at_1_hard`. What an earlier version
-    did not write to `trials.json` is None.
+    did not write to `trials.json` is None. Relations whose objects compete have
+    `ONE_TOKEN_COLUMNS` too.
 
     Args:
         trained: the content of `trials.json`.
@@ -69,7 +72,7 @@ def trial_rows(trained: Mapping[str, Any], evaluations: Mapping[str, Evaluation]
 
 
 def _evaluated(evaluation: Evaluation) -> Row:
-    hard = evaluation.hard
+    hard, one_token = evaluation.hard, evaluation.one_token
     return {
         "test_score": evaluation.score,
         **{f"test_{metric}": value for metric, value in evaluation.metrics.items()},
@@ -86,6 +89,7 @@ def _evaluated(evaluation: Evaluation) -> Row:
         "examples": evaluation.num_examples,
         "left_out": evaluation.num_skipped,
         **({"hard_facts": hard["facts"], "p_at_1_hard": hard["p_at_1"]} if hard else {}),
+        **dict(zip(ONE_TOKEN_COLUMNS, one_token.values(), strict=False)),
     }
 
 
@@ -155,9 +159,13 @@ def relation_summary(rows: Sequence[Row]) -> dict[str, float]:
             values[f"test/{control}"] = mean(score_points(rows, control))
     if hard := [row for row in rows if row.get("hard_facts")]:
         values |= mean_and_std("test/p_at_1_hard", score_points(hard, "p_at_1_hard"))
+    if one_token := [row for row in rows if row.get("one_token_facts")]:
+        points = score_points(one_token, "p_at_1_one_token")
+        values |= mean_and_std("test/p_at_1_one_token", points)
     relations = relation_rows(rows)
-    if hard:
-        values["test/hard_facts"] = sum(row["hard_facts"] for row in relations)
+    for key in ("hard_facts", "one_token_facts"):
+        if f"test/p_at_1_{key.removesuffix('_facts')}" in values:
+            values[f"test/{key}"] = sum(row[key] for row in relations)
     return {
         **values,
         **_sizes(rows, "facts"),
@@ -179,6 +187,7 @@ def relation_rows(rows: Sequence[Row]) -> list[Row]:
             "steps": _mean_steps(trials),
             "hard_facts": (hard := trials[0].get("hard_facts", 0)),
             "p_at_1_hard": mean([row["p_at_1_hard"] for row in trials]) if hard else None,
+            **_one_token(trials),
             "p_at_1": mean([row["test_score"] for row in trials]),
             **{control: mean([row[control] for row in trials]) for control in CONTROLS},
         }
@@ -227,6 +236,15 @@ def spread_over_templates(rows: Sequence[Row]) -> dict[str, float]:
             "test/p_at_1_std": mean(list(map(statistics.stdev, scores))),
         }
     return values
+
+
+def _one_token(trials: Sequence[Row]) -> Row:
+    """The `ONE_TOKEN_COLUMNS` of a relation, if its objects compete."""
+    facts, score = ONE_TOKEN_COLUMNS
+    if facts not in trials[0]:
+        return {}
+    count = trials[0][facts]
+    return {facts: count, score: mean([row[score] for row in trials]) if count else None}
 
 
 def _sizes(rows: Sequence[Row], unit: str) -> dict[str, float]:

@@ -79,9 +79,10 @@ class Result:
         if self.benchmark == "tasks":
             return self.source
         if self.benchmark != "superglue":
+            several = " all objects" if self.params.get("lama.objects") == "all" else ""
             if self.source != "lama":
-                return self.source
-            return f"lama {self.params.get('lama.subset', '(subset unknown)')}"
+                return f"{self.source}{several}"
+            return f"lama {self.params.get('lama.subset', '(subset unknown)')}{several}"
         protocol = self.params.get("superglue.protocol", "(protocol unknown)")
         # For generated examples the other protocols are the same.
         if self.source == "geonames" and protocol != "multi-split":

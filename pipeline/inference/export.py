@@ -188,6 +188,11 @@ def _read_tasks(
     splits = Path(candidate.folders["splits"])
     if not candidate.task:
         data = read_lama(splits, ["test"])
+        if data.objects:
+            raise PipelineError(
+                "lama.objects: all: objects of several tokens are compared over several rows; only "
+                "words at one position can be exported"
+            )
         return {
             name: (lama_task(name, data.vocabulary), fact_examples(data.facts[name]["test"]))
             for name in names

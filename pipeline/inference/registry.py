@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any
 
 import pipeline
-from pipeline.data.lama import read_lama
+from pipeline.data.lama import OBJECTS, read_lama
 from pipeline.errors import DataError, PipelineError, TrackingError
 from pipeline.evaluation.metrics import mean
-from pipeline.files import link_or_copy, read_json, write_text
+from pipeline.files import link_or_copy, read_json, write_json, write_text
 from pipeline.history.executions import TrackedHistory
 from pipeline.history.store import connect, first_line
 from pipeline.inference.predictor import TrainedPrompt, best_by_task, load_trained
@@ -283,6 +283,9 @@ def _write_artifacts(
         splits = read_lama(Path(candidate.folders["splits"]), [])
         write_text(vocabulary, "\n".join(splits.vocabulary))
         paths["vocabulary"] = str(vocabulary)
+        if splits.objects:
+            write_json(folder / OBJECTS, splits.objects)
+            paths["objects"] = str(folder / OBJECTS)
     return paths
 
 

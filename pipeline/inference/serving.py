@@ -16,6 +16,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from pipeline.errors import DataError, PipelineError
+from pipeline.files import read_json
 from pipeline.inference.inputs import check_required, read_example
 from pipeline.inference.predictor import Answers, QuestionError, load_trained, predict_all
 from pipeline.models.loading import ModelCache, load_model
@@ -42,9 +43,13 @@ class PromptModel(PythonModel):
         self._prompts = {trained.task: trained for trained in prompts.values()}
         vocabulary = context.artifacts.get("vocabulary")
         words = Path(vocabulary).read_text(encoding="utf-8").split("\n") if vocabulary else []
+        objects = context.artifacts.get("objects")
+        by_relation = read_json(Path(objects)) if objects else {}
         definition = context.artifacts.get("definition")
         self._tasks = {
-            name: self._task(name, definition) if self._config["task"] else lama_task(name, words)
+            name: self._task(name, definition)
+            if self._config["task"]
+            else lama_task(name, words, by_relation.get(name, ()))
             for name in self._prompts
         }
         self._models = ModelCache(

@@ -59,8 +59,9 @@ class AllowedAnswers:
     """The answers that compete, and the tokens that are scored for them.
 
     Attributes:
-        answers: the words of an open vocabulary, else the task's labels.
-        ids: (answers,) int64, a token each; for choices and classifiers, their positions.
+        answers: the words of an open vocabulary or the relation's objects, else the task's labels.
+        ids: (answers,) int64, a token each; for written-out answers and classifiers, their
+            positions.
         positions: answer -> position. Words that are the same token share one.
     """
 
@@ -79,7 +80,7 @@ class PromptDataset:
         answers: as in `AllowedAnswers`.
         word_ids: (answers,) int64, as in `AllowedAnswers`.
         kept_indices: for each row, its example's position in the input. Examples whose answer is
-            not one token of the model are skipped.
+            not one token of the model are skipped, unless answers are written out.
     """
 
     rows: Sequence[EncodedExample]
@@ -98,8 +99,9 @@ def build_dataset(
 ) -> PromptDataset:
     """Encode the examples of a task, whatever form its answers have.
 
-    An answer is a word of the task's vocabulary; a label's word; one of the example's own answers,
-    written out; or, for a classifier, a label of a row that is read as a whole.
+    An answer is a word of the task's vocabulary; a label's word; an object of the relation or one
+    of the example's own answers, written out; or, for a classifier, a label of a row that is read
+    as a whole.
 
     Args:
         model: the language model.
@@ -124,6 +126,26 @@ def build_dataset(
     )
 
 
+def written_out(
+    model: PromptedModel, prompt: PromptFormat, examples: Sequence[Example]
+) -> PromptDataset:
+    """Encode the train examples of a relation with objects of several tokens.
+
+    Each row has its own object written out, whose tokens compete with the whole vocabulary, as
+    those of one token do. Their mean log-probability is the only score of the row, its target 0.
+
+    Raises:
+        TemplateError: as in `build_dataset`.
+    """
+    return PromptDataset(
+        rows=[_encode(model, prompt, example, example.label) for example in examples],
+        targets=torch.zeros(len(examples), dtype=torch.int64),
+        answers=[""],
+        word_ids=torch.zeros(1, dtype=torch.int64),
+        kept_indices=list(range(len(examples))),
+    )
+
+
 def allowed_answers(model: PromptedModel, prompt: PromptFormat) -> AllowedAnswers:
     """Look up the tokens of the answers.
 
@@ -134,6 +156,9 @@ def allowed_answers(model: PromptedModel, prompt: PromptFormat) -> AllowedAnswer
         TemplateError: a label's word is several tokens, or two labels have the same token.
     """
     task, space = prompt.task, prompt.template.space_before_mask
+    if task.objects:
+        named = {answer: position for position, answer in enumerate(task.objects)}
+        return AllowedAnswers(list(task.objects), torch.arange(len(named)), named)
     if task.vocabulary is not None:
         position_of_token: dict[int, int] = {}
         words: list[str] = []
@@ -176,27 +201,32 @@ def encode_examples(
     """
     if not model.masked and not prompt.classifier and prompt.task.vocabulary is None:
         _check_fields_before_mask(prompt.template)
-    limit = min(prompt.max_length or model.max_length, model.max_length)
-
-    def row(example: Example, answer: str | None) -> Row:
-        return build_row(
-            prompt.template,
-            example.values,
-            model.codec,
-            masked=model.masked,
-            max_length=limit,
-            answer=answer,
-            whole=prompt.classifier,
-        )
-
     if not prompt.task.has_choices:
-        return [row(example, None) for example in examples]
+        return [_encode(model, prompt, example, None) for example in examples]
+    objects = prompt.task.objects
     return [
         MultipleChoice(
-            tuple(row(example, answer) for answer in _sample(example.choices, max_choices))
+            tuple(
+                _encode(model, prompt, example, answer)
+                for answer in objects or _sample(example.choices, max_choices)
+            )
         )
         for example in examples
     ]
+
+
+def _encode(
+    model: PromptedModel, prompt: PromptFormat, example: Example, answer: str | None
+) -> Row:
+    return build_row(
+        prompt.template,
+        example.values,
+        model.codec,
+        masked=model.masked,
+        max_length=min(prompt.max_length or model.max_length, model.max_length),
+        answer=answer,
+        whole=prompt.classifier,
+    )
 
 
 def _sample(choices: Sequence[str], count: int | None) -> list[str]:

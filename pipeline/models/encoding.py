@@ -39,7 +39,7 @@ class MultipleChoice:
     """One example whose answers are written out, with one row for each answer.
 
     Attributes:
-        rows: two or more.
+        rows: one or more.
     """
 
     rows: tuple[Row, ...]

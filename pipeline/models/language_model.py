@@ -169,11 +169,13 @@ class PromptedModel:
             scores = self._scores(self._read(batch, prompts), None)
         if not len(batch.answer_ids):
             return scores.squeeze(1)
-        log_probs = scores.log_softmax(dim=1).gather(1, batch.answer_ids.unsqueeze(1)).squeeze(1)
+        places = batch.answer_reads * scores.shape[1] + batch.answer_ids
+        # As an embedding lookup, as in `_read`.
+        log_probs = nn.functional.embedding(places, scores.log_softmax(dim=1).view(-1, 1))[:, 0]
         # index_add, as its order of summing is fixed on a CPU: the same bits every time.
         sums = log_probs.new_zeros(2, batch.rows)
         both = torch.stack([log_probs, torch.ones_like(log_probs)])
-        total, count = sums.index_add(1, batch.read_rows, both)
+        total, count = sums.index_add(1, batch.answer_rows, both)
         mean: Tensor = total / count
         return mean
 
@@ -319,8 +321,9 @@ class PromptedModel:
 
     def _ids_to_check(self) -> list[Tensor]:
         """Two rows of 8 and of 6 tokens; they begin alike, but for the first token."""
-        known = [i for i in range(self.vocabulary_size) if i != self.kind.pad_id]
-        first, second = known[-8:], [*known[-8:-4], *known[-2:]]
+        last = range(self.vocabulary_size - 9, self.vocabulary_size)
+        known = [i for i in last if i != self.kind.pad_id][-8:]
+        first, second = known, [*known[:4], *known[-2:]]
         return [torch.tensor(ids, device=self.device) for ids in (first, second)]
 
     def _rows_to_check(self, first_slot: int) -> list[PackedExample]:

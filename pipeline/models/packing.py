@@ -57,10 +57,12 @@ class Batch:
         seen_from: (sequences, length) int64; position j is seen by the positions i of its sequence
             with `seen_from[j] <= i < seen_until[j]`. Padding is seen by itself only.
         seen_until: (sequences, length) int64.
-        reads: (reads,) int64, where answers are read, in the flattened sequences; row by row.
-        answer_ids: (reads,) int64, the tokens of answers that are written out; empty where words
+        reads: (reads,) int64, where answers are read, in the flattened sequences; row by row, but
+            once where answers that are written out begin alike.
+        answer_ids: (tokens,) int64, the tokens of answers that are written out; empty where words
             are scored at one position of each row.
-        read_rows: (reads,) int64, the row of each read.
+        answer_reads: (tokens,) int64, the position in `reads` of each of these tokens.
+        answer_rows: (tokens,) int64, their rows.
         choices: (examples, most) int64, the rows of each example's answers, filled with the number
             of rows; one column if each example is one row.
         rows: number of rows.
@@ -73,7 +75,8 @@ class Batch:
     seen_until: Tensor
     reads: Tensor
     answer_ids: Tensor
-    read_rows: Tensor
+    answer_reads: Tensor
+    answer_rows: Tensor
     choices: Tensor
     rows: int
     packed: bool
@@ -365,8 +368,10 @@ def _make_pass(
     seen_from = np.tile(places, (len(sequences), 1))
     seen_until = seen_from + 1
     reads: list[int] = []
+    numbers: dict[int, int] = {}  # place of an answer that is written out -> number of its read
     answer_ids: list[int] = []
-    read_rows: list[int] = []
+    answer_reads: list[int] = []
+    answer_rows: list[int] = []
     rows: dict[int, list[int]] = {}
     count = 0
     for n, sequence in enumerate(sequences):
@@ -375,15 +380,22 @@ def _make_pass(
         seen_from[n, own], seen_until[n, own] = sequence.seen_from, sequence.seen_until
         for example, number, path in sequence.rows:
             row = examples[example].encoded.rows[number]
-            answers = range(max(1, len(row.answer_ids)))
-            reads += [n * length + path[row.answer_position + k] for k in answers]
-            answer_ids += row.answer_ids
-            read_rows += [count] * len(answers)
+            if not row.answer_ids:
+                reads.append(n * length + path[row.answer_position])
+            for k, token in enumerate(row.answer_ids):
+                place = n * length + path[row.answer_position + k]
+                if place not in numbers:
+                    numbers[place] = len(reads)
+                    reads.append(place)
+                answer_ids.append(token)
+                answer_reads.append(numbers[place])
+                answer_rows.append(count)
             rows.setdefault(example, []).append(count)
             count += 1
     most = max(map(len, rows.values()))
     choices = [[*own, *[count] * (most - len(own))] for own in rows.values()]
-    arrays = (tokens, positions, seen_from, seen_until, reads, answer_ids, read_rows, choices)
+    answers = (answer_ids, answer_reads, answer_rows)
+    arrays = (tokens, positions, seen_from, seen_until, reads, *answers, choices)
     as_arrays = tuple(np.asarray(array, dtype=np.int64) for array in arrays)
     return Pass(list(rows), as_arrays, pad_id, count, packed)
 

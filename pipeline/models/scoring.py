@@ -93,17 +93,27 @@ def score_batch(
         model: a language model.
         batch: the examples, all of one row or all with their own answers.
         vectors: (prompts, longest, embedding size) float; None where no template has prompt tokens.
-        candidates: (words,) int64, the allowed words of rows; None allows the vocabulary.
+        candidates: (words,) int64, the allowed words of rows, or positions of the answers of
+            choices; None allows the vocabulary.
 
     Returns:
-        (examples, words) float32: log-probabilities among the allowed words; for choices
-        (examples, 2): of the first, and of the best of the others.
+        (examples, words) float32: log-probabilities among the allowed words. Of choices,
+        log-probabilities among the answers; where an example has more choices than there are
+        answers, the best of those that remain has the last one. If there is but one answer, which
+        is written out, (examples, 1): the mean log-probability of its tokens.
     """
-    if batch.choices.shape[1] == 1:
+    most = batch.choices.shape[1]
+    if most == 1 and not len(batch.answer_ids):
         return model.log_probs(batch, vectors, candidates)
     scores = nn.functional.pad(model.choice_scores(batch, vectors), (0, 1), value=-torch.inf)
-    choices = scores[batch.choices]
-    return torch.stack((choices[:, 0], choices[:, 1:].amax(dim=1)), dim=1).log_softmax(dim=1)
+    answers = 2 if candidates is None else len(candidates)
+    choices = nn.functional.pad(
+        scores[batch.choices], (0, max(0, answers - most)), value=-torch.inf
+    )
+    if answers == 1:
+        return choices
+    best = choices[:, answers - 1 :].amax(dim=1, keepdim=True)
+    return torch.cat((choices[:, : answers - 1], best), dim=1).log_softmax(dim=1)
 
 
 @torch.no_grad()

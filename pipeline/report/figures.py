@@ -112,10 +112,7 @@ def overview_figure(
                 textcoords="offset points", va="center", color="#334155",
             )  # fmt: skip
             if published is not None:
-                axes.scatter(
-                    [100 * published], [place], s=70, marker="o", facecolor="none",
-                    edgecolor="#0f172a", label="paper",
-                )  # fmt: skip
+                _draw_published(axes, published, place)
         names = [
             " ".join(filter(None, (task, CONTROLS.get(method, method))))
             for task, method, *_ in lines
@@ -132,6 +129,14 @@ def overview_figure(
         if handles:
             figure.legend(handles[:1], labels[:1], loc="outside upper right", frameon=False)
         return _svg(figure)
+
+
+def _draw_published(axes: Axes, share: float, place: float) -> None:
+    """Draw a circle at the paper's score."""
+    axes.scatter(
+        [100 * share], [place], s=70, marker="o", facecolor="none", edgecolor="#0f172a",
+        label="paper",
+    )  # fmt: skip
 
 
 def relations_figure(results: Sequence[MethodResult]) -> str:
@@ -184,10 +189,7 @@ def settings_figure(results: Sequence[MethodResult], paper: Mapping[tuple[str, s
             )  # fmt: skip
             published = paper.get((row["task"], name))
             if published is not None:
-                axes.scatter(
-                    [100 * published], [place], s=70, marker="o", facecolor="none",
-                    edgecolor="#0f172a", label="paper",
-                )  # fmt: skip
+                _draw_published(axes, published, place)
         names = [
             f"{row['task']} {textwrap.shorten(name, 62, placeholder=' …')}"
             for _, row, name in reversed(rows)

@@ -153,7 +153,8 @@ def render(template: str, folder: Path = Path(__file__).parent, **values: object
 def _figures(data: ReportData) -> dict[str, str]:
     figures = {}
     if data.intervals:
-        subset = data.params.lama.subset if data.params.lama.source == "lama" else None
+        lama = data.params.lama
+        subset = lama.subset if (lama.source, lama.objects) == ("lama", "one-token") else None
         paper = published.lama_scores(subset, data.params.model.name) if subset else {}
         figures["overview"] = overview_figure(
             [*data.lama, *data.tasks, *data.own], data.intervals, paper

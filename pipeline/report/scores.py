@@ -12,7 +12,8 @@ Row = dict[str, Any]
 # Benchmark -> the metric that a method is judged by, and its name in tables.
 HEADLINE = {"lama": "p_at_1", "stability": "p_at_1", "superglue": "score", "tasks": "score"}
 LABELS = {
-    "p_at_1": "P@1", "p_at_1_hard": "P@1 on hard facts", "score": "score", "accuracy": "accuracy",
+    "p_at_1": "P@1", "p_at_1_hard": "P@1 on hard facts",
+    "p_at_1_one_token": "P@1 on objects of one token", "score": "score", "accuracy": "accuracy",
     "f1": "macro F1", "f1a": "F1a",
     "f1_positive": "F1", "matthews": "Matthews", "em": "EM",
 }  # fmt: skip
@@ -132,7 +133,8 @@ class MethodResult:
         metrics: the metrics file.
         relations: for LAMA, one row each: `relation`, `label`, `facts`, `left_out`, those of
             `CONTROLS` that it has, `p_at_1`; of later versions also `train_facts`, `dev_facts`,
-            `steps`, `hard_facts`, `p_at_1_hard`.
+            `steps`, `hard_facts`, `p_at_1_hard`; of relations whose objects compete also
+            `one_token_facts`, `p_at_1_one_token`.
         templates: for stability, one row each: `relation`, `number`, `template`, `facts`, `p_at_1`;
             of later versions also `train_facts`, `dev_facts`, `steps`.
         trainings: one row for each evaluated training: `task`, `setting`, `split`, `seed`,

@@ -95,9 +95,10 @@ def has_steps(rows: Iterable[Row]) -> bool:
     return any(row.get("steps") is not None for row in rows)
 
 
-def data_name(source: str, subset: str) -> str:
+def data_name(source: str, subset: str, objects: str) -> str:
     """Return the name of the facts; only LAMA has subsets."""
-    return f"`{source}` {subset}" if source == "lama" else f"`{source}`"
+    name = f"`{source}` {subset}" if source == "lama" else f"`{source}`"
+    return f"{name}, objects of several tokens too" if objects == "all" else name
 
 
 def relation_count(source: str, relations: int) -> str:
@@ -147,6 +148,21 @@ def methods_table(results: Sequence[MethodResult]) -> str:
             sizes_title(metrics.values(), unit): sizes_of(metrics.get((task, method), of), unit),
         }
         rows.append({name: cell for name, cell in row.items() if name not in hidden})
+    return markdown_table(rows)
+
+
+def one_token_table(results: Sequence[MethodResult]) -> str:
+    """Return P@1 over the vocabulary on facts with an object of one token; '' if it is the rest."""
+    rows = [
+        {
+            "method": result.method,
+            "test P@1": score,
+            "test facts": result.metrics["test/one_token_facts"],
+        }
+        for result in results
+        for score in result.scores
+        if score.metric == "p_at_1_one_token"
+    ]
     return markdown_table(rows)
 
 

@@ -44,7 +44,12 @@ def _lama(records: Sequence[Record]) -> dict[str, object]:
     probing = [record for record in records if record.results]
     results = [result for record in probing for result in record.results]
     on_lama = {
-        subset: [r for r in probing if (r.source, r.params["subset"]) == ("lama", subset)]
+        subset: [
+            r
+            for r in probing
+            if (r.source, r.params["subset"], r.params.get("objects", "one-token"))
+            == ("lama", subset, "one-token")
+        ]
         for subset in SUBSETS
     }
     return {
@@ -138,6 +143,7 @@ def _relations_not_run(records: Sequence[Record]) -> dict[Any, list[str]]:
     missing = (
         (model, data, _RELATIONS[source], set(_RELATIONS[source]).difference(names), method)
         for (model, source, data, method), names in done.items()
+        if source in _RELATIONS  # not the user's own
     )
     return _grouped(
         ((model, data, len(every), tuple(name for name in every if name in lacking)), method)

@@ -163,7 +163,9 @@ class Record:
         self.model: str = params["model"]["name"]
         self.start: str | None = params["model"].get("start")  # earlier versions had none
         self.source = source_name(self.params["source"])
-        self.data = data_name(self.source, self.params.get("subset", ""))
+        self.data = data_name(
+            self.source, self.params.get("subset", ""), self.params.get("objects", "")
+        )
 
     @property
     def results(self) -> list[MethodResult]:

@@ -2,13 +2,14 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.errors import ChecksumError, DownloadError
-from pipeline.files import sha256
+from pipeline.files import sha256, write_text
 from pipeline.sources.base import SET_MIRROR
 
 # The hub's rule for names, to check one without the hub.
@@ -29,6 +30,7 @@ _LEGACY = frozenset(
 )  # fmt: skip
 
 RepoType = Literal["model", "dataset"]
+Row = dict[str, Any]
 
 # Error of the hub's client -> the reason, and what to do.
 _REASONS = {
@@ -104,6 +106,57 @@ def fetch_from_hub(
             f"{digest}.\nThe file was altered on the way and is deleted: run again"
         )
     return Path(folder)
+
+
+def fetch_tables(
+    name: str,
+    tables: Mapping[str, str],
+    lines: Callable[[Iterable[Row]], list[str]],
+    target: Path,
+    *,
+    what: str,
+    cache: Path,
+    instead: str,
+) -> None:
+    """Fetch tables of examples and write them as text files into a folder.
+
+    Args:
+        name: of the data set's repository, with its revision.
+        tables: name of the file to write -> path of the table (Parquet).
+        lines: rows of a table, labels by name -> lines of the file.
+        target: an existing folder.
+        what: name of the task, for messages.
+        cache: see `fetch_from_hub`.
+        instead: see `fetch_from_hub`.
+
+    Raises:
+        DownloadError: see `fetch_from_hub`.
+        ChecksumError: a file is missing or altered, or not a table of this task's examples.
+    """
+    files = list(tables.values())
+    folder = fetch_from_hub(name, files, repo_type="dataset", cache=cache, instead=instead)
+    for file, table in tables.items():
+        try:
+            text = "".join(f"{line}\n" for line in lines(_read_table(folder / table)))
+        except Exception as error:  # pyarrow and datasets raise many kinds
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ChecksumError(
+                f"{name}: {table} is not a table of examples of {what} ({reason}).\n{instead}"
+            ) from error
+        write_text(target / file, text)
+
+
+def _read_table(path: Path) -> list[Row]:
+    """The rows of a table, with labels by name."""
+    from datasets import Dataset, disable_progress_bars  # takes seconds to import
+
+    if not path.is_file():
+        raise FileNotFoundError("the hub has no such file")
+    disable_progress_bars()
+    with tempfile.TemporaryDirectory() as cache:
+        table = Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
+        label = table.features["label"]
+        return [{**row, "label": label.int2str(row["label"])} for row in table]
 
 
 def find_in_user_cache(name: str) -> Path | None:

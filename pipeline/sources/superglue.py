@@ -6,7 +6,6 @@ answer; they are written as the official files.
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ChecksumError, ParamsError
-from pipeline.files import write_text
 from pipeline.sources.archives import extract_checked
 from pipeline.sources.base import SET_MIRROR, Source, check_sha256
 from pipeline.sources.geonames import GEONAMES
+from pipeline.sources.glue import glue_source
 from pipeline.sources.http import download_to_cache, probe_hosts
-from pipeline.sources.hub import fetch_from_hub, probe_hub
+from pipeline.sources.hub import Row, fetch_tables, probe_hub
 from pipeline.sources.mirror import copy_from_mirror, probe_mirror, read_digests
 
 # Part -> folder with an archive, or with a folder, of each task.
@@ -129,6 +128,8 @@ def superglue_source(task: str, source: str, superglue_from: str) -> Source:
     """
     if source == "geonames":
         return GEONAMES
+    if source == "glue":
+        return glue_source(task, superglue_from)
     if task not in SUPERGLUE:
         raise ParamsError(
             f"{task} has no official SuperGLUE files; set superglue.source to geonames, or take it "
@@ -138,8 +139,6 @@ def superglue_source(task: str, source: str, superglue_from: str) -> Source:
 
 
 # The hub's tables
-
-Row = dict[str, Any]
 
 # File of the official archive -> split of the hub.
 _SPLITS = {"train.jsonl": "train", "val.jsonl": "validation"}
@@ -153,38 +152,14 @@ _VERSION = {"version": 1.1}
 def fetch_official(task: str, target: Path, *, cache: Path, instead: str) -> None:
     """Write `train.jsonl` and `val.jsonl` of a task as the official archive has them.
 
-    See `fetch_from_hub` for `cache` and `instead`.
-
-    Raises:
-        DownloadError: see `fetch_from_hub`.
-        ChecksumError: a file is missing or altered, or not a table of this task's examples.
+    See `fetch_tables` for `cache`, `instead` and the errors.
     """
     tables = {name: f"{task}/{split}-00000-of-00001.parquet" for name, split in _SPLITS.items()}
-    folder = fetch_from_hub(
-        REPOSITORY, list(tables.values()), repo_type="dataset", cache=cache, instead=instead
-    )
-    for name, table in tables.items():
-        try:
-            lines = [json.dumps(record) for record in _RECORDS[task](_read(folder / table))]
-        except Exception as error:  # pyarrow and datasets raise many kinds
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ChecksumError(
-                f"{REPOSITORY}: {table} is not a table of examples of {task} ({reason}).\n{instead}"
-            ) from error
-        write_text(target / name, "".join(f"{line}\n" for line in lines))
 
+    def lines(rows: Iterable[Row]) -> list[str]:
+        return [json.dumps(record) for record in _RECORDS[task](rows)]
 
-def _read(path: Path) -> list[Row]:
-    """The rows of a table, with labels by name."""
-    from datasets import Dataset, disable_progress_bars  # takes seconds to import
-
-    if not path.is_file():
-        raise FileNotFoundError("the hub has no such file")
-    disable_progress_bars()
-    with tempfile.TemporaryDirectory() as cache:
-        table = Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
-        label = table.features["label"]
-        return [{**row, "label": label.int2str(row["label"])} for row in table]
+    fetch_tables(REPOSITORY, tables, lines, target, what=task, cache=cache, instead=instead)
 
 
 def _unchanged(*keys: str, labels: dict[str, Any] | None = None, **more: Any) -> _Records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,6 +109,8 @@ class Task:
         from_geonames: generates records from GeoNames for the source `geonames`; None if the task
             has no generated records.
         vocabulary: the words that may be answered, if these are not labels (relations of LAMA).
+        objects: of a relation, the candidate answers of one or more tokens that compete in place
+            of the vocabulary; empty if only words of one token are answered.
         positive: the label whose F1 the metric `f1_positive` is.
         naive_bayes: whether naive Bayes over the words of the fields is a control.
     """
@@ -123,13 +126,14 @@ class Task:
     verbalizers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     from_geonames: Callable[[Places, random.Random], Iterator[Record]] | None = None
     vocabulary: tuple[str, ...] | None = None
+    objects: tuple[str, ...] = ()
     positive: str | None = None
     naive_bayes: bool = False
 
     @property
     def has_choices(self) -> bool:
-        """Whether each example has its own candidate answers."""
-        return not self.verbalizers and self.vocabulary is None
+        """Whether answers are written out: each example's own candidates, or the objects."""
+        return bool(self.objects) or (not self.verbalizers and self.vocabulary is None)
 
 
 def task_template(task: Task, pattern: str, *, classifier: bool) -> Template:
@@ -159,8 +163,8 @@ def task_verbalizer(
         Label -> word; None for a task whose examples have candidate answers.
 
     Raises:
-        TemplateError: unknown name, the labels are not those of the task, or a label or word is
-            not text.
+        TemplateError: unknown name, the labels are not those of the task, a label or word is not
+            text, or two labels have one word.
     """
     if task.has_choices:
         if verbalizer is not None:
@@ -184,6 +188,12 @@ def task_verbalizer(
         raise TemplateError(
             f"labels are {', '.join(verbalizer)}; the task's are {', '.join(task.labels)}, and "
             "each needs a word"
+        )
+    words = Counter(word.strip() for word in verbalizer.values())
+    if shared := [word for word, count in words.items() if count > 1]:
+        raise TemplateError(
+            f"verbalizer {dict(verbalizer)}: two labels have the word {', '.join(shared)!r}; each "
+            "needs its own"
         )
     return dict(verbalizer)
 
@@ -312,3 +322,58 @@ def entailment_schema(any_label: str) -> InputSchema:
         ),
         record=labeled(any_label),
     )
+
+
+# GLUE's tasks: a text or two, and a label as in the official files. LM-BFF's templates
+# (princeton-nlp/LM-BFF, run_experiment.sh) take two of a pair's texts apart from their own names:
+# the first without its last character, and the second with a small first letter.
+PAIR_FIELDS = ("opening", "continuation")
+
+
+def glue_examples(
+    texts: Sequence[str], labels: Sequence[str]
+) -> Callable[[Record], Iterator[Example]]:
+    """The reader of records with one text or a pair of texts, and one of these labels.
+
+    White space at the ends of a text is removed: SST-2's texts end with a space.
+    """
+    known = {name: name for name in labels}
+
+    def examples(record: Record) -> Iterator[Example]:
+        values = {name: text(record, name).strip() for name in texts}
+        if len(texts) > 1:
+            first, second = values.values()
+            values |= {"opening": first[:-1], "continuation": second[:1].lower() + second[1:]}
+        yield Example(str(number(record, "idx")), values, label(record, known))
+
+    return examples
+
+
+def glue_patterns(
+    texts: Sequence[str], lm_bff: Mapping[str, str], question: str = ""
+) -> dict[str, str]:
+    """The patterns of a task of GLUE.
+
+    Each has a copy for P-tuning with a prompt token in front of the mask; the paper does not say
+    where its tokens are.
+
+    Args:
+        texts: the task's texts, as in a slot: `sentence:shorten`.
+        lm_bff: the patterns of LM-BFF, the manual one under `lm-bff`.
+        question: a pattern that ends with the mask, for causal models, if `lm-bff` does not.
+    """
+    own = {**lm_bff, **({"question": question} if question else {})}
+    tuned = {name: pattern.replace("{mask}", "[P] {mask}") for name, pattern in own.items()}
+    slots = [f"{{{text}}}" for text in texts]
+    return {
+        **own,
+        "p-tuning": tuned.pop("question" if question else "lm-bff"),
+        **{f"p-tuning-{name}": pattern for name, pattern in tuned.items()},
+        "prompt-tuning": f"[P*20] {' '.join(slots)} {{mask}}",
+        "classifier": "[SEP] ".join(slots),
+    }
+
+
+def automatic(patterns: Mapping[int, str]) -> dict[str, str]:
+    """Name -> template that LM-BFF's search found on a split; `patterns` is seed -> template."""
+    return {f"lm-bff-auto-{seed}": pattern for seed, pattern in patterns.items()}

@@ -44,8 +44,16 @@ LAYOUTS: dict[str, tuple[str, str]] = {
 }
 
 
-def lama_task(relation: str, vocabulary: Sequence[str]) -> Task:
-    """Return a relation as a task with an open vocabulary: the answer is one of its words."""
+def lama_task(relation: str, vocabulary: Sequence[str], objects: Sequence[str] = ()) -> Task:
+    """Return a relation as a task whose answer is a word of a vocabulary, or one of its objects.
+
+    Args:
+        relation: its id.
+        vocabulary: the words that may be answered.
+        objects: with `lama.objects: all`, the objects of the relation, of one or more tokens, which
+            compete in place of the vocabulary: the "typed querying" of Kassner et al.
+            (arXiv:2102.00894, section 3).
+    """
     return Task(
         name=relation,
         fields=FIELDS,
@@ -56,6 +64,7 @@ def lama_task(relation: str, vocabulary: Sequence[str]) -> Task:
         patterns={},
         schema=SCHEMA,
         vocabulary=tuple(vocabulary),
+        objects=tuple(objects),
         naive_bayes=True,
     )
 

@@ -26,7 +26,7 @@ from pipeline.engine.units import Engine, Progress, Report, Unit
 from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import score_answers, task_score
 from pipeline.files import link_or_copy, read_json, read_progress, sha256, write_json, write_text
-from pipeline.models.dataset import PromptFormat, build_dataset
+from pipeline.models.dataset import PromptFormat, build_dataset, written_out
 from pipeline.models.encoding import NO_SLOT, nearest_words
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import ModelCache
@@ -654,7 +654,10 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
             no words to start from.
     """
     task, template, examples = trial.data.task, trial.config.template, trial.data.examples
-    train_set = build_dataset(model, trial.format, examples["train"], max_choices=_MAX_CHOICES)
+    if task.objects:
+        train_set = written_out(model, trial.format, examples["train"])
+    else:
+        train_set = build_dataset(model, trial.format, examples["train"], max_choices=_MAX_CHOICES)
     dev_set = build_dataset(model, trial.format, examples["dev"])
     for split, dataset in (("train", train_set), ("dev", dev_set)):
         if not dataset.rows:
@@ -680,7 +683,7 @@ def make_job(model: PromptedModel, trial: Trial) -> TrainingJob:
         dev=dev_set,
         score=partial(_dev_score, task, dev_examples),
         start_words=nearest_words(template, model.codec) if from_template else [],
-        open_vocabulary=task.vocabulary is not None,
+        open_vocabulary=task.vocabulary is not None and not task.objects,
     )
 
 

@@ -10,12 +10,19 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, PipelineError
 from pipeline.files import Value, read_json
-from pipeline.workflow.lock import Execution, command_text, outputs_within, read_lock
+from pipeline.workflow.lock import (
+    Execution,
+    command_text,
+    folder_hash,
+    outputs_within,
+    read_lock,
+)
 
 # How often `dvc.lock` is read while another process may be writing it.
 _TRIES = 30
@@ -226,3 +233,105 @@ def stage_graph(targets: Sequence[str] = ()) -> list[StageNode]:
             )
             for stage in stages
         ]
+
+
+class Forecast(StrEnum):
+    """What `dvc repro` would do with a stage."""
+
+    RUN = "run"
+    RESTORE = "restore"  # its outputs are in the cache
+    KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage, its parameters now, and what `dvc repro` would do with it."""
+
+    name: str
+    command: str
+    params: Mapping[str, Any]
+    forecast: Forecast
+
+
+def plan_stages(targets: Sequence[str] = (), *, constant: str = "") -> list[PlannedStage]:
+    """Return the stages that `dvc repro` would check, in its order, without running any.
+
+    A stage that reads an output of one that runs is expected to run too, except for the stage
+    `constant`, whose output is always the same. `dvc repro --dry` shows less: the stages whose
+    inputs differ already.
+
+    Raises:
+        PipelineError: There is no such stage or project, or `dvc.yaml` cannot be read.
+    """
+    from dvc.dependency import ParamsDependency
+    from dvc.repo.reproduce import plan_repro
+
+    planned: dict[str, PlannedStage] = {}
+    restored: dict[str, Any] = {}  # path -> the output that the cache has
+    with _repo() as repo:
+        selected = [stage for target in targets for stage in repo.stage.collect(target)]
+        graph = repo.index.graph
+        for stage in plan_repro(graph, selected):
+            recorded = [dependency.hash_info for dependency in stage.deps]
+            stage.save_deps(allow_missing=True)
+            params: dict[str, Any] = {}
+            for dependency in stage.deps:
+                if isinstance(dependency, ParamsDependency):
+                    params |= dependency.hash_info.value or {}
+                else:
+                    dependency.hash_info = _with_restored(dependency, restored)
+            before = {node.addressing for node in graph.successors(stage)} - {constant}
+            same = recorded == [dependency.hash_info for dependency in stage.deps]
+            if any(planned[name].forecast is Forecast.RUN for name in before):
+                forecast = Forecast.RUN
+            elif same and not stage.changed_stage() and not any(o.status() for o in stage.outs):
+                forecast = Forecast.KEEP
+            elif (cached := _cached_outputs(repo, stage)) is not None:
+                forecast = Forecast.RESTORE
+                restored |= cached
+            else:
+                forecast = Forecast.RUN
+            name = stage.addressing
+            planned[name] = PlannedStage(name, command_text(stage.cmd), params, forecast)
+    return list(planned.values())
+
+
+def _with_restored(dependency: Any, restored: Mapping[str, Any]) -> Any:
+    """Return DVC's hash of a dependency after some outputs were restored."""
+    path = dependency.def_path
+    if path in restored:
+        return restored[path].hash_info
+    inside = {name: out for name, out in restored.items() if name.startswith(f"{path}/")}
+    if not inside or not dependency.hash_info:
+        return dependency.hash_info
+    digests = _files(path, dependency)
+    for name, out in inside.items():
+        for file in [file for file in digests if file == name or file.startswith(f"{name}/")]:
+            del digests[file]
+        digests |= _files(name, out)
+    value = folder_hash((name.removeprefix(f"{path}/"), md5) for name, md5 in digests.items())
+    return type(dependency.hash_info)(dependency.hash_info.name, value)
+
+
+def _files(path: str, content: Any) -> dict[str, str]:
+    """Return path -> MD5 of the files in a dependency or output of DVC, a file or a folder."""
+    if not content.hash_info.isdir:
+        return {path: content.hash_info.value}
+    return {
+        "/".join((path, *key)): digest.value for key, (_, digest) in content.get_obj().iteritems()
+    }
+
+
+def _cached_outputs(repo: Any, stage: Any) -> dict[str, Any] | None:
+    """Return path -> the output that DVC would restore in place of a run; None for a run."""
+    # Private, as in `running_stage`; a test compares with what `dvc repro` does.
+    from dvc.stage.cache import _can_hash
+
+    try:
+        entry = repo.stage_cache._load(stage) if _can_hash(stage) else None
+    except FileNotFoundError:  # an input that an earlier stage has yet to write
+        return None
+    if entry is None:
+        return None
+    cached = repo.stage_cache._create_stage(entry, wdir=stage.wdir)
+    return {out.def_path: out for out in cached.outs} if cached.outs_cached() else None

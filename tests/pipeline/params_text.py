@@ -48,8 +48,10 @@ _PARAMS: dict[str, Any] = {
     "data": {"mirror": None, "superglue_from": "archive"},
     "lama": {
         "source": "geonames",
+        "facts": "facts",
         "subset": "34k",
         "relations": ["P17", "P47"],
+        "objects": "one-token",
         "methods": ["manual", "p-tuning", "discrete"],
         "seeds": [34],
         "selection": "dev",
@@ -107,6 +109,8 @@ _PARAMS: dict[str, Any] = {
             "held_out": 0.5,
             "count": 2,
             "train_share": 0.5,
+            "per_class": 16,
+            "seeds": [13, 21, 42, 87, 100],
         },
         "prompts": {
             "rte": {
@@ -146,7 +150,7 @@ _PARAMS: dict[str, Any] = {
 def write_params(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Write parameters with some dotted paths set to other values, or `REMOVED`.
 
-    The text is JSON, which YAML 1.2 contains but for its spelling of NaN.
+    The text is JSON, which YAML 1.2 contains but for its spelling of NaN and infinity.
     """
     values = copy.deepcopy(_PARAMS)
     for dotted, value in (changes or {}).items():
@@ -158,5 +162,6 @@ def write_params(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
             del section[key]
         else:
             section[key] = value
-    path.write_text(json.dumps(values, indent=1).replace(": NaN", ": .nan"), encoding="utf-8")
+    text = json.dumps(values, indent=1).replace(": NaN", ": .nan").replace(": Infinity", ": .inf")
+    path.write_text(text, encoding="utf-8")
     return path

@@ -719,6 +719,51 @@ def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
         assert all(prompt.words is None for prompt in stored.values())
 
 
+def test_two_invented_relations_of_a_csv_reach_the_report(
+    tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
+) -> None:
+    root = make_project(
+        tmp_path / "project",
+        tiny_folders["gpt2"],
+        lama__source="facts",
+        lama__facts="own.csv",
+        lama__relations="all",
+        lama__methods=["manual", "p-tuning"],
+        superglue__tasks=[],
+        **FEW_STEPS,
+    )
+    places = [f"{letter} city" for letter in "abcdefghijklmnopqrstuvwx"]
+    names = {"likes": ["Paris", "Oslo"], "of": ["Japan", "Asia", "no city"]}
+    rows = [
+        f"{relation},{place},{objects[n % len(objects)]},{template if n == 5 else ''}\n"
+        for relation, template, objects in (
+            ("likes", "[X] is in [Y]", names["likes"]), ("of", "{subject} of {mask} .", names["of"])
+        )
+        for n, place in enumerate(places)
+    ]  # fmt: skip
+    (root / "own.csv").write_text(f"relation,subject,object,template\n{''.join(rows)}")
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    ready = Ready(root, run_stages(root))
+    assert_all_ended_well(ready)
+    splits = read_lama(root / "data/splits/lama")
+    assert {name: one.template for name, one in splits.relations.items()} == {
+        "likes": "[X] is in [Y]", "of": "{subject} of {mask} .",
+    }  # fmt: skip
+    assert splits.vocabulary == ["Asia", "Japan", "Oslo", "Paris", "no city"]
+    for own in splits.facts.values():
+        assert sum(map(len, own.values())) == len(places)
+    test = sum(len(own["test"]) for own in splits.facts.values())
+    for method in ("manual", "p-tuning"):
+        metrics = read_json(root / f"metrics/lama/{method}.json")
+        # "no city" is several tokens.
+        assert metrics["test/facts"] + metrics["test/left_out"] == test
+        assert 0 < metrics["test/left_out"] < test
+        assert_scores_are_those_of_the_predictions(ready, method)
+    text = (root / "report/report.md").read_text()
+    assert "Knowledge probing: `facts`, 2 relations" in text
+    assert "### Comparison with the paper" not in text
+
+
 # LAMA itself
 
 
@@ -825,6 +870,39 @@ def test_the_smaller_subset_has_fewer_facts_and_caps_draw_of_them(
         "test/outside_vocabulary": 1, "dev/overlap": 1, "dev/outside_vocabulary": 1,
         "train/overlap": 3, "train/outside_vocabulary": 3,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("ready_lama", ["bert"], indirect=True)
+def test_objects_of_several_tokens_reach_the_metrics_and_predictions(
+    ready_lama: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits, trained = tmp_path / "splits", tmp_path / "trained"
+    every = {"lama__objects": "all", "lama__relations": ["P17", "P30"]}
+    command = f"python -m stages.splits lama --raw data/raw/lama --metrics {tmp_path}/m.json"
+    result, out = go(ready_lama, tmp_path, monkeypatch, command, **every)
+    assert result.exit_code == 0, result.output
+    out.rename(splits)
+    objects = {"P17": ["France", "Japan", "Norway", "Upper"], "P30": ["Asia", "Europe"]}
+    assert read_json(splits / "objects.json") == objects
+    read = f"--model data/model --splits {splits}"
+    command = f"python -m stages.train lama p-tuning {read} --curves {tmp_path}/curves.csv"
+    result, out = go(ready_lama, tmp_path, monkeypatch, command, **every)
+    assert result.exit_code == 0, result.output
+    out.rename(trained)
+    metrics = tmp_path / "metrics.json"
+    command = f"python -m stages.evaluate lama p-tuning {read} --trained {trained}"
+    result, out = go(ready_lama, tmp_path, monkeypatch, f"{command} --metrics {metrics}", **every)
+    assert result.exit_code == 0, result.output
+    values = read_json(metrics)
+    assert (values["test/facts"], values["test/left_out"]) == (9, 0)
+    assert values["test/one_token_facts"] == 8  # without "Upper"
+    rows = read_csv(out / "relations.csv")
+    assert [row["one_token_facts"] for row in rows] == ["4", "4"]
+    found = read_jsonl(out / "predictions" / "predictions.jsonl")
+    assert all(record["answer"] in objects[record["relation"]] for record in found)
+    hits = [record["answer"] == record["object"] for record in found if record["relation"] == "P17"]
+    assert float(rows[0]["p_at_1"]) == pytest.approx(sum(hits) / 5)
+    assert [record["rank"] == 1 for record in found][:5] == hits
 
 
 def test_a_published_template_with_a_brace_is_words_like_any_other(

@@ -24,13 +24,20 @@ def split(own_folder: Path, task: str, protocol: str, **sizes: Any) -> Path:
     raw = own_folder / "raw"
     raw.mkdir(exist_ok=True)
     SUPERGLUE[task].fetch(raw, cache=own_folder / "cache", mirror=MIRROR)
+    drawn = {"held_out": 0.1, "count": 3, "train_share": 0.25, "per_class": 16, "seeds": [13]}
     limits = {"train_examples": None, "dev_examples": None, "test_examples": None, **sizes}
     params = write_params(
         own_folder / "params.yaml",
         {
             "superglue.source": "superglue",
             "superglue.protocol": protocol,
-            "superglue.splits": {"held_out": 0.1, "count": 3, "train_share": 0.25, **limits},
+            "superglue.splits": {
+                "held_out": 0.1,
+                "count": 3,
+                "train_share": 0.25,
+                **drawn,
+                **limits,
+            },
         },
     )
     out = own_folder / "splits"

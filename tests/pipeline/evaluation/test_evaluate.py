@@ -19,7 +19,7 @@ from pipeline.tasks.lama import apply_layout, fact_examples, lama_task, manual_t
 from pipeline.training.jobs import make_job
 from tests.jobs import ADAM, fact_job, task_trial, train_jobs
 from tests.tiny import FAMILIES, load_broken
-from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_scores
+from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_answer, slow_scores
 
 SUBJECTS = {
     "Paris": "_Paris",
@@ -70,6 +70,69 @@ def evaluate_rte(
 ) -> Evaluation:
     form = PromptFormat.from_prompt(RTE, prompt)
     return evaluate(model, form, prompt.vectors, examples, max_tokens_per_forward=rows)
+
+
+# Objects of one, two and four tokens, two of which begin alike.
+OBJECTS = ["Asia", "Europe", "France in Europe", "France in the city", "Norway"]
+
+
+@pytest.mark.parametrize("max_tokens_per_forward", [1, 1000])
+@pytest.mark.parametrize("packs", [True, False])
+def test_objects_of_several_tokens_compete_by_their_mean_log_probability(
+    model: PromptedModel,
+    family: str,
+    packs: bool,
+    max_tokens_per_forward: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model, "max_packed_length", 128 if packs else 0)
+    prompt = stored(model, 3, "[P*2] {subject} is in [P] {mask} .")
+    facts = {
+        "train": [Fact("P17", "Oslo", "Norway"), Fact("P17", "Lyon city", "France in Europe")],
+        "test": [Fact("P17", subject, name) for subject in list(SUBJECTS)[:3] for name in OBJECTS],
+    }
+    examples = {split: fact_examples(own) for split, own in facts.items()}
+    task = lama_task("P17", VOCABULARY, OBJECTS)
+    found = evaluate(
+        model,
+        PromptFormat.from_prompt(task, prompt),
+        prompt.vectors,
+        examples,
+        max_tokens_per_forward=max_tokens_per_forward,
+    )
+    assert (found.num_examples, found.num_skipped) == (15, 0)
+    hits = []
+    for fact, record in zip(facts["test"], found.predictions, strict=True):
+        scores = []
+        for name in OBJECTS:
+            spelled = " ".join(f"_{word}" for word in name.split())
+            sentence = f"P P {SUBJECTS[fact.sub_label]} _is _in P M _ ."
+            with torch.no_grad():
+                scores.append(slow_answer(family, model, sentence, spelled, prompt.vectors))
+        scores = torch.tensor(scores).log_softmax(0).tolist()
+        best = max(range(len(scores)), key=lambda i: scores[i])
+        right = scores[OBJECTS.index(fact.obj_label)]
+        assert record["answer"] == OBJECTS[best]
+        assert record["log_prob"] == pytest.approx(scores[best], abs=1e-3)
+        assert record["rank"] == sum(score > right for score in scores) + 1
+        hits.append(OBJECTS[best] == fact.obj_label)
+    assert 0 < sum(hits) < len(hits)
+    assert found.metrics == {"p_at_1": sum(hits) / len(hits)}
+    assert found.controls["constant"]["score"] == 3 / 15
+    # The same prompt on the objects of one token, over the vocabulary.
+    apart = evaluate_relation(model, prompt, facts, VOCABULARY)
+    assert found.one_token == {"facts": 9, "p_at_1": apart.score}
+    assert apart.one_token == {}
+
+
+def test_a_relation_without_objects_of_one_token_is_scored_among_them(model: PromptedModel) -> None:
+    prompt = stored(model, 0, "{subject} is in {mask} .")
+    facts = {split: [Fact("P17", "Oslo", "France in Europe")] for split in ("train", "test")}
+    examples = {split: fact_examples(own) for split, own in facts.items()}
+    form = PromptFormat.from_prompt(lama_task("P17", VOCABULARY, ["France in Europe"]), prompt)
+    found = evaluate(model, form, None, examples, max_tokens_per_forward=9)
+    assert found.one_token == {"facts": 0, "p_at_1": None}
+    assert found.metrics == {"p_at_1": 1.0}
 
 
 def relation_facts() -> dict[str, list[Fact]]:

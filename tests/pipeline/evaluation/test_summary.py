@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.evaluation.evaluate import Evaluation
 from pipeline.evaluation.summary import (
+    ONE_TOKEN_COLUMNS,
     relation_rows,
     relation_summary,
     setting_rows,
@@ -214,6 +215,26 @@ def test_a_relation_without_hard_facts_is_left_out_of_their_mean():
     assert summary["test/hard_facts"] == 6
     assert summary["test/p_at_1_hard"] == pytest.approx(0.4)
     assert [row["p_at_1_hard"] for row in relation_rows(rows)] == [None, pytest.approx(0.4)]
+
+
+def test_objects_of_one_token_have_columns_where_all_objects_compete():
+    trained = _relations("P17", "P30")
+    found = _scores(trained, 0.2, 0.4, 0.6, 1.0)
+    assert not any("one_token" in key for key in relation_summary(trial_rows(trained, found)))
+    shares = [0.5, 0.75, None, None]
+    for name, share in zip(list(found), shares, strict=True):
+        facts = {"facts": 0 if share is None else 4, "p_at_1": share}
+        found[name] = replace(found[name], one_token=facts)
+    rows = trial_rows(trained, found)
+    summary = relation_summary(rows)
+    assert summary["test/one_token_facts"] == 4
+    # Of the only relation that has some.
+    assert summary["test/p_at_1_one_token"] == pytest.approx(0.625)
+    assert summary["test/p_at_1_one_token_std"] == pytest.approx(0.25 / 2**0.5)
+    assert summary["test/p_at_1"] == pytest.approx(0.55)
+    assert [[row[key] for key in ONE_TOKEN_COLUMNS] for row in relation_rows(rows)] == [
+        [4, pytest.approx(0.625)], [0, None],
+    ]  # fmt: skip
 
 
 def test_trainings_of_earlier_versions_have_no_sizes():

@@ -35,6 +35,12 @@ YES_NO = {
     "multirc": {"1": "yes", "0": "no"},
     "rte": {"entailment": "yes", "not_entailment": "no"},
     "wic": {"true": "yes", "false": "no"},
+    "cola": {"0": "no", "1": "yes"},
+    "glue_rte": {"entailment": "yes", "not_entailment": "no"},
+    "mnli": {"contradiction": "no", "entailment": "yes", "neutral": "is"},
+    "mrpc": {"0": "no", "1": "yes"},
+    "qnli": {"entailment": "yes", "not_entailment": "no"},
+    "sst2": {"0": "no", "1": "yes"},
 }
 TEMPLATES = {
     "boolq": "{passage:shorten} {question}? [P] {mask}.",
@@ -44,6 +50,12 @@ TEMPLATES = {
     "rte": "{premise:shorten} {hypothesis}? [P] {mask}.",
     "wic": "{word} {sentence1} {sentence2} [P] {mask}.",
     "wsc": "{text:shorten} '{pronoun}' [P] is {mask}.",
+    "cola": "{sentence:shorten} [P] {mask}.",
+    "glue_rte": "{opening:shorten} {continuation} [P] {mask}.",
+    "mnli": "{premise:shorten} {hypothesis} [P] {mask}.",
+    "mrpc": "{sentence1:shorten} {sentence2} [P] {mask}.",
+    "qnli": "{question} {sentence:shorten} [P] {mask}.",
+    "sst2": "{sentence:shorten} [P] {mask}.",
 }
 CHOICES = [("a city", "the capital of Norway"), ("Lyon", "Oslo", "Japan"), ("no", "the border")]
 

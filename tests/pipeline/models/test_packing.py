@@ -42,14 +42,13 @@ def seen(layout: Pass, sequence: int, place: int) -> list[int]:
 def test_rows_that_begin_alike_share_positions_in_a_causal_model() -> None:
     examples = [example([1, 2, 3]), example([1, 2, 4, 5]), example([7])]
     (layout,) = pack(examples, CAUSAL, length=8, max_tokens=None)
-    tokens, positions, seen_from, seen_until, reads, answer_ids, read_rows, choices = layout.arrays
+    tokens, positions, seen_from, seen_until, reads, *answers, choices = layout.arrays
     assert tokens.tolist() == [[1, 2, 3, 4, 5, 7, 9, 9]]
     assert positions.tolist() == [[0, 1, 2, 2, 3, 0, 0, 0]]
     assert reads.tolist() == [2, 4, 5]
     assert layout.examples == [0, 1, 2]
-    assert read_rows.tolist() == [0, 1, 2]
     assert choices.tolist() == [[0], [1], [2]]
-    assert not len(answer_ids)
+    assert [len(each) for each in answers] == [0, 0, 0]
     assert [seen(layout, 0, i) for i in range(7)] == [
         [1], [1, 2], [1, 2, 3], [1, 2, 4], [1, 2, 4, 5], [7], [9]
     ]  # fmt: skip
@@ -78,16 +77,17 @@ def test_prompt_vectors_are_numbered_and_shared_where_they_are_the_same() -> Non
 
 
 def test_the_answers_of_an_example_are_in_one_sequence() -> None:
-    """Each has its tokens read from the last common position on."""
+    """Each has its tokens read from the last common position on, which is read once."""
     question = [1, 2, 3]
     rows = [Row((*question, 4), (-1,) * 4, 2, (4, 5)), Row(tuple(question), (-1,) * 3, 2, (6,))]
     chosen = PackedExample.of(MultipleChoice(tuple(rows)), 0)
     (layout,) = pack([chosen, example([8])], CAUSAL, length=8, max_tokens=None)
-    tokens, _, _, _, reads, answer_ids, read_rows, choices = layout.arrays
+    tokens, _, _, _, reads, answer_ids, answer_reads, answer_rows, choices = layout.arrays
     assert tokens.tolist() == [[1, 2, 3, 4, 8, 9, 9, 9]]
-    assert reads.tolist() == [2, 3, 2, 4]
+    assert reads.tolist() == [2, 3, 4]
     assert answer_ids.tolist() == [4, 5, 6]
-    assert read_rows.tolist() == [0, 0, 1, 2]
+    assert answer_reads.tolist() == [0, 1, 0]
+    assert answer_rows.tolist() == [0, 0, 1]
     # Filled with the number of rows.
     assert choices.tolist() == [[0, 1], [2, 3]]
     assert layout.rows == 3

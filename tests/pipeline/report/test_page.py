@@ -343,6 +343,22 @@ def test_facts_of_lama_are_compared_with_the_paper_and_others_are_not(files, rep
     assert "MegatronLM" not in text
 
 
+def test_objects_of_several_tokens_have_a_table_of_their_own_and_no_paper(files, report):
+    files.add_lama(relations=["P17"])
+    lama = files.lama()
+    assert "### Objects of one token" not in (report(lama=lama) / "report.md").read_text()
+    for result in lama:
+        result.metrics.update({"test/p_at_1_one_token": 0.3211, "test/one_token_facts": 98})
+    official = {"lama__source": "lama", "lama__objects": "all"}
+    text = (report(official, lama=lama) / "report.md").read_text()
+    assert "## Knowledge probing: `lama` 34k, objects of several tokens too, 1 of 41" in text
+    assert "among all objects of the relation" in text
+    assert "All 1234 test facts were used." in text
+    one_token = text.partition("### Objects of one token")[2].partition("###")[0]
+    assert "| manual | 32.1 | 98 |\n| p-tuning | 32.1 | 98 |" in one_token
+    assert "### Comparison with the paper" not in text
+
+
 def test_left_out_and_removed_facts_are_counted_in_the_report(files, report):
     files.add_lama()
     text = (report(lama=files.lama(), splits=SPLITS) / "report.md").read_text()

@@ -242,16 +242,25 @@ def test_settings_and_trainings_are_those_of_tasks_that_have_several(files, macr
 
 
 @pytest.mark.parametrize(
-    ("source", "subset", "relations", "title"),
+    ("source", "subset", "objects", "relations", "title"),
     [
-        ("geonames", "34k", 4, "Knowledge probing: `geonames`, 4 relations"),
-        ("geonames", "34k", 1, "Knowledge probing: `geonames`, 1 relation"),
-        ("lama", "34k", 11, "Knowledge probing: `lama` 34k, 11 of 41 relations"),
-        ("lama", "29k", 41, "Knowledge probing: `lama` 29k, 41 relations"),
+        ("geonames", "34k", "one-token", 4, "Knowledge probing: `geonames`, 4 relations"),
+        ("geonames", "34k", "one-token", 1, "Knowledge probing: `geonames`, 1 relation"),
+        ("lama", "34k", "one-token", 11, "Knowledge probing: `lama` 34k, 11 of 41 relations"),
+        ("lama", "29k", "one-token", 41, "Knowledge probing: `lama` 29k, 41 relations"),
+        (
+            "lama",
+            "34k",
+            "all",
+            41,
+            "Knowledge probing: `lama` 34k, objects of several tokens too, 41 relations",
+        ),
     ],
 )
-def test_a_title_says_whether_relations_are_missing(macro, source, subset, relations, title):
-    assert macro("lama_title", source, subset, relations) == f"{title}\n"
+def test_a_title_says_whether_relations_are_missing(
+    macro, source, subset, objects, relations, title
+):
+    assert macro("lama_title", source, subset, objects, relations) == f"{title}\n"
 
 
 def test_left_out_facts_are_counted_and_those_that_lama_loses_before_training(macro):

@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from pipeline.errors import ChecksumError, DownloadError
-from pipeline.sources import superglue
+from pipeline.sources import hub
 from pipeline.sources.superglue import REPOSITORY, SUPERGLUE, fetch_official
 from pipeline.tasks import get_task
 from tests.hub import Hub, asking_here
@@ -108,7 +108,7 @@ WORKED: dict[str, tuple[list[Row], str]] = {
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with asking_here(monkeypatch, superglue) as server:
+    with asking_here(monkeypatch, hub) as server:
         yield server
 
 

@@ -74,7 +74,7 @@ def test_a_task_without_generated_examples_is_refused_for_the_source_geonames(tm
 
 
 def test_an_unknown_task_is_answered_with_the_available_ones():
-    with pytest.raises(ParamsError, match="unknown task 'boolk'; available: boolq, cb, copa, mul"):
+    with pytest.raises(ParamsError, match="unknown task 'boolk'; available: boolq, cb, cola, co"):
         get_task("boolk")
 
 

@@ -1,4 +1,4 @@
-"""Patterns and verbalizers against those of PET, FewNLU and the P-tuning release."""
+"""Patterns and verbalizers against those of PET, FewNLU, the P-tuning release and LM-BFF."""
 
 import re
 from typing import Any
@@ -125,3 +125,68 @@ def test_the_words_of_pet_are_verbalizers_of_the_task(task: str, words: list[lis
     assert spellings == words
     known = [list(of.values()) for of in get_task(task).verbalizers.values()]
     assert all(of in known for of in words)
+
+
+# Key of LM-BFF's manual templates -> tasks here.
+LM_BFF = {
+    "SST-2": ["sst2"], "MNLI_SNLI": ["mnli"], "QNLI_RTE": ["qnli", "glue_rte"],
+    "MRPC_QQP_STS-B": ["mrpc"], "CoLA": ["cola"],
+}  # fmt: skip
+LM_BFF_NAMES = {"SST-2": "sst2", "MNLI": "mnli", "MRPC": "mrpc"}
+
+
+def lm_bff(task: str, name: str) -> str:
+    """A pattern of ours in LM-BFF's spelling, where texts have no names."""
+    pattern = get_task(task).patterns[name].replace(":shorten", "").replace("{mask}", "[M]")
+    first = "{s1}" if "{continuation}" in pattern else "{s}"
+    for text in ("{opening}", "{sentence}", "{sentence1}"):
+        pattern = pattern.replace(text, first)
+    return pattern.replace("{continuation}", "{s2}").replace(" ", "")
+
+
+def test_the_manual_templates_and_words_of_lm_bff_are_its_own() -> None:
+    templates = facts()["lm_bff"]["manual_templates"]
+    assert set(templates) == set(LM_BFF)
+    for key, tasks in LM_BFF.items():
+        text, _, words = templates[key].partition(" (")
+        for task in tasks:
+            assert lm_bff(task, "lm-bff") == text.replace(" ", ""), task
+            verbalizer = list(get_task(task).verbalizers.values())
+            if words:
+                assert set(verbalizer[0].values()) == set(words.rstrip(")").split("/")), task
+
+
+def test_the_words_of_lm_bff_belong_to_its_labels() -> None:
+    """As its mappings have them (run_experiment.sh); the file above names words without labels."""
+    words = {
+        "cola": {"0": "incorrect", "1": "correct"},
+        "sst2": {"0": "terrible", "1": "great"},
+        "mrpc": {"0": "No", "1": "Yes"},
+        "mnli": {"contradiction": "No", "entailment": "Yes", "neutral": "Maybe"},
+        "qnli": {"not_entailment": "No", "entailment": "Yes"},
+        "glue_rte": {"not_entailment": "No", "entailment": "Yes"},
+    }
+    for task, expected in words.items():
+        (verbalizer,) = get_task(task).verbalizers.values()
+        assert dict(verbalizer) == expected
+
+
+def test_the_automatic_templates_of_lm_bff_are_its_own() -> None:
+    published = facts()["lm_bff"]["best_auto_templates_by_seed"]
+    assert set(published) == set(LM_BFF_NAMES)
+    for key, by_seed in published.items():
+        task = LM_BFF_NAMES[key]
+        names = {name for name in get_task(task).patterns if name.startswith("lm-bff-auto-")}
+        assert names == {f"lm-bff-auto-{seed}" for seed in by_seed}
+        for seed, text in by_seed.items():
+            assert lm_bff(task, f"lm-bff-auto-{seed}") == text.replace(" ", ""), (task, seed)
+
+
+def test_p_tuning_has_the_same_templates_with_a_prompt_token() -> None:
+    for task in (task for tasks in LM_BFF.values() for task in tasks):
+        patterns = get_task(task).patterns
+        for name in [name for name in patterns if name.startswith("lm-bff")]:
+            causal = name == "lm-bff" and "question" not in patterns
+            tuned = patterns["p-tuning" if causal else f"p-tuning-{name}"]
+            assert tuned.count("[P]") == 1
+            assert tuned.replace("[P] ", "") == patterns[name]

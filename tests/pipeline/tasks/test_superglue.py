@@ -1,4 +1,4 @@
-"""What the seven tasks make of a record, and what they refuse."""
+"""What the tasks of SuperGLUE and GLUE make of a record, and what they refuse."""
 
 from typing import Any
 
@@ -27,6 +27,14 @@ CB = {"premise": "It rains.", "hypothesis": "It pours", "label": "neutral", "idx
 RECORDS: dict[str, dict[str, Any]] = {
     "boolq": BOOLQ, "cb": CB, "copa": COPA, "multirc": MULTIRC,
     "rte": {**CB, "label": "entailment"}, "wic": WIC, "wsc": WSC,
+    "cola": {"sentence": "They drank.", "label": "1", "idx": 4},
+    "sst2": {"sentence": "a fine film ", "label": "1", "idx": 4},
+    "mrpc": {"sentence1": "It rains.", "sentence2": "It is wet.", "label": "0", "idx": 4},
+    "glue_rte": {
+        "sentence1": "It rains.", "sentence2": "It is wet.", "label": "entailment", "idx": 4,
+    },
+    "qnli": {"question": "Is it wet?", "sentence": "It is.", "label": "entailment", "idx": 4},
+    "mnli": {"premise": "It rains.", "hypothesis": "It is wet.", "label": "neutral", "idx": 4},
 }  # fmt: skip
 
 
@@ -75,6 +83,19 @@ def test_a_statement_is_the_hypothesis_without_its_final_punctuation() -> None:
     assert asking == {"pet-4", "prompt-tuning", "classifier"}
 
 
+def test_lm_bff_takes_a_pair_without_the_first_texts_end_and_with_a_small_second_text() -> None:
+    for task, opening, continuation in (
+        ("mrpc", "It rains", "it is wet."),
+        ("qnli", "Is it wet", "it is."),
+        ("mnli", "It rains", "it is wet."),
+    ):
+        values = only(task, RECORDS[task]).values
+        assert (values["opening"], values["continuation"]) == (opening, continuation)
+    # Whatever the last character is, as there.
+    assert only("mnli", {**RECORDS["mnli"], "premise": "yeah "}).values["opening"] == "yea"
+    assert only("sst2", RECORDS["sst2"]).values == {"sentence": "a fine film"}
+
+
 @pytest.mark.parametrize("index", [5, 6, 7])
 def test_a_pronoun_is_found_beside_a_wrong_index(index: int) -> None:
     record = {**WSC, "target": {**WSC["target"], "span2_index": index}}
@@ -96,6 +117,10 @@ def test_a_pronoun_is_marked_and_its_noun_competes_with_others() -> None:
         ("boolq", {"label": 1}, "label 1 is not one of true, false"),
         ("boolq", {"label": "true"}, "label 'true' is not one of true, false"),
         ("copa", {"label": True}, "label true is not one of 0, 1"),
+        ("sst2", {"label": "-1"}, "label '-1' is not one of '0', '1'"),
+        ("sst2", {"label": 1}, "label 1 is not one of '0', '1'"),
+        ("mnli", {"label": "-"}, "label '-' is not one of 'contradiction', 'entailment', 'neut"),
+        ("mrpc", {"sentence2": 3}, "sentence2 is 3, not text"),
         ("copa", {"question": "why"}, "question 'why' is not one of cause, effect"),
         ("copa", {"choice2": " . "}, "a choice is empty"),
         ("wic", {"end1": 99}, "start1 and end1 are 2 and 99, outside sentence1 of 8 characters"),

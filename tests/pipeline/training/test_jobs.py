@@ -40,7 +40,7 @@ from tests.jobs import (
     train_jobs,
 )
 from tests.tiny import FAMILIES
-from tests.worked import VOCABULARY, hand_row, ids, make_facts
+from tests.worked import VOCABULARY, hand_row, ids, make_facts, slow_answer
 
 RTE = get_task("rte")
 HYBRID = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
@@ -118,6 +118,54 @@ def test_a_relation_becomes_a_job_over_the_whole_vocabulary(
     assert job.dev.targets.tolist() == [0]
     for dataset in (job.train, job.dev):
         assert dataset.word_ids.tolist() == ids(family, model.codec, "_Asia _France _Norway")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_objects_of_several_tokens_are_learned_by_their_mean_log_probability(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    """Each token competes with the vocabulary; on dev, the objects compete."""
+    model = tiny_models[family]
+    objects = ["Asia", "France in Europe", "Norway"]
+    names = [("Oslo", "Norway"), ("Paris", "France in Europe"), ("Japan", "Asia")]
+    facts = {split: [fact(*pair) for pair in names] for split in ("train", "dev")}
+    trial = fact_trial("P17", HYBRID, facts, VOCABULARY, objects=objects)
+    job = make_job(model, trial)
+    assert job.sizes == {"train": 3, "dev": 3}
+    # The vectors hardly move, so that the loss of the epoch is that of the start.
+    slow = changed(ADAM, learning_rate=1e-9)
+    result = train_jobs(model, [job], epochs=1, batch_size=2, prompt_optimizer=slow)["P17"]
+    losses, hits, dev_losses = [], 0, []
+    for subject, object_ in names:
+        sentence = f"P P _{subject} _is _in P M _ ."
+        scores = [
+            slow_answer(family, model, sentence, spelled(name), result.vectors) for name in objects
+        ]
+        right = objects.index(object_)
+        losses.append(-scores[right])
+        dev_losses.append(-float(torch.tensor(scores).log_softmax(0)[right]))
+        hits += max(scores) == scores[right]
+    assert result.history[1].train_loss == pytest.approx(sum(losses) / 3, abs=1e-3)
+    assert result.history[1].dev_loss == pytest.approx(sum(dev_losses) / 3, abs=1e-3)
+    assert result.history[1].dev_score == hits / 3
+
+
+def spelled(name: str) -> str:
+    return " ".join(f"_{word}" for word in name.split())
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_objects_of_one_token_are_learned_alike_whatever_competes_on_dev(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    facts = {"train": make_facts(5), "dev": make_facts(2)}
+    losses = []
+    for objects in ((), VOCABULARY):
+        trial = fact_trial("P17", HYBRID, facts, VOCABULARY, objects=objects)
+        job = make_job(tiny_models[family], trial)
+        history = train_jobs(tiny_models[family], [job], epochs=2)["P17"].history
+        losses.append([(record.train_loss, record.dev_loss) for record in history[1:]])
+    assert losses[0] == [pytest.approx(pair, rel=1e-4) for pair in losses[1]]
 
 
 @pytest.mark.parametrize("empty", ["train", "dev"])

@@ -31,6 +31,12 @@ TEMPLATES = {
     "rte": "{premise}. {hypothesis}? {mask}.",
     "wic": "{word}: {sentence1}. {sentence2}? {mask}",
     "wsc": "{text}. {pronoun} is {mask}.",
+    "cola": "{sentence}. {mask}.",
+    "glue_rte": "{sentence1}. {sentence2}? {mask}.",
+    "mnli": "{premise}. {hypothesis}? {mask}.",
+    "mrpc": "{sentence1}. {sentence2}? {mask}.",
+    "qnli": "{question}? {sentence}. {mask}.",
+    "sst2": "{sentence}. {mask}.",
 }
 WORDS = ("yes", "no", "city")
 ADAMW = changed(ADAM, optimizer="adamw", schedule="linear", warmup_ratio=0.1)

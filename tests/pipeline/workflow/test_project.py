@@ -1,3 +1,4 @@
+import shutil
 import time
 from pathlib import Path
 
@@ -6,7 +7,9 @@ from dvc.repo import Repo
 
 from pipeline.errors import PipelineError
 from pipeline.workflow.project import (
+    Forecast,
     output_hashes,
+    plan_stages,
     project_root,
     read_project,
     recorded_run_keys,
@@ -118,3 +121,63 @@ def test_a_lock_file_that_stays_damaged_is_an_error(
     with pytest.raises(PipelineError, match=r"dvc\.lock"):
         running_stage()
     assert sum(waits) == pytest.approx(2.9)
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project like the pipeline: a check of all parameters, a chain, a reader of a folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 1\nother: 1\n")
+    (tmp_path / "metrics").mkdir()
+    log = tmp_path / "log"
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        f"  check: {{cmd: echo check >> {log}; echo ok > ok, deps: [params.yaml], outs: [ok]}}\n"
+        f"  first: {{cmd: echo first >> {log}; grep seed params.yaml > first, deps: [ok], "
+        "params: [seed], outs: [first]}\n"
+        f"  second: {{cmd: echo second >> {log}; cp first metrics/second; mkdir metrics/sub; "
+        "cp first metrics/sub, deps: [first], outs: [metrics/second, metrics/sub]}\n"
+        f"  third: {{cmd: echo third >> {log}; cat metrics/second > third, deps: [metrics], "
+        "outs: [third]}\n"
+    )
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        repo.reproduce()
+    return tmp_path
+
+
+def test_a_plan_is_what_repro_then_does(checked: Path) -> None:
+    for seed, other, forecasts in (
+        (1, 1, "keep keep keep keep"),
+        (2, 1, "run run run run"),
+        (2, 2, "run keep keep keep"),
+        (1, 1, "restore restore restore restore"),
+        (2, 2, "restore restore restore restore"),
+    ):
+        (checked / "params.yaml").write_text(f"seed: {seed}\nother: {other}\n")
+        plan = plan_stages(constant="check")
+        assert [stage.name for stage in plan] == ["check", "first", "second", "third"]
+        assert " ".join(stage.forecast for stage in plan) == forecasts
+        assert plan[1].params == {"seed": seed}
+        (checked / "log").write_text("")
+        with Repo(str(checked)) as repo:
+            reproduced = {stage.addressing for stage in repo.reproduce()}
+        ran = (checked / "log").read_text().split()
+        assert ran == [stage.name for stage in plan if stage.forecast is Forecast.RUN]
+        kept = {stage.name for stage in plan if stage.forecast is Forecast.KEEP}
+        assert kept == {stage.name for stage in plan} - reproduced
+
+
+def test_a_plan_of_a_target_has_what_it_depends_on_and_runs_nothing(checked: Path) -> None:
+    (checked / "params.yaml").write_text("seed: 3\nother: 1\n")
+    (checked / "log").unlink()
+    lock = (checked / "dvc.lock").read_bytes()
+    assert [stage.name for stage in plan_stages(["first"])] == ["check", "first"]
+    assert not (checked / "log").exists()
+    assert (checked / "dvc.lock").read_bytes() == lock
+
+
+def test_an_output_that_was_deleted_is_restored_or_made_again(checked: Path) -> None:
+    (checked / "first").unlink()
+    assert [stage.forecast for stage in plan_stages()] == ["keep", "restore", "keep", "keep"]
+    shutil.rmtree(checked / ".dvc/cache")
+    assert {stage.forecast for stage in plan_stages()} == {"run"}
