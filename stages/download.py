@@ -1,5 +1,6 @@
 """Download a model or raw data: complete and checked, or not at all."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -26,10 +27,12 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 @app.command()
 def model(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     """Download the language model as a plain transformers folder."""
+    from pipeline.models.loading import check_folder  # torch takes seconds to import
+
     with stage("download", "model") as ctx:
         params = load_params(params_file)
         ctx.run.set_tags({"model": params.model.name})
-        _fetch(ctx, ModelSource(params.model.name), params, out)
+        _fetch(ctx, ModelSource(params.model.name), params, out, check=check_folder)
         ctx.run.log_file(out / "config.json")
 
 
@@ -38,7 +41,7 @@ def lama(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     """Download the raw data of knowledge probing."""
     with stage("download", "lama") as ctx:
         params = load_params(params_file)
-        _fetch(ctx, lama_source(params.lama.source), params, out)
+        _fetch(ctx, lama_source(params.lama.source, params.lama.facts), params, out)
 
 
 @app.command()
@@ -50,11 +53,19 @@ def superglue(task: TaskName, out: Out, params_file: ParamsFile = Path("params.y
         _fetch(ctx, source, params, out)
 
 
-def _fetch(ctx: RunningStage, source: Source, params: Params, out: Path) -> None:
+def _fetch(
+    ctx: RunningStage,
+    source: Source,
+    params: Params,
+    out: Path,
+    check: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Fetch a source into a folder, which appears if it passes a check."""
     echo(f"fetching {source.name}" + (f" ({source.license})" if source.license else ""))
     mirror = None if params.data.mirror is None else Path(params.data.mirror)
     with atomic_dir(out) as folder:
         source.fetch(folder, cache=downloads_folder(), mirror=mirror)
+        check(folder)
     sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
     ctx.run.log_metrics({"files": len(sizes), "megabytes": sum(sizes) / 1e6})
 

@@ -1,18 +1,25 @@
 """A shared server for real: MLflow on PostgreSQL, an object store, accounts, and docs/server.md."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
+import ssl
 import stat
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+from requests import Response
 
 from pipeline.workflow.lock import read_lock
 from tests.project import ROOT, run
@@ -172,8 +179,10 @@ def test_many_who_log_at_once_lose_nothing(server: Server, project: Path) -> Non
 
 def test_no_bucket_takes_the_others_room(server: Server) -> None:
     # By itself SeaweedFS shares out what is free now, and gives a bucket seven files at once.
-    address = f"http://127.0.0.1:{server.folder.ports.master}/dir/status"
-    with urllib.request.urlopen(address) as said:
+    address = f"https://127.0.0.1:{server.folder.ports.master}/dir/status"
+    inside = ssl.create_default_context(cafile=server.root / "objects" / "certificate.pem")
+    inside.load_cert_chain(*(server.root / "objects" / f"{n}.pem" for n in ("certificate", "key")))
+    with urllib.request.urlopen(address, context=inside) as said:
         room = json.load(said)["Topology"]
     assert room["Max"] == 10_000
     assert room["Max"] - room["Free"] <= 2
@@ -251,12 +260,177 @@ client.create_run(experiment, tags={"dvc.run_key": sys.argv[1], "dvc.restored": 
 """
 
 
+def test_nothing_of_the_folder_is_open_to_other_users(server: Server) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in server.root.iterdir()}
+    assert {modes[name] for name in ("objects", "mlflow", "members")} == {0o700}
+    assert {modes[name] for name in ("ports.json", "secrets.json")} == {0o600}
+
+
+def test_the_inner_ports_of_the_store_answer_nobody_from_outside(server: Server) -> None:
+    ports = asdict(server.folder.ports)
+    inner = [ports[name] for name in ports if name not in ("mlflow", "objects", "postgres")]
+    assert len(inner) == 7
+    assert [port for port in inner if b" 200 " in answer(port)] == []
+    assert [port for port in inner if answer(port, ssl._create_unverified_context())] == []
+
+
+def answer(port: int, tls: ssl.SSLContext | None = None) -> bytes:
+    """How a port answers a request without a certificate; empty if it does not."""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        tls.wrap_socket(plain) if tls is not None else plain as inside,
+    ):
+        inside.sendall(b"GET /dir/assign HTTP/1.0\r\n\r\n")
+        return inside.recv(100)
+    return b""
+
+
+def s3_client(server: Server, member: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    keys = server.folder.members()[member]
+    return boto3.client(
+        "s3", endpoint_url=Objects(server.folder).address, region_name="us-east-1",
+        aws_access_key_id=keys.access, aws_secret_access_key=keys.secret,
+        config=Config(retries={"total_max_attempts": 1}),
+    )  # fmt: skip
+
+
+def refusal(call: Callable[..., Any], **arguments: Any) -> str:
+    """The code of the store's refusal; empty if it did what was asked."""
+    from botocore.exceptions import ClientError
+
+    try:
+        call(**arguments)
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""
+
+
+EXPIRE_ALL = {
+    "Rules": [{"ID": "x", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 1}}]
+}
+ALLOW_ALL = json.dumps({"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "s3:*"}]})
+S3_ATTACKS: dict[str, dict[str, Any]] = {
+    "put_bucket_lifecycle_configuration": {"LifecycleConfiguration": EXPIRE_ALL},
+    "put_bucket_policy": {"Policy": ALLOW_ALL},
+    "put_bucket_acl": {"ACL": "public-read-write"},
+    "put_bucket_versioning": {"VersioningConfiguration": {"Status": "Suspended"}},
+    "delete_bucket": {},
+    "put_object": {"Key": "elsewhere/x", "Body": b"x"},
+    "copy_object": {"Key": "files/x", "CopySource": "mlflow/artifacts/1"},
+}
+
+
+def test_a_members_key_is_for_the_objects_of_the_dvc_bucket_alone(server: Server) -> None:
+    ada = s3_client(server, "ada")
+    ada.put_object(Bucket="dvc", Key="files/md5/00/1", Body=b"one")
+    assert s3_client(server, "bob").get_object(Bucket="dvc", Key="files/md5/00/1")["Body"].read()
+    for name, arguments in S3_ATTACKS.items():
+        assert refusal(getattr(ada, name), Bucket="dvc", **arguments) == "AccessDenied", name
+    for name, arguments in {"list_objects_v2": {}, "get_object": {"Key": "artifacts/1"}}.items():
+        assert refusal(getattr(ada, name), Bucket="mlflow", **arguments) == "AccessDenied", name
+    assert refusal(ada.create_bucket, Bucket="adas") == "AccessDenied"
+
+
+def request(server: Server, method: str, path: str, member: str = "", **rest: Any) -> Response:
+    own = server.member(member) if member else {}
+    login = [own[f"MLFLOW_TRACKING_{name}"] for name in ("USERNAME", "PASSWORD")] if own else None
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(
+            method, History(server.folder).address + path,
+            auth=tuple(login) if login else None, timeout=60, allow_redirects=False, **rest,
+        )  # fmt: skip
+
+
+CREATE = "/2.0/mlflow/experiments/create"
+
+
+@pytest.mark.parametrize("location", ["file", "s3", "proxy"])
+@pytest.mark.parametrize("way", ["plain", "camel", "twice", "page"])
+def test_a_member_cannot_choose_where_artifacts_are_stored(
+    server: Server, location: str, way: str
+) -> None:
+    address = {
+        "file": f"file://{server.root}/mlflow",
+        "s3": "s3://mlflow/artifacts/1",
+        "proxy": "mlflow-artifacts:/1",
+    }[location]
+    name = f"{location}-{way}"
+    body: Any = {"name": name, "artifact_location": address}
+    if way == "camel":
+        body = {"name": name, "artifactLocation": address}
+    answer = request(
+        server, "POST", ("/ajax-api" if way == "page" else "/api") + CREATE, "ada",
+        json=json.dumps(body) if way == "twice" else body,
+    )  # fmt: skip
+    assert answer.status_code == 400, answer.text
+    assert server.rows(f"SELECT * FROM experiments WHERE name = '{name}'") == []
+
+
+LIST_ROUTES = """
+import json
+from mlflow.server import app
+from mlflow.server.fastapi_app import app as fast
+found = [(m, r.rule) for r in app.url_map.iter_rules() for m in r.methods]
+found += [(m.upper(), path) for path, ways in fast.openapi()["paths"].items() for m in ways]
+print(json.dumps(sorted(set(found))))
+"""
+# These answer without data: that there is a server, and the scripts of its page.
+OPEN = {
+    "/health",
+    "/version",
+    "/static-files/1",
+    "/api/3.0/mlflow/server-info",
+    "/ajax-api/3.0/mlflow/server-info",
+}
+
+
+def test_no_route_answers_without_an_account(server: Server) -> None:
+    listed = json.loads(run(ROOT, "python", "-W", "ignore", "-c", LIST_ROUTES).stdout)
+    routes = [
+        (method, re.sub(r"<(\w+:)?\w+>|{\w+(:\w+)?}", "1", path))
+        for method, path in listed
+        if method not in ("OPTIONS", "HEAD")
+    ]
+    assert len(routes) > 400
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda route: request(server, *route, json={}).status_code, routes)
+    answered = {
+        f"{method} {path}: {status}"
+        for (method, path), status in zip(routes, answers, strict=True)
+        if status != 401 and path not in OPEN
+    }
+    assert not answered
+
+
+def test_a_removed_member_has_no_access(server: Server) -> None:
+    server.up("fay")  # who has not asked before: MLflow remembers passwords for a minute
+    fay, fays_store = server.member("fay"), s3_client(server, "fay")
+    fays_store.list_objects_v2(Bucket="dvc")
+    shell(
+        ROOT,
+        block("python -m tools.server remove", server, bob="fay"),
+        PTUNE_SERVER_DATA=str(server.root),
+    )
+    login = fay["MLFLOW_TRACKING_USERNAME"], fay["MLFLOW_TRACKING_PASSWORD"]
+    address = fay["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/users/get?username=fay"
+    assert requests.get(address, auth=login, timeout=60).status_code == 401
+    assert refusal(fays_store.list_objects_v2, Bucket="dvc") == "InvalidAccessKeyId"
+    s3_client(server, "bob").list_objects_v2(Bucket="dvc")
+    assert "fay" not in server.folder.members()
+
+
 def test_no_password_is_in_what_is_kept(server: Server, project: Path) -> None:
     secrets = server.folder.secrets
     passwords = [
         *(server.member(name)["MLFLOW_TRACKING_PASSWORD"] for name in ("ada", "bob")),
         secrets.admin, secrets.session, secrets.postgres,
-        secrets.objects_admin.secret, secrets.objects_mlflow.secret, secrets.objects_team.secret,
+        secrets.objects_admin.secret, secrets.objects_mlflow.secret,
+        *(keys.secret for keys in server.folder.members().values()),
     ]  # fmt: skip
     private = {"secrets.json", "pgpass", "identities.json", "ada.env", "bob.env", "eve.env", ".env"}
     looked_at = 0

@@ -46,6 +46,26 @@ def show(report: ReportFolder = Path("report")) -> None:
     )
 
 
+@app.command(epilog="Examples:\n  ptune report history")
+def history(
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("history.html"),
+) -> None:
+    """Write one page over the whole history: scores, settings, times, commits, and lineage.
+
+    It needs no network and no server. It is not in the folder of the report, which
+    is an output of a stage: its content must not depend on dates.
+    """
+    from pipeline.history.executions import TrackedHistory
+    from pipeline.history.results import read_results
+    from pipeline.results.history import history_page
+
+    runs = TrackedHistory().finished()
+    if not runs:
+        raise DataError("no finished runs in the history; run `dvc repro` first")
+    write_text(out, history_page(read_results(), runs, datetime.datetime.now()))
+    typer.echo(f"wrote {out}: {len(runs)} runs")
+
+
 @app.command(epilog="Examples:\n  ptune report readme")
 def readme(
     report: ReportFolder = Path("report"),

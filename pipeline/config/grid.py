@@ -6,6 +6,7 @@ the method and its `overrides` the task. A list of values is an axis of the grid
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config.schema import (
+    LENGTHS,
     Grid,
     LamaMethod,
     LamaParams,
@@ -28,6 +30,9 @@ from pipeline.errors import ParamsError, PipelineError
 from pipeline.prompts.template import Template
 from pipeline.tasks import Task, get_task, task_template, task_verbalizer
 from pipeline.tasks.lama import apply_layout
+
+# Each setting is at least one training.
+_MOST_SETTINGS = 1000
 
 # White space that is not within a slot.
 _GAP = re.compile(r"\s+(?=\S)(?![^{]*\})")
@@ -199,15 +204,24 @@ def _configs(
             where = places[path] = f"{section}.{path}"
             if value == []:
                 raise ParamsError(f"{where}: empty list; write one or more values")
+            values_tried = value if isinstance(value, list) else [value]
+            if any(one in values_tried[:n] for n, one in enumerate(values_tried[:_MOST_SETTINGS])):
+                raise ParamsError(f"{where}: a value appears twice")
             if path not in known:
                 valid = ", ".join(known)
                 raise ParamsError(f"{where}: unknown key for this method; valid keys: {valid}")
-            axes[path] = value if isinstance(value, list) else [value]
+            axes[path] = values_tried
     for name, (_, _, read) in prompt.items():
         try:
             axes[name] = [item for value in axes[name] for item in read(value)]
         except PipelineError as error:
             raise ParamsError(f"{places[name]}: {error}") from error
+    count = math.prod(map(len, axes.values()))
+    if count > _MOST_SETTINGS:
+        raise ParamsError(
+            f"{' and '.join(where for where, values in tried.items() if values)}: {count} settings "
+            f"of a method, more than {_MOST_SETTINGS}; try fewer values"
+        )
     configs = []
     for number, point in enumerate(itertools.product(*axes.values()), 1):
         setting = dict(zip(axes, point, strict=True))
@@ -261,8 +275,11 @@ def _read_templates(
     elif isinstance(value, Mapping) and set(value) == {"insert_into", "tokens"}:
         pattern, tokens = value["insert_into"], value["tokens"]
         counts = tokens if isinstance(tokens, list) else [tokens]
-        if not counts or not all(type(count) is int and count > 0 for count in counts):
-            raise ParamsError(f"tokens: {tokens!r}: write one or more numbers of prompt tokens")
+        if not 0 < len(counts) <= _MOST_SETTINGS or not all(
+            type(count) is int and count > 0 for count in counts
+        ):
+            shown = str(tokens) if len(str(tokens)) < 100 else f"{len(counts)} values"
+            raise ParamsError(f"tokens: {shown}: write one or more numbers of prompt tokens")
         parsed = parse(str(pattern))
         if parsed.prompt_tokens:
             raise ParamsError(f"insert_into: '{pattern}' already has prompt tokens")
@@ -296,8 +313,10 @@ def _read_verbalizer(task: Task, value: Any, *, classifier: bool) -> list[dict[s
 
 
 def _read_length(value: Any) -> list[int]:
-    if type(value) is not int or value < 8:
-        raise ParamsError(f"{value!r}: write a whole number of 8 or more")
+    if type(value) is not int or value not in LENGTHS:
+        raise ParamsError(
+            f"{value!r}: write a whole number from {LENGTHS.start} to {LENGTHS.stop - 1}"
+        )
     return [value]
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from pipeline.config import yaml_edit
 from pipeline.config.checks import check_params
 from pipeline.config.schema import (
@@ -21,6 +19,7 @@ from pipeline.config.schema import (
     Params,
     explain_unknown_key,
     load_params,
+    parse_yaml,
     read_yaml,
     section_keys,
 )
@@ -164,10 +163,7 @@ def _known(keys: dict[str, Any], name: str, where: str, path: tuple[str, ...]) -
 
 
 def _parse(text: str, where: str) -> Any:
-    try:
-        values = yaml_edit.parse(text)
-    except YAMLError as error:
-        raise ParamsError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    values = parse_yaml(text, yaml_edit.parse, where)
     if not isinstance(values, dict):
         raise ParamsError(f"{where}: holds no keys; write `key: value` lines as in params.yaml")
     return values

@@ -6,7 +6,8 @@ apply to some methods only (`prompt`, `model`, `search`) are `None` for the othe
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -94,11 +95,21 @@ OwnTaskName = Annotated[str, AfterValidator(_own_task_name)]
 FieldName = Annotated[str, AfterValidator(_field_name)]
 OwnMetric = Literal["accuracy", "f1", "f1_positive", "matthews", "em"]
 
-Count = Annotated[int, Field(ge=1)]
+# Bounds far above anything that makes sense, so that a slip of the finger is a message and not a
+# run without end.
+LENGTHS = range(8, 100_001)  # of max_length
+_MOST_SEEDS = 1000
+_MOST_FILE_BYTES = 1_000_000
+_MOST_VALUES = 50_000
+_MOST_NESTING = 50
+_MOST_LINES = 30  # of one error
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Count | Annotated[float, Field(gt=0, lt=1)] | None
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=_MOST_SEEDS)]
 # Path in a method's section -> values to try.
 Grid = dict[str, list[Any]]
 # Task or relation -> method -> path -> value, or values to try. The keys are plain text, so that a
@@ -109,7 +120,7 @@ Overrides = dict[str, dict[str, dict[str, Any]]]
 class Section(BaseModel):
     """A group of keys; unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelParams(Section):
@@ -125,7 +136,7 @@ class ModelParams(Section):
 class DataParams(Section):
     """Where data comes from."""
 
-    mirror: str | None
+    mirror: Annotated[str, Field(min_length=1)] | None
     superglue_from: Literal["archive", "hub"]
 
 
@@ -184,7 +195,7 @@ class MethodParams(Section):
     """
 
     tune: list[Tuned]
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0, le=1_000_000)]
     batch_size: Count
     patience: Count
     prompt: PromptParams | None = None
@@ -258,7 +269,8 @@ class StabilityParams(Section):
 class LamaParams(Section):
     """Knowledge probing."""
 
-    source: Literal["geonames", "lama"]
+    source: Literal["geonames", "lama", "facts"]
+    facts: Annotated[str, Field(min_length=1)]
     subset: Literal["34k", "29k"]
     relations: list[str] | Literal["all"]
     objects: Literal["one-token", "all"]
@@ -281,7 +293,7 @@ class SuperGlueSplits(Section):
     dev_examples: Count | None
     test_examples: Count | None
     held_out: Annotated[float, Field(gt=0, lt=1)]
-    count: Count
+    count: Annotated[int, Field(ge=1, le=1000)]
     train_share: Annotated[float, Field(gt=0, lt=1)]
     per_class: Count
     seeds: Seeds
@@ -290,7 +302,7 @@ class SuperGlueSplits(Section):
 class TaskPrompts(Section):
     """Templates and label words of a task."""
 
-    max_length: Annotated[int, Field(ge=8)]
+    max_length: Annotated[int, Field(ge=LENGTHS.start, lt=LENGTHS.stop)]
     verbalizer: str | dict[str, Annotated[str, Field(min_length=1)]] | None
     templates: dict[SuperGlueMethod, str]
 
@@ -417,8 +429,8 @@ class ReportParams(Section):
 class RuntimeParams(Section):
     """Settings that do not change results; no stage depends on them."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-    threads: Count | None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")]
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
     max_tokens_per_forward: Count | Literal["auto"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
 
@@ -426,7 +438,7 @@ class RuntimeParams(Section):
 class Params(Section):
     """The whole of `params.yaml`."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     model: ModelParams
     data: DataParams
     lama: LamaParams
@@ -475,15 +487,14 @@ def load_params(path: Path) -> Params:
         ParamsError: the file is missing, is not YAML, or has a wrong key or value; the text lists
             every one of them with the allowed values.
     """
-    try:
-        # DVC reads the file with the same library, so `1e-4` is a number to both.
-        values = YAML(typ="safe", pure=True).load(read_yaml(path))
-    except YAMLError as error:
-        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    # DVC reads the file with the same library, so `1e-4` is a number to both.
+    values = parse_yaml(read_yaml(path), YAML(typ="safe", pure=True).load, str(path))
     try:
         return Params.model_validate(values)
     except ValidationError as error:
         lines = _explain(error.errors(), values)
+        if len(lines) > _MOST_LINES:
+            lines[_MOST_LINES:] = [f"and {len(lines) - _MOST_LINES} more mistakes"]
         raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from None
 
 
@@ -491,14 +502,53 @@ def read_yaml(path: Path) -> str:
     """Text of a parameters file or preset, its line ends as they are.
 
     Raises:
-        ParamsError: the file is missing or not UTF-8.
+        ParamsError: the file is missing, is no file that can be read, is too large or not UTF-8.
     """
     try:
+        if not path.exists():
+            raise ParamsError(f"{path}: no such file; run from the root of the project")
+        if not path.is_file() or path.stat().st_size > _MOST_FILE_BYTES:
+            raise ParamsError(
+                f"{path}: not a text file of at most {_MOST_FILE_BYTES // 1000} kB; restore it "
+                "from git"
+            )
         return path.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path}: no such file; run from the root of the project") from error
+    except OSError as error:
+        raise ParamsError(
+            f"{path}: {error.strerror}; check the path and its permissions"
+        ) from error
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def parse_yaml(text: str, parse: Callable[[str], Any], where: str) -> Any:
+    """The values of a YAML document, whose aliases may not expand to more than one can use.
+
+    Raises:
+        ParamsError: it is not YAML, or has too many values or too deep nesting; the text begins
+            with `where`.
+    """
+    try:
+        values = parse(text)
+    except (YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ParamsError(f"{where}: not YAML: {reason}") from error
+    except RecursionError:
+        raise ParamsError(f"{where}: nested too deeply; see params.yaml as cloned") from None
+    level, count = [values], 0
+    for _ in range(_MOST_NESTING):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        count += len(level)
+        if not level:
+            return values
+        if count > _MOST_VALUES:
+            raise ParamsError(f"{where}: more than {_MOST_VALUES} values, aliases written out")
+    raise ParamsError(f"{where}: nested more than {_MOST_NESTING} levels deep")
 
 
 def section_keys(annotation: Any) -> dict[str, Any] | None:
@@ -531,7 +581,7 @@ def explain_unknown_key(key: str, known: Iterable[str]) -> str:
 def _check_list(
     name: str, chosen: list[Any], settings: Mapping[Any, Any] | None = None, where: str = ""
 ) -> None:
-    duplicates = sorted({value for value in chosen if chosen.count(value) > 1})
+    duplicates = sorted(value for value, count in Counter(chosen).items() if count > 1)
     if duplicates:
         raise ValueError(f"{name}: duplicate value {', '.join(map(str, duplicates))}")
     missing = [value for value in chosen if settings is not None and value not in settings]
@@ -540,7 +590,9 @@ def _check_list(
 
 
 # What pydantic puts into a path for a member of a union or a key of a dictionary.
-_INTERNAL = re.compile(r"str|int|\[key\]|(?:list|dict|literal)\[.*|constrained-.*")
+_INTERNAL = re.compile(
+    r"str|int|float|\[key\]|(?:list|dict|literal|function-\w+)\[.*|constrained-.*"
+)
 
 
 def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:

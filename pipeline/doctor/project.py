@@ -13,8 +13,9 @@ from pipeline.workflow.project import Project, project_root, read_project
 
 # Without the network; importing torch from a slow disk may take that long.
 _LOCAL_SECONDS = 60.0
-# In addition to a host's timeout: imports, starting pip, reading a mirror.
-_GRACE_SECONDS = 5.0
+# In addition to a host's timeout: imports, starting pip, reading a mirror or a local history, all
+# of which are slow on a busy machine.
+_GRACE_SECONDS = 60.0
 
 
 def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:

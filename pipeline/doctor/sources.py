@@ -19,7 +19,7 @@ def needed_sources(params: Params) -> dict[str, Source]:
     """Stage of `dvc.yaml` -> the source that it fetches."""
     needed: dict[str, Source] = {
         MODEL_STAGE: ModelSource(params.model.name),
-        "download-lama": lama_source(params.lama.source),
+        "download-lama": lama_source(params.lama.source, params.lama.facts),
     }
     for task in params.superglue.tasks:
         source = superglue_source(task, params.superglue.source, params.data.superglue_from)
@@ -37,13 +37,18 @@ def source_checks(
     mirror = None if params.data.mirror is None else Path(params.data.mirror)
 
     def check(source: Source, stages: list[str]) -> str | Problem:
+        from pipeline.models.loading import check_folder  # torch takes seconds to import
+
         try:
             if all(stage in outputs for stage in stages):
                 if MODEL_STAGE in stages:
                     check_model_name(str(outputs[MODEL_STAGE]))
+                    check_folder(outputs[MODEL_STAGE])
                 text = f"already fetched: {', '.join(str(outputs[stage]) for stage in stages)}"
             else:
                 text = source.probe(cache=cache, mirror=mirror, seconds=seconds)
+                if MODEL_STAGE in stages and (folder := Path(params.model.name)).is_dir():
+                    check_folder(folder)
         except PipelineError as error:
             reason, _, advice = str(error).partition("\n")
             return Problem("failed", reason, advice)

@@ -18,7 +18,7 @@ RESTORED = "dvc.restored"
 RUN_ID = re.compile(r"[0-9a-f]{6,32}")
 # MLflow's limit on the length of a tag.
 MAX_TAG = 5000
-_PAGE = 1000
+_MAX_RUNS = 100_000
 # Tags that say what a stage was about.
 _SUBJECT = ("stage", "benchmark", "task", "method")
 
@@ -74,6 +74,10 @@ class TrackedHistory:
         """Return the finished runs with a run key, newest first."""
         return self._finished(f"tags.`dvc.run_key` = '{run_key}'")
 
+    def finished(self) -> Sequence[TrackedRun]:
+        """Return all finished runs of stages, newest first."""
+        return self._finished("tags.stage LIKE '%'")
+
     def find(self, run_id: str) -> TrackedRun | None:
         """Return a stage's run by its id, or by at least the first 6 digits of it.
 
@@ -119,7 +123,7 @@ class TrackedHistory:
                 self._experiments,
                 filter_string=condition,
                 order_by=["attributes.start_time DESC"],
-                max_results=_PAGE,
+                max_results=_MAX_RUNS,
                 search_all_experiments=not self._experiments,
                 output_format="list",
             )

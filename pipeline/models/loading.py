@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.errors import ModelError
@@ -31,6 +32,9 @@ if TYPE_CHECKING:  # a registered model has no need of pydantic
 
 # `mixed` too keeps the weights in single precision.
 _DTYPES = {"float32": torch.float32, "mixed": torch.float32, "bfloat16": torch.bfloat16}
+
+# Far more than any model has; transformers would build each.
+_MOST_LAYERS = 1000
 
 # Of every from_pretrained: no network, and no code of the folder.
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
@@ -107,27 +111,10 @@ def load_model(
     """
     place = choose_device(device)
     precision = choose_precision(dtype, place, tuned=tuned or weights is not None)
-    disable_progress_bar()  # loading takes a second
     if threads is not None:
         torch.set_num_threads(threads)
-    config, masked = _read_config(folder)
-    with _naming(folder):
-        auto_class = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-        loaded: Any = auto_class.from_pretrained(
-            folder,
-            output_loading_info=True,
-            config=config,
-            dtype=_DTYPES[precision],
-            use_safetensors=True,
-            **_placement(place, device_map, quantization, _DTYPES[precision]),
-            **_LOCAL,
-        )
-    network, report = loaded
-    # transformers would initialize missing weights at random.
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
-    codec = load_codec(folder, masked=masked, start=start)
+    placement = _placement(place, device_map, quantization, _DTYPES[precision])
+    network, codec, masked = _load(folder, start, dtype=_DTYPES[precision], **placement)
     _check_finite(network, folder, "fetch or save the model again")
     with _naming(folder):
         if device_map is None and quantization is None:
@@ -138,6 +125,40 @@ def load_model(
     if weights is not None:
         _load_weights(model.network, weights)
     return model
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder has a model that can be loaded, without reading its weights.
+
+    Raises:
+        ModelError: `load_model` would refuse it: for its configuration, its tokenizer, or the names
+            and shapes of its weights.
+    """
+    _load(folder, None, device_map="meta")
+
+
+def _load(folder: Path, start: str | None, **placement: Any) -> tuple[Any, PieceTokenizer, bool]:
+    """The network, its tokenizer, and whether the model is masked."""
+    disable_progress_bar()  # loading takes a second
+    config, masked = _read_config(folder)
+    auto_class = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    with _naming(folder):
+        loaded: Any = auto_class.from_pretrained(
+            folder,
+            output_loading_info=True,
+            config=config,
+            use_safetensors=True,
+            **placement,
+            **_LOCAL,
+        )
+    network, report = loaded
+    # transformers would initialize missing weights at random.
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
+    with _naming(folder):
+        rows: int = network.get_input_embeddings().weight.shape[0]
+    return network, load_codec(folder, masked=masked, start=start, rows=rows), masked
 
 
 def _placement(
@@ -160,18 +181,20 @@ def _placement(
     return {"device_map": device_map or {"": device}, "quantization_config": config}
 
 
-def load_codec(folder: Path, *, masked: bool, start: str | None) -> PieceTokenizer:
-    """Load the tokenizer of a masked or causal model.
+def load_codec(
+    folder: Path, *, masked: bool, start: str | None, rows: int | None = None
+) -> PieceTokenizer:
+    """Load the tokenizer of a masked or causal model, with so many rows of word embeddings.
 
     Raises:
-        ModelError: the folder has no fast tokenizer.
+        ModelError: the folder has no fast tokenizer, or a special token has no row.
     """
     with _naming(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{folder}: no fast tokenizer (tokenizer.json); save one there")
     with _naming(folder):
-        return PieceTokenizer(tokenizer, start=None if masked else start)
+        return PieceTokenizer(tokenizer, start=None if masked else start, rows=rows)
 
 
 def model_loader(folder: Path, params: "Params") -> Callable[..., PromptedModel]:
@@ -256,7 +279,18 @@ def _read_config(folder: Path) -> tuple[Any, bool]:
     """The configuration, and whether the model is masked."""
     with _naming(folder):
         config = AutoConfig.from_pretrained(folder, **_LOCAL)
-        return config, _is_masked(config)
+        layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+        if layers > _MOST_LAYERS:
+            raise ModelError(
+                f"{folder}: config.json: num_hidden_layers is {layers}, more than {_MOST_LAYERS}; "
+                "fetch the model again"
+            )
+        quantized = getattr(config, "quantization_config", None)
+        if quantized is not None and not AutoHfQuantizer.supports_quant_method(quantized):
+            raise ModelError(
+                f"{folder}: config.json: unknown quantization {quantized}; choose a model without"
+            )
+        return config, _is_masked(config, folder)
 
 
 @contextmanager
@@ -274,7 +308,7 @@ def _naming(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_masked(config: object) -> bool:
+def _is_masked(config: object, folder: Path) -> bool:
     """Whether the class that the model was saved as is a masked one.
 
     Encoder-decoders are refused: their two sequences, and answers behind sentinel tokens, need
@@ -284,8 +318,8 @@ def _is_masked(config: object) -> bool:
     for name in architectures:
         if getattr(config, "is_encoder_decoder", False):
             raise ModelError(
-                f"config.json: {name} is an encoder-decoder, which has no place for the answer of "
-                "a prompt; choose a masked or causal language model"
+                f"{folder}: config.json: {name} is an encoder-decoder, which has no place "
+                "for the answer of a prompt; choose a masked or causal language model"
             )
         if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():  # a multimodal one reads text too
             return False
@@ -294,6 +328,6 @@ def _is_masked(config: object) -> bool:
         if name.endswith(("ForCausalLM", "LMHeadModel")):
             return False
     raise ModelError(
-        f"config.json: architectures is {architectures}; expected the name of a masked "
+        f"{folder}: config.json: architectures is {architectures}; expected the name of a masked "
         "(...ForMaskedLM) or causal (...ForCausalLM, ...LMHeadModel) language model"
     )

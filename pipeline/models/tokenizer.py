@@ -31,20 +31,30 @@ class PieceTokenizer:
         pad_id: an id to fill rows with; masked out everywhere.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, start: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        start: str | None = None,
+        rows: int | None = None,
+    ) -> None:
         """Wrap a fast tokenizer of transformers.
 
         Args:
             tokenizer: of the model.
             start: what precedes every row of a causal model, as in `model.start`; None: what the
                 tokenizer puts there.
+            rows: of the model's word embeddings, if tokens without a row are to be found. One that
+                only pads is replaced, and no word is such a token.
 
         Raises:
-            ModelError: `bos`, and the tokenizer has no such token.
+            ModelError: `bos`, and the tokenizer has no such token; or a special token has no row.
         """
         self.tokenizer = tokenizer
         self.mask_id: int | None = tokenizer.mask_token_id
-        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._rows = len(tokenizer) if rows is None else rows
+        pad_id: int | None = tokenizer.pad_token_id
+        self.pad_id = pad_id if pad_id is not None and pad_id < self._rows else 0
         self._separator: str = (tokenizer.mask_token and tokenizer.sep_token) or ""
         self._unknown: int | None = tokenizer.unk_token_id
         tokenizer.split_special_tokens = True
@@ -64,6 +74,8 @@ class PieceTokenizer:
         self._anchors = [(anchor, self._ids(anchor)) for anchor in _ANCHORS]
         if start is not None:
             self.prefix = self._start_ids(start)
+        mask = [] if self.mask_id is None else [self.mask_id]
+        self._with_rows([*self.prefix, *self.suffix, *mask])
 
     def encode_segment(self, text: str, *, start: bool) -> list[int]:
         """Tokenize a stretch of text between prompt tokens, masks and the ends.
@@ -73,11 +85,14 @@ class PieceTokenizer:
                 Trailing spaces are dropped: they belong to what follows.
             start: whether the text begins the sequence. White space there is kept, as far as the
                 tokenizer has tokens for it.
+
+        Raises:
+            ModelError: the model has no row for a token of the text.
         """
         text = text.rstrip(" ")
         if not text:
             return []
-        return self._ids(text) if start else self._continuation(text)
+        return self._with_rows(self._ids(text) if start else self._continuation(text))
 
     def _start_ids(self, start: str) -> list[int]:
         """Ids of `model.start`.
@@ -101,15 +116,21 @@ class PieceTokenizer:
         return self._ids(start)
 
     def split_special(self, text: str) -> Iterator[str | int]:
-        """Split a template's text at its special tokens, which are replaced by their ids."""
+        """Split a template's text at its special tokens, which are replaced by their ids.
+
+        Raises:
+            ModelError: the model has no row for one.
+        """
         text = text.replace(SEPARATOR, self._separator)
         for part in self._special_pattern.split(text) if self._special else [text]:
-            yield self._special.get(part, part)
+            token = self._special.get(part)
+            yield part if token is None else self._with_rows([token])[0]
 
     def single_token_id(self, word: str, *, space_before: bool) -> int | None:
         """Id of a word that is one token at its place in a sentence, else None."""
         ids = self._continuation((" " if space_before else "") + word)
-        return ids[0] if len(ids) == 1 and ids[0] != self._unknown else None
+        known = len(ids) == 1 and ids[0] != self._unknown and ids[0] < self._rows
+        return ids[0] if known else None
 
     def count_tokens(self, word: str, *, space_before: bool) -> int:
         """Number of tokens of a word at its place in a sentence."""
@@ -131,6 +152,21 @@ class PieceTokenizer:
             if head and ids[: len(head)] == head:
                 return ids[len(head) :]
         return self._ids(text)
+
+    def _with_rows(self, ids: list[int]) -> list[int]:
+        """The same ids, if the model has a row for each.
+
+        Raises:
+            ModelError: it has not.
+        """
+        if missing := [one for one in ids if one >= self._rows]:
+            token = self.tokenizer.convert_ids_to_tokens(missing[0])
+            raise ModelError(
+                f"the token {token!r} has the id {missing[0]}, but the model has {self._rows} word "
+                f"embeddings for the {len(self.tokenizer)} tokens of its tokenizer; call "
+                "resize_token_embeddings, train the new ones and save the model again"
+            )
+        return ids
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 from pipeline.errors import TemplateError
 
+# Of one `[P*n]`; the paper has 3 to 12 in a template.
+_MOST_PROMPT_TOKENS = 10_000
+
 _TOKEN = re.compile(
     r"(?P<brace>\{\{|\}\})"
     r"|\{(?P<field>[A-Za-z_]\w*)(?P<shorten>:shorten)?\}"
     r"|\[P(?:\*(?P<count>\d+))?\]"
-    r"|(?P<stray>[{}]|\[P\b)"
+    r"|(?P<stray>[{}]|\[P\b|\[[XY]\])"
 )
 
 
@@ -89,8 +92,8 @@ def parse_template(
         masks: how many masks there may be; a classifier needs none.
 
     Raises:
-        TemplateError: another number of masks, an unknown field, no prompt tokens in `[P*0]`, a
-            brace without its partner.
+        TemplateError: another number of masks, an unknown field, no or too many prompt tokens in
+            `[P*n]`, a brace without its partner, or LAMA's `[X]` and `[Y]`.
     """
     parts: list[Part] = []
     text = ""
@@ -102,6 +105,11 @@ def parse_template(
             text += match["brace"][0]
             continue
         if match["stray"]:
+            if match["stray"] in ("[X]", "[Y]"):
+                raise TemplateError(
+                    f"template {source!r}: {match['stray']} is LAMA's notation; write {{subject}} "
+                    "for [X], {mask} for [Y]"
+                )
             raise TemplateError(
                 f"template {source!r}: '{match['stray']}' at character {match.start() + 1} opens "
                 "or closes nothing; write {field}, {field:shorten}, {mask}, [P] or [P*3], and {{ "
@@ -124,9 +132,15 @@ def parse_template(
 def _slot(match: re.Match[str], source: str, fields: Collection[str]) -> Part:
     name = match["field"]
     if name is None:
-        count = int(match["count"] or 1)
+        digits = match["count"] or "1"
+        count = int(digits[:9])
         if count == 0:
             raise TemplateError(f"template {source!r}: {match[0]} has no prompt tokens; write [P]")
+        if count > _MOST_PROMPT_TOKENS:
+            raise TemplateError(
+                f"template {source[:200]!r}: {match[0][:40]} are more than {_MOST_PROMPT_TOKENS} "
+                "prompt tokens; write fewer"
+            )
         return PromptTokens(count)
     if name == "mask" and not match["shorten"]:
         return Mask()

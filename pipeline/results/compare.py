@@ -45,7 +45,7 @@ def result_tables(
     the methods of a row.
     """
     tables = []
-    for group in _groups(results):
+    for group in groups_of(results):
         figures, differences = paper_rows(group) if paper else ([], [])
         ordered = group if show == "run" else sorted(group, key=lambda r: _place(_TASKS)(r.name))
         ours = _with_settings(group) if show == "run" else _lines(ordered)
@@ -133,7 +133,7 @@ def record_of(result: Result) -> dict[str, Any]:
     }
 
 
-def _groups(results: Iterable[Result]) -> list[list[Result]]:
+def groups_of(results: Iterable[Result]) -> list[list[Result]]:
     """Group results by model and data, in the order of the newest of each."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -217,7 +217,7 @@ def _lines(group: Sequence[Result]) -> list[_Line]:
             "dev": str(result.score("dev") or ""),
             title: sizes_of(result.metrics, COUNTS.get(result.benchmark, "")),
             **{key: _steps(result) for key in steps},
-            "min": _minutes(result),
+            "min": minutes_of(result),
             "run": result.run_id[:8],
         }
         for result, name in zip(group, _row_names(group), strict=True)
@@ -267,14 +267,14 @@ def _place(order: Sequence[str]) -> Callable[[str], int]:
     return lambda name: order.index(name) if name in order else len(order)
 
 
-def _minutes(result: Result) -> str:
+def minutes_of(result: Result) -> str:
     """Return the minutes of training and evaluation together; '' if either is unknown."""
     return f"{sum(result.seconds.values()) / 60:.1f}" if len(result.seconds) == 2 else ""
 
 
 def _cost_notes(group: Sequence[Result]) -> list[str]:
     machines = dict.fromkeys(result.tags.get("hardware", "an unknown machine") for result in group)
-    unknown = sum(not _minutes(result) for result in group)
+    unknown = sum(not minutes_of(result) for result in group)
     about = "Minutes of training and evaluation together, loading included"
     notes = [f"{about}; on {' or '.join(machines)}."]
     return notes + ([f"Unknown for {unknown} of {len(group)}."] if unknown else [])
@@ -337,6 +337,8 @@ def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
             "geonames is generated from GeoNames: it is neither LAMA nor SuperGLUE, and its "
             "scores cannot be compared with the paper's."
         )
+    elif source == "facts":
+        notes.append("facts are relations of your own; the paper has none of them.")
     elif lama and lama[0].params.get("lama.objects") == "all":
         notes.append("The paper has no objects of several tokens, so none of its rows is shown.")
     elif lama and source == "lama" and subset in published.SUBSETS:
@@ -381,7 +383,7 @@ def paper_figures(results: Sequence[Result]) -> tuple[list[dict[str, Any]], list
 
     The figures have the keys of `record_of`, and `called`, `table` and `status`.
     """
-    shown = [paper_rows(group) for group in _groups(results)]
+    shown = [paper_rows(group) for group in groups_of(results)]
     rows = [row for figures, _ in shown for row in figures]
     notes = [note for _, notes in shown for note in notes]
     for table in _for_orientation(results):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -162,8 +163,8 @@ def task_verbalizer(
         Label -> word; None for a task whose examples have candidate answers.
 
     Raises:
-        TemplateError: unknown name, the labels are not those of the task, or a label or word is
-            not text.
+        TemplateError: unknown name, the labels are not those of the task, a label or word is not
+            text, or two labels have one word.
     """
     if task.has_choices:
         if verbalizer is not None:
@@ -187,6 +188,12 @@ def task_verbalizer(
         raise TemplateError(
             f"labels are {', '.join(verbalizer)}; the task's are {', '.join(task.labels)}, and "
             "each needs a word"
+        )
+    words = Counter(word.strip() for word in verbalizer.values())
+    if shared := [word for word, count in words.items() if count > 1]:
+        raise TemplateError(
+            f"verbalizer {dict(verbalizer)}: two labels have the word {', '.join(shared)!r}; each "
+            "needs its own"
         )
     return dict(verbalizer)
 

@@ -327,7 +327,10 @@ def _cached_outputs(repo: Any, stage: Any) -> dict[str, Any] | None:
     # Private, as in `running_stage`; a test compares with what `dvc repro` does.
     from dvc.stage.cache import _can_hash
 
-    entry = repo.stage_cache._load(stage) if _can_hash(stage) else None
+    try:
+        entry = repo.stage_cache._load(stage) if _can_hash(stage) else None
+    except FileNotFoundError:  # an input that an earlier stage has yet to write
+        return None
     if entry is None:
         return None
     cached = repo.stage_cache._create_stage(entry, wdir=stage.wdir)

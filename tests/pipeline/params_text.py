@@ -48,6 +48,7 @@ _PARAMS: dict[str, Any] = {
     "data": {"mirror": None, "superglue_from": "archive"},
     "lama": {
         "source": "geonames",
+        "facts": "facts",
         "subset": "34k",
         "relations": ["P17", "P47"],
         "objects": "one-token",
@@ -148,7 +149,7 @@ _PARAMS: dict[str, Any] = {
 def write_params(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Write parameters with some dotted paths set to other values, or `REMOVED`.
 
-    The text is JSON, which YAML 1.2 contains but for its spelling of NaN.
+    The text is JSON, which YAML 1.2 contains but for its spelling of NaN and infinity.
     """
     values = copy.deepcopy(_PARAMS)
     for dotted, value in (changes or {}).items():
@@ -160,5 +161,6 @@ def write_params(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
             del section[key]
         else:
             section[key] = value
-    path.write_text(json.dumps(values, indent=1).replace(": NaN", ": .nan"), encoding="utf-8")
+    text = json.dumps(values, indent=1).replace(": NaN", ": .nan").replace(": Infinity", ": .inf")
+    path.write_text(text, encoding="utf-8")
     return path

@@ -16,6 +16,7 @@ import typer
 from pipeline.cli.console import report_errors
 from tools.server.folder import (
     Folder,
+    KeyPair,
     ServerError,
     as_lines,
     from_lines,
@@ -98,6 +99,27 @@ def down(data: Data, services: Named = None) -> None:
 
 
 @app.command()
+def remove(data: Data, name: Annotated[str, typer.Argument(help="The member's name.")]) -> None:
+    """Delete a member's account and S3 key; what the member has logged and pushed is kept.
+
+    The object store is restarted, so that it forgets the key at once; MLflow accepts the password
+    for up to another minute.
+    """
+    with report_errors():
+        folder = _existing(data)
+        if name not in folder.members():
+            known = ", ".join(folder.members()) or "none"
+            raise ServerError(f"no member {name}; members: {known}")
+        with folder.lock():
+            History(folder).remove_member(name)
+            folder.member_file(name).unlink()
+            objects = Objects(folder)
+            objects.stop()
+            objects.start()
+        typer.echo(f"{name}  removed")
+
+
+@app.command()
 def status(data: Data) -> None:
     """Show each program's state and address; exit with 1 if one is not running."""
     with report_errors():
@@ -146,16 +168,18 @@ def _add_member(folder: Folder, name: str) -> None:
     password = (
         from_lines(file.read_text())["MLFLOW_TRACKING_PASSWORD"] if exists else new_password()
     )
+    keys = folder.members()[name] if exists else KeyPair.make()
     history, objects = History(folder), Objects(folder)
     history.add_member(name, password, renew=not exists)
     environment = {
         "MLFLOW_TRACKING_URI": history.address,
         "MLFLOW_TRACKING_USERNAME": name,
         "MLFLOW_TRACKING_PASSWORD": password,
-        "AWS_ACCESS_KEY_ID": folder.secrets.objects_team.access,
-        "AWS_SECRET_ACCESS_KEY": folder.secrets.objects_team.secret,
+        "AWS_ACCESS_KEY_ID": keys.access,
+        "AWS_SECRET_ACCESS_KEY": keys.secret,
     }
     write_private(file, as_lines(environment))
+    objects.admit_members()
     if exists:
         typer.echo(f"{name}: the environment is in {file}, with the initial password")
         return

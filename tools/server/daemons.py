@@ -50,7 +50,7 @@ class Daemon:
         """Start its process, which continues after this one ends."""
         with self._log.open("ab") as log:
             program = subprocess.Popen(
-                command, cwd=self.place, env=environment, start_new_session=True,
+                command, cwd=self.place, env=environment, start_new_session=True, umask=0o077,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         created = psutil.Process(program.pid).create_time()

@@ -13,7 +13,6 @@ from filelock import BaseFileLock, FileLock
 from pydantic import TypeAdapter
 
 from pipeline.errors import PipelineError
-from pipeline.files import write_json
 
 HOST = "127.0.0.1"
 # How to install missing Python packages.
@@ -47,6 +46,11 @@ class KeyPair:
     access: str
     secret: str
 
+    @classmethod
+    def make(cls) -> "KeyPair":
+        """Return new random credentials."""
+        return cls(secrets.token_hex(10), secrets.token_hex(20))
+
 
 def new_password() -> str:
     """Return a random password of 32 characters that need no quotes in a shell."""
@@ -63,7 +67,6 @@ class Secrets:
         postgres: The password of the database's user.
         objects_admin: Creates buckets.
         objects_mlflow: For MLflow's bucket only.
-        objects_team: For the bucket of DVC's remote only.
     """
 
     admin: str
@@ -71,13 +74,11 @@ class Secrets:
     postgres: str
     objects_admin: KeyPair
     objects_mlflow: KeyPair
-    objects_team: KeyPair
 
     @classmethod
     def make(cls) -> "Secrets":
         """Return new random secrets."""
-        pairs = [KeyPair(secrets.token_hex(10), secrets.token_hex(20)) for _ in range(3)]
-        return cls(new_password(), new_password(), new_password(), *pairs)
+        return cls(new_password(), new_password(), new_password(), KeyPair.make(), KeyPair.make())
 
 
 class Folder:
@@ -108,11 +109,12 @@ class Folder:
         self.root.chmod(0o711)
         for name in ("objects", "mlflow", "members"):
             (self.root / name).mkdir(exist_ok=True)
+            (self.root / name).chmod(0o700)
         if not self._secrets.exists():
             write_private(self._secrets, json.dumps(asdict(Secrets.make()), indent=2))
         if not self._ports.exists():
             ports = _free_ports({"mlflow": port, "objects": objects_port})
-            write_json(self._ports, asdict(ports))
+            write_private(self._ports, json.dumps(asdict(ports), indent=2))
 
     @property
     def ports(self) -> Ports:
@@ -127,6 +129,15 @@ class Folder:
     def member_file(self, name: str) -> Path:
         """Return the path of a member's environment file."""
         return self.root / "members" / f"{name}.env"
+
+    def members(self) -> dict[str, KeyPair]:
+        """Return name -> the member's S3 credentials."""
+        files = sorted((self.root / "members").glob("*.env"))
+        environments = {file.stem: from_lines(file.read_text()) for file in files}
+        return {
+            name: KeyPair(each["AWS_ACCESS_KEY_ID"], each["AWS_SECRET_ACCESS_KEY"])
+            for name, each in environments.items()
+        }
 
 
 def write_private(path: Path, text: str) -> None:

@@ -87,6 +87,16 @@ class History(Daemon):
         if not answer.ok:
             raise ServerError(f"MLflow rejects the account {name}: {answer.text[:300]}")
 
+    def remove_member(self, name: str) -> None:
+        """Delete an account, if there is one.
+
+        Raises:
+            ServerError: MLflow rejects the request.
+        """
+        answer = self._request("DELETE", "users/delete", {"username": name})
+        if not answer.ok and answer.status_code != 404:
+            raise ServerError(f"MLflow does not delete the account {name}: {answer.text[:300]}")
+
     def _command(self) -> list[str]:
         return [
             sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth",
@@ -107,6 +117,9 @@ class History(Daemon):
             "MLFLOW_DISABLE_TELEMETRY": "true",
             # Jobs are for features that this project does not use, and take 0.5 GB.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            # Clients may not choose where artifacts are stored: one could name the server's own
+            # files, or the artifacts of others, and read and write them through MLflow.
+            "MLFLOW_ARTIFACT_LOCATION_MAX_LENGTH": "0",
             "MLFLOW_S3_ENDPOINT_URL": Objects(self._folder).address,
             "AWS_ACCESS_KEY_ID": secrets.objects_mlflow.access,
             "AWS_SECRET_ACCESS_KEY": secrets.objects_mlflow.secret,

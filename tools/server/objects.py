@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
+from tools.server.certificates import make_certificate
 from tools.server.daemons import Daemon
 from tools.server.folder import HOST, INSTALL, Folder, ServerError, write_private
 
@@ -20,6 +22,9 @@ _VOLUME_MB = 1024
 _VOLUMES = 10_000
 # With less free space it rejects objects; starting takes twice as much.
 _FREE_MB = 256
+
+_CERTIFICATE, _KEY = "certificate.pem", "key.pem"
+_PARTS = ("master", "volume", "filer")
 
 
 class Objects(Daemon):
@@ -50,7 +55,11 @@ class Objects(Daemon):
         """
         if not self.is_running():
             self._check_space()
-            write_private(self.place / "identities.json", self._identities())
+            self._write_identities()
+            certificate, key = make_certificate(HOST)
+            write_private(self.place / _CERTIFICATE, certificate)
+            write_private(self.place / _KEY, key)
+            write_private(self.place / "security.toml", _security())
             # Add one volume at a time to a bucket, not seven: enough for a team's uploads.
             growth = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
             self.launch(self._command(), {**os.environ, **growth, "TMPDIR": str(self.place)})
@@ -99,17 +108,31 @@ class Objects(Daemon):
                 f"{2 * _FREE_MB}; free some space or choose another --data"
             )
 
-    def _identities(self) -> str:
-        """Return the access rules as JSON: each bucket has a separate key."""
+    def admit_members(self) -> None:
+        """Make the running store accept the keys of all members.
+
+        It continues to accept the key of a member who was removed until it is started again.
+        """
+        self._write_identities()
+        process = self.process()
+        if process is not None:
+            process.send_signal(signal.SIGHUP)
+
+    def _write_identities(self) -> None:
+        """Write the access rules: MLflow and each member have a separate key."""
         secrets = self._folder.secrets
-        within = {
-            bucket: [f"{action}:{bucket}" for action in ("Read", "Write", "List")]
-            for bucket in (MLFLOW_BUCKET, DVC_BUCKET)
-        }
+        of_mlflow = [f"{action}:{MLFLOW_BUCKET}" for action in ("Read", "Write", "List")]
+        # Members have rights to the objects of DVC's cache, not to the bucket: whoever may write to
+        # that may also set rules that delete all objects after a day.
+        of_member = [f"List:{DVC_BUCKET}"] + [
+            f"{action}:{DVC_BUCKET}/{folder}/*"
+            for folder in ("files", "runs")
+            for action in ("Read", "Write")
+        ]
         rules = [
             ("admin", secrets.objects_admin, ["Admin"]),
-            ("mlflow", secrets.objects_mlflow, within[MLFLOW_BUCKET]),
-            ("team", secrets.objects_team, within[DVC_BUCKET]),
+            ("mlflow", secrets.objects_mlflow, of_mlflow),
+            *((f"member-{name}", k, of_member) for name, k in self._folder.members().items()),
         ]
         identities = [
             {
@@ -119,7 +142,7 @@ class Objects(Daemon):
             }
             for name, keys, actions in rules
         ]
-        return json.dumps({"identities": identities})
+        write_private(self.place / "identities.json", json.dumps({"identities": identities}))
 
     def _has_buckets(self) -> bool:
         """Create missing buckets; return whether all exist."""
@@ -140,6 +163,19 @@ class Objects(Daemon):
         except (BotoCoreError, ClientError):
             return False
         return True
+
+
+def _security() -> str:
+    """Return settings by which the parts of the store accept nobody but each other.
+
+    By default, they give any local user the objects, and the keys of all members.
+    """
+    authority = f'ca = "{_CERTIFICATE}"\n'
+    own = f'cert = "{_CERTIFICATE}"\nkey = "{_KEY}"\n'
+    sections = [f"[grpc]\n{authority}"]
+    sections += [f"[grpc.{part}]\n{own}" for part in (*_PARTS, "s3", "client")]
+    sections += [f"[https.{part}]\n{own}{authority}" for part in _PARTS]
+    return "".join([*sections, f"[https.client]\n{own}{authority}enabled = true\n"])
 
 
 def _program() -> str:

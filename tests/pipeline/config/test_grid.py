@@ -229,3 +229,25 @@ def test_every_candidate_is_a_template_with_that_number_of_prompt_tokens() -> No
     for candidate in candidates:
         assert parse_template(candidate, FIELDS).prompt_tokens == 2
         assert candidate.replace("[P*2]", "").split() == pattern.split()
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"epochs": [1, 2, 1]}, "a value appears twice"),
+        ({"epochs": list(range(1, 1002))}, "1001 settings of a method, more than 1000"),
+        (
+            {f"prompt.{key}": [n / 1000 for n in range(1, 216)]
+             for key in ("learning_rate", "weight_decay", "warmup_ratio")},
+            "9938375 settings",
+        ),
+        ({"max_length": [10**9]}, "from 8 to 100000"),
+        ({"template": [{"insert_into": "p-tuning", "tokens": list(range(2000))}]}, "2000 values"),
+    ],
+)  # fmt: skip
+def test_a_grid_without_end_is_refused_at_once(tmp_path, grid, words):
+    path = write_params(tmp_path / "params.yaml", {"superglue.grid.p-tuning": grid})
+    with pytest.raises(ParamsError) as caught:
+        superglue_configs(load_params(path).superglue, "rte", "p-tuning", masked=True)
+    assert "superglue.grid.p-tuning" in str(caught.value)
+    assert words in str(caught.value)

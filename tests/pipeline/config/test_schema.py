@@ -1,4 +1,5 @@
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_values_arrive_as_they_are_written(tmp_path):
         ("lama.training.p-tuning.prompt.dropout", 1.0, ["less than 1"]),
         ("lama.training.p-tuning.prompt.decay_per_epoch", 1.01, ["less than or equal to 1"]),
         ("lama.training.p-tuning.prompt.max_grad_norm", 0, ["greater than 0"]),
-        ("lama.training.p-tuning.prompt.max_grad_norm", math.nan, ["greater than 0"]),
+        ("lama.training.p-tuning.prompt.max_grad_norm", math.nan, ["finite"]),
         ("lama.training.fine-tuning.model.gradient_accumulation_steps", 0, ["greater than or"]),
         ("lama.training.discrete.search.iterations", 0, ["greater than or equal to 1"]),
         ("lama.training.discrete.search.prompts", "", ["at least 1 character"]),
@@ -548,3 +549,69 @@ def test_the_projects_methods_resolve_to_these_values():
 )
 def test_the_error_for_an_old_key_or_value_names_the_new_one(tmp_path, changes, line):
     assert _mistakes(tmp_path, changes) == [line]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("seed", 2**63, "less than"),
+        ("superglue.seeds", list(range(20_000)), "at most 1000 items"),
+        ("lama.training.p-tuning.epochs", 10**12, "less than or equal to 1000000"),
+        ("superglue.prompts.rte.max_length", 10**9, "less than 100001"),
+        ("superglue.training.p-tuning.model.max_grad_norm", math.inf, "finite"),
+        ("runtime.threads", 10**6, "less than or equal to 1024"),
+        ("runtime.checkpoint_seconds", math.inf, "finite"),
+        ("runtime.device", "cuda:99999999999999999999", "cuda:9999"),
+        ("runtime.device", "cuda:\u0663", "cuda:"),
+        ("data.mirror", "", "at least 1 character"),
+    ],
+)
+def test_values_without_sense_are_out_of_bounds(tmp_path, path, value, words):
+    (line,) = _mistakes(tmp_path, {path: value})
+    assert line.startswith(f"{path}: ")
+    assert words in line
+
+
+def _aliases(levels: int) -> str:
+    lines = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(["a0: &a0 [x]", *lines])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: " + "[" * 10_000 + "]" * 10_000, "nested"),
+        ("seed: " + "[" * 60 + "]" * 60, "nested more than 50 levels"),
+        ("seed: " + "9" * 5_000, "not YAML: Exceeds the limit"),
+        (_aliases(10), "more than 50000 values"),
+        ("&a [*a]", "nested"),
+        ("# " + "x" * 1_000_000, "at most 1000 kB"),
+    ],
+)
+def test_a_file_that_explodes_is_refused_at_once(tmp_path, text, words):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_read(tmp_path, make):
+    path = tmp_path / "params.yaml"
+    make(path)
+    with pytest.raises(ParamsError, match="not a text file"):
+        load_params(path)
+
+
+def test_of_many_mistakes_the_first_are_listed(tmp_path):
+    lines = _mistakes(tmp_path, {"lama.stability.relations": [1] * 100})
+    assert lines[-1] == "and 70 more mistakes"
+    assert len(lines) == 31
+
+
+def test_the_kinds_of_a_value_have_no_names_of_the_library(tmp_path):
+    (line,) = _mistakes(tmp_path, {"lama.stability.templates": 5})
+    assert line.startswith("lama.stability.templates: value should be a valid string or ")
+    assert "[" not in line

@@ -81,7 +81,7 @@ def test_what_is_needed_is_what_the_stages_fetch(
     fetched: dict[str, Source] = {}
     stage = ""
 
-    def fetch(_: object, source: Source, *__: object) -> None:
+    def fetch(_: object, source: Source, *__: object, **___: object) -> None:
         fetched[stage] = source
 
     unlogged = contextlib.nullcontext(SimpleNamespace(run=Mock()))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from pipeline.errors import ModelError
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.loading import choose_device, choose_precision, load_model
+from pipeline.models.loading import check_folder, choose_device, choose_precision, load_model
 from pipeline.models.scoring import score_examples
 from tests.tiny import FAMILIES, MASKED
 from tests.worked import hand_row
@@ -239,12 +239,74 @@ def test_what_transformers_cannot_read_is_named_in_one_line(
 ) -> None:
     values = json.loads((copy / file).read_text())
     (copy / file).write_text(json.dumps({**values, **change}))
-    with pytest.raises(ModelError) as caught:
-        load_model(copy, device="cpu")
-    (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{copy}: not a model that transformers can load: ")
-    assert said in line
-    assert "; fetch the model again, or save it with transformers " in line
+    # The position of RoBERTa's padding is first used by a forward pass.
+    checks = [load_model] if "pad_token_id" in change else [load_model, check_folder]
+    for check in checks:
+        with pytest.raises(ModelError) as caught:
+            check(copy)
+        (line,) = str(caught.value).splitlines()
+        assert line.startswith(f"{copy}: not a model that transformers can load: ")
+        assert said in line
+        assert "; fetch the model again, or save it with transformers " in line
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sound_folder_passes_the_check(copy: Path) -> None:
+    check_folder(copy)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "said"),
+    [
+        ("gpt2", {"n_layer": 10**6}, "num_hidden_layers is 1000000, more than 1000"),
+        ("gpt2", {"n_layer": 3}, "weights are missing"),
+        ("gpt2", {"n_embd": 64}, "not a model that transformers can load"),
+        ("gpt2", {"quantization_config": {"quant_method": "new"}}, "unknown quantization"),
+        ("gpt2", {"architectures": None}, "config.json: architectures is"),
+        (
+            "llama",
+            {"model_type": "new", "auto_map": {"AutoConfig": "c.C"}, "architectures": ["C"]},
+            "not a model that transformers can load",
+        ),
+    ],
+)
+def test_a_folder_is_refused_before_its_weights_are_read(
+    copy: Path, change: dict[str, Any], said: str
+) -> None:
+    config = copy / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    for check in (check_folder, load_model):
+        with pytest.raises(ModelError) as caught:
+            check(copy)
+        assert str(caught.value).startswith(f"{copy}: ")
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["gpt2"])
+def test_a_token_without_a_row_of_the_model(copy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["<ent>", " Wakanda"])
+    tokenizer.save_pretrained(copy)
+    codec = load_model(copy, device="cpu").codec
+    assert codec.pad_id == 0
+    assert codec.single_token_id("Wakanda", space_before=True) is None
+    assert codec.single_token_id("Paris", space_before=True) is not None
+    with pytest.raises(ModelError, match=f"'<ent>' has the id .*{rows} word embeddings"):
+        codec.encode_segment("<ent> Paris", start=True)
+    with pytest.raises(ModelError, match=r"PAD.* has the id"):
+        list(codec.split_special("[PAD]"))
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_a_mask_token_without_a_row_is_refused(copy: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_special_tokens({"mask_token": "<new>"})
+    tokenizer.save_pretrained(copy)
+    for check in (check_folder, load_model):
+        with pytest.raises(ModelError, match=r"'<new>' has the id 161, .*161 .*162 tokens"):
+            check(copy)
 
 
 @pytest.mark.parametrize("family", ["gpt2"])

@@ -142,3 +142,15 @@ def test_prompt_tokens_are_counted(parts):
 )
 def test_the_answer_is_a_new_word_where_a_space_stands_before_it(source, apart):
     assert parse_template(source, FIELDS).space_before_mask is apart
+
+
+@pytest.mark.parametrize("count", ["10001", "99999999", "9" * 5_000])
+def test_a_template_has_a_limit_of_prompt_tokens(count):
+    with pytest.raises(TemplateError, match="more than 10000 prompt tokens"):
+        parse_template(f"[P*{count}] {{subject}} {{mask}}", ["subject"])
+
+
+@pytest.mark.parametrize("source", ["[X] is in [Y] .", "[X] is in {mask} .", "{subject} is [Y]"])
+def test_the_notation_of_lama_is_not_taken_for_text(source):
+    with pytest.raises(TemplateError, match=r"write \{subject\} for \[X\], \{mask\} for \[Y\]"):
+        parse_template(source, ["subject"])
