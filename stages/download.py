@@ -41,7 +41,7 @@ def lama(out: Out, params_file: ParamsFile = Path("params.yaml")) -> None:
     """Download the raw data of knowledge probing."""
     with stage("download", "lama") as ctx:
         params = load_params(params_file)
-        _fetch(ctx, lama_source(params.lama.source), params, out)
+        _fetch(ctx, lama_source(params.lama.source, params.lama.facts), params, out)
 
 
 @app.command()

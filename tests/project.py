@@ -25,7 +25,7 @@ from pipeline.sources.geonames import GEONAMES
 from tests.warm import can_run, start_warm
 
 ROOT = Path(__file__).parents[1]
-_CODE = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+_CODE = ("pipeline", "stages", "facts", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 
 _COUNTRIES = {
     "FR": ("France", "EU", "Paris", "ES,IT,DE"),

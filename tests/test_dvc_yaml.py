@@ -215,7 +215,7 @@ def test_a_command_is_one_program_without_a_shell(name: str) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
     """The default's project as after `dvc repro`, with empty results."""
     root = tmp_path_factory.mktemp("finished")
-    for name in ("pipeline", "stages"):
+    for name in ("pipeline", "stages", "facts"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(ROOT / name, root / name)

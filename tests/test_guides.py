@@ -18,7 +18,17 @@ from pipeline.config.schema import load_params
 from tests.project import ROOT, run
 
 TEXT = (ROOT / "docs" / "guides.md").read_text(encoding="utf-8")
-_CODE = ("docs", "pipeline", "stages", "presets", "tests", "metrics", "curves", "evaluation")
+_CODE = (
+    "docs",
+    "facts",
+    "pipeline",
+    "stages",
+    "presets",
+    "tests",
+    "metrics",
+    "curves",
+    "evaluation",
+)
 _FILES = (
     "dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore", ".gitignore", "Makefile", "pyproject.toml",
 )  # fmt: skip
@@ -72,7 +82,8 @@ def execute(root: Path, command: str) -> None:
             before = load_params(root / "params.yaml")
             run(root, program, *words)
             after = load_params(root / "params.yaml")
-            check_params(after)
+            with contextlib.chdir(root):  # where files of the user are found
+                check_params(after)
             assert after != before, f"{command} changes nothing"
         case "dvc", "repro":
             own = [f"splits-tasks@{name}" for name in load_params(root / "params.yaml").tasks]

@@ -1,6 +1,6 @@
 """Checks of `params.yaml` that need more than its own types: names, templates, folders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pipeline.config.grid import lama_configs, own_configs, superglue_configs
@@ -8,6 +8,7 @@ from pipeline.config.schema import LamaMethod, LamaParams, Params, SearchParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.glue import GLUE
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
+from pipeline.data.own_facts import read_own_facts
 from pipeline.data.tables import split_files
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.sources.models import check_model_name
@@ -36,13 +37,22 @@ def check_params(params: Params) -> None:
     for key in ("quantization", "device_map"):
         check(f"model.{key}", _check_frozen, params, getattr(params.model, key))
     check("data.mirror", _check_mirror, params.data.mirror)
+    known: Collection[str] = GEONAMES_RELATIONS if lama.source == "geonames" else TEST_FACTS
+    if lama.source == "facts":
+        try:
+            own_facts = read_own_facts(Path(lama.facts))
+        except PipelineError as error:
+            raise ParamsError(f"params.yaml: lama.facts: {error}") from error
+        known = own_facts
+        for of in own_facts.values():
+            check(f"lama.facts: {of.file}: {of.name}", manual_template, of.template)
     for place, names in (
         ("lama.relations", [] if lama.relations == ALL else lama.relations),
         ("lama.templates", lama.templates),
         ("lama.overrides", lama.overrides),
     ):
         for relation in names:
-            check(place, _check_relation, relation, lama.source)
+            check(place, _check_relation, relation, lama.source, known)
     for benchmark, section in (("lama", lama), ("superglue", superglue)):
         for method, settings in section.training.items():
             place = f"{benchmark}.training.{method}"
@@ -53,7 +63,7 @@ def check_params(params: Params) -> None:
         for overriding in (None, *lama.overrides):
             check("", _check_lama_configs, lama, overriding, method)
     for relation in lama.stability.relations if lama.stability.methods else ():
-        check("lama.stability", _check_stability, relation, lama)
+        check("lama.stability", _check_stability, relation, lama, known)
     for relation, template in lama.templates.items():
         check(f"lama.templates.{relation}", manual_template, template)
     for name in superglue.tasks:
@@ -114,8 +124,7 @@ def _check_mirror(mirror: str | None) -> None:
         raise ParamsError(f"{mirror} is not a folder; write its path, or null to fetch")
 
 
-def _check_relation(relation: str, source: str) -> None:
-    known = {"geonames": GEONAMES_RELATIONS, "lama": tuple(TEST_FACTS)}[source]
+def _check_relation(relation: str, source: str, known: Collection[str]) -> None:
     if relation not in known:
         choices = ", ".join(known)
         raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
@@ -188,9 +197,9 @@ def _check_lama_configs(lama: LamaParams, relation: str | None, method: LamaMeth
                 raise ParamsError(f"lama.{place}.{method}.search.prompts: {error}") from error
 
 
-def _check_stability(relation: str, lama: LamaParams) -> None:
+def _check_stability(relation: str, lama: LamaParams, known: Collection[str]) -> None:
     if lama.relations == ALL:
-        _check_relation(relation, lama.source)
+        _check_relation(relation, lama.source, known)
     elif relation not in lama.relations:
         raise ParamsError(f"'{relation}' is not in lama.relations; add it there")
     if "discrete" in lama.stability.methods:

@@ -266,7 +266,8 @@ class StabilityParams(Section):
 class LamaParams(Section):
     """Knowledge probing."""
 
-    source: Literal["geonames", "lama"]
+    source: Literal["geonames", "lama", "facts"]
+    facts: Annotated[str, Field(min_length=1)]
     subset: Literal["34k", "29k"]
     relations: list[str] | Literal["all"]
     objects: Literal["one-token", "all"]

@@ -12,10 +12,12 @@ from pipeline.data.geonames.facts import GEONAMES_RELATIONS, answer_vocabulary, 
 from pipeline.data.geonames.places import read_places
 from pipeline.data.lama import (
     ALL,
+    FACTS,
     PAPER_PROMPTS,
     SPLITS,
     Fact,
     LamaSplits,
+    Relation,
     read_facts,
     read_prompts,
     read_relations,
@@ -41,7 +43,8 @@ def build_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dr
     Raises:
         DataError: a file is damaged, or a split would be empty.
     """
-    build = _from_geonames if params.source == "geonames" else _from_lama
+    sources = {"geonames": _from_geonames, "lama": _from_lama, "facts": _from_facts}
+    build = sources[params.source]
     splits, dropped = build(raw, params, seed)
     for relation, facts in splits.facts.items():
         check_not_empty(f"lama.splits: {relation}", "facts", facts)
@@ -53,22 +56,40 @@ def build_lama(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dr
 def _from_geonames(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
     """Split the facts of GeoNames; none are dropped."""
     places = read_places(raw)
-    relations = list(GEONAMES_RELATIONS) if params.relations == ALL else params.relations
-    known = {relation: relation_facts(places, relation) for relation in relations}
-    facts = {
-        relation: split_facts(
-            known[relation],
-            sizes=_sizes(params),
-            rng=make_random(seed, "splits", "lama", relation),
-        )
-        for relation in relations
-    }
+    known = {relation: relation_facts(places, relation) for relation in GEONAMES_RELATIONS}
+    return _split_all(GEONAMES_RELATIONS, known, answer_vocabulary(places), params, seed)
+
+
+def _from_facts(raw: Path, params: LamaParams, seed: int) -> tuple[LamaSplits, Dropped]:
+    """Split the user's facts; none are dropped. The objects of all relations may be answered."""
+    relations = read_relations(raw / "relations.jsonl")
+    known = {relation: read_facts(raw / relation / FACTS) for relation in relations}
+    vocabulary = _objects(fact for facts in known.values() for fact in facts)
+    return _split_all(relations, known, vocabulary, params, seed)
+
+
+def _split_all(
+    known: Mapping[str, Relation],
+    facts: Mapping[str, Sequence[Fact]],
+    vocabulary: list[str],
+    params: LamaParams,
+    seed: int,
+) -> tuple[LamaSplits, Dropped]:
+    """Split the facts of the chosen relations of a source that has no splits."""
+    relations = list(known) if params.relations == ALL else params.relations
     splits = LamaSplits(
-        relations={relation: GEONAMES_RELATIONS[relation] for relation in relations},
-        facts=facts,
-        vocabulary=answer_vocabulary(places),
+        relations={relation: known[relation] for relation in relations},
+        facts={
+            relation: split_facts(
+                facts[relation],
+                sizes=_sizes(params),
+                rng=make_random(seed, "splits", "lama", relation),
+            )
+            for relation in relations
+        },
+        vocabulary=vocabulary,
         prompts=PAPER_PROMPTS,
-        objects={relation: _objects(known[relation]) for relation in relations},
+        objects={relation: _objects(facts[relation]) for relation in relations},
     )
     return splits, {relation: {} for relation in relations}
 

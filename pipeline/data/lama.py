@@ -52,8 +52,9 @@ GRADIENT = "gradient"
 # The value of `relations` that is not a list; and of `objects`, if those of several tokens stay in.
 ALL = "all"
 
-# The file of `LamaSplits.objects`.
+# The file of `LamaSplits.objects`, and that of a relation's facts before they are split.
 OBJECTS = "objects.json"
+FACTS = "facts.jsonl"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def needed_sources(params: Params) -> dict[str, Source]:
     """Stage of `dvc.yaml` -> the source that it fetches."""
     needed: dict[str, Source] = {
         MODEL_STAGE: ModelSource(params.model.name),
-        "download-lama": lama_source(params.lama.source),
+        "download-lama": lama_source(params.lama.source, params.lama.facts),
     }
     for task in params.superglue.tasks:
         source = superglue_source(task, params.superglue.source, params.data.superglue_from)

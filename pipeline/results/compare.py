@@ -337,6 +337,8 @@ def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
             "geonames is generated from GeoNames: it is neither LAMA nor SuperGLUE, and its "
             "scores cannot be compared with the paper's."
         )
+    elif source == "facts":
+        notes.append("facts are relations of your own; the paper has none of them.")
     elif lama and lama[0].params.get("lama.objects") == "all":
         notes.append("The paper has no objects of several tokens, so none of its rows is shown.")
     elif lama and source == "lama" and subset in published.SUBSETS:

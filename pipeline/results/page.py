@@ -143,6 +143,7 @@ def _relations_not_run(records: Sequence[Record]) -> dict[Any, list[str]]:
     missing = (
         (model, data, _RELATIONS[source], set(_RELATIONS[source]).difference(names), method)
         for (model, source, data, method), names in done.items()
+        if source in _RELATIONS  # not the user's own
     )
     return _grouped(
         ((model, data, len(every), tuple(name for name in every if name in lacking)), method)

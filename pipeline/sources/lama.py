@@ -18,6 +18,7 @@ from pipeline.errors import ChecksumError, DataError
 from pipeline.files import read_json, read_jsonl, write_jsonl, write_text
 from pipeline.sources.archives import extract_members
 from pipeline.sources.base import SET_MIRROR, Source
+from pipeline.sources.facts import OwnFacts
 from pipeline.sources.geonames import GEONAMES
 from pipeline.sources.http import download_to_cache, probe_hosts
 from pipeline.sources.mirror import copy_from_mirror, probe_mirror
@@ -127,9 +128,10 @@ LAMA = LamaSource(
 )
 
 
-def lama_source(name: str) -> Source:
-    """The raw data of `lama.source` in params.yaml: `lama` or `geonames`."""
-    return LAMA if name == "lama" else GEONAMES
+def lama_source(name: str, facts: str) -> Source:
+    """The raw data of `lama.source` in params.yaml: `lama`, `geonames`, or those at `facts`."""
+    sources: dict[str, Source] = {"lama": LAMA, "geonames": GEONAMES}
+    return sources.get(name) or OwnFacts(Path(facts))
 
 
 def _assemble(fetched: Mapping[str, Path], target: Path, relations: Collection[str]) -> None:

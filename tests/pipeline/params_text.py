@@ -48,6 +48,7 @@ _PARAMS: dict[str, Any] = {
     "data": {"mirror": None, "superglue_from": "archive"},
     "lama": {
         "source": "geonames",
+        "facts": "facts",
         "subset": "34k",
         "relations": ["P17", "P47"],
         "objects": "one-token",

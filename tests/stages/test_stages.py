@@ -719,6 +719,51 @@ def test_a_discrete_prompt_has_words_that_people_can_read(ready: Ready) -> None:
         assert all(prompt.words is None for prompt in stored.values())
 
 
+def test_two_invented_relations_of_a_csv_reach_the_report(
+    tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
+) -> None:
+    root = make_project(
+        tmp_path / "project",
+        tiny_folders["gpt2"],
+        lama__source="facts",
+        lama__facts="own.csv",
+        lama__relations="all",
+        lama__methods=["manual", "p-tuning"],
+        superglue__tasks=[],
+        **FEW_STEPS,
+    )
+    places = [f"{letter} city" for letter in "abcdefghijklmnopqrstuvwx"]
+    names = {"likes": ["Paris", "Oslo"], "of": ["Japan", "Asia", "no city"]}
+    rows = [
+        f"{relation},{place},{objects[n % len(objects)]},{template if n == 5 else ''}\n"
+        for relation, template, objects in (
+            ("likes", "[X] is in [Y]", names["likes"]), ("of", "{subject} of {mask} .", names["of"])
+        )
+        for n, place in enumerate(places)
+    ]  # fmt: skip
+    (root / "own.csv").write_text(f"relation,subject,object,template\n{''.join(rows)}")
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    ready = Ready(root, run_stages(root))
+    assert_all_ended_well(ready)
+    splits = read_lama(root / "data/splits/lama")
+    assert {name: one.template for name, one in splits.relations.items()} == {
+        "likes": "[X] is in [Y]", "of": "{subject} of {mask} .",
+    }  # fmt: skip
+    assert splits.vocabulary == ["Asia", "Japan", "Oslo", "Paris", "no city"]
+    for own in splits.facts.values():
+        assert sum(map(len, own.values())) == len(places)
+    test = sum(len(own["test"]) for own in splits.facts.values())
+    for method in ("manual", "p-tuning"):
+        metrics = read_json(root / f"metrics/lama/{method}.json")
+        # "no city" is several tokens.
+        assert metrics["test/facts"] + metrics["test/left_out"] == test
+        assert 0 < metrics["test/left_out"] < test
+        assert_scores_are_those_of_the_predictions(ready, method)
+    text = (root / "report/report.md").read_text()
+    assert "Knowledge probing: `facts`, 2 relations" in text
+    assert "### Comparison with the paper" not in text
+
+
 # LAMA itself
 
 

@@ -37,6 +37,28 @@ def test_settings_that_no_method_uses_may_be_left_out(tmp_path):
     )
 
 
+def test_own_relations_are_checked_with_the_parameters(tmp_path):
+    path = tmp_path / "facts.csv"
+    own = {"lama.source": "facts", "lama.facts": str(path), "lama.relations": ["made", "up"]}
+    own["lama.stability.methods"] = []
+    path.write_text(
+        "relation,subject,object,template\nmade,a,b,[X] of [Y]\nup,a,b,{subject} {mask}\n"
+    )
+    _check(tmp_path, own)
+    _check(tmp_path, {**own, "lama.relations": "all"})
+    (line,) = _mistakes(tmp_path, {**own, "lama.relations": ["made", "P17"]})
+    assert "lama.relations: 'P17' is not a relation of facts; choose from made, up" in line
+    path.write_text("relation,subject,object,template\nmade,a,b,[X] only\nup,a,b,[X] [P] [Y]\n")
+    first, second = _mistakes(tmp_path, own)
+    assert f"lama.facts: {path}: made: template" in first
+    assert "has no prompt tokens" in second
+    path.unlink()
+    assert _mistakes(tmp_path, own) == [
+        f"params.yaml: lama.facts: {path}: no such file or folder; paths start at the checkout's "
+        "root"
+    ]
+
+
 def test_objects_of_several_tokens_need_no_search_for_words(tmp_path):
     every = {"lama.objects": "all"}
     (line,) = _mistakes(tmp_path, every)

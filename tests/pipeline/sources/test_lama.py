@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.lama import PROMPT_COLLECTIONS, TEST_FACTS, read_facts
+from pipeline.data.lama import (
+    PROMPT_COLLECTIONS,
+    TEST_FACTS,
+    Fact,
+    Relation,
+    read_facts,
+    read_relations,
+)
 from pipeline.errors import ChecksumError, DataError, DownloadError
 from pipeline.files import read_jsonl
 from pipeline.sources import http
@@ -483,7 +490,22 @@ def test_a_list_of_digests_that_is_none_is_refused(server, target, cache, mirror
 
 @pytest.mark.parametrize(("name", "source"), [("lama", LAMA), ("geonames", GEONAMES)])
 def test_a_name_in_params_chooses_the_source(name, source):
-    assert lama_source(name) is source
+    assert lama_source(name, "facts") is source
+
+
+def test_own_facts_are_written_in_lamas_format(tmp_path):
+    path = tmp_path / "made.csv"
+    path.write_text("subject,object,template\nLyon,New France,[X] is in [Y] .\n")
+    source = lama_source("facts", str(path))
+    target = tmp_path / "raw"
+    target.mkdir()
+    source.fetch(target, cache=tmp_path, mirror=None)
+    assert read_relations(target / "relations.jsonl") == {
+        "made": Relation("made", "[X] is in [Y] .", "made")
+    }
+    assert read_facts(target / "made" / "facts.jsonl") == [Fact("made", "Lyon", "New France")]
+    found = source.probe(cache=tmp_path, mirror=None, seconds=1)
+    assert found == f"{path}: 1 relations, 1 facts"
 
 
 def test_the_table_has_lamas_41_relations_and_34039_facts():
