@@ -386,7 +386,7 @@ def test_a_method_is_merged_over_the_defaults_of_what_it_tunes(tmp_path):
             "prompt-tuning": {"tune": ["prompt", "model"], "prompt": {"encoder": "mlp"}},
         },
     )  # fmt: skip
-    shared["search"] = None
+    shared |= {"search": None, "steps_per_epoch": None}
     assert {name: training[name].model_dump() for name in training} == {
         **{
             name: {**full[name].model_dump(), "prompts_per_unit": 5}
@@ -472,7 +472,8 @@ def test_the_projects_methods_resolve_to_these_values():
     params = load_params(PROJECT / "params.yaml")
     nothing = {
         "tune": [], "epochs": 0, "batch_size": 1, "patience": 1,
-        "prompts_per_unit": None, "prompt": None, "model": None, "search": None,
+        "steps_per_epoch": None, "prompts_per_unit": None, "prompt": None, "model": None,
+        "search": None,
     }  # fmt: skip
 
     def optimization(*values: Any, **more: Any) -> dict[str, Any]:
