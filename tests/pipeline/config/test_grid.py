@@ -206,6 +206,7 @@ def test_every_candidate_is_a_template_with_that_number_of_prompt_tokens() -> No
             "9938375 settings",
         ),
         ({"max_length": [10**9]}, "from 8 to 100000"),
+        ({"epochs": [0]}, "superglue.grid.p-tuning.epochs: epochs must be"),
         ({"template": [{"insert_into": "p-tuning", "tokens": list(range(2000))}]}, "2000 values"),
     ],
 )  # fmt: skip
