@@ -111,3 +111,9 @@ def test_every_path_of_the_tree_exists() -> None:
         for name in names:
             places = [ROOT / name, ROOT / "pipeline" / name]
             assert name in made or any(place.exists() for place in places), name
+
+
+def test_the_readme_is_short_up_to_its_map_and_starts_with_a_picture() -> None:
+    start = re.sub("<!--.*?-->", "", README.partition("## Project layout")[0])
+    assert len(re.findall(r"\S*\w\S*", start)) <= 1000
+    assert "![" in "\n".join(README.splitlines()[:20])
