@@ -17,6 +17,9 @@ from pipeline.errors import DataError
 
 Value = TypeVar("Value")
 
+# Of the parser; ValueError, of which the others of it are: numbers of thousands of digits.
+_NO_JSON = (ValueError, RecursionError)
+
 
 @contextmanager
 def atomic_dir(target: Path) -> Iterator[Path]:
@@ -143,6 +146,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     write_text(path, table.getvalue())
 
 
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """Read one JSON object with some keys.
+
+    Raises:
+        DataError: as for `read_json`; or it is no object, or lacks a key.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or not all(key in value for key in keys):
+        raise DataError(f"{path}: not an object with {', '.join(keys)}; delete it and run again")
+    return value
+
+
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read a table with a header line; every value is text."""
     with _opened(path) as file:
@@ -162,8 +177,22 @@ def read_json(path: Path) -> Any:
     with _opened(path) as file:
         try:
             return json.load(file, parse_constant=refuse)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except _NO_JSON as error:
             raise DataError(f"{path}: not JSON ({error}); delete it and run again") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, without their ends.
+
+    Raises:
+        DataError: the file is missing or not UTF-8.
+    """
+    with _opened(path) as file:
+        try:
+            text: str = file.read()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text ({error}); fetch the file again") from error
+    return text.split("\n")
 
 
 def read_jsonl(path: Path, required: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -174,17 +203,12 @@ def read_jsonl(path: Path, required: Sequence[str] = ()) -> list[dict[str, Any]]
             key.
     """
     records = []
-    with _opened(path) as file:
-        try:
-            lines = file.read().split("\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text ({error}); fetch the file again") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except _NO_JSON as error:
             raise DataError(f"{path}:{number}: not JSON ({error}); fetch the file again") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}:{number}: expected an object, found {type(record).__name__}")
@@ -207,5 +231,7 @@ def _opened(path: Path) -> Iterator[Any]:
         file = path.open(encoding="utf-8", newline="")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; `dvc repro` creates it") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; check it and its permissions") from error
     with file:
         yield file

@@ -65,10 +65,9 @@ def stage(
     """
     _end_with_dvc()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    info = StageInfo(name, benchmark, task, method)
     try:
-        identity = running_stage()
-        info = StageInfo(name, benchmark, task, method)
-        with _work(name, identity) as work:
+        with _file_errors_named(), _work(name, identity := running_stage()) as work:
             resumes = work.noted("run_id", _run_id) if work is not None else None
             with (
                 stage_run(identity, info, resumes=resumes) as run,

@@ -69,8 +69,8 @@ def lama(
             configs = lama_configs(params.lama, name, method, manual, masked=masked)
             trials += _trials(name, configs, {1: _facts(data, name, splits)}, params.lama.seeds)
         paths, search = _Paths(model, splits, out, curves), partial(_search_words, data)
-        select = params.lama.selection == "dev"
-        _train(ctx, params, method, trials, paths, select=select, search=search)
+        selection = params.lama.selection
+        _train(ctx, params, method, trials, paths, selection=selection, search=search)
 
 
 @app.command()
@@ -97,7 +97,7 @@ def stability(
                 )
                 trials += _trials(f"{relation}/{number}", configs, facts, params.lama.seeds)
         paths, search = _Paths(model, splits, out, curves), partial(_search_words, data)
-        _train(ctx, params, method, trials, paths, select=True, search=search)
+        _train(ctx, params, method, trials, paths, selection="dev", search=search)
 
 
 @app.command()
@@ -117,7 +117,7 @@ def superglue(
         configs = superglue_configs(glue, task, method, masked=is_masked(model))
         ctx.log_dataset(f"{task}/{glue.source}", splits, "training")
         trials = _task_trials(get_task(task), method, configs, splits, glue.seeds, {})
-        _train(ctx, params, method, trials, paths, select=glue.selection == "dev")
+        _train(ctx, params, method, trials, paths, selection=glue.selection)
 
 
 @app.command()
@@ -138,7 +138,7 @@ def tasks(
         ctx.log_dataset(task, splits, "training")
         digests = {DEFINITION: sha256(splits / DEFINITION)}
         trials = _task_trials(definition.task, method, configs, splits, own.seeds, digests)
-        _train(ctx, params, method, trials, paths, select=own.selection == "dev")
+        _train(ctx, params, method, trials, paths, selection=own.selection)
 
 
 def _facts(data: LamaSplits, relation: str, splits: Path) -> TrialData:
@@ -188,7 +188,7 @@ def _trials(
 ) -> list[Trial]:
     """List the trials of a task. Where nothing is random, the first seed is enough."""
     return [
-        Trial(task, config, split, seed, data[split], classifier)
+        Trial(task, config.for_split(split), split, seed, data[split], classifier)
         for config in configs
         for split in data
         for seed in (seeds if _is_random(config) else seeds[:1])
@@ -274,7 +274,7 @@ def _train(
     trials: Sequence[Trial],
     paths: _Paths,
     *,
-    select: bool,
+    selection: str,
     search: Search | None = None,
 ) -> None:
     """Run the trials; write prompts, weights, `trials.json` and curves, all at once at the end."""
@@ -287,21 +287,22 @@ def _train(
         params.runtime,
         search if any(trial.config.training.search for trial in trials) else None,
     )
-    selection = runner.run(trials, select=select)
+    by_split = selection == "dev-per-split"
+    selected = runner.run(trials, select=selection != "none", by_split=by_split)
     with atomic_dir(paths.out) as folder:
-        selection = runner.save_weights(selection, folder)
+        selected = runner.save_weights(selected, folder)
         prompts = {
-            trial.name: trial.stored_prompt(result) for trial, result in selection.kept.items()
+            trial.name: trial.stored_prompt(result) for trial, result in selected.kept.items()
         }
         save_prompts(folder, method, prompts)
-        write_json(folder / "trials.json", selection.describe())
-    _write_curves(paths.curves, selection, "score" if search is None else "p_at_1")
+        write_json(folder / "trials.json", selected.describe())
+    _write_curves(paths.curves, selected, "score" if search is None else "p_at_1")
     for file in (paths.out / "prompts.json", paths.out / "trials.json", paths.curves):
         ctx.run.log_file(file)
     reused = {SECONDS_REUSED: round(runner.seconds_reused, 1)}
     ctx.run.log_metrics({"trainings": len(trials), **reused})
     if prompts:
-        points = score_points(selection.dev_rows, "dev_score")
+        points = score_points(selected.dev_rows, "dev_score")
         ctx.run.log_metrics(mean_and_std(f"dev/{trials[0].metric}", points))
 
 

@@ -47,6 +47,7 @@ def method(
     prompt_optimizer: OptimizerConfig = ADAM,
     model_optimizer: OptimizerConfig | None = None,
     gradient_accumulation_steps: int = 1,
+    steps_per_epoch: int | None = None,
 ) -> MethodParams:
     """A method's section; also what params.yaml refuses, such as an encoder and no epochs."""
     prompt = model = None
@@ -66,6 +67,7 @@ def method(
         prompt=prompt,
         model=model,
         search=None,
+        steps_per_epoch=steps_per_epoch,
     )
 
 

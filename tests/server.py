@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,7 @@ class File:
             that it is longer or shorter; `all`: the whole file, whatever part is asked for;
             `shifted`: a part that was not asked for; `less`: half of the part that was asked for;
             `altered`: other bytes of the same number; `packed`: compressed, for who can unpack it;
-            `chunked`: without its length; `cut chunked`.
+            `drips`: a byte now and then; `chunked`: without its length; `cut chunked`.
     """
 
     content: bytes
@@ -131,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
             length = len(body) + 100
         elif how == "short":
             length, body = len(body) // 2, body[: len(body) // 2]
+        elif how == "drips":
+            body = b""
         elif how in ("cut", "silent"):
             body = body[: len(body) // 2]
         if "chunked" in how:
@@ -142,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
             )
             body = body[: len(body) // 2] if "cut" in how else body + b"0\r\n\r\n"
         self._send(status, body, headers, length)
+        if how == "drips":
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
         if how == "silent":
             self.wfile.flush()
             self.server.silent.set()

@@ -72,3 +72,40 @@ def test_the_environment_starts_its_programs_without_activation(tmp_path: Path, 
     folders = shown.stdout.strip().split(os.pathsep)
     assert sorted(folders) == sorted(["/usr/bin", str(Path(sys.executable).parent)])
     assert folders[0] == ("/usr/bin" if os.pathsep in path else str(Path(sys.executable).parent))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("methods: [manual, p-tuning]", "methods: manual"), "lama.methods: value should be"),
+        (("tasks: {}", "tasks:"), "tasks: value should be"),
+        (("seed: 34", f"seed: {'[' * 5_000}"), "nested too deeply"),
+    ],
+)
+def test_dvc_is_not_started_with_parameters_that_it_cannot_read(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    """DVC reads the lists of params.yaml before any stage runs."""
+    shutil.copy(ROOT / "tools" / "venv.pth", tmp_path)
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "validate.py").touch()
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    script = tmp_path / "dvc"
+    script.write_text(f"import site; site.addsitedir({str(tmp_path)!r}); print('started')")
+
+    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(script), *arguments], cwd=tmp_path, env={"PATH": "/usr/bin"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    (tmp_path / "params.yaml").write_text(text.replace(*change, 1))
+    refused = start("repro")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: params.yaml: ")
+    assert said in refused.stderr
+    assert "started" not in refused.stdout
+    assert start("status").stdout == "started\n"
+    (tmp_path / "params.yaml").write_text(text)
+    assert start("repro").stdout == "started\n"

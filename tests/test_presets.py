@@ -20,6 +20,7 @@ from pipeline.config.presets import (
 )
 from pipeline.config.schema import load_params
 from pipeline.data.lama import TEST_FACTS
+from pipeline.tasks import get_task
 from tests.project import ROOT
 
 FOLDER = ROOT / "presets"
@@ -87,7 +88,7 @@ OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], list[int], str]] = {
 
 # Source: THUDM/P-tuning @ f4225d4d, LAMA/cli.py and p_tuning/modeling.py; learning rate and Adam
 # are also the paper's. The code knows neither warm-up nor clipping.
-RELEASED_LOOP = {"epochs": 100, "batch_size": 8, "patience": 20}
+RELEASED_LOOP = {"epochs": 100, "batch_size": 8, "patience": 20, "steps_per_epoch": None}
 RELEASED_OPTIMIZER = {
     "optimizer": "adam",
     "weight_decay": 5e-4,
@@ -173,7 +174,7 @@ each_preset = pytest.mark.parametrize("name", PRESETS)
 
 
 def test_the_presets_are_those_of_the_tables_and_of_the_embedded_model() -> None:
-    assert sorted(PRESETS) == sorted([*OF_TABLES, *SMOLLM2, *OF_SUPERGLUE])
+    assert sorted(PRESETS) == sorted([*OF_TABLES, *SMOLLM2, *OF_SUPERGLUE, *OF_LM_BFF])
 
 
 @each_preset
@@ -350,6 +351,60 @@ def test_presets_of_superglue_train_what_their_table_has(name: str, params: Path
     sizes = glue.splits
     assert (sizes.train_examples, sizes.dev_examples, sizes.test_examples) == (None, None, None)
     assert (sizes.count, sizes.train_share) == (4, 0.5)
+
+
+# Preset -> model, tasks, methods, settings of each tuned method on a task, and steps.
+# Source: princeton-nlp/LM-BFF, README and run_experiment.sh.
+OF_LM_BFF: dict[str, tuple[str, list[str], list[str], int, int]] = {
+    "lm-bff-roberta-large": (
+        "roberta-large", ["cola", "glue_rte", "mnli", "mrpc", "qnli", "sst2"],
+        ["manual", "classifier", "manual-fine-tuning", "p-tuning"], 9, 1000,
+    ),
+    "lm-bff-roberta-large-auto": (
+        "roberta-large", ["mnli", "mrpc", "sst2"], ["manual-fine-tuning", "p-tuning"], 9, 1000,
+    ),
+    "lm-bff-smollm2": (
+        "smollm2-135m-instruct", ["mrpc", "sst2"], ["manual", "manual-fine-tuning", "p-tuning"],
+        2, 32,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_LM_BFF)
+def test_presets_of_lm_bff_have_its_protocol(name: str, params: Path) -> None:
+    apply_values(params, values_of(name))
+    loaded = load_params(params)
+    glue = loaded.superglue
+    model, tasks, methods, settings, steps = OF_LM_BFF[name]
+    assert (loaded.model.name, glue.tasks, glue.methods) == (model, tasks, methods)
+    assert (glue.source, glue.protocol, glue.selection) == ("glue", "lm-bff", "dev-per-split")
+    assert (glue.splits.per_class, glue.split_numbers) == (16, [13, 21, 42, 87, 100])
+    for task in tasks:
+        templates = {}
+        for method in methods:
+            configs = superglue_configs(glue, task, method, masked=model == "roberta-large")
+            assert len(configs) == (1 if method == "manual" else settings)
+            templates[method] = [
+                configs[0].for_split(seed).template.source for seed in glue.split_numbers
+            ]
+            for config in configs:
+                training = config.training
+                if training.tune:
+                    assert training.epochs * (training.steps_per_epoch or 0) == steps
+                    assert training.patience == training.epochs
+        own = get_task(task).patterns
+        if name.endswith("auto"):
+            names = [f"lm-bff-auto-{seed}" for seed in glue.split_numbers]
+            assert templates["manual-fine-tuning"] == [own[each] for each in names]
+        # P-tuning has the same templates with a prompt token.
+        without = [template.replace("[P] ", "") for template in templates["p-tuning"]]
+        assert without == templates["manual-fine-tuning"]
+        if model == "roberta-large":
+            assert glue.prompts[task].max_length == (256 if task in ("glue_rte", "mnli") else 128)
+    if model == "roberta-large":
+        assert glue.grid["p-tuning"] == {
+            "model.learning_rate": [1e-5, 2e-5, 5e-5], "batch_size": [2, 4, 8],
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [n for n in OF_SUPERGLUE if "full" not in n])

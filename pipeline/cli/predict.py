@@ -84,7 +84,7 @@ InputFile = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="With --file: the .csv or .jsonl file to write. Default: the screen."),
+    typer.Option(help="With --file: the new .csv or .jsonl file to write. Default: the screen."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
@@ -133,6 +133,8 @@ class PredictOptions:
             raise DataError("--json is for printing; name the file --out something.jsonl instead")
         if self.out.suffix.lower() not in (".csv", ".jsonl"):
             raise DataError(f"--out {self.out}: name a file that ends in .csv or .jsonl")
+        if self.out.exists():
+            raise DataError(f"--out {self.out}: exists; name another file, or delete this one")
 
 
 @dataclass(frozen=True)

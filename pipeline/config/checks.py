@@ -4,7 +4,14 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pipeline.config.grid import lama_configs, own_configs, superglue_configs
-from pipeline.config.schema import LamaMethod, LamaParams, Params, SearchParams
+from pipeline.config.schema import (
+    LamaMethod,
+    LamaParams,
+    Params,
+    SearchParams,
+    SuperGlueMethod,
+    SuperGlueParams,
+)
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.glue import GLUE
 from pipeline.data.lama import ALL, GRADIENT, PAPER_PROMPTS, PROMPT_COLLECTIONS, TEST_FACTS
@@ -73,7 +80,7 @@ def check_params(params: Params) -> None:
         check(f"{place}.verbalizer", task_verbalizer, task, prompts.verbalizer)
         for method, template in prompts.templates.items():
             if method in superglue.training:
-                check("", superglue_configs, superglue, name, method, masked=True)
+                check("", _check_task_configs, superglue, name, method)
             else:
                 classifier, where = method == "classifier", f"{place}.templates.{method}"
                 check(where, task_template, task, template, classifier=classifier)
@@ -128,6 +135,15 @@ def _check_relation(relation: str, source: str, known: Collection[str]) -> None:
     if relation not in known:
         choices = ", ".join(known)
         raise ParamsError(f"'{relation}' is not a relation of {source}; choose from {choices}")
+
+
+def _check_task_configs(superglue: SuperGlueParams, task: str, method: SuperGlueMethod) -> None:
+    for config in superglue_configs(superglue, task, method, masked=True):
+        for number in superglue.split_numbers if task in superglue.tasks else ():
+            try:
+                config.for_split(number)
+            except ParamsError as error:
+                raise ParamsError(f"superglue.overrides.{task}.{method}.{error}") from None
 
 
 def _check_task_source(task: str, source: str) -> None:

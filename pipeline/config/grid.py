@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,7 @@ class TrialConfig:
             own answers.
         max_length: largest number of tokens of a prompt; None for LAMA.
         training: the method's section, with the values of this setting.
+        by_split: split -> template, where each split has its own; `template` is the first.
     """
 
     number: int
@@ -58,6 +59,22 @@ class TrialConfig:
     verbalizer: dict[str, str] | None
     max_length: int | None
     training: MethodParams
+    by_split: Mapping[int, Template] = field(default_factory=dict)
+
+    def for_split(self, split: int) -> "TrialConfig":
+        """The setting with the template of a split.
+
+        Raises:
+            ParamsError: the others have templates of their own, this one has none.
+        """
+        if not self.by_split:
+            return self
+        if split not in self.by_split:
+            known = ", ".join(f"split-{number}" for number in self.by_split)
+            raise ParamsError(
+                f"template: none for split-{split}, but for {known}; write one for each split"
+            )
+        return replace(self, template=self.by_split[split], by_split={})
 
 
 # Part of a prompt -> its value, the key of `params.yaml` that gives it, and a reader: a
@@ -211,17 +228,20 @@ def _configs(
         differing = {
             path: value.source if isinstance(value, Template) else value
             for path, value in setting.items()
-            if len(axes[path]) > 1
+            if len(axes[path]) > 1 and not isinstance(value, _SplitTemplates)
         }
+        template = setting["template"]
+        by_split = template if isinstance(template, _SplitTemplates) else {}
         values = {path: value for path, value in setting.items() if path not in prompt}
         configs.append(
             TrialConfig(
                 number=number,
                 tried=differing,
-                template=setting["template"],
+                template=next(iter(by_split.values()), template),
                 verbalizer=setting.get("verbalizer"),
                 max_length=setting.get("max_length"),
                 training=_replaced(training, values, places, place),
+                by_split=by_split,
             )
         )
     return configs
@@ -236,12 +256,22 @@ def _leaves(training: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
+class _SplitTemplates(dict[int, Template]):
+    """Split -> template: one value of the axis `template`."""
+
+
+_SPLIT = re.compile(r"split-(\d+)")
+
+
 def _read_templates(
     value: Any, *, parse: Callable[[str], Template], trained: bool, masked: bool
-) -> list[Template]:
-    """The template of this name or text, or all that a search makes from a pattern."""
+) -> list[Any]:
+    """The template of this name or text, all that a search makes, or those of the splits."""
     if isinstance(value, str):
         templates = [parse(value)]
+    elif isinstance(value, Mapping) and value and all(_SPLIT.fullmatch(str(n)) for n in value):
+        read = partial(_read_templates, parse=parse, trained=trained, masked=masked)
+        return [_SplitTemplates({int(str(n)[6:]): read(str(t))[0] for n, t in value.items()})]
     elif isinstance(value, Mapping) and set(value) == {"insert_into", "tokens"}:
         pattern, tokens = value["insert_into"], value["tokens"]
         counts = tokens if isinstance(tokens, list) else [tokens]
@@ -260,7 +290,8 @@ def _read_templates(
         ]
     else:
         raise ParamsError(
-            f"{value!r}: write a name, a template, or {{insert_into: name, tokens: [1, 2]}}"
+            f"{value!r}: write a name, a template, {{insert_into: name, tokens: [1, 2]}}, or "
+            "{split-1: name, split-2: name}"
         )
     for template in templates:
         if bool(template.prompt_tokens) != trained:

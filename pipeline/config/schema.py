@@ -190,6 +190,8 @@ class MethodParams(Section):
     """How one method is trained, merged over `defaults`; see `_merge_defaults`.
 
     `prompt` and `model` are set if `tune` contains them, `search` for the method `discrete`.
+    `steps_per_epoch` is how many steps an epoch has, after which dev is scored; None: one pass over
+    the train set.
     """
 
     tune: list[Tuned]
@@ -199,6 +201,7 @@ class MethodParams(Section):
     prompt: PromptParams | None = None
     model: TunedModelParams | None = None
     search: SearchParams | None = None
+    steps_per_epoch: Count | None = None
 
     @model_validator(mode="after")
     def _has_what_it_tunes(self) -> Self:
@@ -312,12 +315,19 @@ class SuperGlueParams(Section):
     tasks: list[SuperGlueTask]
     methods: list[SuperGlueMethod]
     seeds: Seeds
-    selection: Literal["dev", "none"]
+    selection: Literal["dev", "dev-per-split", "none"]
     splits: SuperGlueSplits
     prompts: dict[SuperGlueTask, TaskPrompts]
     training: Annotated[dict[SuperGlueMethod, MethodParams], BeforeValidator(_merge_defaults)]
     grid: dict[SuperGlueMethod, Grid]
     overrides: dict[SuperGlueTask, dict[str, dict[str, Any]]]
+
+    @property
+    def split_numbers(self) -> list[int]:
+        """The numbers of the train and dev sets; those of LM-BFF are their seeds."""
+        if self.source == "glue" and self.protocol == "lm-bff":
+            return list(self.splits.seeds)
+        return list(range(1, self.splits.count + 1)) if self.protocol == "multi-split" else [1]
 
     @model_validator(mode="after")
     def _protocol_fits(self) -> Self:

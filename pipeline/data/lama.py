@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from pipeline.files import read_json, read_jsonl, read_lines, write_json, write_jsonl, write_text
 
 SPLITS = ("train", "dev", "test")
 
@@ -118,7 +118,7 @@ def write_lama(folder: Path, splits: LamaSplits) -> None:
 def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
     """Read the files of `write_lama`, with the named splits only."""
     relations = read_relations(folder / "relations.jsonl")
-    vocabulary = _lines(folder / "vocabulary.txt")
+    vocabulary = [line for line in read_lines(folder / "vocabulary.txt") if line]
     facts = {
         relation: {split: read_facts(folder / relation / f"{split}.jsonl") for split in split_names}
         for relation in relations
@@ -137,7 +137,7 @@ def read_vocabulary(raw: Path, subset: str) -> list[str]:
             words that are one token of BERT, RoBERTa and GPT-2.
     """
     if subset == "34k":
-        return _lines(raw / "common_vocab_cased.txt")
+        return [line for line in read_lines(raw / "common_vocab_cased.txt") if line]
     path = raw / "29k-vocab.json"
     lists = read_json(path)
     words = lists.get("bert-base-cased") if isinstance(lists, dict) else None
@@ -194,10 +194,3 @@ def read_facts(path: Path) -> list[Fact]:
                 raise DataError(f"{path}: fact {number}: {key} is {record[key]!r}, not a name")
         facts.append(Fact(**{key: value for key, value in record.items() if key in keys}))
     return facts
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; `dvc repro` creates it") from error

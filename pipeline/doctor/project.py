@@ -7,7 +7,7 @@ from pipeline.config.checks import check_params
 from pipeline.config.schema import Params, load_params
 from pipeline.doctor import machine
 from pipeline.doctor.checks import Check, CheckResult, Problem, run_checks
-from pipeline.doctor.sources import MODEL_STAGE, needed_sources, source_checks
+from pipeline.doctor.sources import needed_sources, source_checks
 from pipeline.workflow.git import git_text
 from pipeline.workflow.project import Project, project_root, read_project
 
@@ -70,9 +70,10 @@ class _Checkout:
             summary += f"; own tasks {', '.join(params.tasks)}"
         return f"{self._params_file} is valid: {summary}"
 
-    def check_dvc(self) -> str:
-        stages = [MODEL_STAGE] if self.params is None else list(needed_sources(self.params))
-        self.project = read_project(stages)
+    def check_dvc(self) -> str | Problem:
+        if self.params is None:  # DVC reads the file too, and may never end
+            return Problem("skipped", f"fix {self._params_file} first")
+        self.project = read_project(list(needed_sources(self.params)))
         return f"{importlib.metadata.version('dvc')}, {self.project.stages} stages"
 
 

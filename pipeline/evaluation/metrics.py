@@ -81,15 +81,13 @@ def task_metrics(
 def score_points(rows: Sequence[Row], column: str) -> list[float]:
     """The values of a column whose mean and deviation are reported, each a mean over the tasks.
 
-    They are one per split and seed; where several settings of a task were kept, one per setting.
+    They are one per split and seed; where several settings of a split were kept, one per setting.
 
     Args:
         rows: one per trial, with `task`, `setting`, `split` and `seed`.
         column: a number of each row.
     """
-    several = any(
-        len({row["setting"] for row in group}) > 1 for group in group_rows(rows, "task").values()
-    )
+    several = any(len(group) > 1 for group in group_rows(rows, "task", "split", "seed").values())
     keys = ("setting",) if several else ("split", "seed")
     return [
         mean([mean([row[column] for row in own]) for own in group_rows(group, "task").values()])

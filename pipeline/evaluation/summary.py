@@ -118,12 +118,17 @@ def setting_rows(trained: Mapping[str, Any], evaluated: Sequence[Row]) -> list[R
                     "tried": ", ".join(tried),
                     "template": setting["template"],
                     "trainings": len(dev),
-                    "chosen": number == content["chosen"],
+                    "chosen": number in _chosen(content["chosen"]),
                     **mean_and_std("dev_score", dev),
                     **(mean_and_std("test_score", test) if test else {}),
                 }
             )
     return rows
+
+
+def _chosen(chosen: int | Mapping[str, int] | None) -> list[int | None]:
+    """The numbers of the settings that dev selected, of all splits."""
+    return list(chosen.values()) if isinstance(chosen, Mapping) else [chosen]
 
 
 def task_summary(rows: Sequence[Row]) -> dict[str, float]:

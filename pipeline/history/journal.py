@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError, TrackingError
 from pipeline.files import write_text
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter, is_refusal
-from pipeline.history.store import connect, first_line, store_identity
+from pipeline.history.store import check_readable, connect, first_line, store_identity
 from pipeline.workflow.project import project_root
 from pipeline.workflow.workdir import locked
 
@@ -238,6 +238,7 @@ def send_all() -> Iterator[SendReport]:
     Raises:
         TrackingError: The store cannot be used, or a log cannot be parsed; nothing has changed.
     """
+    check_readable()
     if not logged_runs():
         return
     mlflow = connect()

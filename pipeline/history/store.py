@@ -55,6 +55,7 @@ def connect(experiment: str | None = None) -> ModuleType:
     try:
         if not uri:
             store = local_store(root)
+            _check_access(store, write=experiment is not None)
             if os.access(store, os.W_OK) and (count := correct_moved(root)):
                 sys.stderr.write(
                     f"The checkout was moved: {count} locations of artifacts in {store} now refer "
@@ -63,6 +64,8 @@ def connect(experiment: str | None = None) -> ModuleType:
             location = (root / ARTIFACTS / (experiment or "")).as_uri()
         import mlflow
 
+        # It logs the traceback of each error of the database, and raises the error too.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         mlflow.set_tracking_uri(uri or f"sqlite:///{store}")
         if not uri:  # MLflow sets it, and the next call would take it for the user's
             os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -86,6 +89,22 @@ def connect(experiment: str | None = None) -> ModuleType:
             f"{_advice(error)} Nothing was run."
         ) from error
     return mlflow
+
+
+def _check_access(store: Path, *, write: bool = False) -> None:
+    """Check that a database may be read or written; SQLite writes a journal beside it.
+
+    Raises:
+        TrackingError: It may not.
+    """
+    denied = [store] if not os.access(store, os.W_OK if write else os.R_OK) else []
+    if write and not os.access(store.parent, os.W_OK):
+        denied.append(store.parent)
+    if denied:
+        raise TrackingError(
+            f"{denied[0]}: no permission to {'write' if write else 'read'}; check its owner and "
+            "mode. Nothing was run."
+        )
 
 
 def _advice(error: Exception) -> str:
@@ -148,6 +167,9 @@ def local_store(root: Path) -> Path:
     """
     store = root / "mlflow.db"
     if store.exists():
+        _check_access(store)
+        if not store.is_file():
+            raise TrackingError(f"{store}: not a file; {_MOVE}")
         with store.open("rb") as file:
             header = file.read(len(_SQLITE_HEADER))
         # MLflow tries to open a file that is not a database for 100 seconds.
@@ -173,6 +195,17 @@ def local_store(root: Path) -> Path:
     return store
 
 
+def check_readable() -> None:
+    """Check, where the history is the file of the checkout, that it may be read.
+
+    Raises:
+        TrackingError: It may not.
+    """
+    store = project_root() / "mlflow.db"
+    if not os.environ.get("MLFLOW_TRACKING_URI") and store.exists():
+        _check_access(store)
+
+
 def check_store(timeout_seconds: float) -> bool:
     """Check that the store can be used, without changing it; return whether it has a history.
 
@@ -183,6 +216,7 @@ def check_store(timeout_seconds: float) -> bool:
     if not history_exists():
         return False
     try:
+        check_readable()
         if address.startswith(_SQL):
             return _is_usable(address)
         if address.startswith("http"):
@@ -239,13 +273,17 @@ def _is_usable(address: str) -> bool:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, without passwords, at most 300 characters.
 
-    For a failed connection it is the system's message, without those of the libraries above.
+    For a failed connection it is the system's message, and for a database its own, without those of
+    the libraries above.
     """
     text = str(error).strip() or repr(error)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionError | socket.gaierror) and cause.strerror:
             text = cause.strerror
+            break
+        if isinstance(original := getattr(cause, "orig", None), Exception):  # of SQLAlchemy
+            text = str(original)
             break
         cause = cause.__cause__ or cause.__context__
     line = without_password(text.splitlines()[0])

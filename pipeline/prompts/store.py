@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.files import read_json, sha256, write_json
+from pipeline.files import read_object, sha256, write_json
 
 _RESTORE = "restore it with `dvc checkout` or `dvc pull`, or train again with `dvc repro`"
 
@@ -81,6 +82,21 @@ class StoredPrompt:
     words: list[str] | None = None
     weights: StoredFile | None = None
 
+    def check(self) -> None:
+        """Check the types of what was read from a file.
+
+        Raises:
+            TypeError: one is wrong.
+        """
+        expected: dict[str, tuple[type, ...]] = {
+            "template": (str,), "best_epoch": (int,), "dev_score": (float, int),
+            "verbalizer": (dict, NoneType), "max_length": (int, NoneType),
+            "words": (list, NoneType),
+        }  # fmt: skip
+        for name, types in expected.items():
+            if not isinstance(value := getattr(self, name), types):
+                raise TypeError(f"{name} is {value!r}")
+
     @property
     def weights_path(self) -> Path | None:
         """The file of the tuned model's weights, checked; None where the model is frozen."""
@@ -140,7 +156,18 @@ def load_prompts(folder: Path, *, tuned: bool = False) -> dict[str, StoredPrompt
     Raises:
         DataError: a file is missing, they do not belong together, or vectors are not finite.
     """
-    record = read_json(folder / "prompts.json")
+    file = folder / "prompts.json"
+    record = read_object(file, "prompts")
+    try:
+        return _read_prompts(folder, record, tuned=tuned)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{file}: not what training writes ({reason}); {_RESTORE}") from error
+
+
+def _read_prompts(
+    folder: Path, record: Mapping[str, Any], *, tuned: bool
+) -> dict[str, StoredPrompt]:
     path = folder / "prompts.safetensors"
     if record.get("vectors") is not None:
         _stored(folder, record["vectors"]).checked_path  # noqa: B018
@@ -162,7 +189,8 @@ def load_prompts(folder: Path, *, tuned: bool = False) -> dict[str, StoredPrompt
             entry["weights"] = _stored(folder, entry["weights"])
         if entry["weights"] is not None:
             entry["weights"].check_exists()
-        prompts[name] = StoredPrompt(vectors=found, **entry)
+        prompts[name] = prompt = StoredPrompt(vectors=found, **entry)
+        prompt.check()
     return prompts
 
 

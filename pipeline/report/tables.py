@@ -203,7 +203,13 @@ def headlines(
 
 def several_settings(results: Sequence[MethodResult]) -> list[MethodResult]:
     """Return the results with several settings that were evaluated, as in ablations."""
-    return [r for r in results if sum(row["test_score"] is not None for row in r.settings) > 1]
+    tested = {r.name: [row for row in r.settings if row["test_score"] is not None] for r in results}
+    # Those that dev has chosen, for each split its own, are no comparison.
+    return [
+        result
+        for result in results
+        if len(rows := tested[result.name]) > 1 and not all(row["chosen"] for row in rows)
+    ]
 
 
 def tuned_prompt(results: Sequence[MethodResult]) -> list[Row]:

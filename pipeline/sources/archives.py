@@ -70,6 +70,11 @@ def extract_members(
             extracted.add(path)
     except _DAMAGE as error:
         raise ChecksumError(f"{archive}: truncated or altered ({error})") from error
+    except OSError as error:
+        raise ChecksumError(
+            f"{archive}: cannot be unpacked into {target}: {error.strerror}; free some space, or "
+            "choose a file system that takes its names"
+        ) from error
     missing = sorted(set(paths) - extracted)
     if missing and not (incomplete and extracted):
         raise ChecksumError(f"{archive}: no {missing[0]} in this archive")

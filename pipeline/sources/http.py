@@ -1,7 +1,6 @@
 """Download one file over HTTP, complete or not at all, resuming after an interruption."""
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import re
@@ -9,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -32,6 +33,9 @@ BACKOFF_SECONDS = 1.0
 MAX_WAIT_SECONDS = 60.0
 # Without any data; then a connection counts as dead.
 READ_TIMEOUT_SECONDS = 30.0
+# As does one that brings less than this in a window of time.
+WINDOW_SECONDS = 60.0
+MIN_BYTES_PER_SECOND = 100
 
 
 def download_to_cache(url: str, cache: Path, *, sha256: str | None = None) -> Path:
@@ -56,22 +60,30 @@ def download(url: str, target: Path, *, sha256: str | None = None) -> None:
         DownloadError: the file could not be downloaded completely.
         ChecksumError: it has another digest; nothing is kept.
     """
+    scheme = urlsplit(url).scheme
+    if scheme not in ("http", "https"):
+        raise DownloadError(
+            f"{url or 'an empty address'}: not an address of http or https; {SET_MIRROR}"
+        )
+    for path in (target, target.with_name(f"{target.name}.partial")):
+        if path.exists() and not path.is_file():
+            raise DownloadError(f"{path}: there is a folder in the file's place; move it away")
     target.parent.mkdir(parents=True, exist_ok=True)
     # `dvc queue` runs stages side by side, which may need the same file.
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.is_file() and (sha256 is None or files.sha256(target) == sha256):
             return
-        partial = _Partial(url, target)
-        partial.complete()
+        unfinished = _Partial(url, target)
+        unfinished.complete()
         if sha256 is not None:
             try:
                 advice = f"Nothing was kept. Run again, and if it repeats, {SET_MIRROR}"
-                check_sha256(partial.data, sha256, url, advice)
+                check_sha256(unfinished.data, sha256, url, advice)
             except ChecksumError:
-                partial.delete()
+                unfinished.delete()
                 raise
-        partial.data.replace(target)
-        partial.delete()
+        unfinished.data.replace(target)
+        unfinished.delete()
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,12 @@ class _Partial:
                     raise _Retryable(f"expected the bytes from {start}, got {sent or 'no range'!r}")
             elif response.status_code == HTTPStatus.OK:
                 sent = response.headers.get("Content-Length", "")
-                length = int(sent) if sent.isdecimal() else None
+                if sent and not sent.isdecimal():
+                    raise DownloadError(
+                        f"{self._url}: sent with the length {sent!r}, so it cannot be checked.\n"
+                        f"Check the proxy, or {SET_MIRROR}"
+                    )
+                length = int(sent) if sent else None
                 remote = _RemoteFile(self._url, _validator(response), length)
                 # In this order, a kill never leaves bytes with the description of another file.
                 self.data.unlink(missing_ok=True)
@@ -174,8 +191,15 @@ class _Partial:
                 unit_scale=True, unit_divisor=1024, disable=None,
             )  # fmt: skip
             with self.data.open("ab") as file, bar:
-                for chunk in response.iter_content(_CHUNK_BYTES):
+                window, received = time.monotonic(), 0
+                # What has come, however little: a server may drip for ever.
+                for chunk in iter(partial(response.raw.read1, _CHUNK_BYTES), b""):
                     bar.update(file.write(chunk))
+                    received += len(chunk)
+                    if (seconds := time.monotonic() - window) > WINDOW_SECONDS:
+                        if received / seconds < MIN_BYTES_PER_SECOND:
+                            raise _Retryable(f"only {received} bytes came in {seconds:.0f} seconds")
+                        window, received = time.monotonic(), 0
         if remote.length not in (None, size := self._size()):
             if size > (remote.length or 0):
                 self.delete()
@@ -191,6 +215,7 @@ def _clear_errors(url: str, partial: Path) -> Iterator[None]:
         requests.ConnectionError,
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,
+        urllib3.exceptions.HTTPError,
     ) as error:
         reason = _innermost(error)
         if "CERTIFICATE_VERIFY_FAILED" in reason:
@@ -245,6 +270,10 @@ def _validator(response: requests.Response) -> str | None:
 def _innermost(error: BaseException) -> str:
     """The reason without the layers around it, which name connection pools and retries."""
     while True:
+        if isinstance(error, urllib3.exceptions.NameResolutionError):
+            return "no such host; check its name and the network"
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
         layers = [getattr(error, "reason", None), *error.args]
         inner = next((e for e in layers if isinstance(e, BaseException)), None)
         if inner is None:
@@ -267,9 +296,9 @@ def probe_hosts(
     """
     probes: dict[str, Callable[[], None]] = {}
     for url in urls:
-        probes.setdefault(urlsplit(url).netloc, functools.partial(_probe, url, seconds))
+        probes.setdefault(urlsplit(url).netloc, partial(_probe, url, seconds))
     probes |= others or {}
-    calls = {host: functools.partial(_failure, probe) for host, probe in probes.items()}
+    calls = {host: partial(_failure, probe) for host, probe in probes.items()}
     answers = run_side_by_side(calls, seconds + 1)
     failures = {host: answers.get(host, f"no answer within {seconds:g} seconds") for host in probes}
     if reasons := "; ".join(f"{host}: {reason}" for host, reason in failures.items() if reason):

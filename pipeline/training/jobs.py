@@ -136,9 +136,8 @@ class Trial:
         if not result.examples:
             return {}
         training = self.config.training
-        per_epoch = (
-            1 if training.search else math.ceil(result.examples["train"] / training.batch_size)
-        )
+        one_pass = math.ceil(result.examples["train"] / training.batch_size)
+        per_epoch = 1 if training.search else training.steps_per_epoch or one_pass
         return {
             **{f"examples_{split}": number for split, number in result.examples.items()},
             "steps": result.history[-1].epoch * per_epoch,
@@ -191,26 +190,32 @@ class Bank:
         }
 
 
+# Number of the selected setting, or split -> number.
+Chosen = int | Mapping[int, int]
+
+
 @dataclass(frozen=True)
 class TrialSelection:
     """The results of a stage's trials.
 
     Attributes:
         results: trial -> result, in the order of the trials.
-        chosen: task -> number of the setting that dev selected; None where none was to be selected.
+        chosen: task -> number of the setting that dev selected, or split -> number if each split
+            selects its own; None where none was to be selected.
     """
 
     results: dict[Trial, TrainingResult]
-    chosen: Mapping[str, int | None]
+    chosen: Mapping[str, Chosen | None]
 
     @property
     def kept(self) -> dict[Trial, TrainingResult]:
         """The trials to evaluate: of each task's chosen setting, or all."""
-        return {
-            trial: result
-            for trial, result in self.results.items()
-            if self.chosen[trial.task] in (None, trial.config.number)
-        }
+        return {trial: result for trial, result in self.results.items() if self._keeps(trial)}
+
+    def _keeps(self, trial: Trial) -> bool:
+        chosen = self.chosen[trial.task]
+        number = chosen[trial.split] if isinstance(chosen, Mapping) else chosen
+        return number in (None, trial.config.number)
 
     @property
     def dev_rows(self) -> list[dict[str, Any]]:
@@ -243,6 +248,8 @@ class TrialSelection:
                     "trials": [],
                 },
             )
+            if config.template.source not in setting["template"].split(" | "):  # one of its split
+                setting["template"] += f" | {config.template.source}"
             setting["trials"].append(
                 {
                     "name": trial.name,
@@ -309,7 +316,9 @@ class TrialRunner:
     search: Search | None = None
     seconds_reused: float = field(init=False, default=0.0)
 
-    def run(self, trials: Sequence[Trial], *, select: bool) -> TrialSelection:
+    def run(
+        self, trials: Sequence[Trial], *, select: bool, by_split: bool = False
+    ) -> TrialSelection:
         """Train every trial, or reuse its result; dev selects a setting of each task.
 
         Args:
@@ -317,18 +326,19 @@ class TrialRunner:
             select: whether the setting with the best mean dev score over splits and seeds is
                 selected (the first, if several are equal); if not, all trials are kept. The
                 weights of tuned models that can no longer be selected are deleted at once.
+            by_split: whether each split selects its own setting.
 
         Source: FewNLU (arXiv 2109.12742), section 3.3: hyper-parameters by the mean dev score over
-        splits.
+        splits; LM-BFF (arXiv 2012.15723), section 3: on each split by its own dev set.
         """
         results: dict[Trial, TrainingResult] = {}
         deleted: set[Trial] = set()
-        chosen: dict[str, int] = {}
+        chosen: Mapping[str, Chosen] = {}
         for bank in group_trials(trials):
             results |= zip(bank.trials, self._run_bank(bank), strict=True)
             if not select:
                 continue
-            chosen, rejected = select_settings(trials, results)
+            chosen, rejected = select_settings(trials, results, by_split=by_split)
             for trial in rejected:
                 if trial.tuned and trial not in deleted:
                     self._delete_weights(trial)
@@ -461,16 +471,31 @@ def group_trials(trials: Sequence[Trial]) -> list[Bank]:
 
 
 def select_settings(
-    trials: Sequence[Trial], results: Mapping[Trial, TrainingResult]
-) -> tuple[dict[str, int], list[Trial]]:
+    trials: Sequence[Trial], results: Mapping[Trial, TrainingResult], *, by_split: bool = False
+) -> tuple[Mapping[str, Chosen], list[Trial]]:
     """Select each task's setting with the best mean dev score over splits and seeds.
 
     Settings with a trial that has no result yet are ignored.
 
     Returns:
-        Task -> number of the setting, the first if several are equal; and the trials of the
-        settings that were not selected.
+        Task -> number of the setting, the first if several are equal, or with `by_split` split ->
+        number; and the trials of the settings that were not selected.
     """
+    if not by_split:
+        return _select_settings(trials, results)
+    of_splits: dict[str, dict[int, int]] = {}
+    rejected: list[Trial] = []
+    for split in dict.fromkeys(trial.split for trial in trials):
+        chosen, others = _select_settings([t for t in trials if t.split == split], results)
+        for task, number in chosen.items():
+            of_splits.setdefault(task, {})[split] = number
+        rejected += others
+    return of_splits, rejected
+
+
+def _select_settings(
+    trials: Sequence[Trial], results: Mapping[Trial, TrainingResult]
+) -> tuple[dict[str, int], list[Trial]]:
     groups: dict[tuple[str, int], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.task, trial.config.number), []).append(trial)

@@ -143,7 +143,8 @@ def train(
             bit-equal where it is not.
         jobs: one or more; one if the model is tuned.
         config: the method's section of `params.yaml`. With 0 epochs dev is scored and nothing
-            trained; a job stops after `patience` epochs in a row below its best dev score;
+            trained; an epoch is one pass over the train set, or `steps_per_epoch` steps; a job
+            stops after `patience` epochs in a row below its best dev score;
             `gradient_accumulation_steps` forward passes share a tuned model's step and add up
             their gradients: less memory, the same step except for dropout.
         max_tokens_per_forward: maximum number of positions in a forward pass; it changes memory
@@ -246,28 +247,43 @@ class _BankedJob:
         self.result = TrainingResult(examples=job.sizes)
         self.epochs_without_improvement = 0
         self.has_prompt = config.prompt is not None and job.prompt_tokens > 0
-        self.steps_per_epoch = math.ceil(len(job.train.rows) / config.batch_size)
+        self._steps_per_pass = math.ceil(len(job.train.rows) / config.batch_size)
+        self.steps_per_epoch = config.steps_per_epoch or self._steps_per_pass
         self._batch_size = config.batch_size
 
     def steps(self, epoch: int) -> list[list[Item]]:
-        """Return the examples of each step, in a random order of the epoch.
+        """Return the examples of each step of an epoch.
 
         With an open vocabulary, the right word competes with the whole vocabulary.
         """
         data = self.job.train
-        order = list(range(len(data.rows)))
-        make_random(self.job.seed, "order of examples", self.job.name, str(epoch)).shuffle(order)
         targets = data.targets
         words: tuple[int, ...] | None = tuple(data.word_ids.tolist())
         if self.job.open_vocabulary:
             targets, words = data.word_ids[targets], None
         answers = targets.tolist()
-        size = self._batch_size
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
         return [
             [Item(self.position, data.rows[i], answers[i], words, len(batch)) for i in batch]
-            for batch in batches
+            for batch in self._batches(epoch)
         ]
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """Positions of the examples of each step; each pass over them has a random order."""
+        first = (epoch - 1) * self.steps_per_epoch
+        batches: list[list[int]] = []
+        number, skipped = divmod(first, self._steps_per_pass)
+        while len(batches) < skipped + self.steps_per_epoch:
+            number += 1
+            order = list(range(len(self.job.train.rows)))
+            name = self.job.name
+            make_random(self.job.seed, "order of examples", name, str(number)).shuffle(order)
+            size = self._batch_size
+            batches += [order[start : start + size] for start in range(0, len(order), size)]
+        return batches[skipped : skipped + self.steps_per_epoch]
+
+    def examples_in(self, epoch: int) -> int:
+        """Return how many examples the steps of an epoch have together."""
+        return sum(map(len, self._batches(epoch)))
 
     @cached_property
     def dev(self) -> list[Item]:
@@ -508,11 +524,11 @@ class _Bank:
     def _record(self, job: _BankedJob, scores: NDArray[np.float32]) -> EpochRecord:
         """Summarize an epoch by (dev examples, 2): the loss and the predicted answer of each."""
         epoch = self.progress.epoch
-        train_loss = self.progress.losses[job.position] / len(job.job.train.rows)
+        loss = self.progress.losses[job.position]
         answers = torch.from_numpy(scores[:, 1].astype(np.int64))
         return EpochRecord(
             epoch=epoch,
-            train_loss=train_loss if epoch else None,
+            train_loss=loss / job.examples_in(epoch) if epoch else None,
             dev_loss=float(scores[:, 0].mean(dtype=np.float64)),
             dev_score=job.job.score(answers, job.job.dev.targets),
         )

@@ -326,3 +326,17 @@ def test_numbers_that_are_not_finite_are_not_read(tmp_path, value):
     path.write_text(f'{{"a": [1, {value}]}}')
     with pytest.raises(DataError, match=f"{path}: has {value} in place of a number; delete it"):
         read_json(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5_000 + "}"])
+@pytest.mark.parametrize("read", [read_json, read_jsonl])
+def test_json_that_python_cannot_hold_is_named(tmp_path, text, read):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="not JSON"):
+        read(path)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="Is a directory; check it"):
+        read_json(tmp_path)

@@ -453,3 +453,12 @@ def test_paths_are_those_of_dvc_yaml() -> None:
         assert f"{folder}/${{item.task}}/${{item.method}}" == made_by(f"train-{benchmark}")
     (own,) = stages["splits-tasks"]["do"]["outs"]
     assert f"{commands.OWN_SPLITS}/${{key}}" == own
+
+
+def test_a_file_that_exists_is_never_replaced(project: Path) -> None:
+    rows = Path("kept.csv")
+    rows.write_text("subject\nLyon\n")
+    result = invoke("lama", "P17", "--file", "kept.csv", "--out", "kept.csv")
+    assert result.exit_code == 1
+    assert "--out kept.csv: exists; name another file" in result.output
+    assert rows.read_text() == "subject\nLyon\n"

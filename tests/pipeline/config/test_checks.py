@@ -343,6 +343,15 @@ def test_a_task_of_another_source_is_named(tmp_path):
     assert "glue has no rte; it has cola, glue_rte, mnli, mrpc, qnli, sst2. Change" in line
 
 
+def test_a_split_without_its_template_is_named(tmp_path):
+    changes = {"superglue.overrides.rte": {"p-tuning": {"template": {"split-2": "p-tuning"}}}}
+    (line,) = _mistakes(tmp_path, changes)
+    assert line.endswith(
+        "superglue.overrides.rte.p-tuning.template: none for split-1, but for split-2; write one "
+        "for each split"
+    )
+
+
 def test_published_templates_of_lama_may_be_used(tmp_path):
     _check(tmp_path, {**LAMA, STABILITY: "pararel_patterns", SEARCHED: "autoprompt_bert"})
 

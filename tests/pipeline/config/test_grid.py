@@ -7,6 +7,7 @@ from pipeline.config.grid import insert_prompt_tokens, lama_configs, superglue_c
 from pipeline.config.schema import LamaParams, SuperGlueParams, load_params
 from pipeline.errors import ParamsError
 from pipeline.prompts.template import parse_template
+from pipeline.tasks import get_task
 from pipeline.tasks.lama import manual_template
 from tests.pipeline.params_text import write_params
 
@@ -160,6 +161,41 @@ def test_a_wrong_value_for_a_relation_is_named_with_its_place(
         lama_configs(params, "P17", "p-tuning", MANUAL, masked=True)
     for part in parts:
         assert part in str(caught.value)
+
+
+# --- templates of splits
+
+
+def test_each_split_may_have_its_own_template(tmp_path: Path) -> None:
+    by_split = {"split-13": "p-tuning", "split-2": "{premise} [P] {mask}"}
+    params = params_with(tmp_path, overrides={"template": by_split})
+    (config,) = superglue_configs(params, "rte", "p-tuning", masked=True)
+    assert config.tried == {}
+    sources = {split: config.for_split(split).template.source for split in (13, 2)}
+    assert sources == {13: get_task("rte").patterns["p-tuning"], 2: "{premise} [P] {mask}"}
+    with pytest.raises(ParamsError, match="none for split-1, but for split-13, split-2; write"):
+        config.for_split(1)
+    (config,) = superglue_configs(params_with(tmp_path), "rte", "p-tuning", masked=True)
+    assert config.for_split(7) is config
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"split-1": "pet-1"}, "no [P] in the template"),
+        ({"split-1": "no"}, "unknown pattern 'no' of rte"),
+        ({"split-1": "p-tuning", "two": "p-tuning"}, "write a name, a template, {insert_into"),
+        ({}, "write a name"),
+    ],
+)
+def test_a_wrong_template_of_a_split_is_named(
+    tmp_path: Path, value: dict[str, str], said: str
+) -> None:
+    params = params_with(tmp_path, overrides={"template": value})
+    with pytest.raises(ParamsError) as caught:
+        superglue_configs(params, "rte", "p-tuning", masked=True)
+    assert str(caught.value).startswith("superglue.overrides.rte.p-tuning.template: ")
+    assert said in str(caught.value)
 
 
 # --- places of a pattern search

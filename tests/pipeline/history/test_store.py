@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from pipeline.errors import TrackingError
-from pipeline.history.store import check_store, connect
+from pipeline.history.journal import send_all
+from pipeline.history.store import check_store, connect, first_line
 from tests.server import serving
 
 
@@ -117,3 +119,42 @@ def test_a_server_is_asked_for_its_experiments(
         with pytest.raises(TrackingError, match="/experiments/search failed") as told:
             check_store(1)
     assert str(told.value).startswith(f"{server.url}: ")
+
+
+@pytest.mark.parametrize(("experiment", "denied"), [(None, os.R_OK), ("p-tuning-data", os.W_OK)])
+def test_a_history_without_permission_is_one_message(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, experiment: str | None, denied: int
+) -> None:
+    """As root, who runs tests in containers, may read and write everything, access is imitated."""
+    access = os.access
+
+    def refused(path: Path, mode: int) -> bool:
+        return access(path, mode) and not (Path(path).name == "mlflow.db" and mode == denied)
+
+    monkeypatch.setattr(os, "access", refused)
+    with pytest.raises(TrackingError) as caught:
+        connect(experiment)
+    verb = "write" if experiment else "read"
+    assert str(caught.value).startswith(f"{own_folder}/mlflow.db: no permission to {verb}; ")
+
+
+def test_nothing_is_said_to_be_sent_if_the_history_cannot_be_read(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(TrackingError, match="no permission to read"):
+        list(send_all())
+
+
+def test_a_folder_in_place_of_the_history_is_named(own_folder: Path) -> None:
+    (own_folder / "mlflow.db").unlink()
+    (own_folder / "mlflow.db").mkdir()
+    with pytest.raises(TrackingError, match=r"mlflow\.db: not a file"):
+        connect()
+
+
+def test_an_error_of_the_database_is_its_own_words() -> None:
+    original = sqlite3.OperationalError("database or disk is full")
+    error = RuntimeError("(raised as a result of Query-invoked autoflush)")
+    error.__cause__ = OperationalError("insert", {}, original)
+    assert first_line(error) == "database or disk is full"

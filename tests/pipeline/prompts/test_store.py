@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,4 +252,32 @@ def test_a_dev_score_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path):
     file = tmp_path / "prompts.json"
     file.write_text(file.read_text().replace("0.30000000000000004", "NaN"))
     with pytest.raises(DataError, match=f"{file}: has NaN in place of a number"):
+        load_prompts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "5", "null", "{}", '{"prompts": []}',
+     '{"prompts": {"P17": []}}', '{"prompts": {"P17": {}}}',
+     '{"vectors": 5, "prompts": {}}', "[" * 100_000, '{"a": ' + "9" * 5_000 + "}"],
+)  # fmt: skip
+def test_a_record_of_another_shape_is_named(tmp_path, content):
+    (tmp_path / "prompts.json").write_text(content)
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "prompts.json"))):
+        load_prompts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"nothing": 1}, {"dev_score": "high"}, {"dev_score": None}, {"template": 5},
+     {"prompt_tokens": "9"}, {"max_length": "8"}, {"verbalizer": [1]}, {"weights": 3}],
+)  # fmt: skip
+def test_an_entry_of_another_shape_is_named(tmp_path, change):
+    prompt = StoredPrompt("{subject} {mask}", None, 1, 0.5)
+    save_prompts(tmp_path, "manual", {"P17": prompt})
+    file = tmp_path / "prompts.json"
+    record = json.loads(file.read_text())
+    record["prompts"]["P17"] |= change
+    file.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="prompts"):
         load_prompts(tmp_path)

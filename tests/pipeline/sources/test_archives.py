@@ -179,3 +179,11 @@ def test_an_encrypted_zip_is_refused(path, target):
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     assert "encrypted" in _refused(path, target, ["a"])
+
+
+def test_a_name_longer_than_the_file_system_takes_is_refused(tmp_path):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x" * 300, "hello")
+    with pytest.raises(ChecksumError, match=r"a\.zip: cannot be unpacked .*File name too long"):
+        extract_members(archive, tmp_path, ["x" * 300])

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -393,3 +394,30 @@ def test_two_at_once_fetch_it_once(server, target):
         thread.join()
     assert target.read_bytes() == CONTENT
     assert len(server.asked) == 1
+
+
+def test_a_server_that_drips_for_ever_is_left(server, target, monkeypatch):
+    _set(monkeypatch, ATTEMPTS=2, WINDOW_SECONDS=0.2)
+    with pytest.raises(DownloadError, match=r"only .* bytes came in"):
+        download(server.put("/data.bin", CONTENT, "drips", "drips"), target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("name", ["data.bin", "data.bin.partial"])
+def test_a_folder_in_the_files_place_is_named(server, target, name):
+    place = target.with_name(name)
+    place.mkdir(parents=True)
+    with pytest.raises(DownloadError, match=re.escape(f"{place}: there is a folder")):
+        download(server.put("/data.bin", CONTENT), target)
+
+
+@pytest.mark.parametrize("length", ["-5", "many"])
+def test_a_length_that_is_none_is_refused(server, target, length):
+    with pytest.raises(DownloadError, match="with the length"):
+        download(server.put("/data.bin", CONTENT, **{"Content-Length": length}), target)
+
+
+def test_a_host_that_does_not_exist_is_named(target, monkeypatch):
+    _set(monkeypatch, ATTEMPTS=1)
+    with pytest.raises(DownloadError, match=r"nowhere\.invalid/x: no such host"):
+        download("http://nowhere.invalid/x", target)

@@ -290,6 +290,17 @@ def test_the_best_mean_over_the_splits_is_selected_the_first_of_several(
     assert list(kept) == [trial for trial in TRIALS if trial.config.number == number]
 
 
+def test_each_split_may_select_its_own_setting() -> None:
+    scores = {(1, 1): 0.5, (1, 2): 0.2, (2, 1): 0.4, (2, 2): 0.6, (3, 1): 0.5, (3, 2): 0.6}
+    results = {t: scored(scores[t.config.number, t.split]) for t in TRIALS}
+    chosen, rejected = select_settings(TRIALS, results, by_split=True)
+    assert chosen == {"rte": {1: 1, 2: 2}}
+    selection = TrialSelection(results, chosen)
+    assert [(t.split, t.config.number) for t in selection.kept] == [(1, 1), (2, 2)]
+    assert set(rejected) == set(TRIALS) - set(selection.kept)
+    assert selection.describe()["tasks"]["rte"]["chosen"] == {1: 1, 2: 2}
+
+
 def test_a_setting_with_a_trial_to_come_is_not_selected_and_not_rejected() -> None:
     results = results_of((0.25, 0.5, 0.9))
     del results[TRIALS[-1]]

@@ -105,6 +105,34 @@ def assert_equal_results(ours: TrainingResult, other: TrainingResult, *, toleran
         torch.testing.assert_close(ours.vectors, other.vectors, rtol=0, atol=tolerance)
 
 
+# Epochs of so many steps
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_epochs_of_so_many_steps_take_the_steps_of_whole_passes(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    """Seven examples by threes are three steps a pass; 12 steps are four passes."""
+    jobs = [job(tiny_models[family], facts=7)]
+    common: dict[str, Any] = {"score": latest, "batch_size": 3}
+    (whole,) = run(tiny_models[family], jobs, epochs=4, **common).values()
+    for steps, epochs in ((3, 4), (4, 3), (6, 2), (12, 1), (1, 12)):
+        (cut,) = run(
+            tiny_models[family], jobs, epochs=epochs, steps_per_epoch=steps, **common
+        ).values()
+        assert [record.epoch for record in cut.history] == list(range(epochs + 1))
+        assert whole.vectors is not None
+        assert cut.vectors is not None
+        torch.testing.assert_close(cut.vectors, whole.vectors, rtol=0, atol=1e-5)
+        # The loss of an epoch is the mean over the examples of its steps: 3, 3 and 1 in a pass.
+        sizes = [(3, 3, 1)[step % 3] for step in range(12)]
+        taken = [sum(sizes[steps * n : steps * (n + 1)]) for n in range(epochs)]
+        losses = [record.train_loss or 0.0 for record in cut.history[1:]]
+        total = sum(loss * n for loss, n in zip(losses, taken, strict=True)) / sum(taken)
+        expected = sum(record.train_loss or 0.0 for record in whole.history[1:]) / 4
+        assert total == pytest.approx(expected, abs=1e-5)
+
+
 # Against a slow version
 
 
