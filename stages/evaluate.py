@@ -180,8 +180,9 @@ def _evaluate(
 ) -> list[Row]:
     """Evaluate each trial that was kept, or reuse what a killed attempt evaluated.
 
-    Trials of a frozen model share the loaded model. Predictions and the tables of trials and
-    settings are written; the rows of `trial_rows` are returned.
+    Trials of a frozen model share the loaded model. Predictions, the words nearest to trained
+    vectors and the tables of trials and settings are written; the rows of `trial_rows` are
+    returned.
     """
     ctx.run.set_tags({"model": params.model.name})
     models = ModelCache(model_loader(model, params))
@@ -226,6 +227,8 @@ def _evaluate(
                 for record in evaluation.predictions
             ],
         )
+        nearest = [{"trial": name, "nearest": of.nearest} for name, of in evaluations.items()]
+        write_jsonl(folder / "nearest.jsonl", [row for row in nearest if row["nearest"]])
     ctx.run.log_file(predictions)
     rows = trial_rows(described, evaluations)
     # A stage of another benchmark has one task.

@@ -19,6 +19,7 @@ from pipeline.cli import (
     predict,
     preset,
     promote,
+    push,
     report,
     repro,
     results,
@@ -68,6 +69,7 @@ app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=history.LINEAGE_EXAMPLES)(history.lineage)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=promote.EXAMPLES)(promote.promote)
+app.command(epilog=push.EXAMPLES)(push.push)
 app.command(epilog=repro.EXAMPLES)(repro.repro)
 app.command(epilog=history.REPRODUCE_EXAMPLES)(history.reproduce)
 app.command(epilog=results.EXAMPLES)(results.results)

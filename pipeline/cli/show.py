@@ -35,9 +35,9 @@ def show(
 
     from pipeline.config.schema import load_params
     from pipeline.errors import PipelineError
+    from pipeline.evaluation.words import nearest_words
     from pipeline.inference.predictor import best_by_task, load_trained
     from pipeline.inference.registry import choose, find_candidates
-    from pipeline.inference.words import nearest_words
     from pipeline.models.loading import ModelCache, model_loader
 
     candidate = choose(find_candidates(target), method)

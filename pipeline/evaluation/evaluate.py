@@ -9,10 +9,14 @@ from torch import Tensor
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.controls import best_constant, majority, naive_bayes
 from pipeline.evaluation.metrics import mean, ranks, score_answers, task_metrics, task_score
+from pipeline.evaluation.words import nearest_words
 from pipeline.models.dataset import PromptDataset, PromptFormat, build_dataset
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.scoring import ScoreError, score_examples
 from pipeline.tasks import Example, Task
+
+# Words of each trained vector.
+_NEAREST = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Evaluation:
             gets right, and `p_at_1` on them, None if there are none; empty for other tasks.
         one_token: of a relation whose objects compete, the number of `facts` with an object of one
             token, and `p_at_1` on them over the vocabulary; else as above.
+        nearest: for each trained vector, the words with the nearest embeddings.
     """
 
     metrics: dict[str, float]
@@ -40,6 +45,7 @@ class Evaluation:
     predictions: list[dict[str, Any]]
     hard: dict[str, float | None] = field(default_factory=dict)
     one_token: dict[str, float | None] = field(default_factory=dict)
+    nearest: list[list[str]] = field(default_factory=list)
 
     @property
     def score(self) -> float:
@@ -117,7 +123,12 @@ def evaluate(
         predictions=predictions,
         hard=hard,
         one_token=one_token,
+        nearest=[] if vectors is None else _nearest(model, vectors),
     )
+
+
+def _nearest(model: PromptedModel, vectors: Tensor) -> list[list[str]]:
+    return [[word for word, _ in row] for row in nearest_words(model, vectors, _NEAREST)]
 
 
 def _guesses(task: Task, train: Sequence[Example], test: Sequence[Example]) -> dict[str, list[str]]:

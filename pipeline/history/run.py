@@ -148,7 +148,8 @@ def stage_run(
                 run.log_text(context.environment(), "environment.json")
                 if patch := changes(*context.SOURCES):
                     run.log_text(patch, "git/diff.patch")
-                yield run
+                with _system_metrics(run_id, resumed=earlier is not None):
+                    yield run
                 _log_outputs(run, live)
                 if stage is not None:
                     for name in DERIVED:
@@ -174,6 +175,26 @@ def _ending(run: StageRun) -> Iterator[None]:
         raise
     finally:
         run._record("end", {"status": status})
+
+
+@contextlib.contextmanager
+def _system_metrics(run_id: str, *, resumed: bool) -> Iterator[None]:
+    """Have MLflow sample the machine's load until the block ends, if its switch asks for it.
+
+    MLflow sends the samples itself: while the server is away, they are lost.
+    """
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        yield
+        return
+    monitor = SystemMetricsMonitor(run_id, resume_logging=resumed)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 @contextlib.contextmanager

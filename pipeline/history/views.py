@@ -6,24 +6,26 @@ the experiment, as a tag; so the links here open such a view.
 
 import json
 
+from pipeline.workflow.command import EXPERIMENTS
+
 _KEY = "results"
 _RUN_NAME, _CREATED = "attributes.`Run Name`", "attributes.start_time"
 
 # Experiment -> its description.
 _DESCRIPTIONS = {
-    "p-tuning-data": "Checks of `params.yaml`, downloads, and splits.",
-    "p-tuning-train": "Trainings: one run for each task and method, with a child run for each bank "
-    "or tuned trial. The curves are `dev/...` and `train/loss`, by epoch.",
-    "p-tuning-evaluate": "Scores of each task and method, with the settings of the training as "
-    "parameters. A run's name has the settings that differ from those of the first run. "
+    EXPERIMENTS["splits"]: "Checks of `params.yaml`, downloads, and splits.",
+    EXPERIMENTS["train"]: "Trainings: one run for each task and method, with a child run for each "
+    "bank or tuned trial. The curves are `dev/...` and `train/loss`, by epoch.",
+    EXPERIMENTS["evaluate"]: "Scores of each task and method, with the settings of the training "
+    "as parameters. A run's name has the settings that differ from those of the first run. "
     "`minutes` includes the training.",
-    "p-tuning-report": "Reports, with their figures.",
-    "p-tuning-promote": "Models that were registered by `ptune promote`.",
+    EXPERIMENTS["report"]: "Reports, with their figures.",
+    EXPERIMENTS["promote"]: "Models that were registered by `ptune promote`.",
 }
 # Experiment -> metrics in its table.
 _METRICS = {
-    "p-tuning-train": ("dev/score", "minutes"),
-    "p-tuning-evaluate": ("test/score", "dev/score", "test/majority", "minutes"),
+    EXPERIMENTS["train"]: ("dev/score", "minutes"),
+    EXPERIMENTS["evaluate"]: ("test/score", "dev/score", "test/majority", "minutes"),
 }
 
 

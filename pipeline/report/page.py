@@ -26,6 +26,7 @@ from pipeline.report.scores import (
     count_epochs,
     percent,
     read_answers,
+    read_nearest,
     read_result,
     sort_relations,
 )
@@ -51,6 +52,7 @@ class ReportData:
         intervals: name of a result -> ends of the 95 % interval of its P@1 or accuracy.
         splits: metrics file of LAMA's splits.
         answers: as `read_answers` returns them.
+        nearest: as `read_nearest` returns them.
         budgets: name of a result -> `count_epochs` of its curves.
         origins: path of each metrics file that was read -> DVC's hash of it.
     """
@@ -64,6 +66,7 @@ class ReportData:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     splits: Row = field(default_factory=dict)
     answers: Sequence[Row] = ()
+    nearest: Sequence[Row] = ()
     budgets: Mapping[str, Row] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -105,6 +108,7 @@ def read_report(params: Params, folders: ResultFolders) -> ReportData:
         intervals={name: score_interval(of, name) for name, of in answers.items()},
         splits=read_json(folders.metrics / "splits" / "lama.json") if probing else {},
         answers=read_answers(folders.evaluation, probed, params.report.facts_shown),
+        nearest=read_nearest(folders.evaluation, [*probing, *tasks, *own]),
         budgets={name: count_epochs(folders.curves / f"{name}.csv") for name in names},
         origins={file.as_posix(): file_hash(file.read_bytes()) for file in files},
     )

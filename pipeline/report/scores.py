@@ -284,6 +284,34 @@ def read_answers(evaluation: Path, methods: Sequence[str], count: int) -> list[R
     return sorted(turns[:count], key=lambda fact: list(by_relation).index(fact["relation"]))
 
 
+def read_nearest(evaluation: Path, results: Iterable[MethodResult]) -> list[Row]:
+    """Return the words nearest to the trained vectors of each task or relation.
+
+    Of several trainings, the first one with the best dev score is shown.
+
+    Returns:
+        Rows `task`, `method` and `nearest`: for each vector, its words, the nearest first.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    rows = []
+    for result in results:
+        path = evaluation / result.name / "predictions" / "nearest.jsonl"
+        nearest = {record["trial"]: record["nearest"] for record in read_jsonl(path)}
+        best: dict[str, Row] = {}
+        for row in result.trainings:
+            current = best.setdefault(row["task"], row)
+            if row["dev_score"] > current["dev_score"]:
+                best[row["task"]] = row
+        rows += [
+            {"task": task, "method": result.method, "nearest": nearest[row["training"]]}
+            for task, row in best.items()
+            if row["training"] in nearest
+        ]
+    return rows
+
+
 def count_epochs(path: Path) -> Row:
     """Count the trainings of a file of learning curves, and the epochs that they took together.
 

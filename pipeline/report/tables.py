@@ -151,6 +151,24 @@ def methods_table(results: Sequence[MethodResult]) -> str:
     return markdown_table(rows)
 
 
+def nearest_table(rows: Iterable[Row]) -> str:
+    """Return the words nearest to trained vectors, a row for each prompt; '' without rows.
+
+    `rows` are those of `read_nearest`.
+    """
+    return markdown_table(
+        {
+            "task": row["task"],
+            "method": row["method"],
+            "nearest words of each vector": "; ".join(
+                f"{number}: {' '.join(map(escaped, words))}"
+                for number, words in enumerate(row["nearest"], 1)
+            ),
+        }
+        for row in rows
+    )
+
+
 def one_token_table(results: Sequence[MethodResult]) -> str:
     """Return P@1 over the vocabulary on facts with an object of one token; '' if it is the rest."""
     rows = [

@@ -1,17 +1,19 @@
 """The command of a stage, parsed: which stage, benchmark, task and method it runs."""
 
+import os
 import shlex
 from dataclasses import dataclass, field
 
+_PREFIX = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "p-tuning"
 # Stage -> the MLflow experiment of its runs, so that each experiment's columns fit its runs.
 EXPERIMENTS = {
-    "validate": "p-tuning-data",
-    "download": "p-tuning-data",
-    "splits": "p-tuning-data",
-    "train": "p-tuning-train",
-    "evaluate": "p-tuning-evaluate",
-    "report": "p-tuning-report",
-    "promote": "p-tuning-promote",
+    "validate": f"{_PREFIX}-data",
+    "download": f"{_PREFIX}-data",
+    "splits": f"{_PREFIX}-data",
+    "train": f"{_PREFIX}-train",
+    "evaluate": f"{_PREFIX}-evaluate",
+    "report": f"{_PREFIX}-report",
+    "promote": f"{_PREFIX}-promote",
 }
 # Benchmarks whose stages train and evaluate one task each: SuperGLUE, and the user's tasks.
 WITH_TASKS = ("superglue", "tasks")

@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.data.lama import Fact
 from pipeline.errors import DataError, ModelError
 from pipeline.evaluation.evaluate import Evaluation, evaluate
+from pipeline.evaluation.words import nearest_words
 from pipeline.models.dataset import PromptFormat
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
@@ -123,6 +124,16 @@ def test_objects_of_several_tokens_compete_by_their_mean_log_probability(
     apart = evaluate_relation(model, prompt, facts, VOCABULARY)
     assert found.one_token == {"facts": 9, "p_at_1": apart.score}
     assert apart.one_token == {}
+
+
+def test_an_evaluation_names_the_words_nearest_to_each_vector(model: PromptedModel) -> None:
+    prompt = stored(model, 3, "[P*2] {subject} is in [P] {mask} .")
+    assert prompt.vectors is not None
+    found = evaluate_relation(model, prompt, relation_facts(), VOCABULARY)
+    expected = nearest_words(model, prompt.vectors, 3)
+    assert found.nearest == [[word for word, _ in row] for row in expected]
+    manual = stored(model, 0, "{subject} is in {mask} .")
+    assert evaluate_relation(model, manual, relation_facts(), VOCABULARY).nearest == []
 
 
 def test_a_relation_without_objects_of_one_token_is_scored_among_them(model: PromptedModel) -> None:

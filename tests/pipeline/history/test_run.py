@@ -67,6 +67,29 @@ def test_a_run_holds_what_identifies_the_stage(own_folder: Path) -> None:
     assert [(point.step, point.value) for point in history] == [(1, 0.25), (2, 0.5)]
 
 
+def test_the_load_of_the_machine_is_sampled_where_mlflows_switch_asks_for_it(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sampled(run: mlflow.entities.Run) -> list[int]:
+        points = mlflow.MlflowClient().get_metric_history(
+            run.info.run_id, "system/cpu_utilization_percentage"
+        )
+        return [point.step for point in points]
+
+    with open_run() as run:
+        pass
+    assert sampled(only_run()) == []
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    for num_points in (1, 3):  # a run that is resumed continues its steps
+        with open_run(resumes=run.run_id):
+            deadline = time.monotonic() + 60
+            while len(steps := sampled(only_run())) < num_points and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert len(steps) >= num_points
+        assert len(set(steps)) == len(steps)
+
+
 def test_a_run_outside_dvc_says_so(own_folder: Path) -> None:
     with open_run(None):
         pass

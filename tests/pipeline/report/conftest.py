@@ -120,6 +120,7 @@ class Files:
             write_csv(folder / "settings.csv", list(settings[0]), settings)
             write_csv(self.curves / "lama" / f"{method}.csv", list(curve[0]), curve)
             write_jsonl(folder / "predictions" / "predictions.jsonl", answers)
+            write_jsonl(folder / "predictions" / "nearest.jsonl", _nearest(trials, method))
             metrics = {
                 "test/p_at_1": 0.123 + number / 7,
                 "dev/p_at_1": 0.456 + number / 9,
@@ -197,6 +198,7 @@ class Files:
                 for trial in trials for i in range(12)
             ]  # fmt: skip
             write_jsonl(where / "predictions" / "predictions.jsonl", answers)
+            write_jsonl(where / "predictions" / "nearest.jsonl", _nearest(trials, method))
             write_csv(where / "settings.csv", list(settings[0]), settings)
             write_csv(self.curves / folder / f"{method}.csv", list(curve[0]), curve)
             metrics = {
@@ -264,6 +266,16 @@ def _settings(
         }
         for task in tasks
         for setting in tried
+    ]
+
+
+def _nearest(trials: Sequence[Mapping[str, Any]], method: str) -> list[dict[str, Any]]:
+    """Of a method that trains vectors: two for each trial, with words that name its seed."""
+    if method == "manual":
+        return []
+    return [
+        {"trial": trial["training"], "nearest": [[f"in{trial['seed']}", "a|b"], ["the", "of"]]}
+        for trial in trials
     ]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import write_csv, write_jsonl
+from pipeline.report.scores import read_nearest
 from pipeline.report.significance import compare_methods, read_correct, score_interval
 from tests.pipeline.report.conftest import SPLITS, everything, write
 
@@ -359,6 +360,18 @@ def test_objects_of_several_tokens_have_a_table_of_their_own_and_no_paper(files,
     one_token = text.partition("### Objects of one token")[2].partition("###")[0]
     assert "| manual | 32.1 | 98 |\n| p-tuning | 32.1 | 98 |" in one_token
     assert "### Comparison with the paper" not in text
+
+
+def test_words_nearest_to_trained_vectors_are_shown_as_they_are(files, report):
+    files.add_lama(relations=["P17"])
+    nearest = read_nearest(files.evaluation, files.lama())
+    page = _page(report(lama=files.lama(), nearest=nearest))
+    assert "What the vectors resemble" in page.headings
+    assert page.tables[-1] == [
+        ["task", "method", "nearest words of each vector"],
+        ["P17", "p-tuning", "1: in34 a|b; 2: the of"],
+    ]
+    assert "What the vectors resemble" not in _page(report(lama=files.lama())).headings
 
 
 def test_left_out_and_removed_facts_are_counted_in_the_report(files, report):

@@ -12,6 +12,7 @@ from pipeline.report.scores import (
     from_record,
     join,
     percent,
+    read_nearest,
     scores_of,
 )
 
@@ -200,3 +201,24 @@ def test_rows_are_joined_by_their_keys():
         {"relation": "P1", "label": "x", "a": 0.1, "b": 0.3},
         {"relation": "P2", "label": "y", "b": 0.2},
     ]
+
+
+def test_the_words_nearest_to_vectors_are_those_of_the_best_training(files):
+    files.add_lama(relations=["P17", "P30"], seeds=(34, 35))
+    lama = files.lama()
+    _, tuned = lama
+    best = {}
+    for row in tuned.trainings:
+        if row["dev_score"] > best.get(row["task"], row | {"dev_score": -1})["dev_score"]:
+            best[row["task"]] = row
+    assert read_nearest(files.evaluation, lama) == [
+        {
+            "task": task,
+            "method": "p-tuning",
+            "nearest": [[f"in{row['seed']}", "a|b"], ["the", "of"]],
+        }
+        for task, row in best.items()
+    ]
+    (files.evaluation / "lama/p-tuning/predictions/nearest.jsonl").unlink()
+    with pytest.raises(DataError, match=r"nearest\.jsonl"):
+        read_nearest(files.evaluation, lama)

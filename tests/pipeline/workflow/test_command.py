@@ -1,6 +1,9 @@
 """What a command is about; the whole of `ptune sync` is tried in tests/test_pipeline.py."""
 
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 from ruamel.yaml import YAML
@@ -93,3 +96,14 @@ def test_each_stage_of_the_pipeline_is_understood(name: str) -> None:
     words = shlex.split(command)
     assert (found.method == "${item.method}") == ("${item.method}" in words)
     assert (found.task == "${item.task}") == ("${item.task}" in words)
+
+
+def test_the_experiments_have_the_prefix_that_mlflows_variable_gives() -> None:
+    code = "from pipeline.workflow.command import EXPERIMENTS as e; print(*sorted(set(e.values())))"
+    for name, prefix in (("", "p-tuning"), ("team a", "team a")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], text=True, capture_output=True, check=True,
+            env={**os.environ, "MLFLOW_EXPERIMENT_NAME": name},
+        )  # fmt: skip
+        ends = ("data", "evaluate", "promote", "report", "train")
+        assert done.stdout.strip() == " ".join(f"{prefix}-{end}" for end in ends)

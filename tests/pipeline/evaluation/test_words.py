@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.inference.words import nearest_words
+from pipeline.evaluation.words import nearest_words
 from pipeline.models.language_model import PromptedModel
 
 
