@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import sys
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,40 @@ import typer
 
 from pipeline.errors import PipelineError, memory_errors_named
 
+# What a formula begins with.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def printable(text: str) -> str:
+    """Return text without control characters other than line ends: a terminal would obey them.
+
+    They may come from inputs, and from names and tags of other users' runs.
+    """
+    shown = (
+        c if c == "\n" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text
+    )
+    return "".join(shown)
+
+
+def inert(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row whose text no spreadsheet takes for a formula: a quote precedes it.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return {
+        key: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        for key, value in row.items()
+    }
+
 
 def print_warning(message: str, *, color: str) -> None:
     """Print a message to stderr, in a color if it is a terminal and NO_COLOR is not set.
 
     Source: https://no-color.org
     """
-    typer.secho(message, err=True, fg=color, color=False if os.environ.get("NO_COLOR") else None)
+    typer.secho(
+        printable(message), err=True, fg=color, color=False if os.environ.get("NO_COLOR") else None
+    )
 
 
 class LiveLine:
@@ -69,7 +97,7 @@ class LiveLine:
 
 def print_columns(rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> None:
     """Print rows in aligned columns; the columns with the numbers `right` to the right."""
-    rows = list(rows)
+    rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -84,7 +112,7 @@ def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(inert, rows))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import print_warning
+from pipeline.cli.console import print_warning, printable
 from pipeline.errors import PipelineError, TrackingError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def lineage(
     if as_data:
         typer.echo(json.dumps([as_json(node) for node in traces], indent=2))
     else:
-        typer.echo("\n".join(as_tree(node, params=params) for node in traces), nl=False)
+        trees = "\n".join(as_tree(node, params=params) for node in traces)
+        typer.echo(printable(trees), nl=False)
 
 
 REPRODUCE_EXAMPLES = """Examples:

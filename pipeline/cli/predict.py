@@ -12,7 +12,7 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
-from pipeline.cli.console import print_columns, print_csv, print_warning
+from pipeline.cli.console import inert, print_columns, print_csv, print_warning, printable
 from pipeline.data.lama import Relation, read_lama
 from pipeline.errors import DataError
 from pipeline.files import write_csv, write_jsonl
@@ -462,7 +462,7 @@ def write_rows(rows: Sequence[Row], options: PredictOptions) -> None:
         if options.out.suffix.lower() == ".jsonl":
             write_jsonl(options.out, rows)
         else:
-            write_csv(options.out, list(rows[0]), rows)
+            write_csv(options.out, list(rows[0]), map(inert, rows))
         typer.echo(f"{options.out}: {len(rows)} rows", err=True)
     elif options.as_json:
         for row in rows:
@@ -476,7 +476,7 @@ def print_top_k(relations: Mapping[str, Relation], predictions: Sequence[Predict
     for (relation, subject), group in groupby(
         predictions, lambda one: tuple(one.question.columns.values())
     ):
-        typer.echo(f"{subject}  ({relation}, {relations[relation].label})")
+        typer.echo(printable(f"{subject}  ({relation}, {relations[relation].label})"))
         columns: list[list[str]] = []
         for one in group:
             columns.append([one.trained.method, *one.answers])

@@ -52,8 +52,8 @@ def history(
 ) -> None:
     """Write one page over the whole history: scores, settings, times, commits, and lineage.
 
-    It needs no network and no server. It is not in the folder of the report, which
-    is an output of a stage: its content must not depend on dates.
+    It needs no network and no server. It is not in the folder of the report:
+    that is an output of a stage, whose content must not depend on dates.
     """
     from pipeline.history.executions import TrackedHistory
     from pipeline.history.results import read_results

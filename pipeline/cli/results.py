@@ -11,7 +11,7 @@ import rich.table
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import print_csv
+from pipeline.cli.console import print_csv, printable
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def results(
     show: Literal["test", "min"] = "min" if cost else "test"
     tables = by_run if every else result_tables(shown, show, paper=paper, answers_of=answers_of)
     if as_markdown:
-        typer.echo(markdown(tables), nl=False)
+        typer.echo(printable(markdown(tables)), nl=False)
     else:
         print_tables(tables, narrow=by_run)
 
@@ -180,7 +180,7 @@ def print_tables(tables: Sequence["Table"], *, narrow: Sequence["Table"]) -> Non
     if any(_width(console, table) > console.width for table in tables):
         tables = narrow
     for table in tables:
-        console.print(table.title, style="bold")
+        console.print(printable(table.title), style="bold")
         for name in _FIRST_TO_GO:
             if _width(console, table) > console.width:
                 rows = [{k: v for k, v in row.items() if k != name} for row in table.rows]
@@ -189,7 +189,7 @@ def print_tables(tables: Sequence["Table"], *, narrow: Sequence["Table"]) -> Non
             console.print(_drawn(table))
         for note in table.notes:
             bullet = rich.table.Table.grid(padding=(0, 1))  # its lines are indented
-            bullet.add_row("-", note)
+            bullet.add_row("-", printable(note))
             console.print(bullet)
         console.print()
 
@@ -208,5 +208,5 @@ def _drawn(table: "Table") -> rich.table.Table:
         heading = name.replace("-", "-\n", 1) if len(name) > _LONG else name
         drawn.add_column(heading, justify="left" if name in _WORDS else "right", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(cell.replace("), ", "),\n") for cell in row.values()))
+        drawn.add_row(*(printable(cell.replace("), ", "),\n")) for cell in row.values()))
     return drawn

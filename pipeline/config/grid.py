@@ -337,6 +337,9 @@ def _replaced(
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
+        if not path:  # the values do not go together
+            place = " and ".join(places[tried] for tried in values) or default
+            raise ParamsError(f"{place}: {message}") from None
         raise ParamsError(
             f"{places.get(path, default)}: {message} (found {first['input']!r})"
         ) from None

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from pipeline.cli.console import print_columns, print_csv, print_warning
+
 CODE = "from pipeline.cli.console import print_warning; print_warning('careful', color='red')"
 
 
@@ -50,3 +52,17 @@ def test_a_terminal_shows_how_far_the_work_is_and_what_is_printed() -> None:
 def test_without_a_terminal_only_lines_are_printed() -> None:
     done = subprocess.run([sys.executable, "-c", LIVE], stderr=subprocess.PIPE, check=True)
     assert done.stderr == b"epoch 1\n"
+
+
+def test_a_terminal_gets_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_columns([["a\x1b[31m", "b\x9b2J"], ["long text", "c"]])
+    print_warning("first\nsecond \x1b]0;title\x07", color="red")
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b[31m  b\\x9b2J\nlong text  c\n"
+    assert err == "first\nsecond \\x1b]0;title\\x07\n"
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\tx"])
+def test_no_cell_is_a_formula(cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_csv([{"subject": cell, "probability": -0.5}])
+    assert capsys.readouterr().out == f"subject,probability\n'{cell},-0.5\n"

@@ -150,7 +150,7 @@ def test_a_pattern_search_inserts_prompt_tokens_into_a_layout(tmp_path: Path) ->
         ({"max_length": 64}, ["lama.overrides.P17.p-tuning.max_length", "valid keys: template, "]),
         ({"template": "paper-v3"}, ["lama.overrides.P17.p-tuning.template", "paper-v3"]),
         ({"template": "manual"}, ["lama.overrides.P17.p-tuning.template", "no [P]"]),
-        ({"epochs": 0}, ["lama.training.p-tuning", "epochs"]),
+        ({"epochs": 0}, ["lama.overrides.P17.p-tuning.epochs: epochs must be 0"]),
     ],
 )
 def test_a_wrong_value_for_a_relation_is_named_with_its_place(
@@ -242,6 +242,7 @@ def test_every_candidate_is_a_template_with_that_number_of_prompt_tokens() -> No
             "9938375 settings",
         ),
         ({"max_length": [10**9]}, "from 8 to 100000"),
+        ({"epochs": [0]}, "superglue.grid.p-tuning.epochs: epochs must be"),
         ({"template": [{"insert_into": "p-tuning", "tokens": list(range(2000))}]}, "2000 values"),
     ],
 )  # fmt: skip
