@@ -8,6 +8,7 @@ from pipeline.config.schema import Params, load_params
 from pipeline.doctor import machine
 from pipeline.doctor.checks import Check, CheckResult, Problem, run_checks
 from pipeline.doctor.sources import needed_sources, source_checks
+from pipeline.files import read_json
 from pipeline.workflow.git import git_text
 from pipeline.workflow.project import Project, project_root, read_project
 
@@ -73,8 +74,20 @@ class _Checkout:
     def check_dvc(self) -> str | Problem:
         if self.params is None:  # DVC reads the file too, and may never end
             return Problem("skipped", f"fix {self._params_file} first")
+        check_rwlock(project_root())
         self.project = read_project(list(needed_sources(self.params)))
         return f"{importlib.metadata.version('dvc')}, {self.project.stages} stages"
+
+
+def check_rwlock(root: Path) -> None:
+    """Check the file in which dvc notes what its processes read and write.
+
+    Raises:
+        DataError: a full disk or a loss of power cut it, so that every `dvc repro` fails.
+    """
+    file = root / ".dvc" / "tmp" / "rwlock"
+    if file.is_file():
+        read_json(file)
 
 
 def _folders(project: Project | None) -> dict[str, Path]:

@@ -62,6 +62,8 @@ def connect(experiment: str | None = None) -> ModuleType:
                     f"to {root / ARTIFACTS}\n"
                 )
             location = (root / ARTIFACTS / (experiment or "")).as_uri()
+        elif (file := Path(uri.removeprefix("sqlite:///"))).is_file():
+            _check_database(file)
         import mlflow
 
         # It logs the traceback of each error of the database, and raises the error too.
@@ -104,6 +106,21 @@ def _check_access(store: Path, *, write: bool = False) -> None:
         raise TrackingError(
             f"{denied[0]}: no permission to {'write' if write else 'read'}; check its owner and "
             "mode. Nothing was run."
+        )
+
+
+def _check_database(file: Path) -> None:
+    """Check that a file begins as one of SQLite; MLflow would try to open another for 100 seconds.
+
+    Raises:
+        TrackingError: It does not.
+    """
+    with file.open("rb") as content:
+        header = content.read(len(_SQLITE_HEADER))
+    if header and header != _SQLITE_HEADER:
+        raise TrackingError(
+            f"sqlite:///{file}: cannot be read: file is not a database\n"
+            f"{_MOVE}; `ptune doctor` has details."
         )
 
 
@@ -170,14 +187,7 @@ def local_store(root: Path) -> Path:
         _check_access(store)
         if not store.is_file():
             raise TrackingError(f"{store}: not a file; {_MOVE}")
-        with store.open("rb") as file:
-            header = file.read(len(_SQLITE_HEADER))
-        # MLflow tries to open a file that is not a database for 100 seconds.
-        if header and header != _SQLITE_HEADER:
-            raise TrackingError(
-                f"sqlite:///{store}: cannot be read: file is not a database\n"
-                f"{_MOVE}; `ptune doctor` has details."
-            )
+        _check_database(store)
         return store
     work = root / ".work"
     work.mkdir(exist_ok=True)

@@ -158,3 +158,12 @@ def test_an_error_of_the_database_is_its_own_words() -> None:
     error = RuntimeError("(raised as a result of Query-invoked autoflush)")
     error.__cause__ = OperationalError("insert", {}, original)
     assert first_line(error) == "database or disk is full"
+
+
+def test_an_address_of_another_file_is_refused_at_once(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_folder / "params.yaml").write_text("seed: 34\n" * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///params.yaml")
+    with pytest.raises(TrackingError, match=r"sqlite:///params\.yaml: .* is not a database"):
+        connect()
