@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup server repro show ui check lint types test test-fast readme lock upgrade clean
+.PHONY: help setup docs server repro show ui check lint types test test-fast readme lock upgrade clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,17 @@ $(VENV)/runtime: requirements.lock tools/venv.pth pyproject.toml
 
 $(VENV)/dev: $(VENV)/runtime requirements-dev.lock
 	@$(PIP) --no-deps --requirement requirements-dev.lock
+	@touch $@
+
+docs: $(VENV)/docs ## build the documentation as a site in site/
+	@rm -rf site .work/docs && mkdir -p .work/docs
+	@git ls-files -z --cached --others --exclude-standard -- '*.md' '*.svg' '*.png' '*.cff' '*.yaml' LICENSE docs \
+	  | xargs -0 cp --parents --target-directory .work/docs
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+$(VENV)/docs: $(VENV)/runtime requirements-docs.lock
+	@$(PIP) --no-deps --requirement requirements-docs.lock
 	@touch $@
 
 server: $(VENV)/server ## add the packages of a shared server to .venv (docs/server.md)
@@ -74,4 +85,4 @@ upgrade: ## update the lock files to the newest versions that pyproject.toml all
 	@bash tools/lock.sh "$(PYTHON)" "$(TORCH)" --upgrade
 
 clean: ## remove the environment and tool caches; keep results and history
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

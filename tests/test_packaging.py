@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 LOCKS = {
     "requirements.lock": PROJECT["dependencies"],
     "requirements-dev.lock": PROJECT["optional-dependencies"]["dev"],
+    "requirements-docs.lock": PROJECT["optional-dependencies"]["docs"],
     "requirements-server.lock": PROJECT["optional-dependencies"]["server"],
 }
 
@@ -109,3 +110,9 @@ def test_dvc_is_not_started_with_parameters_that_it_cannot_read(
     assert start("status").stdout == "started\n"
     (tmp_path / "params.yaml").write_text(text)
     assert start("repro").stdout == "started\n"
+
+
+def test_the_pages_of_the_site_exist() -> None:
+    pages = re.findall(r"^ +- [^:]+: (\S+)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert len(pages) > 10
+    assert [page for page in pages if not (ROOT / page).is_file()] == []

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Write the three lock files, with hashes, from the ranges in pyproject.toml: requirements.lock (to
-# run), requirements-dev.lock (what the tools add) and requirements-server.lock (what a shared
-# server adds). torch and its CUDA libraries are left out: each machine has its build of them.
+# Write the four lock files, with hashes, from the ranges in pyproject.toml: requirements.lock (to
+# run), requirements-dev.lock (what the tools add), requirements-docs.lock (what the documentation
+# site adds) and requirements-server.lock (what a shared server adds). torch and its CUDA libraries are left out: each machine has its build of them.
 # Versions in the files are kept where the ranges allow; `--upgrade` takes the newest.
 # Usage: tools/lock.sh PYTHON TORCH [--upgrade]
 set -euo pipefail
@@ -29,10 +29,13 @@ entries() { # FILE OTHER
 
 # All extras are resolved together first, so that what runs is the same with and without them.
 cat requirements*.lock > "$work/all"
-resolve "$work/all" --extra dev --extra server "${@:3}"
+resolve "$work/all" --extra dev --extra docs --extra server "${@:3}"
 resolve "$work/run" --constraint "$work/all"
 resolve "$work/dev" --constraint "$work/all" --extra dev
+resolve "$work/docs" --constraint "$work/all" --extra docs
+resolve "$work/server" --constraint "$work/all" --extra dev --extra server
 entries "$work/run" /dev/null > requirements.lock
 entries "$work/dev" "$work/run" > requirements-dev.lock
-entries "$work/all" "$work/dev" > requirements-server.lock
+entries "$work/docs" "$work/run" > requirements-docs.lock
+entries "$work/server" "$work/dev" > requirements-server.lock
 grep -c '==' requirements*.lock

@@ -90,18 +90,28 @@ def task_rows(protocol: str) -> list[Published]:
     A standard deviation is published for tasks with one metric.
     """
     table = _table(protocol)
+    status = table.get("status", "verified")
+    note = "" if status == "verified" else status
     rows = []
     for row in table["rows"]:
         for task, cells in table["columns"].items():
+            if None in [row["figures"][cell] for cell in cells]:
+                continue
             std = row["stds"][cells[0]] / 100 if "stds" in row and len(cells) == 1 else None
             mean = statistics.mean(row["figures"][cell] for cell in cells) / 100
             score = Score(
-                "superglue", task, row["method"], "test", "score", mean, std, origin=row["model"]
-            )
+                "superglue", task, row["method"], "test", "score", mean, std,
+                origin=row["model"], note=note,
+            )  # fmt: skip
             source = f"v2, {table['name'].partition(',')[0]}"
-            names = (row["called"], source, "verified", table["name"])
+            names = (row["called"], source, status, table["name"])
             rows.append(Published(score, row["model"], row["hub"], *names))
     return rows
+
+
+def has_table(source: str, protocol: str) -> bool:
+    """Return whether the paper has a table of a source's tasks under a protocol."""
+    return source in ("superglue", "glue") and (source == "glue") == (protocol == "lm-bff")
 
 
 def table_name(protocol: str) -> str:
@@ -184,7 +194,7 @@ def lama_differences(
 
 
 def task_differences(protocol: str, model: str, *, named: Callable[[str], str] = str) -> list[str]:
-    """Return the same for a table of SuperGLUE; `protocol` is one of `PROTOCOLS`."""
+    """Return the same for a table of tasks; `protocol` is one of `PROTOCOLS`."""
     table = _table(protocol)
     name = next((row["model"] for row in table["rows"] if row["hub"] == _hub_name(model)), None)
     return [_difference(named(model), name, "of this table: compare methods"), *table["doubts"]]

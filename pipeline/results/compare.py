@@ -352,7 +352,7 @@ def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
         figures = published.for_model(published.task_rows(protocol), model)
         for task in dict.fromkeys(result.task for result in group if _protocol(result)):
             rows += [row for row in figures if row.score.task == task]
-        notes += [f"The paper's rows of SuperGLUE: {published.table_name(protocol)}."]
+        notes += [f"The paper's rows of tasks: {published.table_name(protocol)}."]
         notes += published.task_differences(protocol, model)
     if any(map(_is_table_1, group)):
         rows += published.table_1_rows()
@@ -361,10 +361,11 @@ def paper_rows(group: Sequence[Result]) -> tuple[list[Published], list[str]]:
 
 
 def _protocol(result: Result) -> str | None:
-    """Return the protocol of a result on SuperGLUE itself, if the paper has a table of it."""
+    """Return the protocol of a result on the official data, if the paper has a table of it."""
     name = result.params.get("superglue.protocol")
-    official = (result.benchmark, result.source) == ("superglue", "superglue")
-    return name if official and name in published.PROTOCOLS else None
+    if result.benchmark != "superglue" or name not in published.PROTOCOLS:
+        return None
+    return name if published.has_table(result.source or "", str(name)) else None
 
 
 def _is_table_1(result: Result) -> bool:

@@ -1,6 +1,6 @@
 """The pages of results in docs/results, Markdown, from records."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +11,7 @@ from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
 from pipeline.report.page import render
-from pipeline.report.published import SUBSETS, lama_rows, paper_name
+from pipeline.report.published import SUBSETS, has_table, lama_rows, paper_name
 from pipeline.report.scores import MethodResult, Row, percent, scores_of
 from pipeline.report.tables import escaped, known_controls, markdown_table, metric_parts
 from pipeline.results.records import Benchmark, Record
@@ -176,10 +176,12 @@ def _grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
 
 
 def _superglue(records: Sequence[Record]) -> dict[str, object]:
-    official = [record for record in records if record.source == "superglue"]
+    official = [record for record in records if record.source in ("superglue", "glue")]
     results = [result for record in official for result in record.results]
     return {
         "guesses": _guesses,
+        "has_table": has_table,
+        "first_count": _first_count,
         "control_metrics": _control_metrics,
         "tasks": task_names(),
         "methods": get_args(SuperGlueMethod),
@@ -189,6 +191,12 @@ def _superglue(records: Sequence[Record]) -> dict[str, object]:
         "protocols_run": {record.params["protocol"] for record in official},
         "searched": any(len(result.settings) != 1 for result in results),
     }
+
+
+def _first_count(counts: Mapping[str, int], split: str) -> int | str:
+    """Return the number of examples of the first train or dev set; '' if a record lacks it."""
+    names = sorted(name for name in counts if name.endswith(f"/{split}/examples"))
+    return counts[names[0]] if names else ""
 
 
 def _guesses(record: Record) -> dict[str, Row]:

@@ -106,7 +106,8 @@ def _superglue(params: Params, root: Path, record: Callable[..., Row]) -> Row:
 def _constant_answers(name: str, folder: Path) -> dict[str, Row]:
     """Return the metrics, on test, of the first split's majority class and the best constant."""
     task = get_task(name)
-    train = read_examples(folder / "1" / "train.jsonl", task.examples)
+    first = min(path for path in folder.iterdir() if path.is_dir())
+    train = read_examples(first / "train.jsonl", task.examples)
     test = read_examples(folder / "test.jsonl", task.examples)
     label = majority([example.label for example in train])
     metrics = task_metrics(task, test, [label] * len(test))

@@ -4,12 +4,14 @@ import statistics
 from typing import get_args
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.config.schema import LamaMethod, SuperGlueMethod
 from pipeline.report.published import (
     PROTOCOLS,
     SUBSETS,
     for_model,
+    has_table,
     lama_differences,
     lama_rows,
     lama_scores,
@@ -20,6 +22,9 @@ from pipeline.report.published import (
     task_rows,
 )
 from pipeline.tasks import get_task, task_names
+from tests.project import ROOT
+
+FACTS = ROOT.parent / "shared" / "paper" / "paper.yaml"
 
 
 def column(method):
@@ -67,6 +72,53 @@ def test_the_mean_over_tasks_is_the_average_that_the_paper_prints(protocol, aver
     for scores, average in zip(rows.values(), averages, strict=True):
         assert set(scores) <= set(task_names())
         assert 100 * statistics.mean(scores.values()) == pytest.approx(average, abs=tolerance)
+
+
+def test_recalled_figures_of_lm_bff_are_marked_and_those_of_paper_yaml():
+    rows = task_rows("lm-bff")
+    assert {row.status for row in rows} == {"recalled"}
+    assert all(str(row.score).endswith("(recalled)") for row in rows)
+    found = {(row.called, row.score.task): (row.score.mean, row.score.std) for row in rows}
+    assert ("P-tuning", "qnli") not in found
+    assert "recalled from memory" in "".join(task_differences("lm-bff", "small"))
+    if not FACTS.is_file():
+        pytest.skip("no ../shared/paper/paper.yaml")
+    facts = YAML(typ="safe").load(FACTS)
+    names = {"SST-2": "sst2", "MNLI": "mnli", "QNLI": "qnli", "RTE": "glue_rte", "MRPC_f1": "mrpc"}
+    expected = {}
+    for key, called in (
+        ("fine_tuning", "fine-tuning"), ("prompt_manual", "LM-BFF, manual"),
+        ("prompt_auto", "LM-BFF, automatic"),
+    ):  # fmt: skip
+        cells = facts["lm_bff"]["results_mean_std"][key]
+        for name, task in names.items():
+            mean, std = cells[name]
+            expected[called, task] = (pytest.approx(mean / 100), pytest.approx(std / 100))
+    table = facts["v2_tables"]["table9_comparison_with_LM-BFF_auto"]
+    for name, cells in table["values_recalled"].items():
+        for key, called in (
+            ("LM-BFF_auto", "LM-BFF, automatic, by this paper"), ("P-tuning", "P-tuning"),
+        ):  # fmt: skip
+            expected[called, name.replace("-", "").lower()] = (
+                pytest.approx(cells[key] / 100),
+                None,
+            )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "protocol", "has"),
+    [
+        ("superglue", "few-shot-32", True),
+        ("glue", "lm-bff", True),
+        ("glue", "full-paper", False),
+        ("superglue", "lm-bff", False),
+        ("geonames", "lm-bff", False),
+        ("geonames", "multi-split", False),
+    ],
+)
+def test_the_paper_has_tables_of_some_sources_and_protocols(source, protocol, has):
+    assert has_table(source, protocol) == has
 
 
 def test_methods_are_those_of_the_pipeline():
