@@ -177,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epochs=options.epochs,
         batch_size=options.batch,
         patience=options.epochs + 1,
+        prompts_per_unit=None,
         prompt=OPTIMIZER,
     )
     sizes = Sizes(options.relations, options.facts, options.dev, options.test)

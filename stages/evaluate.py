@@ -1,16 +1,17 @@
 """Evaluate the trained prompts on the test split: the only place that reads it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pipeline.config.schema import LamaMethod, Params, SuperGlueMethod, load_params
-from pipeline.data.lama import LamaSplits, read_lama
+from pipeline.data.lama import Fact, LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
+from pipeline.engine.units import Report, Unit, open_engine
 from pipeline.errors import ModelError
 from pipeline.evaluation.evaluate import Evaluation, evaluate
 from pipeline.evaluation.metrics import Row
@@ -54,11 +55,8 @@ TrainedFolder = Annotated[Path, typer.Option("--trained", help="Folder that trai
 Out = Annotated[Path, typer.Option("--out", help="Folder for predictions and tables (CSV).")]
 Metrics = Annotated[Path, typer.Option("--metrics", help="JSON file of metrics to write.")]
 
-# The prompt of a trial, its task and the number of its split -> how the prompt puts examples into
-# words, and the examples of train and test.
-ReadExamples = Callable[
-    [StoredPrompt, str, int], tuple[PromptFormat, Mapping[str, Sequence[Example]]]
-]
+# A stored prompt -> how it puts examples into words, and the examples of train and test.
+ReadExamples = Callable[[StoredPrompt], tuple[PromptFormat, Mapping[str, Sequence[Example]]]]
 
 
 @app.command()
@@ -76,7 +74,7 @@ def lama(
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        trials = _evaluate(ctx, params, model, trained, out, partial(_facts, data))
+        trials = _evaluate(ctx, params, model, trained, out, partial(_fact_reader, data))
         relations = relation_rows(trials)
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
@@ -103,7 +101,7 @@ def stability(
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        trials = _evaluate(ctx, params, model, trained, out, partial(_facts, data))
+        trials = _evaluate(ctx, params, model, trained, out, partial(_fact_reader, data))
         rows = template_rows(read_json(trained / "trials.json"), trials)
         _write_table(ctx, out / "templates.csv", TEMPLATE_COLUMNS, rows)
         summary = relation_summary(trials)
@@ -126,7 +124,7 @@ def superglue(
     with stage("evaluate", "superglue", task, method) as ctx:
         params = load_params(params_file)
         ctx.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
-        read = partial(_examples, get_task(task), splits, method)
+        read = partial(_example_reader, get_task(task), splits, method)
         scores = get_task(task).metrics
         trials = _evaluate(ctx, params, model, trained, out, read, scores)
         _write_metrics(ctx, metrics, task_summary(trials))
@@ -147,24 +145,34 @@ def tasks(
     with stage("evaluate", "tasks", task, method) as ctx:
         params, own = load_params(params_file), read_definition(splits).task
         ctx.log_dataset(task, splits, "evaluation")
-        read = partial(_examples, own, splits, method)
+        read = partial(_example_reader, own, splits, method)
         trials = _evaluate(ctx, params, model, trained, out, read, own.metrics)
         _write_metrics(ctx, metrics, task_summary(trials))
 
 
-def _facts(
-    data: LamaSplits, prompt: StoredPrompt, name: str, _: int
-) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
+def _fact_reader(data: LamaSplits, name: str, _: int) -> ReadExamples:
+    """Return the reader of a relation; `name` may be `P17/1`, with the number of a template."""
     relation = name.partition("/")[0]
-    facts = {split: fact_examples(facts) for split, facts in data.facts[relation].items()}
     task = lama_task(relation, data.vocabulary, data.objects.get(relation, ()))
-    return PromptFormat.from_prompt(task, prompt), facts
+    return partial(_facts, task, data.facts[relation])
+
+
+def _facts(
+    task: Task, facts: Mapping[str, Sequence[Fact]], prompt: StoredPrompt
+) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
+    examples = {split: fact_examples(own) for split, own in facts.items()}
+    return PromptFormat.from_prompt(task, prompt), examples
+
+
+def _example_reader(task: Task, splits: Path, method: str, _: str, split: int) -> ReadExamples:
+    """Return the reader of a task's split."""
+    files = {"train": splits / str(split) / "train.jsonl", "test": splits / "test.jsonl"}
+    return partial(_examples, task, files, method)
 
 
 def _examples(
-    task: Task, splits: Path, method: str, prompt: StoredPrompt, _: str, split: int
+    task: Task, files: Mapping[str, Path], method: str, prompt: StoredPrompt
 ) -> tuple[PromptFormat, Mapping[str, Sequence[Example]]]:
-    files = {"train": splits / str(split) / "train.jsonl", "test": splits / "test.jsonl"}
     examples = {name: read_examples(path, task.examples) for name, path in files.items()}
     return PromptFormat.from_prompt(task, prompt, classifier=method == "classifier"), examples
 
@@ -175,14 +183,14 @@ def _evaluate(
     model: Path,
     trained: Path,
     out: Path,
-    read: ReadExamples,
+    reader: Callable[[str, int], ReadExamples],
     metrics: Sequence[str] = ("p_at_1",),
 ) -> list[Row]:
     """Evaluate each trial that was kept, or reuse what a killed attempt evaluated.
 
     Trials of a frozen model share the loaded model. Predictions, the words nearest to trained
     vectors and the tables of trials and settings are written; the rows of `trial_rows` are
-    returned.
+    returned. `reader` takes a trial's task and the number of its split.
     """
     ctx.run.set_tags({"model": params.model.name})
     models = ModelCache(model_loader(model, params))
@@ -193,30 +201,23 @@ def _evaluate(
         for setting in content["settings"]
         for trial in setting["trials"]
     }
-    evaluations: dict[str, Evaluation] = {}
     prompts = load_prompts(trained)
-    for done, (name, prompt) in enumerate(prompts.items()):
-        ctx.show_progress("evaluated", done, len(prompts))
-        finished = ctx.work.path("evaluated", f"{name}.json")
-        evaluation = read_progress(finished, _evaluation)
-        if evaluation is None:
-            form, examples = read(prompt, *places[name])
-            network = models.get(prompt.weights_path, form.classifier_outputs)
-            most = estimate_max_tokens(network, wanted=params.runtime.max_tokens_per_forward)
-            try:
-                evaluation = evaluate(
-                    network, form, prompt.vectors, examples, max_tokens_per_forward=most
-                )
-            except ModelError as error:
-                raise ModelError(f"{name}: {error}") from None
-            # Saved before it is reported: what was reported is not computed again after a kill.
-            write_json(finished, asdict(evaluation))
-            metric, unit = ("score", "examples") if form.task.labels else ("p_at_1", "facts")
-            count = f"{evaluation.num_examples} {unit}"
-            echo(f"{name}  test/{metric} {evaluation.score:.4f}  ({count})")
-            # Read back, so that a restart cannot make a difference.
-            evaluation = _evaluation(finished)
-        evaluations[name] = evaluation
+    files = {name: ctx.work.path("evaluated", f"{name}.json") for name in prompts}
+    found = {name: read_progress(file, _evaluation) for name, file in files.items()}
+    most = params.runtime.max_tokens_per_forward
+    units = [
+        Unit(name, _EvaluationUnit(name, prompts[name], reader(*places[name]), models, most, file))
+        for name, file in files.items()
+        if found[name] is None
+    ]
+    before = len(prompts) - len(units)
+    ctx.show_progress("evaluated", before, len(prompts))
+    with open_engine(params.runtime, ctx.work.folder) as engine:
+        for done, (name, line) in enumerate(engine.run(units, lambda *_: None), before + 1):
+            echo(line.result())
+            found[name] = _evaluation(files[name])
+            ctx.show_progress("evaluated", done, len(prompts))
+    evaluations = {name: own for name, own in found.items() if own is not None}
     predictions = out / "predictions" / "predictions.jsonl"
     with atomic_dir(predictions.parent) as folder:
         write_jsonl(
@@ -238,6 +239,37 @@ def _evaluate(
         ctx, out / "settings.csv", SETTING_COLUMNS[skipped:], setting_rows(described, rows)
     )
     return rows
+
+
+@dataclass(frozen=True)
+class _EvaluationUnit:
+    """Evaluates a stored prompt and saves the result; returns the line for the user.
+
+    It is saved before it is reported: what was reported is not computed again after a kill. The
+    stage reads it back, so that a restart cannot make a difference.
+    """
+
+    name: str
+    prompt: StoredPrompt
+    read: ReadExamples
+    models: ModelCache
+    max_tokens: int | Literal["auto"]
+    file: Path
+
+    def __call__(self, _: Report) -> str:
+        form, examples = self.read(self.prompt)
+        network = self.models.get(self.prompt.weights_path, form.classifier_outputs)
+        most = estimate_max_tokens(network, wanted=self.max_tokens)
+        try:
+            evaluation = evaluate(
+                network, form, self.prompt.vectors, examples, max_tokens_per_forward=most
+            )
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {error}") from None
+        write_json(self.file, asdict(evaluation))
+        metric, unit = ("score", "examples") if form.task.labels else ("p_at_1", "facts")
+        count = f"{evaluation.num_examples} {unit}"
+        return f"{self.name}  test/{metric} {evaluation.score:.4f}  ({count})"
 
 
 def _evaluation(file: Path) -> Evaluation:

@@ -109,8 +109,8 @@ class RunningStage:
 
     def unit_folder(
         self, name: str, content: Mapping[str, Any], *, shared: Mapping[str, Any], excluded: Path
-    ) -> contextlib.AbstractContextManager[Path]:
-        """Lock the folder of a unit's progress until the block ends.
+    ) -> Path:
+        """Return the folder of a unit's progress, to be used with `unit_locked`.
 
         Args:
             name: unique within the stage.

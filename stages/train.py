@@ -18,6 +18,7 @@ from pipeline.config.schema import (
 )
 from pipeline.data.lama import GRADIENT, OBJECTS, LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
+from pipeline.engine.units import open_engine
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import mean_and_std, score_points
 from pipeline.files import atomic_dir, sha256, write_csv, write_json
@@ -280,22 +281,24 @@ def _train(
     """Run the trials; write prompts, weights, `trials.json` and curves, all at once at the end."""
     ctx.run.set_tags({"model": params.model.name})
     shared = {"model": params.model.model_dump()}
-    runner = TrialRunner(
-        ModelCache(model_loader(paths.model, params)),
-        partial(ctx.unit_folder, shared=shared, excluded=paths.splits),
-        ctx,
-        params.runtime,
-        search if any(trial.config.training.search for trial in trials) else None,
-    )
-    by_split = selection == "dev-per-split"
-    selected = runner.run(trials, select=selection != "none", by_split=by_split)
-    with atomic_dir(paths.out) as folder:
-        selected = runner.save_weights(selected, folder)
-        prompts = {
-            trial.name: trial.stored_prompt(result) for trial, result in selected.kept.items()
-        }
-        save_prompts(folder, method, prompts)
-        write_json(folder / "trials.json", selected.describe())
+    with open_engine(params.runtime, ctx.work.folder) as engine:
+        runner = TrialRunner(
+            ModelCache(model_loader(paths.model, params)),
+            partial(ctx.unit_folder, shared=shared, excluded=paths.splits),
+            ctx,
+            engine,
+            params.runtime,
+            search if any(trial.config.training.search for trial in trials) else None,
+        )
+        by_split = selection == "dev-per-split"
+        selected = runner.run(trials, select=selection != "none", by_split=by_split)
+        with atomic_dir(paths.out) as folder:
+            selected = runner.save_weights(selected, folder)
+            prompts = {
+                trial.name: trial.stored_prompt(result) for trial, result in selected.kept.items()
+            }
+            save_prompts(folder, method, prompts)
+            write_json(folder / "trials.json", selected.describe())
     _write_curves(paths.curves, selected, "score" if search is None else "p_at_1")
     for file in (paths.out / "prompts.json", paths.out / "trials.json", paths.curves):
         ctx.run.log_file(file)

@@ -13,7 +13,7 @@ FLOORS = (
     ("stages", "cli"),
     ("search", "doctor", "inference", "results"),
     ("training", "evaluation"),
-    ("models", "history"),
+    ("models", "history", "engine"),
     ("config", "tasks", "report"),
     ("sources", "workflow", "prompts", "data"),
     ("files", "seeding", "errors"),

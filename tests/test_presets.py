@@ -88,7 +88,13 @@ OF_SUPERGLUE: dict[str, tuple[str, str, int, list[str], list[int], str]] = {
 
 # Source: THUDM/P-tuning @ f4225d4d, LAMA/cli.py and p_tuning/modeling.py; learning rate and Adam
 # are also the paper's. The code knows neither warm-up nor clipping.
-RELEASED_LOOP = {"epochs": 100, "batch_size": 8, "patience": 20, "steps_per_epoch": None}
+RELEASED_LOOP = {
+    "epochs": 100,
+    "batch_size": 8,
+    "patience": 20,
+    "steps_per_epoch": None,
+    "prompts_per_unit": None,
+}
 RELEASED_OPTIMIZER = {
     "optimizer": "adam",
     "weight_decay": 5e-4,

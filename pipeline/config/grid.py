@@ -192,9 +192,8 @@ def _configs(
 
     `place` is the key of the method's section, and `tried` is key -> path -> value, or values.
     """
-    training = {
-        key: value for key, value in training_params.model_dump().items() if value is not None
-    }
+    absent = [name for name in ("prompt", "model", "search") if not getattr(training_params, name)]
+    training = training_params.model_dump(exclude=set(absent))
     # Path -> values to try, and the key of `params.yaml` that lists them.
     axes = {name: [value] for name, (value, _, _) in prompt.items()}
     places = {name: where for name, (_, where, _) in prompt.items()}

@@ -53,9 +53,12 @@ _ADDED_KEYS = {
     "lama.selection": "write `selection: dev`",
     "lama.grid": "write `{}` for each method",
     "lama.overrides": "write `overrides: {}`",
+    "lama.training.defaults.prompts_per_unit": "write `prompts_per_unit: null`",
+    "superglue.training.defaults.prompts_per_unit": "write `prompts_per_unit: null`",
     "superglue.splits.per_class": "write `per_class: 16`",
     "superglue.splits.seeds": "write `seeds: [13, 21, 42, 87, 100]`",
     "tasks": "write `tasks: {}`",
+    "runtime.engine": "write `engine: serial`",
 }
 
 
@@ -192,12 +195,17 @@ class MethodParams(Section):
     `prompt` and `model` are set if `tune` contains them, `search` for the method `discrete`.
     `steps_per_epoch` is how many steps an epoch has, after which dev is scored; None: one pass over
     the train set.
+
+    Attributes:
+        prompts_per_unit: how many prompts of a frozen model train together at most; None: all with
+            these settings and a seed. Prompts that train together change each other's last bits.
     """
 
     tune: list[Tuned]
     epochs: Annotated[int, Field(ge=0, le=1_000_000)]
     batch_size: Count
     patience: Count
+    prompts_per_unit: Count | None
     prompt: PromptParams | None = None
     model: TunedModelParams | None = None
     search: SearchParams | None = None
@@ -429,10 +437,31 @@ class ReportParams(Section):
 class RuntimeParams(Section):
     """Settings that do not change results; no stage depends on them."""
 
+    engine: Literal["serial", "ray"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     max_tokens_per_forward: Count | Literal["auto"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _is_the_same_on_all_machines(self) -> Self:
+        """Threads and tokens change the last bits of results, and machines differ in both."""
+        if self.engine == "serial":
+            return self
+        open_ones = {"threads": self.threads is None}
+        open_ones["max_tokens_per_forward"] = self.max_tokens_per_forward == "auto"
+        if names := [name for name, is_open in open_ones.items() if is_open]:
+            raise ValueError(
+                f"engine ray needs a number for {' and '.join(names)}: what each machine would "
+                "choose changes the last bits of results; write threads: 4, for example, and "
+                "max_tokens_per_forward: 1024 on CPUs or 32768 on GPUs"
+            )
+        if ":" in self.device:
+            raise ValueError(
+                f"device is {self.device}, but with engine ray, Ray assigns the GPUs; "
+                "write cuda, auto or cpu"
+            )
+        return self
 
 
 class Params(Section):
@@ -604,7 +633,8 @@ def _explain(errors: list[ErrorDetails], values: Any) -> list[str]:
         # A method's value may come from `defaults`.
         written = (*place[:2], "defaults", *place[3:])
         merged = place[1:2] == ("training",) and len(place) > 3
-        if merged and not _has(values, place) and _has(values, written):
+        shared = _has(values, written) or ".".join(written) in _ADDED_KEYS
+        if merged and not _has(values, place) and shared:
             place = written
         by_place.setdefault(place, []).append(details)
         if "[key]" in details["loc"]:

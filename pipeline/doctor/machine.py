@@ -8,10 +8,14 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from pipeline.doctor.checks import Problem
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import RuntimeParams
 
 _GIGABYTE = 1e9
 # What the default parameters need.
@@ -56,6 +60,19 @@ def check_gpu(device: str) -> str | Problem:
         reason = str(caught[0].message).strip().partition("\n")[0]
         return Problem("warning", reason, "update the driver; falling back to CPU")
     return ", ".join(gpus) or "none; using the CPU"
+
+
+def check_cluster(runtime: "RuntimeParams", folder: Path) -> str:
+    """Check that units can run with engine ray, and list the machines with their CPUs and GPUs.
+
+    Raises:
+        PipelineError: they cannot; `folder` is one that all machines must have.
+    """
+    from pipeline.engine.cluster import RayCluster
+
+    folder.mkdir(exist_ok=True)
+    with RayCluster(runtime, folder) as cluster:
+        return cluster.describe()
 
 
 def check_packages(lock: Path) -> str | Problem:

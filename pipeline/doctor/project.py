@@ -35,6 +35,9 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
         "disk": lambda: machine.check_disk(_folders(project)),
         "git": check_git,
     }
+    if params is not None and params.runtime.engine == "ray":
+        runtime = params.runtime
+        local["cluster"] = lambda: machine.check_cluster(runtime, project_root() / ".work")
     results = [
         result
         for name, check in local.items()

@@ -1,9 +1,10 @@
 """Load a model folder as a `PromptedModel`."""
 
 import importlib.util
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,12 +213,19 @@ def model_loader(folder: Path, params: "Params") -> Callable[..., PromptedModel]
 
 
 class ModelCache:
-    """The language model of a folder; all prompts of a frozen model share one in memory."""
+    """The language model of a folder; all prompts of a frozen model share one in memory.
+
+    Pickled, it is the loader only; a process that unpickles the same one again gets the same cache.
+    """
 
     def __init__(self, load: Callable[..., PromptedModel]) -> None:
         """Initialize with a loader that takes the options of `get` as `load_model` does."""
         self._load = load
         self._frozen: PromptedModel | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to pickle it."""
+        return _cache_of, (pickle.dumps(self._load),)
 
     def get(
         self,
@@ -240,6 +248,11 @@ class ModelCache:
         if frozen:
             self._frozen = model
         return model
+
+
+@lru_cache(maxsize=1)
+def _cache_of(load: bytes) -> ModelCache:
+    return ModelCache(pickle.loads(load))
 
 
 def _load_weights(network: torch.nn.Module, weights: Path) -> None:

@@ -10,7 +10,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from pipeline.config.grid import TrialConfig
 from pipeline.config.schema import MethodParams, RuntimeParams
+from pipeline.engine.units import Engine, Progress, Report, Unit
 from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import score_answers, task_score
 from pipeline.files import link_or_copy, read_json, read_progress, sha256, write_json, write_text
@@ -34,6 +36,7 @@ from pipeline.tasks import Example, Task
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
 from pipeline.training.prompt_encoders import PromptEncoder
+from pipeline.workflow.workdir import unit_locked
 
 # In training, an example's own answers compete with at most so many in all: each is a row.
 _MAX_CHOICES = 4
@@ -296,22 +299,191 @@ Search = Callable[
 ]
 
 
+@dataclass(frozen=True)
+class BankWaits:
+    """A report: another process is at the bank."""
+
+
+@dataclass(frozen=True)
+class BankStarted:
+    """A report: the bank is trained, or its results are reused."""
+
+    reused: bool
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """A report: an epoch of the bank's trial at a position."""
+
+    position: int
+    record: EpochRecord
+
+
+@dataclass(frozen=True)
+class BankOutcome:
+    """What a bank's unit returns.
+
+    Attributes:
+        results: of the trials, in their order.
+        seconds_reused: that other runs spent on them.
+    """
+
+    results: list[TrainingResult]
+    seconds_reused: float
+
+
+@dataclass(frozen=True)
+class BankUnit:
+    """Trains a bank, resumes it, or reuses its results, in the process that an engine chooses.
+
+    Attributes:
+        bank: the trials.
+        folder: of the progress; it is locked meanwhile.
+        run_id: of the stage's run, for the bank's cost.
+        models: see `TrialRunner`, as are runtime and search.
+        weights: file to which the tuned weights are linked; None: nowhere.
+    """
+
+    bank: Bank
+    folder: Path
+    run_id: str
+    models: ModelCache
+    runtime: RuntimeParams
+    search: Search | None
+    weights: Path | None
+
+    def __call__(self, report: Report) -> BankOutcome:
+        """Report start, epochs and steps; return the outcome.
+
+        With `weights`, a trial whose weights were deleted or altered is trained again, because its
+        results are to be of the weights that are linked.
+        """
+        with unit_locked(self.folder, lambda: report(BankWaits())):
+            results = load_results(self.folder)
+            if self.weights is not None and results is not None and not _has_weights(self.folder):
+                invalidate(self.folder)
+                results = None
+            report(BankStarted(reused=results is not None))
+            spent_by, spent = read_progress(self.folder / _COST, _cost) or (self.run_id, 0.0)
+            if results is None:
+                with self._timed(spent):
+                    results = self._train(report)
+            if self.weights is not None:
+                self.weights.unlink(missing_ok=True)  # of an attempt whose machine was lost
+                link_or_copy(self.folder / _WEIGHTS, self.weights)
+        return BankOutcome(results, spent if spent_by != self.run_id else 0.0)
+
+    def _train(self, report: Report) -> list[TrainingResult]:
+        def on_epoch(position: int, record: EpochRecord) -> None:
+            report(EpochEnded(position, record))
+
+        trials, folder = self.bank.trials, self.folder
+        trial = trials[0]
+        model = self.models.get(
+            labels=trial.format.classifier_outputs, tuned=trial.tuned, seed=trial.seed
+        )
+        jobs = [make_job(model, trial) for trial in trials]
+        max_tokens = estimate_max_tokens(model, wanted=self.runtime.max_tokens_per_forward)
+        if self.search is not None:
+            results = [
+                self.search(
+                    model, trial, job, folder / f"search-{n}.json", max_tokens, partial(on_epoch, n)
+                )
+                for n, (trial, job) in enumerate(zip(trials, jobs, strict=True))
+            ]
+        else:
+            results = train_bank(
+                model,
+                jobs,
+                self.bank.config,
+                folder=folder,
+                runtime=self.runtime.model_copy(update={"max_tokens_per_forward": max_tokens}),
+                on_epoch=on_epoch,
+                on_step=lambda done, total: report(Progress(done, total)),
+            )
+        if trial.tuned:
+            write_text(folder / _DIGEST, sha256(folder / _WEIGHTS))
+        save_results(folder, results)
+        return results
+
+    @contextmanager
+    def _timed(self, spent: float) -> Iterator[None]:
+        """Record the seconds that the bank took, with those spent on it before."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = spent + time.monotonic() - started
+            write_json(self.folder / _COST, {"run": self.run_id, "seconds": seconds})
+
+
+class _BankLog:
+    """The log of a bank: opened by its first report, without what is repeated."""
+
+    def __init__(self, bank: Bank, reporter: Reporter) -> None:
+        self._bank = bank
+        self._reporter = reporter
+        self._stack = ExitStack()
+        self._log: UnitReporter | None = None
+        self._logged: set[tuple[int, int]] = set()
+
+    def on_report(self, report: Any) -> None:
+        """Print and log a report."""
+        match report:
+            case BankStarted(reused) if self._log is None:
+                child = self._reporter.child(self._bank.name, self._bank.params)
+                self._log = self._stack.enter_context(child)
+                if reused:
+                    self._reporter.echo(f"{self._bank.name}: trained before")
+            case BankStarted():
+                self._reporter.echo(f"{self._bank.name}: its machine was lost; resumed on another")
+            case EpochEnded(position, record) if (position, record.epoch) not in self._logged:
+                trial = self._bank.trials[position]
+                self._reporter.echo(epoch_line(trial.name, record, trial.metric))
+                self._log_epoch(position, record)
+
+    def end(self, outcome: Future[BankOutcome]) -> BankOutcome:
+        """Log the epochs that were not reported, and end the log; raise what the bank raised."""
+        with self._stack:
+            ended = outcome.result()
+            for position, result in enumerate(ended.results):
+                for record in result.history:
+                    if (position, record.epoch) not in self._logged:
+                        self._log_epoch(position, record)
+            return ended
+
+    def stop(self) -> None:
+        """End the log of a bank that is stopped before its end."""
+        with suppress(SystemExit), self._stack:
+            raise SystemExit
+
+    def _log_epoch(self, position: int, record: EpochRecord) -> None:
+        assert self._log is not None, "a bank reports its start first"
+        trial = self._bank.trials[position]
+        suffix = "" if trial.tuned else f"/{trial.name}"
+        metrics = epoch_metrics(record, trial.metric)
+        self._log.log_metrics({f"{k}{suffix}": v for k, v in metrics.items()}, record.epoch)
+        self._logged.add((position, record.epoch))
+
+
 @dataclass
 class TrialRunner:
     """Runs the trials of a stage.
 
     Attributes:
         models: loads the language model; banks of a frozen one share it.
-        unit_folder: locks and yields the folder of a bank's progress, by its name and content.
+        unit_folder: returns the folder of a bank's progress, by its name and content.
         reporter: logs the progress.
+        engine: runs the banks.
         runtime: the settings that change no result.
         search: of a method with `search`.
         seconds_reused: seconds that other runs spent on the banks that are reused.
     """
 
     models: ModelCache
-    unit_folder: Callable[[str, Mapping[str, Any]], AbstractContextManager[Path]]
+    unit_folder: Callable[[str, Mapping[str, Any]], Path]
     reporter: Reporter
+    engine: Engine
     runtime: RuntimeParams
     search: Search | None = None
     seconds_reused: float = field(init=False, default=0.0)
@@ -334,15 +506,26 @@ class TrialRunner:
         results: dict[Trial, TrainingResult] = {}
         deleted: set[Trial] = set()
         chosen: Mapping[str, Chosen] = {}
-        for bank in group_trials(trials):
-            results |= zip(bank.trials, self._run_bank(bank), strict=True)
-            if not select:
-                continue
-            chosen, rejected = select_settings(trials, results, by_split=by_split)
-            for trial in rejected:
-                if trial.tuned and trial not in deleted:
-                    self._delete_weights(trial)
-                    deleted.add(trial)
+        banks = group_trials(trials)
+        logs = {bank.name: _BankLog(bank, self.reporter) for bank in banks}
+        try:
+            for bank, outcome in self._run_units(
+                {bank.name: (bank, None) for bank in banks},
+                lambda name, report: logs[name].on_report(report),
+            ):
+                ended = logs.pop(bank.name).end(outcome)
+                results |= zip(bank.trials, ended.results, strict=True)
+                self.seconds_reused += ended.seconds_reused
+                if not select:
+                    continue
+                chosen, rejected = select_settings(trials, results, by_split=by_split)
+                for trial in rejected:
+                    if trial.tuned and trial not in deleted:
+                        self._delete_weights(trial)
+                        deleted.add(trial)
+        finally:
+            for log in logs.values():
+                log.stop()
         return TrialSelection(
             {trial: results[trial] for trial in trials},
             {trial.task: chosen.get(trial.task) for trial in trials},
@@ -359,96 +542,59 @@ class TrialRunner:
             The selection with the results that belong to the weights.
         """
         results = dict(selection.results)
-        for bank in group_trials([trial for trial in selection.kept if trial.tuned]):
-            (trial,) = bank.trials
-            with self.unit_folder(bank.name, bank.content) as folder:
-                if not _has_weights(folder):
-                    invalidate(folder)
-                    (results[trial],) = self._train(bank, folder, lambda *_: None)
-                link_or_copy(folder / _WEIGHTS, weights_file(out, trial.name))
+        banks = group_trials([trial for trial in selection.kept if trial.tuned])
+        for bank, outcome in self._run_units(
+            {bank.name: (bank, weights_file(out, bank.trials[0].name)) for bank in banks},
+            lambda *_: None,
+        ):
+            results |= zip(bank.trials, outcome.result().results, strict=True)
         return TrialSelection(results, selection.chosen)
+
+    def _run_units(
+        self,
+        banks: Mapping[str, tuple[Bank, Path | None]],
+        on_report: Callable[[str, Any], None],
+    ) -> Iterator[tuple[Bank, Future[BankOutcome]]]:
+        """Run the units of banks, which are given by name with their file of weights."""
+        steps: dict[str, Progress] = {}
+
+        def receive(name: str, report: Any) -> None:
+            if isinstance(report, Progress):
+                steps[name] = report
+                shown = name if len(steps) == 1 else f"{len(steps)} units"
+                done = sum(step.done for step in steps.values())
+                total = sum(step.total for step in steps.values())
+                self.reporter.show_progress(shown, done, total)
+            elif isinstance(report, BankWaits):
+                self._say_waiting(name)
+            else:
+                on_report(name, report)
+
+        units = [Unit(name, self._unit(*given)) for name, given in banks.items()]
+        for name, outcome in self.engine.run(units, receive):
+            steps.pop(name, None)
+            yield banks[name][0], outcome
+
+    def _unit(self, bank: Bank, weights: Path | None) -> BankUnit:
+        return BankUnit(
+            bank,
+            self.unit_folder(bank.name, bank.content),
+            self.reporter.run_id,
+            self.models,
+            self.runtime,
+            self.search,
+            weights,
+        )
 
     def _delete_weights(self, trial: Trial) -> None:
         """Delete the weights of a trial that will not be evaluated; its result stays."""
         (bank,) = group_trials([trial])
-        with self.unit_folder(bank.name, bank.content) as folder:
+        folder = self.unit_folder(bank.name, bank.content)
+        with unit_locked(folder, lambda: self._say_waiting(bank.name)):
             (folder / _WEIGHTS).unlink(missing_ok=True)
 
-    def _run_bank(self, bank: Bank) -> list[TrainingResult]:
-        """Train a bank, resume it, or reuse its results."""
-        with (
-            self.unit_folder(bank.name, bank.content) as folder,
-            self.reporter.child(bank.name, bank.params) as log,
-        ):
-            finished = load_results(folder)
-            if finished is not None:
-                self.reporter.echo(f"{bank.name}: trained before")
-            logged: set[tuple[int, int]] = set()
-
-            def log_epoch(position: int, record: EpochRecord) -> None:
-                trial = bank.trials[position]
-                suffix = "" if trial.tuned else f"/{trial.name}"
-                metrics = epoch_metrics(record, trial.metric)
-                log.log_metrics({f"{k}{suffix}": v for k, v in metrics.items()}, record.epoch)
-                logged.add((position, record.epoch))
-
-            def report(position: int, record: EpochRecord) -> None:
-                trial = bank.trials[position]
-                self.reporter.echo(epoch_line(trial.name, record, trial.metric))
-                log_epoch(position, record)
-
-            with self._timed(folder, finished=finished is not None):
-                results = finished or self._train(bank, folder, report)
-            for position, result in enumerate(results):
-                for record in result.history:
-                    if (position, record.epoch) not in logged:
-                        log_epoch(position, record)
-            return results
-
-    def _train(
-        self, bank: Bank, folder: Path, on_epoch: Callable[[int, EpochRecord], None]
-    ) -> list[TrainingResult]:
-        trial = bank.trials[0]
-        model = self.models.get(
-            labels=trial.format.classifier_outputs, tuned=trial.tuned, seed=trial.seed
-        )
-        jobs = [make_job(model, trial) for trial in bank.trials]
-        max_tokens = estimate_max_tokens(model, wanted=self.runtime.max_tokens_per_forward)
-        if self.search is not None:
-            results = [
-                self.search(
-                    model, trial, job, folder / f"search-{n}.json", max_tokens, partial(on_epoch, n)
-                )
-                for n, (trial, job) in enumerate(zip(bank.trials, jobs, strict=True))
-            ]
-        else:
-            results = train_bank(
-                model,
-                jobs,
-                bank.config,
-                folder=folder,
-                runtime=self.runtime.model_copy(update={"max_tokens_per_forward": max_tokens}),
-                on_epoch=on_epoch,
-                on_step=partial(self.reporter.show_progress, bank.name),
-            )
-        if trial.tuned:
-            write_text(folder / _DIGEST, sha256(folder / _WEIGHTS))
-        save_results(folder, results)
-        return results
-
-    @contextmanager
-    def _timed(self, folder: Path, *, finished: bool) -> Iterator[None]:
-        """Record the seconds that a bank took in all runs, and those of other runs."""
-        file, run = folder / _COST, self.reporter.run_id
-        spent_by, spent = read_progress(file, _cost) or (run, 0.0)
-        if spent_by != run:
-            self.seconds_reused += spent
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            if not finished:
-                write_json(file, {"run": run, "seconds": spent + time.monotonic() - started})
+    def _say_waiting(self, name: str) -> None:
+        self.reporter.echo(f"{name}: another process is training it; waiting")
 
 
 def _cost(file: Path) -> tuple[str, float]:
@@ -458,7 +604,7 @@ def _cost(file: Path) -> tuple[str, float]:
 
 
 def group_trials(trials: Sequence[Trial]) -> list[Bank]:
-    """Group trials into banks, in the order of their first trials."""
+    """Group trials into banks, in the order of their first trials; see `prompts_per_unit`."""
     banks: dict[str, list[Trial]] = {}
     configs: list[MethodParams] = []
     for trial in trials:
@@ -467,7 +613,19 @@ def group_trials(trials: Sequence[Trial]) -> list[Bank]:
             configs.append(config)
         bank = f"bank-{configs.index(config) + 1}/seed-{trial.seed}"
         banks.setdefault(trial.name if trial.tuned else bank, []).append(trial)
-    return [Bank(name, members) for name, members in banks.items()]
+    return [part for name, members in banks.items() for part in _cut(Bank(name, members))]
+
+
+def _cut(bank: Bank) -> list[Bank]:
+    """Cut a bank into units of consecutive trials, by `params.yaml` alone."""
+    size = bank.config.prompts_per_unit
+    if size is None or bank.trials[0].tuned:
+        return [bank]
+    starts = range(0, len(bank.trials), size)
+    return [
+        Bank(f"{bank.name}/unit-{number}", bank.trials[start : start + size])
+        for number, start in enumerate(starts, 1)
+    ]
 
 
 def select_settings(
@@ -643,11 +801,14 @@ def _has_weights(folder: Path) -> bool:
 
 
 def invalidate(folder: Path) -> None:
-    """Delete the results and weights of a bank, so that it is trained again."""
-    for name in (_RESULTS, _WEIGHTS):
-        (folder / name).unlink(missing_ok=True)
+    """Delete the results and weights of a bank, so that it is trained again.
+
+    The results go last: until then, a call that was killed is repeated.
+    """
     for checkpoint in (folder / _CHECKPOINTS).glob("*.pt"):
         checkpoint.unlink()
+    for name in (_WEIGHTS, _RESULTS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def epoch_metrics(record: EpochRecord, metric: str) -> dict[str, float]:

@@ -40,27 +40,22 @@ class WorkFolder:
         self._forced = forced
         self._started: set[str] = set()
 
-    @contextmanager
-    def unit(self, name: str, key: str | None, on_wait: Callable[[], None]) -> Iterator[Path]:
-        """Lock and yield the folder of a unit, which may contain progress; see `locked`.
+    def unit(self, name: str, key: str | None, on_wait: Callable[[], None]) -> Path:
+        """Return the folder of a unit, which may contain progress; use it with `unit_locked`.
 
         `name` is unique within the stage; `key`, the hash of everything that determines the unit's
-        result, in 64 hexadecimal digits. None keeps the unit in the stage's folder.
+        result, in 64 hexadecimal digits. None keeps the unit in the stage's folder. `on_wait`: see
+        `locked`.
         """
         if key is None:
-            folder = self.path("units", name)
-            folder.mkdir(exist_ok=True)
-            yield folder
-            return
+            return self.path("units", name)
         folder = self.folder.parent / _UNITS / key
         folder.parent.mkdir(exist_ok=True)
-        with locked(folder, on_wait):
-            if self._forced and key not in self._started:
+        if self._forced and key not in self._started:
+            with locked(folder, on_wait):
                 shutil.rmtree(folder, ignore_errors=True)
-            self._started.add(key)
-            folder.mkdir(exist_ok=True)
-            os.utime(folder)
-            yield folder
+        self._started.add(key)
+        return folder
 
     def path(self, *parts: str) -> Path:
         """A path in the folder; its parents are created."""
@@ -110,6 +105,15 @@ def work_folder(
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         yield WorkFolder(folder, forced=forced)
+
+
+@contextmanager
+def unit_locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a unit's folder, in the process that runs the unit; see `locked`."""
+    with locked(folder, on_wait):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder)
+        yield
 
 
 def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) -> None:

@@ -66,7 +66,7 @@ _PARAMS: dict[str, Any] = {
             "discrete": "{subject} [P*5] {mask} .",
         },
         "training": {
-            "defaults": {},
+            "defaults": {"prompts_per_unit": None},
             "manual": _nothing_tuned(),
             "fine-tuning": {"tune": ["model"], **_TUNED, "model": _model()},
             "manual-fine-tuning": {"tune": ["model"], **_TUNED, "model": _model()},
@@ -123,7 +123,7 @@ _PARAMS: dict[str, Any] = {
             }
         },
         "training": {
-            "defaults": {},
+            "defaults": {"prompts_per_unit": None},
             "manual": _nothing_tuned(),
             "p-tuning": {
                 "tune": ["prompt", "model"],
@@ -138,6 +138,7 @@ _PARAMS: dict[str, Any] = {
     "tasks": {},
     "report": {"title": "Small", "facts_shown": 4},
     "runtime": {
+        "engine": "serial",
         "device": "cpu",
         "threads": 1,
         "max_tokens_per_forward": 8,

@@ -376,7 +376,8 @@ def _with_defaults(tmp_path: Path, defaults: dict[str, Any], **methods: Any) -> 
 def test_a_method_is_merged_over_the_defaults_of_what_it_tunes(tmp_path):
     full = load_params(write_params(tmp_path / "params.yaml")).lama.training
     prompt, model = full["p-tuning"].prompt.model_dump(), full["fine-tuning"].model.model_dump()
-    defaults = {"epochs": 3, "batch_size": 4, "patience": 2, "prompt": prompt, "model": model}
+    shared = {"epochs": 3, "batch_size": 4, "patience": 2, "prompts_per_unit": 5}
+    defaults = {**shared, "prompt": prompt, "model": model}
     training = _with_defaults(
         tmp_path, defaults,
         **{
@@ -385,11 +386,12 @@ def test_a_method_is_merged_over_the_defaults_of_what_it_tunes(tmp_path):
             "prompt-tuning": {"tune": ["prompt", "model"], "prompt": {"encoder": "mlp"}},
         },
     )  # fmt: skip
-    shared = {"epochs": 3, "batch_size": 4, "patience": 2, "search": None}
+    shared |= {"search": None, "steps_per_epoch": None}
     assert {name: training[name].model_dump() for name in training} == {
-        "manual": full["manual"].model_dump(),
-        "manual-fine-tuning": full["manual-fine-tuning"].model_dump(),
-        "discrete": full["discrete"].model_dump(),
+        **{
+            name: {**full[name].model_dump(), "prompts_per_unit": 5}
+            for name in ("manual", "manual-fine-tuning", "discrete")
+        },
         "fine-tuning": {
             **shared, "tune": ["model"], "prompt": None, "model": {**model, "learning_rate": 0.5}
         },
@@ -459,7 +461,7 @@ def test_a_full_protocol_refuses_limits_that_are_left_over(tmp_path, protocol):
     ],
 )
 def test_a_mistake_in_the_defaults_is_named_once_and_where_it_is(tmp_path, defaults, line):
-    changes = {"lama.training.defaults": defaults}
+    changes = {"lama.training.defaults": {"prompts_per_unit": None, **defaults}}
     if "prompt" in defaults:  # used where a method has no value
         changes["lama.training.p-tuning.prompt.dropout"] = REMOVED
     assert _mistakes(tmp_path, changes) == [f"lama.training.defaults.{line}"]
@@ -470,7 +472,8 @@ def test_the_projects_methods_resolve_to_these_values():
     params = load_params(PROJECT / "params.yaml")
     nothing = {
         "tune": [], "epochs": 0, "batch_size": 1, "patience": 1,
-        "prompt": None, "model": None, "search": None,
+        "steps_per_epoch": None, "prompts_per_unit": None, "prompt": None, "model": None,
+        "search": None,
     }  # fmt: skip
 
     def optimization(*values: Any, **more: Any) -> dict[str, Any]:
@@ -545,10 +548,40 @@ def test_the_projects_methods_resolve_to_these_values():
             "lama.seeds: this key is missing; training on LAMA reads it in place of `seed`; write "
             "`seeds: [34]`",
         ),
+        (
+            {"lama.training.defaults.prompts_per_unit": REMOVED},
+            "lama.training.defaults.prompts_per_unit: this key is missing; write "
+            "`prompts_per_unit: null`",
+        ),
     ],
 )
 def test_the_error_for_an_old_key_or_value_names_the_new_one(tmp_path, changes, line):
     assert _mistakes(tmp_path, changes) == [line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"runtime.threads": None}, "a number for threads:"),
+        ({"runtime.max_tokens_per_forward": "auto"}, "a number for max_tokens_per_forward:"),
+        (
+            {"runtime.threads": None, "runtime.max_tokens_per_forward": "auto"},
+            "a number for threads and max_tokens_per_forward:",
+        ),
+        ({"runtime.device": "cuda:1"}, "device is cuda:1, but with engine ray, Ray assigns"),
+    ],
+)
+def test_with_ray_nothing_that_changes_bits_is_left_to_the_machines(tmp_path, changes, words):
+    same = {
+        "runtime.engine": "ray",
+        "runtime.threads": 2,
+        "runtime.max_tokens_per_forward": 64,
+        "runtime.device": "auto",
+    }
+    load_params(write_params(tmp_path / "params.yaml", same))
+    (line,) = _mistakes(tmp_path, {**same, **changes})
+    assert line.startswith("runtime: ")
+    assert words in line
 
 
 @pytest.mark.parametrize(

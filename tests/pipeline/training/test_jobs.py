@@ -1,5 +1,6 @@
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from pipeline.config.schema import MethodParams, RuntimeParams
 from pipeline.data.lama import Fact
+from pipeline.engine.units import Progress, Serial, Unit
 from pipeline.errors import DataError, ModelError, TemplateError
 from pipeline.evaluation.metrics import accuracy
 from pipeline.models.language_model import PromptedModel
@@ -20,6 +22,9 @@ from pipeline.tasks import Example, get_task
 from pipeline.tasks.lama import apply_layout, manual_template
 from pipeline.training import jobs
 from pipeline.training.jobs import (
+    BankOutcome,
+    BankStarted,
+    EpochEnded,
     Trial,
     TrialRunner,
     TrialSelection,
@@ -46,7 +51,7 @@ HYBRID = parse_template("[P*2] {subject} is in [P] {mask} .", ["subject"])
 PATTERN = parse_template("{premise:shorten}? [P] {mask}, {hypothesis}.", RTE.fields)
 YES_NO = {"entailment": "yes", "not_entailment": "no"}
 RUNTIME = RuntimeParams(
-    device="cpu", threads=None, max_tokens_per_forward=16, checkpoint_seconds=99
+    engine="serial", device="cpu", threads=None, max_tokens_per_forward=16, checkpoint_seconds=99
 )
 
 
@@ -405,13 +410,12 @@ class Log:
 
 
 def runner(folder: Path, load: Callable[..., PromptedModel], log: Log | None = None) -> TrialRunner:
-    @contextlib.contextmanager
-    def unit_folder(_: str, content: Mapping[str, Any]) -> Iterator[Path]:
+    def unit_folder(_: str, content: Mapping[str, Any]) -> Path:
         unit = folder / jobs.__name__ / str(abs(hash(repr(content))))
-        unit.mkdir(parents=True, exist_ok=True)
-        yield unit
+        unit.parent.mkdir(parents=True, exist_ok=True)
+        return unit
 
-    return TrialRunner(ModelCache(load), unit_folder, log or Log(), RUNTIME)
+    return TrialRunner(ModelCache(load), unit_folder, log or Log(), Serial(), RUNTIME)
 
 
 def bank_trials(
@@ -724,3 +728,111 @@ def test_a_bank_that_diverges_costs_no_finished_bank(
     log = Log("second")
     runner(tmp_path, lambda **_: pytest.fail("loaded"), log).run(good, select=True)
     assert log.lines == [f"bank-1/seed-{good[0].seed}: trained before"]
+
+
+def test_a_bank_is_cut_into_units_of_consecutive_prompts() -> None:
+    def sizes(per_unit: int | None, **more: Any) -> dict[str, list[str]]:
+        training = method(encoder="mlp", prompts_per_unit=per_unit, **more)
+        banks = group_trials([*bank_trials(training=training, seed=1)])
+        return {bank.name: [trial.task for trial in bank.trials] for bank in banks}
+
+    assert sizes(None) == {"bank-1/seed-1": ["P17", "P30", "P47", "P17/2", "P1001"]}
+    assert sizes(2) == {
+        "bank-1/seed-1/unit-1": ["P17", "P30"],
+        "bank-1/seed-1/unit-2": ["P47", "P17/2"],
+        "bank-1/seed-1/unit-3": ["P1001"],
+    }
+    assert [len(tasks) for tasks in sizes(9).values()] == [5]
+    tuned = sizes(2, model_optimizer=ADAM)
+    assert [len(tasks) for tasks in tuned.values()] == [1] * 5
+    assert not [name for name in tuned if "unit" in name]
+
+
+class Elsewhere:
+    """An engine whose units are pickled, end in reverse order, and run again after a kill."""
+
+    def __init__(self, kill_at: int) -> None:
+        self.kill_at = kill_at
+
+    def run(
+        self, units: Sequence[Unit], on_report: Callable[[str, Any], None]
+    ) -> Iterator[tuple[str, Future[Any]]]:
+        for unit in reversed(units):
+            left = self.kill_at
+
+            def report(event: Any, name: str = unit.name) -> None:
+                nonlocal left
+                left -= isinstance(event, EpochEnded)
+                if left == 0:
+                    raise Killed
+                on_report(name, event)
+
+            with contextlib.suppress(Killed):
+                unit.do(report)
+            left = -1
+            yield from Serial().run([Unit(unit.name, unit.do)], on_report)
+
+
+def test_units_that_end_in_any_order_and_run_twice_select_the_same(
+    tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    adam = changed(ADAM, learning_rate=1e-3)
+    trials = [
+        trial
+        for setting, rate in enumerate((1e-3, 2e-3, 1e-4), 1)
+        for trial in bank_trials(
+            ("P17", "P30"),
+            training=method(
+                epochs=4, encoder="mlp", model_optimizer=changed(adam, learning_rate=rate)
+            ),
+            setting=setting,
+        )
+    ]
+
+    def load(**_: Any) -> PromptedModel:
+        return load_model(tiny_folders["bert"], device="cpu", tuned=True)
+
+    runs = {}
+    for name, engine in {"here": Serial(), "elsewhere": Elsewhere(kill_at=3)}.items():
+        log = Log()
+        run = replace(runner(tmp_path / name, load, log), engine=engine)
+        out = tmp_path / name / "out"
+        selection = run.save_weights(run.run(trials, select=True), out)
+        files = {path.name: path.read_bytes() for path in sorted(out.rglob("*.safetensors"))}
+        runs[name] = selection, files, log
+        assert len(list((tmp_path / name / jobs.__name__).rglob("weights.safetensors"))) == 2
+    (here, files, log), (elsewhere, others, other_log) = runs.values()
+    assert here.chosen == elsewhere.chosen
+    assert here.describe() == elsewhere.describe()
+    assert files == others
+    assert len(files) == 2
+    assert sorted(log.metrics) == sorted(other_log.metrics)
+    lost = [line for line in other_log.lines if "its machine was lost" in line]
+    assert len(lost) == len(trials)
+    assert sorted(log.lines) == sorted(set(other_log.lines) - set(lost))
+
+
+def test_of_units_that_run_together_all_steps_are_shown(tmp_path: Path) -> None:
+    class Together:
+        def run(
+            self, units: Sequence[Unit], on_report: Callable[[str, Any], None]
+        ) -> Iterator[tuple[str, Future[Any]]]:
+            for done in (1, 2):
+                for unit in units:
+                    on_report(unit.name, Progress(done, 5))
+            for unit in units:
+                on_report(unit.name, BankStarted(reused=False))
+                on_report(unit.name, Progress(5, 5))
+                outcome: Future[Any] = Future()
+                outcome.set_result(BankOutcome([scored(0.5)], 0.0))
+                yield unit.name, outcome
+
+    log = Log()
+    training = method(encoder="mlp", prompts_per_unit=1)
+    run = replace(runner(tmp_path, lambda **_: None, log), engine=Together())  # type: ignore[arg-type,return-value]
+    run.run(bank_trials(("P17", "P30"), training=training), select=False)
+    name = "bank-1/seed-7/unit-"
+    assert log.progress == [
+        (f"{name}1", 1, 5), ("2 units", 2, 10), ("2 units", 3, 10), ("2 units", 4, 10),
+        ("2 units", 7, 10), (f"{name}2", 5, 5),
+    ]  # fmt: skip

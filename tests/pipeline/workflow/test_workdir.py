@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_units, work_folder
+from pipeline.workflow.workdir import (
+    WorkFolder,
+    clear_recorded,
+    clear_units,
+    unit_locked,
+    work_folder,
+)
 
 KEY = "ab" * 32
 OTHER = "cd" * 32
@@ -269,8 +275,11 @@ def test_clearing_never_reaches_a_folder_that_is_in_use(tmp_path: Path) -> None:
     run_together(tmp_path, [(target, (tmp_path, 1.0)) for target in targets])
 
 
-def unit_of(work: WorkFolder, key: str | None = OTHER) -> AbstractContextManager[Path]:
-    return work.unit("setting-1/seed-2", key, alone)
+@contextmanager
+def unit_of(work: WorkFolder, key: str | None = OTHER) -> Iterator[Path]:
+    folder = work.unit("setting-1/seed-2", key, alone)
+    with unit_locked(folder, alone):
+        yield folder
 
 
 def test_a_unit_outlives_its_stage_and_serves_another(tmp_path: Path) -> None:

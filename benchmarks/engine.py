@@ -1,0 +1,142 @@
+"""What does running units on Ray cost, and how busy would 100 GPUs be?
+
+1,000 empty units run on this machine's Ray, started as `runtime.engine: ray` does without
+RAY_ADDRESS. Then 1,000 units of a random duration are simulated on 100 GPUs, each assigned to the
+first free one, as Ray does, with the measured cost of a unit.
+
+    python -m benchmarks.engine
+"""
+
+import argparse
+import heapq
+import math
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config.schema import RuntimeParams
+from pipeline.engine.cluster import RayCluster
+from pipeline.engine.units import Report, Unit
+from pipeline.files import write_json
+from pipeline.history.context import hardware_name
+
+RESULTS = Path(__file__).parent / "results" / "engine.json"
+
+_UNITS = 1000
+_GPUS = 100
+_MEAN_SECONDS = (30, 60, 300, 1200)
+_ORDERS = {"as given": False, "longest first": True}
+# Assumed, not measured here: a worker's start, and loading a model for each unit, since Ray gives
+# each unit on a GPU a new process.
+_START_SECONDS = 20.0
+_LOAD_SECONDS = 10.0
+# Logging a unit's epochs to MLflow, which the stage does for one unit after the other.
+_LOG_SECONDS = 0.3
+
+
+def main() -> None:
+    """Measure, simulate, print, write a file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--units", type=int, default=_UNITS, help="empty units to run")
+    count = parser.parse_args().units
+    connect, seconds = measure(count)
+    each = seconds / count
+    shares = {
+        mean: {
+            order: share(mean, each, longest_first=order == "longest first") for order in _ORDERS
+        }
+        for mean in _MEAN_SECONDS
+    }
+    console = Console(width=110)
+    console.print(
+        f"connection and first unit {connect:.1f} s; {count} empty units {seconds:.1f} s, "
+        f"{1000 * each:.1f} ms each"
+    )
+    table = Table(title=f"share of time that {_GPUS} GPUs train, {_UNITS} units (simulated)")
+    for title in ("mean unit", *_ORDERS):
+        table.add_column(title, justify="right")
+    for mean, by_order in shares.items():
+        table.add_row(f"{mean} s", *(f"{by_order[order]:.0%}" for order in _ORDERS))
+    console.print(table)
+    values = {
+        "hardware": hardware_name(None),
+        "load_average": round(os.getloadavg()[0], 1),
+        "units": count,
+        "connect_seconds": round(connect, 1),
+        "seconds": round(seconds, 1),
+        "simulated_share": {str(mean): own for mean, own in shares.items()},
+    }
+    write_json(RESULTS, values)
+
+
+def measure(count: int) -> tuple[float, float]:
+    """Return the seconds until the first unit has ended, and those of so many empty units."""
+    os.environ.pop("RAY_ADDRESS", None)
+    runtime = RuntimeParams(
+        engine="ray", device="cpu", threads=1, max_tokens_per_forward=1, checkpoint_seconds=0
+    )
+    with tempfile.TemporaryDirectory() as folder, RayCluster(runtime, Path(folder)) as cluster:
+        seconds = []
+        for units in (_empty(1), _empty(count)):
+            started = time.perf_counter()
+            for _, outcome in cluster.run(units, lambda *_: None):
+                outcome.result()
+            seconds.append(time.perf_counter() - started)
+    return seconds[0], seconds[1]
+
+
+def _empty(count: int) -> list[Unit]:
+    return [Unit(f"unit-{number}", _nothing) for number in range(count)]
+
+
+def _nothing(report: Report) -> None:
+    report("started")
+
+
+def share(mean: float, each: float, *, longest_first: bool) -> float:
+    """Return the share of time that the GPUs train, the mean of 20 draws of the durations.
+
+    Args:
+        mean: of the durations, in seconds; they are log-normal with half of it as deviation.
+        each: seconds that Ray takes for a unit.
+        longest_first: whether long units start before short ones.
+    """
+    shares = []
+    for seed in range(20):
+        spread = math.sqrt(math.log(1 + 0.5**2))
+        draw = random.Random(seed).lognormvariate
+        durations = [draw(math.log(mean) - spread**2 / 2, spread) for _ in range(_UNITS)]
+        if longest_first:
+            durations.sort(reverse=True)
+        shares.append(sum(durations) / (_GPUS * makespan(durations, _GPUS, each + _LOAD_SECONDS)))
+    return statistics.fmean(shares)
+
+
+def makespan(durations: Sequence[float], gpus: int, overhead: float) -> float:
+    """Return the seconds until the last unit is logged.
+
+    Args:
+        durations: of the units, in seconds, in the order in which they start.
+        gpus: each takes the next unit when it is free.
+        overhead: seconds that each unit takes besides.
+    """
+    free = [_START_SECONDS] * gpus
+    ends = []
+    for duration in durations:
+        ends.append(free[0] + overhead + duration)
+        heapq.heapreplace(free, ends[-1])
+    logged = 0.0
+    for end in sorted(ends):
+        logged = max(logged, end) + _LOG_SECONDS
+    return logged
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""The engine `ray`: units as tasks of a Ray cluster whose machines share the project's folder.
+
+Only this file imports ray. Only the process of the stage talks to DVC and MLflow; workers compute.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.engine.units import Progress, Unit
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import RuntimeParams
+
+# How often a unit whose machine or process is lost is run again, each time from its checkpoint.
+_RETRIES = 5
+# Between two looks for reports.
+_POLL_SECONDS = 0.25
+# Between two reports of a unit's steps.
+_PROGRESS_SECONDS = 0.5
+
+# The environment that workers get from the stage: what may change a result or the network's use.
+_PASSED = (
+    "CUBLAS_WORKSPACE_CONFIG", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS",
+)  # fmt: skip
+# What Ray's processes on this machine need besides. Passwords of MLflow and storage stay here.
+_OF_MACHINE = (
+    "CUDA_VISIBLE_DEVICES", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ",
+)  # fmt: skip
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "ray")
+_LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class _Project:
+    """What a machine must have to run units.
+
+    Attributes:
+        root: the current folder of the stage.
+        token: a file that exists where the folder of the stage's progress is the same.
+        versions: Python and libraries of the stage.
+    """
+
+    root: str
+    token: str
+    versions: Mapping[str, str]
+
+    def missing_here(self) -> str:
+        """Return why this machine cannot run units, and what to do; empty if it can."""
+        if not Path(self.token).exists():
+            return f"does not have {Path(self.token).parent}; mount the project's folder there"
+        here = _versions()
+        different = [
+            f"{name} {here.get(name)} instead of {version}"
+            for name, version in self.versions.items()
+            if here.get(name) != version
+        ]
+        if different:
+            return f"has {', '.join(different)}; use the same environment on all machines"
+        return ""
+
+
+class RayCluster:
+    """Runs units on the cluster at RAY_ADDRESS; without one, on this machine.
+
+    It connects when it first has units to run, and disconnects at the end of the `with` block;
+    that ends all units that still run.
+    """
+
+    def __init__(self, runtime: "RuntimeParams", folder: Path) -> None:
+        """Initialize with the units' device and threads; see `open_engine`."""
+        self._runtime = runtime
+        self._folder = folder.resolve()
+        self._stack = ExitStack()
+        self._connection: tuple[ModuleType, _Project, Any] | None = None
+
+    def __enter__(self) -> "RayCluster":
+        """Do nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Disconnect."""
+        self._stack.close()
+
+    def run(
+        self, units: Sequence[Unit], on_report: Callable[[str, Any], None]
+    ) -> Iterator[tuple[str, Future[Any]]]:
+        """See `Engine`.
+
+        Raises:
+            PipelineError: ray is not installed, the cluster cannot be reached, or one of its
+                machines cannot run units. No unit has started.
+        """
+        if not units:
+            return
+        ray, project, mailbox = self._connected()
+        task = ray.remote(_run_unit)
+        options = {**self._resources(ray), "max_retries": _RETRIES, "scheduling_strategy": "SPREAD"}
+        running = {
+            task.options(name=unit.name, **options).remote(unit, mailbox, project): unit.name
+            for unit in units
+        }
+        while running:
+            ray.wait(list(running), timeout=_POLL_SECONDS)
+            ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+            # The reports of a unit have arrived before it ends.
+            for name, report in ray.get(mailbox.take.remote()):
+                on_report(name, report)
+            for reference in ended:
+                name = running.pop(reference)
+                yield name, _outcome(ray, name, reference)
+
+    def describe(self) -> str:
+        """Check the cluster, and return its machines with their CPUs and GPUs.
+
+        Raises:
+            PipelineError: as of `run`.
+        """
+        ray, *_ = self._connected()
+        return _described([node for node in ray.nodes() if node["Alive"]])
+
+    def _connected(self) -> tuple[ModuleType, _Project, Any]:
+        """Connect if this has not been done; return ray, the project and the mailbox."""
+        if self._connection is None:
+            self._connection = self._stack.enter_context(self._connect())
+        return self._connection
+
+    @contextmanager
+    def _connect(self) -> Iterator[tuple[ModuleType, _Project, Any]]:
+        address = _address()
+        ray = _import_ray()
+        _init(ray, address)
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".cluster-") as token:
+                project = _Project(str(Path.cwd()), token.name, _versions())
+                _check_machines(ray, project, self._resources(ray))
+                yield ray, project, _Mailbox.on_this_node(ray)
+        finally:
+            ray.shutdown()
+
+    def _resources(self, ray: ModuleType) -> dict[str, float]:
+        """Return what a unit takes: its threads, and a GPU if it may use one and there is one."""
+        device = self._runtime.device
+        gpu = device == "cuda" or (device == "auto" and "GPU" in ray.cluster_resources())
+        assert self._runtime.threads is not None  # `load_params` requires it
+        return {"num_cpus": float(self._runtime.threads), "num_gpus": float(gpu)}
+
+
+class _Mailbox:
+    """An actor that keeps the reports of units until the stage takes them."""
+
+    def __init__(self) -> None:
+        self._reports: list[tuple[str, Any]] = []
+
+    @classmethod
+    def on_this_node(cls, ray: ModuleType) -> Any:
+        """Start one beside the stage, so that no lost machine takes it along."""
+        node = _on_node(ray, ray.get_runtime_context().get_node_id())
+        return ray.remote(cls).options(num_cpus=0, scheduling_strategy=node).remote()
+
+    def put(self, name: str, report: Any) -> None:
+        """Add a report."""
+        self._reports.append((name, report))
+
+    def take(self) -> list[tuple[str, Any]]:
+        """Return the reports since the last call, in the order of each unit."""
+        reports, self._reports = self._reports, []
+        return reports
+
+
+def _run_unit(unit: Unit, mailbox: Any, project: _Project) -> Any:
+    """Run a unit in a worker."""
+    import ray
+
+    if missing := project.missing_here():  # of a machine that has joined since the start
+        raise PipelineError(f"runtime.engine: {socket.gethostname()} {missing}")
+    os.chdir(project.root)
+    last_sent: Any = None
+    next_progress = 0.0
+
+    def report(event: Any) -> None:
+        nonlocal last_sent, next_progress
+        if isinstance(event, Progress):
+            if time.monotonic() < next_progress:
+                return
+            next_progress = time.monotonic() + _PROGRESS_SECONDS
+        last_sent = mailbox.put.remote(unit.name, event)
+
+    outcome = unit.do(report)
+    if last_sent is not None:
+        ray.get(last_sent)  # and with it all earlier ones
+    return outcome
+
+
+def _outcome(ray: ModuleType, name: str, reference: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    try:
+        future.set_result(ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        error.cause.__cause__ = error  # it has the worker's traceback
+        future.set_exception(error.cause)
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())
+        future.set_exception(
+            PipelineError(
+                f"{name}: its machine or process was lost {_RETRIES + 1} times: {reason}; run it "
+                "again, and it resumes from its last checkpoint"
+            )
+        )
+    return future
+
+
+def _import_ray() -> ModuleType:
+    try:
+        import ray
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise PipelineError(
+            "runtime.engine: ray is not installed; run `pip install -e '.[ray]'`, or write serial"
+        ) from error
+    return ray
+
+
+def _address() -> str:
+    """Return RAY_ADDRESS, or that of a cluster to start on this machine alone."""
+    # Without an address, Ray would attach to the last cluster of this machine, if it finds one.
+    address = os.environ.get("RAY_ADDRESS") or _LOCAL
+    if address != _LOCAL and not re.fullmatch(r"[^/]+:\d+", address):
+        raise PipelineError(
+            f"RAY_ADDRESS: {address} is not the host:port of a cluster; run on a machine of the "
+            "cluster (not through ray://) and write the address that `ray start --head` printed"
+        )
+    return address
+
+
+def _init(ray: ModuleType, address: str) -> None:
+    local = address == _LOCAL
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    with _signal_handler_kept(), _only(_PASSED + _OF_MACHINE) if local else nullcontext():
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+                # Units run the code of this checkout, whatever else is installed.
+                runtime_env={"env_vars": {**passed, "PYTHONPATH": str(Path.cwd())}},
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise PipelineError(
+                f"RAY_ADDRESS: no connection to Ray at {address}: {reason}; start it on this "
+                "machine too (docs/cluster.md)"
+            ) from error
+
+
+@contextmanager
+def _signal_handler_kept() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which `ray.init` replaces by one that skips the stage's."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _only(names: Sequence[str]) -> Iterator[None]:
+    """Hide all other variables of the environment, so that what starts here has no secrets."""
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name not in names and not name.startswith("RAY_")
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _check_machines(ray: ModuleType, project: _Project, resources: Mapping[str, float]) -> None:
+    """Check that units fit somewhere, and that each machine where they do can run them."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    fitting = [
+        node
+        for node in nodes
+        if node["Resources"].get("CPU", 0) >= resources["num_cpus"]
+        and node["Resources"].get("GPU", 0) >= resources["num_gpus"]
+    ]
+    if not fitting:
+        needed = f"{resources['num_cpus']:g} CPUs and {resources['num_gpus']:g} GPUs"
+        raise PipelineError(
+            f"runtime: each unit needs {needed}, which no machine of the cluster has "
+            f"({_described(nodes)}); lower runtime.threads, or change runtime.device"
+        )
+    check = ray.remote(_Project.missing_here)
+    results = [
+        check.options(num_cpus=0, scheduling_strategy=_on_node(ray, node["NodeID"])).remote(project)
+        for node in fitting
+    ]
+    problems = [
+        f"{node['NodeManagerHostname']} {missing}"
+        for node, missing in zip(fitting, ray.get(results), strict=True)
+        if missing
+    ]
+    if problems:
+        raise PipelineError("runtime.engine: " + "\n".join(problems))
+
+
+def _described(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Return host, CPUs and GPUs of each node, such as `node1: 16 CPUs, 8 H200`."""
+    texts = []
+    for node in nodes:
+        has = node["Resources"]
+        kinds = [name.partition(":")[2] for name in has if name.startswith("accelerator_type:")]
+        gpus = f", {has['GPU']:g} {' '.join(kinds) or 'GPUs'}" if has.get("GPU") else ""
+        texts.append(f"{node['NodeManagerHostname']}: {has.get('CPU', 0):g} CPUs{gpus}")
+    return "; ".join(texts)
+
+
+def _on_node(ray: ModuleType, node_id: str) -> Any:
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that can change a result."""
+    versions = {"Python": platform.python_version()}
+    for library in _LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return versions

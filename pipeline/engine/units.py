@@ -1,0 +1,96 @@
+"""Units of a stage's work, and the engine that runs them one after the other.
+
+Units are cut by `params.yaml` alone, never by the number of workers or their memory, so an engine
+decides where and when a result is computed, not what it is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # a worker without pydantic can run units
+    from pipeline.config.schema import RuntimeParams
+
+Report = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work, such as a bank to train or a prompt to evaluate.
+
+    Attributes:
+        name: unique among the units that run together.
+        do: does the work in any process whose current folder is the project's, resumes what an
+            earlier call left, and returns the outcome. It takes a function that reports to the
+            process of the stage. The function, its reports and its outcome can be pickled.
+    """
+
+    name: str
+    do: Callable[[Report], Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A report of how far a unit is, in steps. An engine may drop some of these, but no other."""
+
+    done: int
+    total: int
+
+
+class Engine(Protocol):
+    """Runs units."""
+
+    def run(
+        self, units: Sequence[Unit], on_report: Callable[[str, Any], None]
+    ) -> Iterator[tuple[str, Future[Any]]]:
+        """Run units; yield name and outcome of each as it ends, in any order.
+
+        Args:
+            units: with different names.
+            on_report: called in this process with a unit's name and its report, before the unit's
+                outcome is yielded. A unit that is resumed after a machine was lost may repeat
+                reports.
+
+        Yields:
+            The name, and a future that has the outcome or the exception of the unit.
+        """
+
+
+class Serial:
+    """Runs one unit after the other in this process."""
+
+    def run(
+        self, units: Sequence[Unit], on_report: Callable[[str, Any], None]
+    ) -> Iterator[tuple[str, Future[Any]]]:
+        """See `Engine`."""
+        for unit in units:
+            future: Future[Any] = Future()
+            try:
+                future.set_result(unit.do(partial(on_report, unit.name)))
+            except Exception as error:
+                future.set_exception(error)
+            yield unit.name, future
+
+
+@contextmanager
+def open_engine(runtime: "RuntimeParams", folder: Path) -> Iterator[Engine]:
+    """Yield the engine that `runtime.engine` names.
+
+    Args:
+        runtime: engine, device and threads of the units.
+        folder: of the stage's progress, which every machine must have.
+
+    Raises:
+        PipelineError: from `run`; see `pipeline.engine.cluster`.
+    """
+    if runtime.engine == "serial":
+        yield Serial()
+        return
+    from pipeline.engine.cluster import RayCluster
+
+    with RayCluster(runtime, folder) as cluster:
+        yield cluster

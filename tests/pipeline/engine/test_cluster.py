@@ -1,0 +1,85 @@
+"""What the engine `ray` checks and hides, without a cluster; tests/test_cluster.py starts one."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import cluster
+from pipeline.engine.cluster import RayCluster
+from pipeline.engine.units import Unit, open_engine
+from pipeline.errors import PipelineError
+from tests.pipeline.training.test_jobs import RUNTIME
+
+RAY = RUNTIME.model_copy(update={"engine": "ray", "threads": 1})
+UNITS = [Unit("a", lambda _: None)]
+
+
+def test_without_units_no_cluster_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with open_engine(RAY, tmp_path) as engine:
+        assert isinstance(engine, RayCluster)
+        assert list(engine.run([], print)) == []
+
+
+def test_without_ray_the_error_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        open_engine(RAY, tmp_path) as engine,
+        pytest.raises(PipelineError, match=r"pip install -e '\.\[ray\]'`, or write serial"),
+    ):
+        list(engine.run(UNITS, print))
+
+
+@pytest.mark.parametrize("address", ["ray://node1:10001", "auto", "node1"])
+def test_an_address_that_is_none_of_a_cluster_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with (
+        open_engine(RAY, tmp_path) as engine,
+        pytest.raises(PipelineError, match=f"^RAY_ADDRESS: {address} is not the host:port"),
+    ):
+        list(engine.run(UNITS, print))
+
+
+def test_what_starts_here_sees_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = dict(os.environ)
+    with cluster._only(cluster._PASSED + cluster._OF_MACHINE):
+        assert "secret" not in os.environ.values()
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        assert "PATH" in os.environ
+    assert dict(os.environ) == before
+
+
+def test_a_machine_without_the_folder_or_with_other_versions_is_named(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch()
+    project = cluster._Project(str(tmp_path), str(token), cluster._versions())
+    assert project.missing_here() == ""
+    newer = replace(project, versions={**project.versions, "Python": "4.0.1", "flax": "1"})
+    python = project.versions["Python"]
+    assert newer.missing_here() == (
+        f"has Python {python} instead of 4.0.1, flax None instead of 1; use the same environment "
+        "on all machines"
+    )
+    token.unlink()
+    assert project.missing_here() == (f"does not have {tmp_path}; mount the project's folder there")
+
+
+def test_nodes_are_described_by_what_they_have() -> None:
+    gpus = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H200": 1.0}
+    nodes = [
+        {"NodeManagerHostname": "a", "Resources": gpus},
+        {"NodeManagerHostname": "b", "Resources": {"CPU": 2.0, "memory": 1.0}},
+    ]
+    assert cluster._described(nodes) == "a: 16 CPUs, 8 H200; b: 2 CPUs"

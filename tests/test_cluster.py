@@ -1,0 +1,224 @@
+"""Units on two nodes of a Ray cluster, lost and resumed, give what one process gives."""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+
+from pipeline.engine.cluster import RayCluster
+from pipeline.engine.units import Report, Unit
+from pipeline.errors import ModelError, PipelineError
+from tests.pipeline.training.test_jobs import RUNTIME
+from tests.project import edit_params, make_project, outputs, run
+from tests.test_restart import Attempt, epochs, runs_of
+
+ray = pytest.importorskip("ray", reason="ray is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    # Ray opens files and sockets that it leaves to the end of the process.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
+]
+
+EPOCHS = 60
+STAGE = "train-lama@p-tuning"
+# Two settings of each relation, two prompts a unit.
+UNITS = ["bank-1/seed-34/unit-1", "bank-1/seed-34/unit-2"]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster of two nodes with a CPU each; a unit takes one, so that they share the units."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def workers() -> list[psutil.Process]:
+    """The processes that run a unit of the stage, by the title that Ray gives them."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[:1] in [[f"ray::{name}"] for name in UNITS]:
+                found.append(process)
+    return found
+
+
+def checkpoints(root: Path) -> dict[str, int]:
+    """Key of a unit -> when its newest checkpoint was written."""
+    files = sorted((root / ".work" / "units").glob("*/checkpoints/*.pt"))
+    found = {}
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            found[file.parents[1].name] = file.stat().st_mtime_ns
+    return found
+
+
+def hold_in_mid_unit(root: Path) -> list[psutil.Process]:
+    """Stop each worker as soon as it has written a checkpoint, and wait for all."""
+    before, held = checkpoints(root), dict[int, psutil.Process]()
+
+    def all_are_held() -> bool:
+        now = checkpoints(root)
+        for worker in workers():
+            with contextlib.suppress(psutil.Error):
+                locked = {Path(file.path).stem for file in worker.open_files()}
+                if any(now.get(key) != before.get(key) for key in locked):
+                    worker.suspend()
+                    held[worker.pid] = worker
+        return len(held) == len(UNITS)
+
+    wait_until(all_are_held)
+    return list(held.values())
+
+
+def wait_until(true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Units:
+    """What units do here; each finds in the folder what it did before."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def report(self, report: Report) -> dict[str, str]:
+        for number in range(50):
+            report(number)
+        return {"cwd": str(Path.cwd()), **os.environ}
+
+    def fail(self, _: Report) -> None:
+        raise ModelError("P17: no model")
+
+    def die_once(self, report: Report) -> int:
+        attempts = self.folder / "attempts"
+        before = attempts.read_text() if attempts.exists() else ""
+        attempts.write_text(f"{before}+")
+        report("begins")
+        if not before:
+            time.sleep(0.5)  # the report is on its way
+            os.kill(os.getpid(), signal.SIGKILL)
+        return len(before)
+
+
+def test_units_report_fail_and_are_run_again(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    runtime = RUNTIME.model_copy(update={"engine": "ray", "threads": 1})
+    heard: list[tuple[str, Any]] = []
+    units = Units(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    named = [Unit(do.__name__, do) for do in (units.report, units.fail, units.die_once)]
+    with RayCluster(runtime, tmp_path) as cluster:
+        outcomes = dict(cluster.run(named, lambda name, said: heard.append((name, said))))
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert cluster.describe().count(": 1 CPUs") == 2
+        assert list(tmp_path.glob(".cluster-*"))
+    assert [said for name, said in heard if name == "report"] == list(range(50))
+    environment = outcomes["report"].result()
+    assert environment["cwd"] == str(Path.cwd())
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert "secret" not in environment.values()
+    with pytest.raises(ModelError, match=r"^P17: no model$"):
+        outcomes["fail"].result()
+    assert outcomes["die_once"].result() == 1
+    assert heard.count(("die_once", "begins")) == 2
+    assert not list(tmp_path.glob(".cluster-*"))
+    large = RUNTIME.model_copy(update={"engine": "ray", "threads": 64})
+    with (
+        RayCluster(large, tmp_path) as cluster,
+        pytest.raises(PipelineError, match="each unit needs 64 CPUs and 0 GPUs, which no machine"),
+    ):
+        list(cluster.run(named, print))
+    assert (tmp_path / "attempts").read_text() == "++"
+
+
+def assert_one_run(root: Path) -> None:
+    """Hold that there is one run for the stage and one for each unit, with each epoch once."""
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    (stage,) = runs_of(root, STAGE)
+    below = client.search_runs(
+        [stage.info.experiment_id], f"tags.`mlflow.parentRunId` = '{stage.info.run_id}'"
+    )
+    assert {one.info.status for one in (stage, *below)} == {"FINISHED"}
+    assert sorted(one.info.run_name for one in below) == UNITS
+    for one in below:
+        for metric in one.data.metrics:
+            steps = [point.step for point in client.get_metric_history(one.info.run_id, metric)]
+            assert sorted(steps) == list(range("train/" in metric, EPOCHS + 1))
+
+
+def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
+    nodes: Any, tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
+) -> None:
+    serial = make_project(
+        tmp_path / "serial" / "project",
+        tiny_folders["gpt2"],
+        lama__methods=["p-tuning"],
+        superglue__tasks=[],
+        runtime__checkpoint_seconds=0,
+        runtime__max_tokens_per_forward=1024,
+        **{
+            "lama__training__p-tuning__epochs": EPOCHS,
+            "lama__training__p-tuning__patience": EPOCHS,
+            "lama__training__p-tuning__prompts_per_unit": 2,
+            "lama__grid__p-tuning": {"template": ["paper-v2", "paper-v1"]},
+        },
+    )
+    shutil.copyfile(empty_store, serial / "mlflow.db")
+    run(serial, "dvc", "repro", "splits-lama", "download-model")
+    project = shutil.copytree(serial, tmp_path / "ray" / "project", symlinks=True)
+    edit_params(project, runtime__engine="ray")
+    run(serial, "dvc", "repro", STAGE)
+
+    # The stage and dvc are killed: no worker is left.
+    first = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
+    wait_until(lambda: checkpoints(project))
+    assert workers()
+    first.kill()
+    wait_until(lambda: not workers())
+    assert not (project / "models/lama/p-tuning").exists()
+
+    # A node is lost while both are in the middle of a unit.
+    second = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
+    held = hold_in_mid_unit(project)
+    (node,) = nodes.worker_nodes
+    raylet = node.all_processes["raylet"][0].process.pid
+    (lost,) = [worker for worker in held if worker.ppid() == raylet]
+    nodes.remove_node(node, allow_graceful=False)
+    lost.kill()
+    for worker in held:
+        if worker != lost:
+            worker.resume()
+    second.end()
+    assert second.process.returncode == 0, second.printed
+    assert second.printed.count("its machine was lost; resumed on another") == 1
+    reported = epochs(second.printed)
+    assert len(reported) == len(set(reported))
+    # What the first attempt had done was not done again.
+    assert max(min(e for r, e in reported if r == relation) for relation in ("P17", "P30")) > 0
+
+    assert outputs(project, "models", "curves") == outputs(serial, "models", "curves")
+    assert_one_run(project)
+    assert_one_run(serial)
+
+    edit_params(project, runtime__engine="serial")
+    assert "Running stage" not in run(project, "dvc", "repro", "-s", STAGE).stdout
+    edit_params(project, **{"lama__training__p-tuning__prompts_per_unit": 1})
+    assert STAGE in run(project, "dvc", "status", STAGE).stdout
