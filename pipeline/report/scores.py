@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import DataError
 from pipeline.files import read_csv, read_json, read_jsonl
 
 Row = dict[str, Any]
@@ -231,11 +232,16 @@ def read_table(path: Path, task: str = "") -> list[Row]:
     """Return the rows of a table of an evaluation, with numbers as numbers and empty cells as None.
 
     A table without a column `task` gets one with the SuperGLUE task.
+
+    Raises:
+        DataError: the file is missing or has no rows.
     """
     rows: list[Row] = [
         {key: value if key in _TEXTS else _value(value) for key, value in row.items()}
         for row in read_csv(path)
     ]
+    if not rows:
+        raise DataError(f"{path}: no rows; run `dvc repro` to write it again")
     return [{"task": task, **row} for row in rows] if task else rows
 
 
