@@ -72,6 +72,7 @@ def main(
         "model": params.model.name,
         "source": params.lama.source,
         "subset": params.lama.subset,
+        "objects": params.lama.objects,
         "starts": scores,
     }
     write_json(results / f"{name}.json", record)
@@ -126,7 +127,7 @@ def starts_page(records: list[dict[str, Any]]) -> str:
             }
             for name, row in first.items()
         ]
-        data = data_name(record["source"], record["subset"])
+        data = data_name(record["source"], record["subset"], record.get("objects", ""))
         parts += [
             f"## `{record['name']}`: {escaped(record['model'])}, {data}, {len(first)} relations",
             f"{record['date']}, {escaped(record['machine'])}.",

@@ -60,8 +60,7 @@ def download(url: str, target: Path, *, sha256: str | None = None) -> None:
         DownloadError: the file could not be downloaded completely.
         ChecksumError: it has another digest; nothing is kept.
     """
-    scheme = urlsplit(url).scheme
-    if scheme not in ("http", "https"):
+    if not re.match("https?://[^/]", url):
         raise DownloadError(
             f"{url or 'an empty address'}: not an address of http or https; {SET_MIRROR}"
         )
@@ -240,7 +239,7 @@ def _continues(response: requests.Response, sent: str, start: int, remote: _Remo
     return (
         match is not None
         and int(match[1]) == start
-        and match[2] in ("*", str(remote.length))
+        and (match[2] == "*" or remote.length in (None, int(match[2])))
         and _validator(response) in (None, remote.validator)
     )
 
