@@ -509,7 +509,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "dtype a number": {"dtype": 7},
     "an unknown model_type": {"model_type": "brandnew9"},
     "model_type a list": {"model_type": []},
-    "code of its own": {
+    "its own code": {
         "model_type": "brandnew9", "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "m.M"}
     },
     "an unknown activation": {"activation_function": "nothing"},

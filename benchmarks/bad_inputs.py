@@ -39,7 +39,7 @@ from tests.warm import Started, can_run, start_warm
 
 SECONDS = 60.0
 _OUTPUTS = ("data", "models", "curves", "metrics", "evaluation", "report")
-# By which pydantic calls types of its own.
+# By which pydantic calls its own types.
 _INTERNAL = ("constrained-", "literal[", "list[", "dict[", "function-", "is-instance")
 _MESSAGE = ("error: ", "ERROR: ", "Usage: ", "✗", "x ")
 

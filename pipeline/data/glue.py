@@ -1,4 +1,4 @@
-"""GLUE's official files: tab-separated, each task with columns of its own.
+"""GLUE's official files: tab-separated, with different columns for each task.
 
 Quotes are literal, a byte-order mark may precede the header, and lines may end with CRLF. CoLA's
 files have no header, and MNLI's dev files have more columns than its train file.
