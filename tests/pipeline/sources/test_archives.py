@@ -53,12 +53,6 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Path:
-    (tmp_path / "target").mkdir()
-    return tmp_path / "target"
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     # Its name tells nothing, as that of a commit's archive.
     return tmp_path / "archive"

@@ -161,17 +161,6 @@ def source(server: Server) -> LamaSource:
     return LamaSource(_urls(server), RELATIONS, license="none")
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    (tmp_path / "target").mkdir()
-    return tmp_path / "target"
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
 def _content(folder: Path) -> Files:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()

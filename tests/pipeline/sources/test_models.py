@@ -26,12 +26,6 @@ from tests.tiny_gguf import save_tiny_gguf
 PROJECT = Path(__file__).parents[3]
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    (tmp_path / "target").mkdir()
-    return tmp_path / "target"
-
-
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_a_folder_becomes_an_equal_model_folder(
     tiny_folders: dict[str, Path], tmp_path: Path, target: Path, family: str

@@ -156,11 +156,6 @@ def index(
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def target(tmp_path: Path) -> Path:
     folder = tmp_path / "target"
     folder.mkdir()

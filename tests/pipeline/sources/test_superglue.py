@@ -99,17 +99,6 @@ def _digest(source: SuperGlueSource, name: str) -> str:
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Path:
-    (tmp_path / "target").mkdir()
-    return tmp_path / "target"
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def mirror(tmp_path: Path) -> Path:
     """A mirror without a list of digests."""
     for name, content in FILES.items():
