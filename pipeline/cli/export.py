@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.promote import print_candidates
+from pipeline.cli.promote import choose_candidate
 
 EXAMPLES = """Examples:
   ptune export rte exports/rte
@@ -27,12 +27,9 @@ def export(
     transformers alone answers test examples as `ptune predict` does.
     """
     # torch and transformers take seconds to import.
-    from pipeline.inference import registry
     from pipeline.inference.export import export as write
 
-    candidates = registry.find_candidates(target)
-    chosen = registry.choose(candidates, method)
-    print_candidates(candidates, chosen, "by dev" if method is None else "as named")
+    chosen = choose_candidate(target, method)
     compared = write(chosen, folder, force=force)
     typer.echo(
         f"exported {chosen.method} of {target} to {folder}; on {compared.examples} test examples, "

@@ -30,10 +30,21 @@ def promote(
     # torch and mlflow take seconds to import.
     from pipeline.inference import registry
 
+    _print_version(registry.promote(choose_candidate(target, method)))
+
+
+def choose_candidate(target: str, method: str | None) -> "Candidate":
+    """Return the named method that was trained, or the best on dev; print the scores of all.
+
+    Raises:
+        PipelineError: nothing was trained, or not that method.
+    """
+    from pipeline.inference import registry
+
     candidates = registry.find_candidates(target)
     chosen = registry.choose(candidates, method)
     print_candidates(candidates, chosen, "by dev" if method is None else "as named")
-    _print_version(registry.promote(chosen))
+    return chosen
 
 
 def print_candidates(candidates: "Sequence[Candidate]", chosen: "Candidate", why: str) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.promote import print_candidates
+from pipeline.cli.promote import choose_candidate
 
 EXAMPLES = """Examples:
   ptune push rte my-name/rte-p-tuning --private
@@ -36,14 +36,11 @@ def push(
     from pathlib import Path
 
     # torch and transformers take seconds to import.
-    from pipeline.inference import registry
     from pipeline.inference.export import export
     from pipeline.inference.push import check_access, push_folder
 
     check_access(repository)
-    candidates = registry.find_candidates(target)
-    chosen = registry.choose(candidates, method)
-    print_candidates(candidates, chosen, "by dev" if method is None else "as named")
+    chosen = choose_candidate(target, method)
     with tempfile.TemporaryDirectory(prefix="ptune-push-") as temporary:
         folder = Path(temporary, "export")
         export(chosen, folder, force=False)
