@@ -7,13 +7,12 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, warn
 
 Value = TypeVar("Value")
 
@@ -127,9 +126,7 @@ def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
             aside.unlink(missing_ok=True)
         path.replace(aside)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        sys.stderr.write(
-            f"warning: {path}: damaged ({reason}); kept as {aside.name}; its work restarts\n"
-        )
+        warn(f"{path}: damaged ({reason}); kept as {aside.name}; its work restarts")
         return None
 
 

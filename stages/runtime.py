@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from pipeline.cli import console
 from pipeline.cli.console import LiveLine, print_warning
 from pipeline.errors import ParamsError, PipelineError, memory_errors_named
 from pipeline.history.executions import RUN_ID
@@ -157,7 +158,7 @@ def downloads_folder() -> Path:
 def echo(text: str) -> None:
     """Print a line on standard error; a closed terminal is not an error."""
     with contextlib.suppress(BrokenPipeError):
-        typer.echo(text, err=True)
+        console.echo(text, err=True)
 
 
 # Those that may take hours.
