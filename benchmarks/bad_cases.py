@@ -122,7 +122,7 @@ _CHOSEN: list[tuple[str, Any, str, str]] = [
     ("data.mirror", "~nobody-of-this-name/x", "refused", "data.mirror"),
     ("lama.templates", {"P17": "[X] is in [Y] ."}, "accepted", ""),
     ("lama.templates", {"P17": "[Y] is in [Y] ."}, "refused", "lama.templates.P17"),
-    ("lama.templates", {"P17": "[X] and [X] [Y] ."}, "refused", "lama.templates.P17"),
+    ("lama.templates", {"P17": "[X] and [X] [Y] ."}, "accepted", ""),
     ("lama.templates", {"P17": "no slot"}, "refused", "lama.templates.P17"),
     ("lama.templates", {"P999": "[X] is in [Y] ."}, "refused", "P999"),
     ("lama.prompts.p-tuning", f"[P*{'9' * 56}] {{subject}} {{mask}}", "refused", "[P*999"),
@@ -155,7 +155,7 @@ _CHOSEN: list[tuple[str, Any, str, str]] = [
     ("superglue.grid.p-tuning", {"max_length": [10**9]}, "refused", "max_length"),
     ("superglue.grid.p-tuning", {"epochs": [1, 1]}, "refused", "superglue.grid.p-tuning.epochs"),
     ("superglue.grid.p-tuning", {"verbalizer": ["yes-no", "true-false"]}, "accepted", ""),
-    ("superglue.grid.p-tuning", {"epochs": list(range(1, 10**5))}, "refused", "settings"),
+    ("superglue.grid.p-tuning", {"epochs": list(range(1, 10**5))}, "refused", "superglue.grid"),
     (
         "superglue.grid.p-tuning",
         {f"prompt.{key}": [x / 1000 for x in range(1, 216)]
