@@ -421,18 +421,18 @@ def test_grids_and_overrides_of_lama_are_checked(tmp_path):
 
 def test_a_grid_is_checked_for_the_tasks_that_run(tmp_path):
     words = {"verbalizer": ["yes-no", "true-false"], "template": ["[P] {premise} {mask}"]}
-    _check(tmp_path, {"superglue.tasks": ["rte"], "superglue.grid": {"p-tuning": words}})
-    changes = {"superglue.tasks": ["rte", "boolq", "wsc"], "superglue.grid": {"p-tuning": words}}
-    lines = _mistakes(tmp_path, changes)
-    template = "params.yaml: superglue.grid.p-tuning.template"
-    assert [line[: len(template) + 7] for line in lines] == [
-        f"{template}: boolq",
-        f"{template}: wsc:",
+    changes = {"superglue.tasks": ["rte"], "superglue.grid": {"manual": {}, "p-tuning": words}}
+    _check(tmp_path, changes)
+    lines = _mistakes(tmp_path, {**changes, "superglue.tasks": ["rte", "boolq", "wsc"]})
+    assert [line.split(": ")[1:3] for line in lines] == [
+        ["superglue.grid.p-tuning.template", "boolq"],
+        ["superglue.grid.p-tuning.template", "wsc"],
     ]
 
 
 def test_a_mistake_in_a_grid_of_training_settings_is_one_line(tmp_path):
-    changes = {"superglue.tasks": ["rte", "cb"], "superglue.grid.p-tuning": {"epochs": [0]}}
+    grid = {"manual": {}, "p-tuning": {"epochs": [0]}}
+    changes = {"superglue.tasks": ["rte", "cb"], "superglue.grid": grid}
     (line,) = _mistakes(tmp_path, changes)
     assert line.startswith("params.yaml: superglue.grid.p-tuning.epochs: ")
 
