@@ -12,7 +12,7 @@ from pipeline.cli.console import echo, print_columns
 from pipeline.data.build_own import as_text, read_records
 from pipeline.data.columns import count_labels, guess_columns
 from pipeline.data.tables import Record, read_table, split_files
-from pipeline.errors import ParamsError
+from pipeline.errors import DataError, ParamsError
 from pipeline.tasks import Example, Task, task_template
 from pipeline.tasks.own import RESERVED_FIELDS, Definition
 
@@ -73,8 +73,11 @@ def new(
         raise ParamsError(f"{params_file}: there is a task '{name}' already; edit or remove it")
     files = split_files(Path(source))
     cells = [row for path in files.values() for row in read_table(path, [], _as_texts)]
-    columns = guess_columns(cells, label, texts or [], reserved=RESERVED_FIELDS)
-    counts = count_labels([row[columns.label].strip() for row in cells])
+    try:
+        columns = guess_columns(cells, label, texts or [], reserved=RESERVED_FIELDS)
+        counts = count_labels([row[columns.label].strip() for row in cells])
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
     shares = {"train": None, "dev": 0.15, "test": 0.2}
     data = OwnData(
         file=source,
