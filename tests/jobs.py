@@ -19,6 +19,7 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.jobs import Trial, TrialData, make_job
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
 from pipeline.training.optimizers import ScheduledOptimizer
+from pipeline.training.ranks import ALONE, Ranks
 
 ADAM = OptimizerConfig(
     optimizer="adam",
@@ -149,6 +150,7 @@ def train_jobs(
     on_epoch: Callable[[str, EpochRecord], object] = lambda *_: None,
     on_step: Callable[[int, int], None] = lambda *_: None,
     job: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
     **settings: Any,
 ) -> dict[str, TrainingResult]:
     """Train jobs with different names; `job` has attributes that replace those of each."""
@@ -162,5 +164,6 @@ def train_jobs(
         checkpoint=checkpoint,
         on_epoch=lambda position, record: on_epoch(jobs[position].name, record),
         on_step=on_step,
+        ranks=ranks,
     )
     return {one.name: result for one, result in zip(jobs, results, strict=True)}

@@ -43,6 +43,7 @@ def check_params(params: Params) -> None:
     check("model.dtype", _check_dtype, params)
     for key in ("quantization", "device_map"):
         check(f"model.{key}", _check_frozen, params, getattr(params.model, key))
+        check(f"model.{key}", _check_whole, params, getattr(params.model, key))
     check("data.mirror", _check_mirror, params.data.mirror)
     known: Collection[str] = GEONAMES_RELATIONS if lama.source == "geonames" else TEST_FACTS
     if lama.source == "facts":
@@ -123,6 +124,16 @@ def _check_frozen(params: Params, value: str | None) -> None:
         raise ParamsError(
             f"{value} is for frozen models only, and model is in {tuning}; write null, or choose "
             "other methods"
+        )
+
+
+def _check_whole(params: Params, value: str | None) -> None:
+    """Check that the processes that share a training each load a model on their own GPU."""
+    count = params.runtime.gpus_per_training
+    if value is not None and count > 1:
+        raise ParamsError(
+            f"{value} does not go with runtime.gpus_per_training: {count}; write null, or "
+            "gpus_per_training: 1"
         )
 
 

@@ -442,6 +442,16 @@ class RuntimeParams(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] | None
     max_tokens_per_forward: Count | Literal["auto"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
+    gpus_per_training: Annotated[int, Field(ge=1, le=64)] = 1
+
+    @model_validator(mode="after")
+    def _has_a_gpu_for_each_process(self) -> Self:
+        if self.gpus_per_training > 1 and (":" in self.device or self.device == "mps"):
+            raise ValueError(
+                f"device is {self.device}, which is one device, but gpus_per_training is "
+                f"{self.gpus_per_training}; write cuda, auto or cpu, or gpus_per_training: 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_the_same_on_all_machines(self) -> Self:

@@ -38,11 +38,15 @@ def check_torch(threads: int | None) -> str:
     return f"{torch.__version__}, {count} of {os.cpu_count()} CPU threads"
 
 
-def check_gpu(device: str) -> str | Problem:
+def check_gpu(device: str, needed: int = 1) -> str | Problem:
     """List the GPUs, and check that the configured device (`runtime.device`) is available.
 
+    Args:
+        device: as in `runtime.device`.
+        needed: GPUs that one training takes.
+
     Raises:
-        ModelError: it is not.
+        ModelError: it is not, or there are fewer GPUs.
     """
     import torch
 
@@ -52,10 +56,10 @@ def check_gpu(device: str) -> str | Problem:
     gpus = [f"{gpu.name}, {gpu.total_memory / _GIGABYTE:.0f} GB" for gpu in found]
     if torch.backends.mps.is_available():
         gpus.append("MPS")
-    if device not in ("auto", "cpu"):
-        from pipeline.models.loading import choose_device
+    if device != "cpu":
+        from pipeline.training.ranks import check_devices
 
-        choose_device(device)
+        check_devices(needed, device)
     if caught and not gpus:
         reason = str(caught[0].message).strip().partition("\n")[0]
         return Problem("warning", reason, "update the driver; falling back to CPU")

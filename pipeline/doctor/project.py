@@ -29,7 +29,7 @@ def run_all_checks(params_file: Path, *, seconds: float) -> list[CheckResult]:
     local: dict[str, Check] = {
         "python": machine.check_python,
         "torch": lambda: machine.check_torch(params.runtime.threads if params else None),
-        "gpu": lambda: machine.check_gpu(params.runtime.device if params else "auto"),
+        "gpu": lambda: _check_gpu(params),
         "packages": lambda: machine.check_packages(Path("requirements.lock")),
         "memory": machine.check_memory,
         "disk": lambda: machine.check_disk(_folders(project)),
@@ -80,6 +80,15 @@ class _Checkout:
         check_rwlock(project_root())
         self.project = read_project(list(needed_sources(self.params)))
         return f"{importlib.metadata.version('dvc')}, {self.project.stages} stages"
+
+
+def _check_gpu(params: Params | None) -> str | Problem:
+    """With engine ray, the GPUs of a training are those of the cluster."""
+    if params is None:
+        return machine.check_gpu("auto")
+    runtime = params.runtime
+    needed = runtime.gpus_per_training if runtime.engine == "serial" else 1
+    return machine.check_gpu(runtime.device, needed)
 
 
 def check_rwlock(root: Path) -> None:

@@ -110,9 +110,11 @@ class RayCluster:
             return
         ray, project, mailbox = self._connected()
         task = ray.remote(_run_unit)
-        options = {**self._resources(ray), "max_retries": _RETRIES, "scheduling_strategy": "SPREAD"}
+        options = {"max_retries": _RETRIES, "scheduling_strategy": "SPREAD"}
         running = {
-            task.options(name=unit.name, **options).remote(unit, mailbox, project): unit.name
+            task.options(name=unit.name, **self._resources(ray, unit.processes), **options).remote(
+                unit, mailbox, project
+            ): unit.name
             for unit in units
         }
         while running:
@@ -148,17 +150,21 @@ class RayCluster:
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".cluster-") as token:
                 project = _Project(str(Path.cwd()), token.name, _versions())
-                _check_machines(ray, project, self._resources(ray))
+                most = self._resources(ray, self._runtime.gpus_per_training)
+                _check_machines(ray, project, most)
                 yield ray, project, _Mailbox.on_this_node(ray)
         finally:
             ray.shutdown()
 
-    def _resources(self, ray: ModuleType) -> dict[str, float]:
-        """Return what a unit takes: its threads, and a GPU if it may use one and there is one."""
+    def _resources(self, ray: ModuleType, processes: int) -> dict[str, float]:
+        """Return what a unit takes: for each process, threads, and a GPU if there are any."""
         device = self._runtime.device
         gpu = device == "cuda" or (device == "auto" and "GPU" in ray.cluster_resources())
         assert self._runtime.threads is not None  # `load_params` requires it
-        return {"num_cpus": float(self._runtime.threads), "num_gpus": float(gpu)}
+        return {
+            "num_cpus": float(processes * self._runtime.threads),
+            "num_gpus": float(processes * gpu),
+        }
 
 
 class _Mailbox:
@@ -307,7 +313,8 @@ def _check_machines(ray: ModuleType, project: _Project, resources: Mapping[str, 
         needed = f"{resources['num_cpus']:g} CPUs and {resources['num_gpus']:g} GPUs"
         raise PipelineError(
             f"runtime: each unit needs {needed}, which no machine of the cluster has "
-            f"({_described(nodes)}); lower runtime.threads, or change runtime.device"
+            f"({_described(nodes)}); lower runtime.threads or runtime.gpus_per_training, or change "
+            "runtime.device"
         )
     check = ray.remote(_Project.missing_here)
     results = [

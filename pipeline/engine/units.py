@@ -27,10 +27,13 @@ class Unit:
         do: does the work in any process whose current folder is the project's, resumes what an
             earlier call left, and returns the outcome. It takes a function that reports to the
             process of the stage. The function, its reports and its outcome can be pickled.
+        processes: that it starts on the same machine, each with a GPU if there are any, and with
+            `runtime.threads`; 1 if it starts none.
     """
 
     name: str
     do: Callable[[Report], Any]
+    processes: int = 1
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from pipeline.tasks import Example, Task
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.loop import EpochRecord, TrainingJob, TrainingResult, train
 from pipeline.training.prompt_encoders import PromptEncoder
+from pipeline.training.ranks import ALONE, Ranks, run_ranks
 from pipeline.workflow.workdir import unit_locked
 
 # In training, an example's own answers compete with at most so many in all: each is a row.
@@ -352,6 +353,11 @@ class BankUnit:
     search: Search | None
     weights: Path | None
 
+    @property
+    def processes(self) -> int:
+        """How many processes make the training together; a search is by one."""
+        return 1 if self.search is not None else self.runtime.gpus_per_training
+
     def __call__(self, report: Report) -> BankOutcome:
         """Report start, epochs and steps; return the outcome.
 
@@ -374,6 +380,13 @@ class BankUnit:
         return BankOutcome(results, spent if spent_by != self.run_id else 0.0)
 
     def _train(self, report: Report) -> list[TrainingResult]:
+        if self.processes == 1:
+            return self._train_as(report, ALONE)
+        return run_ranks(self.processes, self._train_as, report, device=self.runtime.device)
+
+    def _train_as(self, report: Report, ranks: Ranks) -> list[TrainingResult]:
+        """Make one rank's part of the training."""
+
         def on_epoch(position: int, record: EpochRecord) -> None:
             report(EpochEnded(position, record))
 
@@ -383,7 +396,10 @@ class BankUnit:
             labels=trial.format.classifier_outputs, tuned=trial.tuned, seed=trial.seed
         )
         jobs = [make_job(model, trial) for trial in trials]
-        max_tokens = estimate_max_tokens(model, wanted=self.runtime.max_tokens_per_forward)
+        # The passes must be the same in all ranks.
+        max_tokens = ranks.least(
+            estimate_max_tokens(model, wanted=self.runtime.max_tokens_per_forward)
+        )
         if self.search is not None:
             results = [
                 self.search(
@@ -398,12 +414,13 @@ class BankUnit:
                 self.bank.config,
                 folder=folder,
                 runtime=self.runtime.model_copy(update={"max_tokens_per_forward": max_tokens}),
-                on_epoch=on_epoch,
-                on_step=lambda done, total: report(Progress(done, total)),
+                report=report,
+                ranks=ranks,
             )
-        if trial.tuned:
-            write_text(folder / _DIGEST, sha256(folder / _WEIGHTS))
-        save_results(folder, results)
+        if ranks.first:
+            if trial.tuned:
+                write_text(folder / _DIGEST, sha256(folder / _WEIGHTS))
+            save_results(folder, results)
         return results
 
     @contextmanager
@@ -570,7 +587,10 @@ class TrialRunner:
             else:
                 on_report(name, report)
 
-        units = [Unit(name, self._unit(*given)) for name, given in banks.items()]
+        units = [
+            Unit(name, unit, unit.processes)
+            for name, unit in ((name, self._unit(*given)) for name, given in banks.items())
+        ]
         for name, outcome in self.engine.run(units, receive):
             steps.pop(name, None)
             yield banks[name][0], outcome
@@ -723,8 +743,8 @@ def train_bank(
     *,
     folder: Path,
     runtime: RuntimeParams,
-    on_epoch: Callable[[int, EpochRecord], None],
-    on_step: Callable[[int, int], None] = lambda *_: None,
+    report: Report,
+    ranks: Ranks = ALONE,
 ) -> list[TrainingResult]:
     """Train jobs together, as many at a time as fit in memory.
 
@@ -734,17 +754,17 @@ def train_bank(
         config: see `train`.
         folder: of the progress. A call with the same arguments resumes from an earlier one's.
         runtime: tokens per forward pass, and seconds between checkpoints.
-        on_epoch: see `train`.
-        on_step: see `train`; of the jobs that train at a time.
+        report: receives each `EpochEnded`, and the `Progress` of the jobs that train at a time.
+        ranks: see `train`.
     """
 
-    def report(start: int, position: int, record: EpochRecord) -> None:
-        on_epoch(start + position, record)
+    def on_epoch(start: int, position: int, record: EpochRecord) -> None:
+        report(EpochEnded(start + position, record))
 
     size = len(jobs)
     if config.prompt is not None and config.model is None:
         tokens = max(job.prompt_tokens for job in jobs)
-        size = estimate_bank_size(model, config.prompt.encoder, tokens)
+        size = ranks.least(estimate_bank_size(model, config.prompt.encoder, tokens))
     results: list[TrainingResult] = []
     for start in range(0, len(jobs), size):
         checkpoint = folder / _CHECKPOINTS / f"{start}-{start + size}.pt"
@@ -756,8 +776,9 @@ def train_bank(
             max_tokens_per_forward=int(runtime.max_tokens_per_forward),
             best_checkpoint_path=folder / _WEIGHTS,
             checkpoint=Checkpoint(checkpoint, seconds=runtime.checkpoint_seconds),
-            on_epoch=partial(report, start),
-            on_step=on_step,
+            on_epoch=partial(on_epoch, start),
+            on_step=lambda done, total: report(Progress(done, total)),
+            ranks=ranks,
         )
     return results
 

@@ -32,6 +32,7 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.optimizers import ScheduledOptimizer
 from pipeline.training.passes import Item, PassPlanner, Prompts, ReadyPass
 from pipeline.training.prompt_encoders import EncoderBank, make_encoder
+from pipeline.training.ranks import ALONE, Ranks
 
 Score = Callable[[Tensor, Tensor], float]
 
@@ -135,6 +136,7 @@ def train(
     checkpoint: Checkpoint | None,
     on_epoch: Callable[[int, EpochRecord], None],
     on_step: Callable[[int, int], None] = lambda *_: None,
+    ranks: Ranks = ALONE,
 ) -> list[TrainingResult]:
     """Train the prompts of some jobs, the model, or both; or score dev once.
 
@@ -160,6 +162,8 @@ def train(
             a checkpoint already has.
         on_step: called after each step with the number of steps so far, of all epochs, and that of
             the whole training, should no job stop early.
+        ranks: the processes that make the training together, each by a call with the same
+            arguments. Passes are dealt out to them; how many there are changes rounding only.
 
     Returns:
         The result of each job.
@@ -174,15 +178,18 @@ def train(
     if saved is not None and saved["progress"] is None:
         return [TrainingResult.from_state_dict(state) for state in saved["results"]]
     model.network.requires_grad_(config.model is not None)
-    bank = _Bank(model, jobs, config, max_tokens_per_forward)
+    bank = _Bank(model, jobs, config, max_tokens_per_forward, ranks)
     if saved is not None:
         bank.load_state_dict(saved)
 
     tuned = config.model is not None and config.epochs > 0
 
     def save_if_due() -> None:
-        if checkpoint is not None and checkpoint.due:
-            checkpoint.save(bank.state_dict())
+        if checkpoint is None or not ranks.any([ranks.first and checkpoint.due])[0]:
+            return
+        state = bank.state_dict()
+        if ranks.first:
+            checkpoint.save(state)
             if tuned:
                 _delete_weights(best_checkpoint_path, bank.jobs[0].result.best_epoch)
 
@@ -197,21 +204,21 @@ def train(
         records, vectors = bank.score_dev()
         for job, record in zip(bank.active, records, strict=True):
             improved = job.update_best(record, bank.vectors_of(job, vectors))
-            if improved and tuned:
+            if improved and tuned and ranks.first:
                 _save_weights(model, _weights_of(best_checkpoint_path, progress.epoch))
             on_epoch(job.position, record)
         progress.next_epoch()
         bank.drop_stopped()
         save_if_due()
     results = [job.result for job in bank.jobs]
-    if tuned:
+    if tuned and ranks.first:
         best = _weights_of(best_checkpoint_path, results[0].best_epoch)
         if best.exists():  # else an earlier call, killed since, has renamed it
             best.replace(best_checkpoint_path)
         _delete_weights(best_checkpoint_path, None)
     for result in results:
         result.vectors = None if result.vectors is None else result.vectors.float().cpu()
-    if checkpoint is not None:
+    if checkpoint is not None and ranks.first:
         states = [result.state_dict() for result in results]
         checkpoint.save({"progress": None, "results": states})
     return results
@@ -298,6 +305,11 @@ class _BankedJob:
         number = (epoch - 1) * self.steps_per_epoch + step
         return derive_seed(self.job.seed, purpose, self.job.name, str(number))
 
+    def dropout_seed(self, epoch: int, step: int, number: int) -> int:
+        """Return the seed of the model's dropout in a pass of a step, whoever makes the pass."""
+        purpose = "dropout of the model"
+        return self.step_seed(f"{purpose}, pass {number + 1}" if number else purpose, epoch, step)
+
     def update_best(self, record: EpochRecord, vectors: Tensor | None) -> bool:
         """Record an epoch and its vectors; return whether no earlier one has a better score."""
         self.result.history.append(record)
@@ -330,8 +342,10 @@ class _Bank:
         jobs: Sequence[TrainingJob],
         config: MethodParams,
         max_tokens: int,
+        ranks: Ranks,
     ) -> None:
         self._model = model
+        self._ranks = ranks
         self._config = config
         self.jobs = [_BankedJob(n, job, config) for n, job in enumerate(jobs)]
         self.active = list(self.jobs)
@@ -466,13 +480,20 @@ class _Bank:
         vectors = stacked.detach().requires_grad_() if stacked is not None else None
         tuned = self._model_optimizer is not None
         with torch.random.fork_rng() if tuned else nullcontext():
-            if tuned:
-                purpose = "dropout of the model"
-                torch.manual_seed(stepping[0].step_seed(purpose, self.progress.epoch, step))
-            for each in passes:
-                self._losses.append(self._backward_pass(each, vectors))
+            for number, each in enumerate(passes):
+                if tuned:
+                    seed = stepping[0].dropout_seed(self.progress.epoch, step, number)
+                    torch.manual_seed(seed)
+                if self._ranks.makes(number):
+                    losses = self._backward_pass(each, vectors)
+                else:
+                    losses = torch.zeros(each.targets.shape, device=self._model.device)
+                self._losses.append(losses)
                 self._losses_of += [(step, job) for job in each.jobs]
+        if tuned:
+            self._ranks.add_gradients(self._model.network.parameters())
         if stacked is not None and vectors is not None:
+            self._ranks.add_gradients([vectors])
             stacked.backward(vectors.grad)
         if self._prompt_optimizer is not None:
             rows = self._prompts.rows
@@ -500,12 +521,14 @@ class _Bank:
             items = [item for each in self.active for item in each.dev]
             planned = self._planner.plan(items, self._prompts, length=None, training=False)
             self._dev_passes, _ = self._planner.upload(planned, [items] * len(planned))
-        scores = []
-        for ready in self._dev_passes:
-            log_probs = score_batch(self._model, ready.batch, vectors, ready.candidates)
-            losses = nll_loss(log_probs, ready.targets, reduction="none")
-            scores.append(torch.stack((losses, log_probs.argmax(dim=1).float()), dim=1))
-        found = self._read(scores)
+        found = self._read(
+            [
+                self._score_pass(ready, vectors)
+                if self._ranks.makes(number)
+                else torch.zeros(len(ready.targets), 2, device=self._model.device)
+                for number, ready in enumerate(self._dev_passes)
+            ]
+        )
         order = np.argsort([i for ready in self._dev_passes for i in ready.items])
         ends = np.cumsum([len(each.dev) for each in self.active])
         own = np.split(found[order], ends[:-1])
@@ -513,6 +536,12 @@ class _Bank:
         pairs = zip(self.active, records, strict=True)
         self._refuse([each for each, one in pairs if not math.isfinite(one.dev_loss)], "dev")
         return records, vectors
+
+    def _score_pass(self, ready: ReadyPass, vectors: Tensor | None) -> Tensor:
+        """(examples, 2): the loss and the predicted answer of each example of a pass."""
+        log_probs = score_batch(self._model, ready.batch, vectors, ready.candidates)
+        losses = nll_loss(log_probs, ready.targets, reduction="none")
+        return torch.stack((losses, log_probs.argmax(dim=1).float()), dim=1)
 
     def vectors_of(self, job: _BankedJob, vectors: Tensor | None) -> Tensor | None:
         """(prompt tokens, size): those of a job among the vectors of `score_dev`."""
@@ -534,9 +563,14 @@ class _Bank:
         )
 
     def _read(self, scores: Sequence[Tensor]) -> NDArray[np.float32]:
-        """Read (examples, 2) tensors from the device, and add up the losses of steps with them."""
+        """Read (examples, 2) tensors from the device, and add up the losses of steps with them.
+
+        Of a pass that another rank has made, both are 0 here, and what it has found is added.
+        """
         waiting = [*self._losses, *(each.flatten() for each in scores)]
-        flat = torch.cat(waiting).cpu().numpy() if waiting else np.empty(0, dtype=np.float32)
+        joined = torch.cat(waiting) if waiting else torch.empty(0)
+        self._ranks.add([joined])
+        flat = joined.cpu().numpy()
         losses, rest = np.split(flat, [len(self._losses_of)])
         bad: dict[int, list[_BankedJob]] = {}
         for (step, position), loss in zip(self._losses_of, losses.tolist(), strict=True):

@@ -476,6 +476,19 @@ def test_a_method_that_is_run_cannot_tune_bfloat16_weights(tmp_path, changes, pl
         ]
 
 
+@pytest.mark.parametrize(("key", "value"), [("quantization", "8bit"), ("device_map", "auto")])
+def test_a_model_over_several_devices_or_with_small_weights_is_trained_by_one_process(
+    tmp_path, key, value
+):
+    frozen = {"superglue.tasks": []}
+    _check(tmp_path, {**frozen, f"model.{key}": value})
+    changes = {**frozen, f"model.{key}": value, "runtime.gpus_per_training": 2}
+    assert _mistakes(tmp_path, changes) == [
+        f"params.yaml: model.{key}: {value} does not go with runtime.gpus_per_training: 2; write "
+        "null, or gpus_per_training: 1"
+    ]
+
+
 @pytest.mark.parametrize("second", ["yes", " yes"])
 def test_two_labels_with_one_word_are_refused(tmp_path, second):
     words = {"entailment": "yes", "not_entailment": second}

@@ -584,10 +584,20 @@ def test_with_ray_nothing_that_changes_bits_is_left_to_the_machines(tmp_path, ch
     assert words in line
 
 
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_several_gpus_of_a_training_are_not_one_device(tmp_path, device):
+    (line,) = _mistakes(tmp_path, {"runtime.device": device, "runtime.gpus_per_training": 2})
+    assert line == (
+        f"runtime: device is {device}, which is one device, but gpus_per_training is 2; write "
+        "cuda, auto or cpu, or gpus_per_training: 1"
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
         ("seed", 2**63, "less than"),
+        ("runtime.gpus_per_training", 0, "greater than or equal to 1"),
         ("superglue.seeds", list(range(20_000)), "at most 1000 items"),
         ("lama.training.p-tuning.epochs", 10**12, "less than or equal to 1000000"),
         ("superglue.prompts.rte.max_length", 10**9, "less than 100001"),

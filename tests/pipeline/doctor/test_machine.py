@@ -51,6 +51,19 @@ def test_gpus_are_told_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert machine.check_gpu("auto") == "H0, 80 GB, H1, 80 GB"
 
 
+def test_a_training_that_takes_more_gpus_than_there_are_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    about = namedtuple("about", ["name", "total_memory"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: about("H", 80e9))
+    assert machine.check_gpu("cuda", 2) == "H, 80 GB, H, 80 GB"
+    for device in ("auto", "cuda"):
+        with pytest.raises(ModelError, match="gpus_per_training is 4, but this process sees 2"):
+            machine.check_gpu(device, 4)
+
+
 def test_a_driver_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def count() -> int:
         warnings.warn("CUDA initialization: the driver is too old\nmore", stacklevel=1)

@@ -4,6 +4,8 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -83,3 +85,21 @@ def test_nodes_are_described_by_what_they_have() -> None:
         {"NodeManagerHostname": "b", "Resources": {"CPU": 2.0, "memory": 1.0}},
     ]
     assert cluster._described(nodes) == "a: 16 CPUs, 8 H200; b: 2 CPUs"
+
+
+def test_a_training_that_no_machine_has_gpus_for_is_refused(tmp_path: Path) -> None:
+    """No ray is needed for that: the processes of a training are on one machine."""
+    eight = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:H200": 1.0}
+    nodes = [{"NodeManagerHostname": "a", "Alive": True, "Resources": eight}]
+    ray: Any = SimpleNamespace(nodes=lambda: nodes, cluster_resources=lambda: eight)
+    for device, gpus in (("cuda", 4), ("auto", 4), ("cpu", 0)):
+        runtime = RAY.model_copy(update={"device": device, "threads": 3, "gpus_per_training": 4})
+        needed = RayCluster(runtime, tmp_path)._resources(ray, runtime.gpus_per_training)
+        assert needed == {"num_cpus": 12.0, "num_gpus": float(gpus)}
+        with pytest.raises(PipelineError) as caught:
+            cluster._check_machines(ray, cluster._Project("", "", {}), needed)
+        assert str(caught.value) == (
+            f"runtime: each unit needs 12 CPUs and {gpus} GPUs, which no machine of the cluster "
+            "has (a: 8 CPUs, 2 H200); lower runtime.threads or runtime.gpus_per_training, or "
+            "change runtime.device"
+        )
