@@ -915,6 +915,8 @@ def _history() -> Iterator[Case]:
         for command in commands:
             # Commands that read what they need elsewhere may do without the history.
             expected: Any = "refused" if command in commands[:3] else "either"
+            if (name, command[1]) == ("a deleted experiment", "results"):
+                expected = "either"  # its runs can be read
             yield Case("history", f"mlflow.db {name}: {command[1]}", command, prepare, expected,
                        "mlflow.db" if name != "a dangling link" else "")  # fmt: skip
     for address in (
@@ -1055,7 +1057,9 @@ def _as_nobody(*command: str) -> tuple[str, ...]:
         else "from pipeline.cli.app import app; app()"
     )
     code = (
-        f"import os, runpy, sys\nos.setgroups([]); os.setgid({_NOBODY}); os.setuid({_NOBODY})\n"
+        # The interpreter's folder may be closed to them: what zipfile imports late is imported now.
+        "import encodings.cp437, os, runpy, sys\n"
+        f"os.setgroups([]); os.setgid({_NOBODY}); os.setuid({_NOBODY})\n"
         f"sys.argv[1:] = {rest!r}\n{run}"
     )
     return "python", "-c", code

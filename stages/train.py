@@ -299,7 +299,8 @@ def _train(
             }
             save_prompts(folder, method, prompts)
             write_json(folder / "trials.json", selected.describe())
-    _write_curves(paths.curves, selected, "score" if search is None else "p_at_1")
+            # Before the folder is in place: if they cannot be written, nothing is.
+            _write_curves(paths.curves, selected, "score" if search is None else "p_at_1")
     for file in (paths.out / "prompts.json", paths.out / "trials.json", paths.curves):
         ctx.run.log_file(file)
     reused = {SECONDS_REUSED: round(runner.seconds_reused, 1)}

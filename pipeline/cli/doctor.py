@@ -63,6 +63,8 @@ def _print_results(results: Sequence["CheckResult"]) -> None:
 
     console = Console(markup=False, highlight=False, emoji=False)
     grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(3):
+        grid.add_column(overflow="fold")  # paths are longer than a line
     for result, following in zip_longest(results, results[1:]):
         mark, plain, color = _MARKS[result.state]
         shown = plain if console.options.ascii_only else mark

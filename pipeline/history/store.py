@@ -28,6 +28,8 @@ from pipeline.workflow.project import project_root
 _FIX = "start the server, or fix or unset MLFLOW_TRACKING_URI"
 _MOVE = "Restore a copy of mlflow.db, or move it away and run `ptune sync`"
 _SQL = ("sqlite", "mysql", "postgresql", "mssql")
+# In the query of an address.
+_SECRET = re.compile(r"([?&;][^=&\s]*(?:password|passwd|pwd|token|secret)=)[^&\s]*", re.IGNORECASE)
 _SQLITE_HEADER = b"SQLite format 3\0"
 
 
@@ -62,8 +64,8 @@ def connect(experiment: str | None = None) -> ModuleType:
                     f"to {root / ARTIFACTS}\n"
                 )
             location = (root / ARTIFACTS / (experiment or "")).as_uri()
-        elif (file := Path(uri.removeprefix("sqlite:///"))).is_file():
-            _check_database(file)
+        else:
+            _check_address(uri)
         import mlflow
 
         # It logs the traceback of each error of the database, and raises the error too.
@@ -91,6 +93,39 @@ def connect(experiment: str | None = None) -> ModuleType:
             f"{_advice(error)} Nothing was run."
         ) from error
     return mlflow
+
+
+def _check_address(address: str) -> None:
+    """Check what MLflow would not find at once about the address of a file.
+
+    Raises:
+        TrackingError: It is another file, or its folder, which MLflow would create, is missing.
+    """
+    if not address.startswith("sqlite:///"):
+        return
+    file = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    if file.is_file():
+        _check_database(file)
+    elif not file.parent.is_dir():
+        raise TrackingError(f"{without_password(address)}: {file.parent}: no such folder; {_FIX}")
+
+
+def _check_local(store: Path) -> None:
+    """Check that a path, where there is something, is a database that may be read.
+
+    Raises:
+        TrackingError: It is not.
+    """
+    if store.is_symlink() and not store.exists():
+        raise TrackingError(
+            f"{store}: a link to {store.readlink()}, which is not there; mount its disk, or delete "
+            "the link"
+        )
+    if store.exists():
+        _check_access(store)
+        if not store.is_file():
+            raise TrackingError(f"{store}: not a file; {_MOVE}")
+        _check_database(store)
 
 
 def _check_access(store: Path, *, write: bool = False) -> None:
@@ -135,10 +170,13 @@ def _advice(error: Exception) -> str:
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of your account on "
             "that server (docs/server.md)."
         )
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return f"{_next_step()} (without it the history is mlflow.db in the checkout)."
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with contextlib.suppress(SQLAlchemyError):  # the same error again
         _is_usable(_address())
-        return f"{_MOVE}; `ptune doctor` has details."
-    return f"S{_FIX[1:]} (without it the history is mlflow.db in the checkout)."
+    return f"{_next_step()}; `ptune doctor` has details."
 
 
 def _deleted(experiment: str, experiment_id: str) -> TrackingError:
@@ -159,7 +197,9 @@ def _address() -> str:
 
 def history_exists() -> bool:
     """Whether there may be a history to read, which reading must not create."""
-    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (project_root() / "mlflow.db").exists()
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or os.path.lexists(
+        project_root() / "mlflow.db"
+    )
 
 
 def store_identity() -> str:
@@ -173,7 +213,7 @@ def store_identity() -> str:
 
 def without_password(text: str) -> str:
     """Return text with the credentials in each of its addresses replaced by `***`."""
-    return re.sub(r"//[^/\s]*@", "//***@", text)
+    return _SECRET.sub(r"\1***", re.sub(r"//[^/\s]*@", "//***@", text))
 
 
 def local_store(root: Path) -> Path:
@@ -183,11 +223,8 @@ def local_store(root: Path) -> Path:
     So the file is created under another name and renamed.
     """
     store = root / "mlflow.db"
+    _check_local(store)
     if store.exists():
-        _check_access(store)
-        if not store.is_file():
-            raise TrackingError(f"{store}: not a file; {_MOVE}")
-        _check_database(store)
         return store
     work = root / ".work"
     work.mkdir(exist_ok=True)
@@ -209,11 +246,10 @@ def check_readable() -> None:
     """Check, where the history is the file of the checkout, that it may be read.
 
     Raises:
-        TrackingError: It may not.
+        TrackingError: It may not, or is no database.
     """
-    store = project_root() / "mlflow.db"
-    if not os.environ.get("MLFLOW_TRACKING_URI") and store.exists():
-        _check_access(store)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        _check_local(project_root() / "mlflow.db")
 
 
 def check_store(timeout_seconds: float) -> bool:
@@ -227,6 +263,7 @@ def check_store(timeout_seconds: float) -> bool:
         return False
     try:
         check_readable()
+        _check_address(address)
         if address.startswith(_SQL):
             return _is_usable(address)
         if address.startswith("http"):
@@ -241,7 +278,7 @@ def check_store(timeout_seconds: float) -> bool:
             reason = f"no answer within {timeout_seconds:g} seconds"
         elif isinstance(error, requests.RequestException):
             reason = f"cannot be reached: {reason}"
-        raise TrackingError(f"{store_address()}: {reason}; {_FIX}") from error
+        raise TrackingError(f"{store_address()}: {reason}. {_next_step()}") from error
     return True
 
 
@@ -304,8 +341,12 @@ def unreadable(error: Exception) -> TrackingError:
     """Return the error of a history that could not be read."""
     return TrackingError(
         f"{store_address()}: cannot be read: {first_line(error)}\n"
-        f"S{_FIX[1:]}; `ptune doctor` has details."
+        f"{_next_step()}; `ptune doctor` has details."
     )
+
+
+def _next_step() -> str:
+    return f"S{_FIX[1:]}" if os.environ.get("MLFLOW_TRACKING_URI") else _MOVE
 
 
 def flat_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

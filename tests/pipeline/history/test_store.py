@@ -10,7 +10,8 @@ from sqlalchemy.exc import OperationalError
 
 from pipeline.errors import TrackingError
 from pipeline.history.journal import send_all
-from pipeline.history.store import check_store, connect, first_line
+from pipeline.history.results import read_results
+from pipeline.history.store import check_store, connect, first_line, without_password
 from tests.server import serving
 
 
@@ -85,8 +86,49 @@ def test_a_stage_names_the_command_for_an_older_schema(own_folder: Path) -> None
 
 def test_a_file_that_is_no_database_is_named(own_folder: Path) -> None:
     (own_folder / "mlflow.db").write_text("no database")
-    with pytest.raises(TrackingError, match=r"mlflow.db: .*; start the server, or fix"):
+    with pytest.raises(TrackingError, match=r"mlflow.db: .*is not a database\nRestore a copy"):
         check_store(1)
+
+
+def test_a_cut_database_is_named(own_folder: Path) -> None:
+    """Its first page is there, so only MLflow's own queries fail."""
+    store = own_folder / "mlflow.db"
+    store.write_bytes(store.read_bytes()[: store.stat().st_size // 2])
+    for use in (connect, lambda: connect("p-tuning-data"), lambda: check_store(1)):
+        with pytest.raises(TrackingError, match=r"malformed[\s\S]*[Rr]estore a copy of mlflow.db"):
+            use()
+
+
+def test_a_dangling_link_in_place_of_the_history_is_named(own_folder: Path) -> None:
+    store = own_folder / "mlflow.db"
+    store.unlink()
+    store.symlink_to("nowhere/x.db")
+    for use in (connect, lambda: check_store(1), read_results, lambda: list(send_all())):
+        with pytest.raises(TrackingError, match=r"mlflow\.db: a link to nowhere/x\.db, which is"):
+            use()
+    assert store.is_symlink()
+
+
+def test_a_folder_of_an_address_is_not_made(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own_folder}/no/x.db?timeout=9")
+    with pytest.raises(TrackingError, match="/no: no such folder; start the server, or fix"):
+        connect("p-tuning-data")
+    assert not (own_folder / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:secret@host/x", "http://***@host/x"),
+        ("postgresql://host/x?user=me&password=secret", "postgresql://host/x?user=me&password=***"),
+        ("https://host/?Access_Token=secret&a=1", "https://host/?Access_Token=***&a=1"),
+        ("sqlite:////a/b.db?timeout=9", "sqlite:////a/b.db?timeout=9"),
+    ],
+)
+def test_no_address_is_printed_with_its_secret(address: str, shown: str) -> None:
+    assert without_password(f"at {address} now") == f"at {shown} now"
 
 
 def test_a_server_that_is_not_there_is_named_without_the_password(
