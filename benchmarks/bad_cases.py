@@ -122,7 +122,7 @@ _CHOSEN: list[tuple[str, Any, str, str]] = [
     ("data.mirror", "~nobody-of-this-name/x", "refused", "data.mirror"),
     ("lama.templates", {"P17": "[X] is in [Y] ."}, "accepted", ""),
     ("lama.templates", {"P17": "[Y] is in [Y] ."}, "refused", "lama.templates.P17"),
-    ("lama.templates", {"P17": "[X] and [X] [Y] ."}, "refused", "lama.templates.P17"),
+    ("lama.templates", {"P17": "[X] and [X] [Y] ."}, "accepted", ""),
     ("lama.templates", {"P17": "no slot"}, "refused", "lama.templates.P17"),
     ("lama.templates", {"P999": "[X] is in [Y] ."}, "refused", "P999"),
     ("lama.prompts.p-tuning", f"[P*{'9' * 56}] {{subject}} {{mask}}", "refused", "[P*999"),
@@ -155,7 +155,7 @@ _CHOSEN: list[tuple[str, Any, str, str]] = [
     ("superglue.grid.p-tuning", {"max_length": [10**9]}, "refused", "max_length"),
     ("superglue.grid.p-tuning", {"epochs": [1, 1]}, "refused", "superglue.grid.p-tuning.epochs"),
     ("superglue.grid.p-tuning", {"verbalizer": ["yes-no", "true-false"]}, "accepted", ""),
-    ("superglue.grid.p-tuning", {"epochs": list(range(1, 10**5))}, "refused", "settings"),
+    ("superglue.grid.p-tuning", {"epochs": list(range(1, 10**5))}, "refused", "superglue.grid"),
     (
         "superglue.grid.p-tuning",
         {f"prompt.{key}": [x / 1000 for x in range(1, 216)]
@@ -460,8 +460,10 @@ def _work(project: Path) -> Iterator[Case]:
     folders += [p.relative_to(project).as_posix() for p in sorted(work.glob(64 * "[0-9a-f]"))]
     for folder in folders:
         for command, environment in commands:
+            # A folder of another command is not read.
+            expected: Any = "refused" if folder in folders[:3] else "either"
             yield Case("work", f"{folder[:20]} a file", command,
-                       partial(_in_place, file=folder, make=_as_file), "refused", folder,
+                       partial(_in_place, file=folder, make=_as_file), expected, folder,
                        environment)  # fmt: skip
 
 
@@ -591,8 +593,10 @@ def _data() -> Iterator[Case]:
             expected: Any = "refused"
             if file == "vocabulary.txt" or (file != "prompts.json" and name == "empty"):
                 expected = "either"
+            # What is no word of the model, or no fact, is left out: the relation has none.
+            says = "P17" if expected == "either" else path
             yield Case("data", f"{path} {name}", _TRAIN,
-                       partial(_write, file=path, content=content), expected, path)  # fmt: skip
+                       partial(_write, file=path, content=content), expected, says)  # fmt: skip
     for name in ("missing", "a folder"):
         make = _nothing if name == "missing" else _AS_FOLDER
         for file in ("P17/train.jsonl", "relations.jsonl", "vocabulary.txt"):
@@ -682,15 +686,21 @@ def _trained() -> Iterator[Case]:
         says = "template" if name == "template bad" else "models/lama/p-tuning/prompts."
         for command in (_PREDICT, _EVALUATE):
             yield Case("trained", f"{name}: {command[1][:14]}", command, prepare, says=says)
+    # What must be named; `promote` compares the folder with dvc.lock first.
+    commands = {
+        _PREDICT_RTE: "", _EVALUATE_RTE: "",
+        ("ptune", "promote", "rte"): "models/superglue/rte/p-tuning: differs from dvc.lock",
+    }  # fmt: skip
     for file in ("prompts.safetensors", "weights/rte-setting-1-split-1-seed-34.safetensors"):
         path = f"models/superglue/rte/p-tuning/{file}"
         for name, content in {"empty": b"", "garbage": b"x" * 999, "cut": None}.items():
-            for command in (_PREDICT_RTE, _EVALUATE_RTE, ("ptune", "promote", "rte")):
+            for command, says in commands.items():
                 yield Case("trained", f"{path} {name}: {command[1][:14]}", command,
-                           partial(_damage, file=path, content=content), says=path)  # fmt: skip
-        for command in (_PREDICT_RTE, _EVALUATE_RTE, ("ptune", "promote", "rte")):
+                           partial(_damage, file=path, content=content), says=says or path,
+                           )  # fmt: skip
+        for command, says in commands.items():
             yield Case("trained", f"{path} missing: {command[1][:14]}", command,
-                       partial(_in_place, file=path, make=_nothing), says=path,
+                       partial(_in_place, file=path, make=_nothing), says=says or path,
                        )  # fmt: skip
     yield Case("trained", "the method's folder a file", _PREDICT,
                partial(_in_place, file="models/lama/p-tuning", make=_as_file), "either",
@@ -753,9 +763,9 @@ def _predict() -> Iterator[Case]:
         ("data/splits/lama/relations.jsonl", b"{}\n"),
         ("data/splits/lama/vocabulary.txt", b""),
     ):
+        says = file.rpartition("/")[2] if content else "no allowed word"
         yield Case("predict", f"{file} {content!r}", _PREDICT,
-                   partial(_write, file=file, content=content), says=file.rpartition("/")[2],
-                   )  # fmt: skip
+                   partial(_write, file=file, content=content), says=says)  # fmt: skip
 
 
 # Archives and downloads, by the functions that the stages call
@@ -989,12 +999,12 @@ _SCRIPT = "<script>alert(1)</script>"
 def _injection() -> Iterator[Case]:
     title = partial(_set, place=("report", "title"), value=f"\x1b[31m{_SCRIPT}![x](http://x/y.png)")
     check = (
-        "import subprocess\n"
+        "import re, subprocess\n"
         "assert subprocess.call([sys.executable, *{command!r}]) == 0\n"
         "page = ''.join(p.read_text() for p in Path('report2').rglob('*') if p.suffix in "
         "('.html', '.md'))\n"
         "assert '<script>alert' not in page\n"
-        "assert '](http://x' not in page and 'src=http' not in page"
+        "assert not re.search(r'(?<!\\\\)\\]\\(http://x|src=.?http', page)"
     )
     yield Case("injection", "report.title", _python(check.format(command=_REPORT[1:])), title,
                "accepted")  # fmt: skip

@@ -1,9 +1,11 @@
-"""Errors that the user can fix.
+"""Errors that the user can fix, and warnings.
 
 The text of each error names the value, the place and the next step. Stages print it without a
 traceback and exit with 1.
 """
 
+import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,3 +60,20 @@ def memory_errors_named() -> Iterator[None]:
             f"the GPU has too little memory ({reason}); lower runtime.max_tokens_per_forward, or, "
             "where a method tunes the model, raise its model.gradient_accumulation_steps"
         ) from error
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters shown, which a terminal would obey.
+
+    They may come from inputs, and from names and tags of other users' runs. Line ends and tabs are
+    kept.
+    """
+    shown = (
+        c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text
+    )
+    return "".join(shown)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    sys.stderr.write(f"warning: {printable(text)}\n")

@@ -7,13 +7,12 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, warn
 
 Value = TypeVar("Value")
 
@@ -127,9 +126,7 @@ def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
             aside.unlink(missing_ok=True)
         path.replace(aside)
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        sys.stderr.write(
-            f"warning: {path}: damaged ({reason}); kept as {aside.name}; its work restarts\n"
-        )
+        warn(f"{path}: damaged ({reason}); kept as {aside.name}; its work restarts")
         return None
 
 
@@ -147,21 +144,29 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
-    """Read one JSON object with some keys.
+    """Read one JSON object, with some keys.
 
     Raises:
         DataError: as for `read_json`; or it is no object, or lacks a key.
     """
     value = read_json(path)
     if not isinstance(value, dict) or not all(key in value for key in keys):
-        raise DataError(f"{path}: not an object with {', '.join(keys)}; delete it and run again")
+        named = f" with {', '.join(keys)}" if keys else ""
+        raise DataError(f"{path}: not a JSON object{named}; delete it and run again")
     return value
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table with a header line; every value is text."""
+    """Read a table with a header line; every value is text.
+
+    Raises:
+        DataError: the file is missing, or is not CSV in UTF-8.
+    """
     with _opened(path) as file:
-        return list(csv.DictReader(file))
+        try:
+            return list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path}: not CSV ({error}); delete it and run again") from error
 
 
 def read_json(path: Path) -> Any:

@@ -27,7 +27,7 @@ from pipeline.cli import (
     task,
     ui,
 )
-from pipeline.cli.console import report_errors
+from pipeline.cli.console import echo, report_errors
 
 
 class _Commands(TyperGroup):
@@ -47,7 +47,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"ptune {version('p-tuning-pipeline')}")
+        echo(f"ptune {version('p-tuning-pipeline')}")
         raise typer.Exit
 
 

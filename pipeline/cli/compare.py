@@ -1,9 +1,10 @@
 """`ptune compare`: two runs, experiments or commits side by side."""
 
-import json
 from typing import Annotated
 
 import typer
+
+from pipeline.cli.console import echo, print_json
 
 EXAMPLES = """Examples:
   ptune compare 3fa9c1d2 9b21f04c
@@ -41,10 +42,10 @@ def compare(
             }
             for one, other in pairs
         ]
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        print_json(content, indent=2)
         return
     tables = [table for pair in pairs for table in pair_tables(*pair, read_answers)]
     if as_markdown:
-        typer.echo(markdown(tables), nl=False)
+        echo(markdown(tables), nl=False)
     else:
         print_tables(tables, narrow=tables)

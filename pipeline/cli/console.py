@@ -2,40 +2,44 @@
 
 import contextlib
 import csv
+import json
 import os
+import re
 import sys
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
 
-from pipeline.errors import PipelineError, memory_errors_named
+from pipeline.errors import PipelineError, memory_errors_named, printable
 
 # What a formula begins with.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def printable(text: str) -> str:
-    """Return text without control characters other than line ends: a terminal would obey them.
+def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print text; its control characters are shown, not obeyed."""
+    typer.echo(printable(str(text)), err=err, nl=nl)
 
-    They may come from inputs, and from names and tags of other users' runs.
-    """
-    shown = (
-        c if c == "\n" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text
-    )
-    return "".join(shown)
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a JSON value, with its control characters as JSON escapes them."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    typer.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def inert(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row whose text no spreadsheet takes for a formula: a quote precedes it.
 
+    Control characters are shown, as a file may be printed.
+
     Source: https://owasp.org/www-community/attacks/CSV_Injection
     """
-    return {
-        key: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-        for key, value in row.items()
-    }
+    return {key: _inert(value) if isinstance(value, str) else value for key, value in row.items()}
+
+
+def _inert(cell: str) -> str:
+    return printable(f"'{cell}" if cell.startswith(_FORMULA) else cell)
 
 
 def print_warning(message: str, *, color: str) -> None:
@@ -97,14 +101,14 @@ class LiveLine:
 
 def print_columns(rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -> None:
     """Print rows in aligned columns; the columns with the numbers `right` to the right."""
-    rows = [list(map(printable, row)) for row in rows]
+    rows = [list(map(printable, row)) for row in rows]  # before it is measured
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
             cell.rjust(width) if number in right else cell.ljust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        typer.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,5 @@
 """`ptune doctor`: check that everything params.yaml needs is available and works."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import zip_longest
@@ -8,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pipeline.cli.console import print_json
+from pipeline.errors import printable
 
 if TYPE_CHECKING:
     from pipeline.doctor.checks import CheckResult
@@ -48,7 +50,7 @@ def doctor(
     works = all(result.state != "failed" for result in results)
     if as_json:
         content = {"works": works, "checks": [asdict(result) for result in results]}
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        print_json(content, indent=2)
     else:
         _print_results(results)
     raise typer.Exit(0 if works else 1)
@@ -64,8 +66,8 @@ def _print_results(results: Sequence["CheckResult"]) -> None:
     for result, following in zip_longest(results, results[1:]):
         mark, plain, color = _MARKS[result.state]
         shown = plain if console.options.ascii_only else mark
-        grid.add_row(Text(shown, color), result.name, result.message)
+        grid.add_row(Text(shown, color), result.name, printable(result.message))
         # Advice shared by several checks is shown once, below the last of them.
         if result.advice and (following is None or following.advice != result.advice):
-            grid.add_row("", "", Text(f"> {result.advice}", color))
+            grid.add_row("", "", Text(printable(f"> {result.advice}"), color))
     console.print(grid)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.console import echo
 from pipeline.cli.promote import choose_candidate
 
 EXAMPLES = """Examples:
@@ -31,8 +32,8 @@ def export(
 
     chosen = choose_candidate(target, method)
     compared = write(chosen, folder, force=force)
-    typer.echo(
+    echo(
         f"exported {chosen.method} of {target} to {folder}; on {compared.examples} test examples, "
         f"log-probabilities differ from ptune's by at most {compared.difference:.2g}"
     )
-    typer.echo(f"How to use it: {folder / 'README.md'}")
+    echo(f"How to use it: {folder / 'README.md'}")

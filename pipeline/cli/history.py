@@ -1,6 +1,5 @@
 """Commands on the history: trace content, reproduce a run, send kept events, restore runs."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import print_warning, printable
+from pipeline.cli.console import echo, print_json, print_warning
 from pipeline.errors import PipelineError, TrackingError
 
 if TYPE_CHECKING:
@@ -49,10 +48,10 @@ def lineage(
 
     traces = trace(target, workspace_tracer(), forward=forward)
     if as_data:
-        typer.echo(json.dumps([as_json(node) for node in traces], indent=2))
+        print_json([as_json(node) for node in traces], indent=2)
     else:
         trees = "\n".join(as_tree(node, params=params) for node in traces)
-        typer.echo(printable(trees), nl=False)
+        echo(trees, nl=False)
 
 
 REPRODUCE_EXAMPLES = """Examples:
@@ -88,21 +87,21 @@ def reproduce(
     libraries = history.libraries(run).items()
     changed = [f"{k} {v} (now {current.get(k)})" for k, v in libraries if current.get(k) != v]
     if changed:
-        typer.echo(f"The run used other libraries: {', '.join(changed)}")
+        echo(f"The run used other libraries: {', '.join(changed)}")
     stage = run.execution.stage
-    typer.echo(f"{stage} at commit {commit[:10]}, with all that it depends on")
+    echo(f"{stage} at commit {commit[:10]}, with all that it depends on")
     root = Path().resolve()
     place = root / ".work" / "reproduced" / run.run_id[:10]
     with worktree(root, commit, place, keep=keep) as folder:
         if run.dirty:
-            typer.echo("with the changes that the run had (git/diff.patch)")
+            echo("with the changes that the run had (git/diff.patch)")
             restore_changes(run, history.text(run, "git/diff.patch"), folder)
         _repro(folder, root, stage)
         again = read_lock(folder / "dvc.lock")[stage]
         report, same = compare(run, again, folder)
-    typer.echo("\n".join(report))
+    echo("\n".join(report))
     if keep:
-        typer.echo(f"The worktree: {place}   To remove it: git worktree remove --force {place}")
+        echo(f"The worktree: {place}   To remove it: git worktree remove --force {place}")
     if not same:
         raise typer.Exit(1)
 
@@ -148,14 +147,14 @@ def send(
     from pipeline.history.journal import drop_log, send_all
 
     if drop is not None:
-        typer.echo(f"dropped the unsent events of run {drop_log(drop)}")
+        echo(f"dropped the unsent events of run {drop_log(drop)}")
     reports = list(map(_printed, send_all()))
     if not reports:
-        typer.echo("nothing to send: MLflow is up to date")
+        echo("nothing to send: MLflow is up to date")
     troubled = [report for report in reports if report.trouble]
     blocking = next((report.run_id for report in troubled if not report.other_store), None)
     if blocking is not None:
-        typer.echo(
+        echo(
             "`ptune send` tries again; if MLflow never accepts these events, "
             f"`ptune send --drop {blocking[:10]}` deletes them and sends the rest",
             err=True,
@@ -165,13 +164,13 @@ def send(
 
 
 def _printed(report: "SendReport") -> "SendReport":
-    typer.echo(f"{report.name} {report.run_id[:10]}: {report.num_sent} events sent")
+    echo(f"{report.name} {report.run_id[:10]}: {report.num_sent} events sent")
     for reason in report.refused:
         print_warning(f"  refused and dropped: {reason}", color="yellow")
     if report.trouble:
         print_warning(f"  {report.num_pending} kept: {report.trouble}", color="red")
     elif report.num_pending:
-        typer.echo(f"  {report.num_pending} kept: its stage still runs, and sends them itself")
+        echo(f"  {report.num_pending} kept: its stage still runs, and sends them itself")
     return report
 
 
@@ -202,12 +201,10 @@ def sync() -> None:
     lock = read_lock(Path("dvc.lock"))
     num_created = 0
     for stage, run_id, left_out in restore_missing(lock):
-        typer.echo(f"{stage}  run {run_id}")
+        echo(f"{stage}  run {run_id}")
         for path in left_out:
-            typer.echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
+            echo(f"  {path} differs from dvc.lock: its numbers are left out", err=True)
         num_created += 1
-    typer.echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")
+    echo(f"created runs for {num_created} of {len(lock)} entries of dvc.lock")
     if num_summarized := summarize_runs():
-        typer.echo(
-            f"summarized {num_summarized} runs: names, scores and settings (docs/history.md)"
-        )
+        echo(f"summarized {num_summarized} runs: names, scores and settings (docs/history.md)")

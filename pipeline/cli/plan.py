@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import print_columns
+from pipeline.cli.console import echo, print_columns
 
 if TYPE_CHECKING:
     from pipeline.history.forecast import Estimate
@@ -42,14 +42,14 @@ def plan(
             minutes = "unknown" if estimate is None else f"{estimate.seconds / 60:.1f}"
             rows.append([stage.name, minutes, _differing(estimate)])
         print_columns(rows, right={1})
-        typer.echo()
+        echo()
     restored = [stage.name for stage in stages if stage.forecast is Forecast.RESTORE]
     if restored:
-        typer.echo(f"From the cache: {', '.join(restored)}")
+        echo(f"From the cache: {', '.join(restored)}")
     unchanged = len(stages) - len(timed) - len(restored)
-    typer.echo(f"{len(timed)} to run, {len(restored)} from the cache, {unchanged} unchanged")
+    echo(f"{len(timed)} to run, {len(restored)} from the cache, {unchanged} unchanged")
     if timed:
-        typer.echo(_total(timed))
+        echo(_total(timed))
 
 
 def cost_line(params_file: Path) -> str | None:

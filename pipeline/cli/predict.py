@@ -1,7 +1,6 @@
 """Predict with trained prompts: the object of a fact, or the answer to an example of a task."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +11,7 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
-from pipeline.cli.console import inert, print_columns, print_csv, print_warning, printable
+from pipeline.cli.console import echo, inert, print_columns, print_csv, print_json, print_warning
 from pipeline.data.lama import Relation, read_lama
 from pipeline.errors import DataError
 from pipeline.files import write_csv, write_jsonl
@@ -463,10 +462,10 @@ def write_rows(rows: Sequence[Row], options: PredictOptions) -> None:
             write_jsonl(options.out, rows)
         else:
             write_csv(options.out, list(rows[0]), map(inert, rows))
-        typer.echo(f"{options.out}: {len(rows)} rows", err=True)
+        echo(f"{options.out}: {len(rows)} rows", err=True)
     elif options.as_json:
         for row in rows:
-            typer.echo(json.dumps(row, ensure_ascii=False))
+            print_json(row)
     else:
         print_csv(rows)
 
@@ -476,13 +475,13 @@ def print_top_k(relations: Mapping[str, Relation], predictions: Sequence[Predict
     for (relation, subject), group in groupby(
         predictions, lambda one: tuple(one.question.columns.values())
     ):
-        typer.echo(printable(f"{subject}  ({relation}, {relations[relation].label})"))
+        echo(f"{subject}  ({relation}, {relations[relation].label})")
         columns: list[list[str]] = []
         for one in group:
             columns.append([one.trained.method, *one.answers])
             columns.append(["", *map(_percent, one.answers.values())])
         print_columns(zip(*columns, strict=True), right=range(1, len(columns), 2))
-        typer.echo()
+        echo()
     prompts = {one.trained.method: one.trained.prompt for one in predictions}
     print_columns(
         [method, prompt.template, f"dev P@1 {100 * prompt.dev_score:.1f}"]
@@ -499,7 +498,7 @@ def print_labels(predictions: Sequence[Prediction], label_names: Mapping[str, st
         for one in predictions
     ]
     print_columns([["method", "answer", *shown.values()], *rows], right=range(2, 2 + len(shown)))
-    typer.echo()
+    echo()
 
 
 def _percent(probability: float) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import print_columns
+from pipeline.cli.console import echo, print_columns
 from pipeline.cli.plan import cost_line
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def show(
     from pipeline.config.presets import edit_params, read_preset
 
     preset = read_preset(folder, name)
-    typer.echo(preset.text)
+    echo(preset.text)
     _print_changes(params_file, edit_params(params_file, preset.values)[1], "Would change")
 
 
@@ -58,14 +58,14 @@ def apply(
     values = read_preset(folder, name).values + read_assignments(assignments or [])
     _print_changes(params_file, apply_values(params_file, values), "Changed in")
     if cost := cost_line(params_file):
-        typer.echo(f"{cost}   Stage by stage: ptune plan")
-    typer.echo(f"Run it: dvc repro   Undo: git checkout {params_file}")
+        echo(f"{cost}   Stage by stage: ptune plan")
+    echo(f"Run it: dvc repro   Undo: git checkout {params_file}")
 
 
 def _print_changes(params_file: Path, changes: Sequence["Change"], heading: str) -> None:
     if not changes:
-        typer.echo(f"{params_file} already has these values.")
+        echo(f"{params_file} already has these values.")
         return
-    typer.echo(f"{heading} {params_file}:")
+    echo(f"{heading} {params_file}:")
     for change in changes:
-        typer.echo(f"  {change.path}: {change.old or '(not set)'} -> {change.new or '(removed)'}")
+        echo(f"  {change.path}: {change.old or '(not set)'} -> {change.new or '(removed)'}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.console import print_columns
+from pipeline.cli.console import echo, print_columns
 
 if TYPE_CHECKING:
     from pipeline.inference.registry import Candidate, Promoted
@@ -69,5 +69,5 @@ def _print_version(promoted: "Promoted") -> None:
             f"({100 * promoted.best_score:.1f})"
         )
     place = f"{promoted.name}@best" if best else f"{promoted.name}/{promoted.version}"
-    typer.echo(f"{state} {promoted.name}, version {promoted.version}; {alias}")
-    typer.echo(f'Load it: mlflow.pyfunc.load_model("models:/{place}")')
+    echo(f"{state} {promoted.name}, version {promoted.version}; {alias}")
+    echo(f'Load it: mlflow.pyfunc.load_model("models:/{place}")')

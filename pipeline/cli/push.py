@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.console import echo
 from pipeline.cli.promote import choose_candidate
 
 EXAMPLES = """Examples:
@@ -45,4 +46,4 @@ def push(
         folder = Path(temporary, "export")
         export(chosen, folder, force=False)
         url = push_folder(folder, repository, private=private, add=add)
-    typer.echo(f"pushed {chosen.method} of {target} to {url}")
+    echo(f"pushed {chosen.method} of {target} to {url}")

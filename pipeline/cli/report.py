@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.cli.console import echo
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json, write_text
 
@@ -63,7 +64,7 @@ def history(
     if not runs:
         raise DataError("no finished runs in the history; run `dvc repro` first")
     write_text(out, history_page(read_results(), runs, datetime.datetime.now()))
-    typer.echo(f"wrote {out}: {len(runs)} runs")
+    echo(f"wrote {out}: {len(runs)} runs")
 
 
 @app.command(epilog="Examples:\n  ptune report readme")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import print_warning
+from pipeline.cli.console import echo, print_warning
 from pipeline.workflow.scheduler import Result, TaskStatus, plan_tasks, run_tasks
 
 EXAMPLES = """Examples:
@@ -64,7 +64,7 @@ def repro(
         if result.status is TaskStatus.FAILED:
             print_warning(f"\n{name} failed; last lines of its output:", color="red")
             for line in processes.last_lines[name]:
-                typer.echo(f"  {line}", err=True)
+                echo(f"  {line}", err=True)
     _print_results(results, unchanged=len(nodes) - len(tasks))
     if caught:
         raise typer.Exit(128 + caught[0])
@@ -85,7 +85,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         stop()
         # The terminal may be gone.
         with contextlib.suppress(OSError):
-            typer.echo("stopping the running stages, which takes a few seconds", err=True)
+            echo("stopping the running stages, which takes a few seconds", err=True)
 
     handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in handled}
@@ -106,7 +106,7 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
 
     def show(name: str, line: str) -> None:
         with lock, contextlib.suppress(OSError):
-            typer.echo(f"{name:{width}} | {line}")
+            echo(f"{name:{width}} | {line}")
 
     return show
 
@@ -114,11 +114,11 @@ def _printer(names: Sequence[str]) -> Callable[[str, str], None]:
 def _print_results(results: Mapping[str, Result], *, unchanged: int) -> None:
     width = max(map(len, results), default=0)
     if results:
-        typer.echo(f"\n{'stage':{width}}  status     seconds")
+        echo(f"\n{'stage':{width}}  status     seconds")
     for name, result in results.items():
         seconds = f"{result.seconds:.1f}" if result.seconds else ""
         blocked = f"  blocked by {', '.join(result.blocked_by)}" if result.blocked_by else ""
-        typer.echo(f"{name:{width}}  {result.status:9}{seconds:>9}{blocked}")
+        echo(f"{name:{width}}  {result.status:9}{seconds:>9}{blocked}")
     counts = Counter(result.status for result in results.values())
     counts[TaskStatus.UNCHANGED] += unchanged
-    typer.echo(", ".join(f"{counts[status]} {status}" for status in TaskStatus if counts[status]))
+    echo(", ".join(f"{counts[status]} {status}" for status in TaskStatus if counts[status]))

@@ -1,6 +1,5 @@
 """Results: the scores of the evaluations in the history."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -11,8 +10,8 @@ import rich.table
 import typer
 from rich.console import Console
 
-from pipeline.cli.console import print_csv, printable
-from pipeline.errors import PipelineError
+from pipeline.cli.console import echo, print_csv, print_json
+from pipeline.errors import PipelineError, printable
 
 if TYPE_CHECKING:
     from pipeline.history.results import Result
@@ -127,7 +126,7 @@ def results(
     show: Literal["test", "min"] = "min" if cost else "test"
     tables = by_run if every else result_tables(shown, show, paper=paper, answers_of=answers_of)
     if as_markdown:
-        typer.echo(printable(markdown(tables)), nl=False)
+        echo(markdown(tables), nl=False)
     else:
         print_tables(tables, narrow=by_run)
 
@@ -138,20 +137,20 @@ def _explain_none(evaluations: Sequence["Result"]) -> None:
 
     where = store_address()
     if not evaluations:
-        typer.echo(
+        echo(
             f"No finished evaluation in the history, {where}.\nRun the pipeline with `dvc repro`, "
             "or set MLFLOW_TRACKING_URI to the history that you mean.",
             err=True,
         )
         return
-    typer.echo(f"None of {len(evaluations)} evaluations in {where} matches. There are:", err=True)
+    echo(f"None of {len(evaluations)} evaluations in {where} matches. There are:", err=True)
     for name, values in (
         ("models", [result.model for result in evaluations]),
         ("tasks", [result.name for result in evaluations]),
         ("methods", [result.method for result in evaluations]),
         ("days", [result.ended.date().isoformat() for result in evaluations]),
     ):
-        typer.echo(f"  {name}: {', '.join(sorted(set(values)))}", err=True)
+        echo(f"  {name}: {', '.join(sorted(set(values)))}", err=True)
 
 
 def _print_records(results: Sequence["Result"], *, as_json: bool, paper: bool) -> None:
@@ -161,13 +160,13 @@ def _print_records(results: Sequence["Result"], *, as_json: bool, paper: bool) -
     figures, doubts = paper_figures(results) if paper else ([], [])
     if as_json:
         content = {"results": rows, **({"paper": figures, "doubts": doubts} if paper else {})}
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+        print_json(content, indent=2)
         return
     if paper:
         rows = [{"of": "ours", **row} for row in rows]
         rows += [{"of": "paper", **row} for row in figures]
     for doubt in doubts:
-        typer.echo(doubt, err=True)
+        echo(doubt, err=True)
     print_csv(rows)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import print_columns
+from pipeline.cli.console import echo, print_columns
 
 EXAMPLES = """Examples:
   ptune show rte
@@ -54,13 +54,13 @@ def show(
         if relations and name not in relations:
             continue
         prompt = trained.prompt
-        typer.echo(f"{trained.name}  epoch {prompt.best_epoch}, dev {100 * prompt.dev_score:.1f}")
-        typer.echo(f"  {prompt.template}")
+        echo(f"{trained.name}  epoch {prompt.best_epoch}, dev {100 * prompt.dev_score:.1f}")
+        echo(f"  {prompt.template}")
         if prompt.verbalizer:
             pairs = [f"{label} = {word}" for label, word in prompt.verbalizer.items()]
-            typer.echo(f"  {', '.join(pairs)}")
+            echo(f"  {', '.join(pairs)}")
         if prompt.vectors is None:
-            typer.echo("  no trained vectors")
+            echo("  no trained vectors")
             continue
         nearest = nearest_words(models.get(prompt.weights_path), prompt.vectors, words)
         print_columns(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.console import print_columns
+from pipeline.cli.console import echo, print_columns
 from pipeline.data.build_own import as_text, read_records
 from pipeline.data.columns import count_labels, guess_columns
 from pipeline.data.tables import Record, read_table, split_files
-from pipeline.errors import ParamsError
+from pipeline.errors import DataError, ParamsError
 from pipeline.tasks import Example, Task, task_template
 from pipeline.tasks.own import RESERVED_FIELDS, Definition
 
@@ -73,8 +73,11 @@ def new(
         raise ParamsError(f"{params_file}: there is a task '{name}' already; edit or remove it")
     files = split_files(Path(source))
     cells = [row for path in files.values() for row in read_table(path, [], _as_texts)]
-    columns = guess_columns(cells, label, texts or [], reserved=RESERVED_FIELDS)
-    counts = count_labels([row[columns.label].strip() for row in cells])
+    try:
+        columns = guess_columns(cells, label, texts or [], reserved=RESERVED_FIELDS)
+        counts = count_labels([row[columns.label].strip() for row in cells])
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
     shares = {"train": None, "dev": 0.15, "test": 0.2}
     data = OwnData(
         file=source,
@@ -96,7 +99,7 @@ def new(
     apply_values(params_file, [(("tasks", name), _section(data, task, verbalizer, max_length))])
 
     methods = ", ".join(params.superglue.methods)
-    typer.echo(f"{source}: {len(records)} rows in {', '.join(map(str, files.values()))}")
+    echo(f"{source}: {len(records)} rows in {', '.join(map(str, files.values()))}")
     print_columns(
         [
             ["column", "as"],
@@ -104,7 +107,7 @@ def new(
             [columns.label, "label"],
         ]
     )
-    typer.echo()
+    echo()
     print_columns(
         [
             ["label", "rows", "word"],
@@ -112,10 +115,10 @@ def new(
         ],
         right=[1],
     )
-    typer.echo()
-    typer.echo(_describe_lengths(lengths, max_length))
-    typer.echo(f"Written to {params_file}: tasks.{name}. Edit its templates and label words there.")
-    typer.echo(f"Train and evaluate {methods} (superglue.methods): dvc repro")
+    echo()
+    echo(_describe_lengths(lengths, max_length))
+    echo(f"Written to {params_file}: tasks.{name}. Edit its templates and label words there.")
+    echo(f"Train and evaluate {methods} (superglue.methods): dvc repro")
 
 
 def _as_texts(row: Record, _: int) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.console import echo
 from pipeline.errors import PipelineError
 
 EXAMPLES = """Examples:
@@ -30,8 +31,8 @@ def ui(
         raise PipelineError("no history yet (mlflow.db); run `dvc repro` first")
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri and uri.startswith("http"):
-        typer.echo(results_page(re.sub("//[^/]*@", "//", uri)))
+        echo(results_page(re.sub("//[^/]*@", "//", uri)))
         return
-    typer.echo(f"{results_page(f'http://{host}:{port}')}   (Ctrl-C stops it)")
+    echo(f"{results_page(f'http://{host}:{port}')}   (Ctrl-C stops it)")
     store = uri or f"sqlite:///{local_store(project_root())}"
     raise typer.Exit(serve(store, host, port))

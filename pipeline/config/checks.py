@@ -149,8 +149,9 @@ def _check_relation(relation: str, source: str, known: Collection[str]) -> None:
 
 
 def _check_task_configs(superglue: SuperGlueParams, task: str, method: SuperGlueMethod) -> None:
-    for config in superglue_configs(superglue, task, method, masked=True):
-        for number in superglue.split_numbers if task in superglue.tasks else ():
+    runs = task in superglue.tasks
+    for config in superglue_configs(superglue, task, method, masked=True, grid=runs):
+        for number in superglue.split_numbers if runs else ():
             try:
                 config.for_split(number)
             except ParamsError as error:

@@ -113,11 +113,12 @@ def lama_configs(
 
 
 def superglue_configs(
-    params: SuperGlueParams, task: str, method: SuperGlueMethod, *, masked: bool
+    params: SuperGlueParams, task: str, method: SuperGlueMethod, *, masked: bool, grid: bool = True
 ) -> list[TrialConfig]:
     """Settings of a method on a task of SuperGLUE, in the order of the grid.
 
     `masked`: the language model is masked; in a causal one no prompt token follows the mask.
+    Without `grid`, it is not read: it need not fit a task that is not run.
 
     Raises:
         ParamsError: an unknown path, or an invalid value, template or verbalizer; the text begins
@@ -125,9 +126,9 @@ def superglue_configs(
     """
     overrides = params.overrides.get(task, {})
     places = f"superglue.prompts.{task}", f"superglue.overrides.{task}"
-    return _task_configs(
-        params, get_task(task), method, (params.prompts[task], overrides), places, masked=masked
-    )
+    sections = params.prompts[task], overrides
+    tried = params.grid.get(method, {}) if grid else {}
+    return _task_configs(params, get_task(task), method, sections, places, tried, masked=masked)
 
 
 def own_configs(
@@ -136,9 +137,9 @@ def own_configs(
     """Settings of a method on a task of the user; see `superglue_configs`."""
     own, place = params.tasks[task.name], f"tasks.{task.name}"
     places = f"{place}.prompts", f"{place}.overrides"
-    return _task_configs(
-        params.superglue, task, method, (own.prompts, own.overrides), places, masked=masked
-    )
+    sections = own.prompts, own.overrides
+    tried = params.superglue.grid.get(method, {})
+    return _task_configs(params.superglue, task, method, sections, places, tried, masked=masked)
 
 
 def _task_configs(
@@ -147,11 +148,13 @@ def _task_configs(
     method: SuperGlueMethod,
     sections: tuple[TaskPrompts, Mapping[str, dict[str, Any]]],
     places: tuple[str, str],
+    grid: Grid,
     *,
     masked: bool,
 ) -> list[TrialConfig]:
     """Settings on a task with these prompts and overrides, which are at these places."""
-    (prompts, overrides), (place, overrides_place) = sections, places
+    (prompts, all_overrides), (place, overrides_place) = sections, places
+    overrides = all_overrides.get(method, {})
     classifier = method == "classifier"
     parse = partial(task_template, task, classifier=classifier)
     trained = "prompt" in params.training[method].tune
@@ -162,11 +165,19 @@ def _task_configs(
         "verbalizer": (prompts.verbalizer, f"{place}.verbalizer", verbalizers),
         "max_length": (prompts.max_length, f"{place}.max_length", _read_length),
     }
-    tried = {
-        f"superglue.grid.{method}": params.grid.get(method, {}),
-        f"{overrides_place}.{method}": overrides.get(method, {}),
-    }
+    for name in (grid.keys() & prompt.keys()) - overrides.keys():  # all tasks share this place
+        value, where, read = prompt[name]
+        prompt[name] = value, where, partial(_read_for, task.name, read)
+    tried = {f"superglue.grid.{method}": grid, f"{overrides_place}.{method}": overrides}
     return _configs(params.training[method], f"superglue.training.{method}", prompt, tried)
+
+
+def _read_for(task: str, read: Callable[[Any], list[Any]], value: Any) -> list[Any]:
+    """Read a value; an error names the task."""
+    try:
+        return read(value)
+    except PipelineError as error:
+        raise ParamsError(f"{task}: {error}") from error
 
 
 def insert_prompt_tokens(pattern: str, count: int, *, after_mask: bool) -> list[str]:

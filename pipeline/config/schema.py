@@ -580,19 +580,27 @@ def parse_yaml(text: str, parse: Callable[[str], Any], where: str) -> Any:
         raise ParamsError(f"{where}: not YAML: {reason}") from error
     except RecursionError:
         raise ParamsError(f"{where}: nested too deeply; see params.yaml as cloned") from None
-    level, count = [values], 0
+    level: list[tuple[str, Any]] = [("", values)]
+    counts: Counter[str] = Counter()  # of the values in the sections and lists at each place
     for _ in range(_MOST_NESTING):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-        count += len(level)
+        inner: list[tuple[str, Any]] = []
+        for place, value in level:
+            if isinstance(value, dict):
+                inner += [
+                    (f"{place}.{str(key)[:50]}".lstrip("."), item) for key, item in value.items()
+                ]
+            elif isinstance(value, list):
+                inner += [(place, item) for item in value]
+            counts[place] += len(value) if isinstance(value, dict | list) else 0
+        level = inner
         if not level:
             return values
-        if count > _MOST_VALUES:
-            raise ParamsError(f"{where}: more than {_MOST_VALUES} values, aliases written out")
+        if counts.total() > _MOST_VALUES:
+            ((largest, _),) = counts.most_common(1)
+            raise ParamsError(
+                f"{where}: more than {_MOST_VALUES} values, aliases written out, most of them in "
+                f"{largest[:100] or 'the document itself'}; write fewer"
+            )
     raise ParamsError(f"{where}: nested more than {_MOST_NESTING} levels deep")
 
 

@@ -12,7 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.files import read_json, read_jsonl, read_lines, write_json, write_jsonl, write_text
+from pipeline.files import (
+    read_json,
+    read_jsonl,
+    read_lines,
+    read_object,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 SPLITS = ("train", "dev", "test")
 
@@ -123,8 +131,8 @@ def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
         relation: {split: read_facts(folder / relation / f"{split}.jsonl") for split in split_names}
         for relation in relations
     }
-    prompts = read_json(folder / "prompts.json")
-    objects = read_json(folder / OBJECTS) if (folder / OBJECTS).exists() else {}
+    prompts = read_object(folder / "prompts.json")
+    objects = read_object(folder / OBJECTS) if (folder / OBJECTS).exists() else {}
     return LamaSplits(relations, facts, vocabulary, prompts, objects)
 
 

@@ -48,11 +48,18 @@ class Event:
 
     @classmethod
     def from_line(cls, line: str) -> "Event":
-        """Return the event that `to_line` wrote."""
+        """Return the event that `to_line` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: the line is damaged.
+        """
         values = json.loads(line)
         if values["kind"] == "step":  # the name of this kind in logs of earlier versions
             values["kind"] = "derived"
-        return cls(**values)
+        event = cls(**values)
+        if not isinstance(event.run, str) or not isinstance(event.values, dict):
+            raise TypeError("another kind of values")
+        return event
 
 
 # Computes events of a run from the history, and writes them with the function that it is passed.

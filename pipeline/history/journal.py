@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from pipeline.errors import PipelineError, TrackingError
+from pipeline.errors import PipelineError, TrackingError, warn
 from pipeline.files import write_text
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter, is_refusal
@@ -193,7 +192,7 @@ class LiveLog:
         """Warn the user about a problem with the log, once per problem."""
         if problem not in self._warned:
             self._warned.add(problem)
-            sys.stderr.write(f"warning: {problem} ({reason}); the stage continues\n")
+            warn(f"{problem} ({reason}); the stage continues")
 
     def _try(self, send: Callable[[], None]) -> bool:
         """Return whether events were sent or refused; pause after a failure."""

@@ -6,7 +6,6 @@ are kept on disk and sent when it is back; results never depend on it.
 
 import contextlib
 import json
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.errors import PipelineError, TrackingError
+from pipeline.errors import PipelineError, TrackingError, warn
 from pipeline.history import context
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, Kind, MlflowWriter
@@ -156,7 +155,7 @@ def stage_run(
                         run._record("derived", {"name": name})
         finally:
             if log.pending:
-                _warn(
+                warn(
                     f"{len(log.pending)} log events could not be sent to MLflow and are kept; "
                     "when it is back, send them with `ptune send`"
                 )
@@ -271,14 +270,14 @@ def _forward_others(mlflow: ModuleType) -> None:
     try:
         for report in forward_logs(mlflow):
             for reason in report.refused:
-                _warn(f"{report.name}: MLflow refuses a log event ({reason})")
+                warn(f"{report.name}: MLflow refuses a log event ({reason})")
             if report.trouble and not report.other_store:
-                _warn(
+                warn(
                     f"{report.name}: {report.num_pending} log events are still kept "
                     f"({report.trouble}); send them with `ptune send`"
                 )
     except Exception as error:  # the logs of others may be unreadable; this stage continues
-        _warn(f"events of earlier runs are not sent ({first_line(error)})")
+        warn(f"events of earlier runs are not sent ({first_line(error)})")
 
 
 def _log_outputs(run: StageRun, log: LiveLog) -> None:
@@ -291,10 +290,6 @@ def _log_outputs(run: StageRun, log: LiveLog) -> None:
     else:
         tags |= {f"{WROTE}{path}": digest for path, digest in hashes.items()}
     run.set_tags(tags)
-
-
-def _warn(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
 
 
 def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:

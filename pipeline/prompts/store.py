@@ -195,7 +195,10 @@ def _read_prompts(
 
 
 def _stored(folder: Path, described: Mapping[str, str]) -> StoredFile:
-    return StoredFile(folder / described["file"], described["sha256"])
+    file = Path(described["file"])
+    if file.is_absolute() or ".." in file.parts:
+        raise ValueError(f"{file} is outside of the folder")
+    return StoredFile(folder / file, described["sha256"])
 
 
 def _check_finite(folder: Path, vectors: Mapping[str, Tensor]) -> None:

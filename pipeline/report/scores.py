@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.files import read_csv, read_json, read_jsonl
+from pipeline.files import read_csv, read_jsonl, read_object
 
 Row = dict[str, Any]
 
@@ -219,7 +219,7 @@ def read_result(
         benchmark,
         task,
         method,
-        metrics=read_json(folders.metrics / f"{name}.json"),
+        metrics=read_object(folders.metrics / f"{name}.json"),
         relations=relations,
         templates=read_table(folder / "templates.csv") if benchmark == "stability" else [],
         trainings=trainings,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.errors import ChecksumError, DownloadError
+from pipeline.files import read_lines
 from pipeline.sources.base import Source, check_sha256
 
 SUMS = "SHA256SUMS"
@@ -65,10 +66,13 @@ def read_digests(path: Path) -> dict[str, str]:
 
     Raises:
         ChecksumError: a line has another form.
+        DataError: the file is not UTF-8 text.
     """
     digests = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)
+    for number, line in enumerate(read_lines(path), 1):
+        if not line:
+            continue
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line.rstrip("\r"))
         if match is None:
             raise ChecksumError(f"{path}:{number}: not a line of sha256sum; write the file again")
         digests[match[2]] = match[1]

@@ -824,7 +824,7 @@ def _has_weights(folder: Path) -> bool:
     if not (folder / _WEIGHTS).exists():
         return False
     digest = folder / _DIGEST
-    return not digest.exists() or digest.read_text() == sha256(folder / _WEIGHTS)
+    return not digest.exists() or digest.read_bytes() == sha256(folder / _WEIGHTS).encode()
 
 
 def invalidate(folder: Path) -> None:

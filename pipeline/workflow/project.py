@@ -50,6 +50,7 @@ def project_root() -> Path:
 @contextlib.contextmanager
 def _repo() -> Iterator[Any]:
     """Open the DVC project of the current folder; its errors become PipelineErrors."""
+    from dvc.config import ConfigError
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -57,10 +58,12 @@ def _repo() -> Iterator[Any]:
         with Repo(str(Path.cwd())) as repo:
             yield repo
     except DvcException as error:
-        causes = [error, *([error.__cause__] if error.__cause__ else [])]
-        reason = ": ".join(" ".join(str(cause).split()) for cause in causes)
+        reason, cause = (" ".join(str(e or "").split()) for e in (error, error.__cause__))
+        if cause not in reason:
+            reason = f"{reason}: {cause}"
+        file = ".dvc/config" if isinstance(error, ConfigError) else "dvc.yaml"
         raise PipelineError(
-            f"{reason}; run from the root of the project, and check dvc.yaml"
+            f"{reason}; run from the root of the project, and check {file}"
         ) from error
 
 

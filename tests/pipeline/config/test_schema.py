@@ -635,6 +635,10 @@ def _aliases(levels: int) -> str:
         ("seed: " + "[" * 60 + "]" * 60, "nested more than 50 levels"),
         ("seed: " + "9" * 5_000, "not YAML: Exceeds the limit"),
         (_aliases(10), "more than 50000 values"),
+        (
+            "a: {b: [1, 2]}\nlama: {seeds: [" + "1," * 50_000 + "]}",
+            "aliases written out, most of them in lama.seeds; write fewer",
+        ),
         ("&a [*a]", "nested"),
         ("# " + "x" * 1_000_000, "at most 1000 kB"),
     ],

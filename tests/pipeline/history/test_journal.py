@@ -314,14 +314,17 @@ def test_one_log_is_dropped_at_a_time_and_none_of_a_running_stage(store: Store) 
     assert folders() == [FIRST, SECOND]
 
 
-def test_a_log_that_cannot_be_parsed_is_named_and_can_be_dropped(store: Store) -> None:
+@pytest.mark.parametrize("damaged", ["{half of", '{"kind": "tags", "run": [], "values": {}}'])
+def test_a_log_that_cannot_be_parsed_is_named_and_can_be_dropped(
+    store: Store, damaged: str
+) -> None:
     path = logged("one", run=FIRST).folder / "entries.jsonl"
     header, line = path.read_text().splitlines(keepends=True)
-    path.write_text("".join([header, "{half of\n", line]))
+    path.write_text("".join([header, f"{damaged}\n", line]))
     logged("two", run=SECOND)
     done = send()
     assert done.exit_code == 1
-    assert "entries.jsonl: cannot be parsed at '{half of'; fix the file, or drop" in done.stderr
+    assert f"entries.jsonl: cannot be parsed at {damaged!r}; fix the file, or drop" in done.stderr
     assert f"`ptune send --drop {FIRST[:10]}`" in done.stderr
     assert send("--drop", FIRST).exit_code == 0
     assert store.texts == ["two"]

@@ -270,7 +270,8 @@ def test_a_record_of_another_shape_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     "change",
     [{"nothing": 1}, {"dev_score": "high"}, {"dev_score": None}, {"template": 5},
-     {"prompt_tokens": "9"}, {"max_length": "8"}, {"verbalizer": [1]}, {"weights": 3}],
+     {"prompt_tokens": "9"}, {"max_length": "8"}, {"verbalizer": [1]}, {"weights": 3},
+     {"weights": {"file": "../x", "sha256": ""}}, {"weights": {"file": "/x", "sha256": ""}}],
 )  # fmt: skip
 def test_an_entry_of_another_shape_is_named(tmp_path, change):
     prompt = StoredPrompt("{subject} {mask}", None, 1, 0.5)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from pipeline.errors import ChecksumError, DownloadError, ModelError
+from pipeline.errors import ChecksumError, DataError, DownloadError, ModelError
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
 from pipeline.sources import models as catalog
@@ -536,6 +536,17 @@ def test_a_model_of_the_mirror_is_held_against_its_digests(
     (mirror / "SHA256SUMS").write_text(f"{digest}  models/org/name/model.safetensors\n")
     with pytest.raises(ChecksumError, match=r"name/model\.safetensors"):
         _fetch("org/name", target, mirror)
+
+
+def test_a_damaged_list_of_digests_is_named(
+    tiny_folders: dict[str, Path], tmp_path: Path, target: Path
+) -> None:
+    mirror = tmp_path / "mirror"
+    shutil.copytree(tiny_folders["gpt2"], mirror / "models" / "org" / "name")
+    for content in (b"\xff\xfe\n", b"hello\n"):
+        (mirror / "SHA256SUMS").write_bytes(content)
+        with pytest.raises(DataError, match="SHA256SUMS:"):
+            _fetch("org/name", target, mirror)
 
 
 def test_a_model_of_the_mirror_without_weights_is_told(

@@ -181,3 +181,14 @@ def test_an_output_that_was_deleted_is_restored_or_made_again(checked: Path) -> 
     assert [stage.forecast for stage in plan_stages()] == ["keep", "restore", "keep", "keep"]
     shutil.rmtree(checked / ".dvc/cache")
     assert {stage.forecast for stage in plan_stages()} == {"run"}
+
+
+def test_a_damaged_configuration_of_dvc_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("hello\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PipelineError, match=r"check \.dvc/config$") as caught:
+        read_project([])
+    assert str(caught.value).count("Invalid line") == 1
