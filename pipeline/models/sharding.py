@@ -31,7 +31,7 @@ class ShardedCalls(nn.Module):
         super().__init__()
         self.network = network
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        for layer in _layers(network):
+        for layer in layers_of(network):
             fully_shard(layer, mesh=mesh)
         # Without True, the root would keep its weights whole after a pass without gradients.
         fully_shard(self, mesh=mesh, reshard_after_forward=True)
@@ -46,11 +46,11 @@ class ShardedCalls(nn.Module):
         return found.clone() if isinstance(found, Tensor) else found  # torch warns of views
 
 
-def _layers(network: nn.Module) -> list[nn.Module]:
+def layers_of(network: nn.Module) -> list[nn.Module]:
     """The modules in the outermost lists of a network: its layers, each of which fits a GPU."""
     found: list[nn.Module] = []
     for child in network.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else _layers(child)
+        found += list(child) if isinstance(child, nn.ModuleList) else layers_of(child)
     return found
 
 
