@@ -962,7 +962,7 @@ def _commands() -> Iterator[Case]:
         ("preset", "apply", "lama-29k-bert-base", "--set", "x"),
         ("preset", "apply", "lama-29k-bert-base", "--set", "nonsense.x=5"),
         ("repro", "nonsense"), ("repro", "-j", "0"), ("repro", "--", "-x"),
-        ("repro", "--gpus", "x"),
+        ("repro", "--jobs", "x"),
         ("promote", "nonsense"), ("promote", "cb"), ("export", "nonsense", "x"),
         ("export", "rte", "data"), ("export", "rte", "params.yaml"), ("show", "nonsense"),
         ("report", "nonsense"), ("task", "new", "reviews"),

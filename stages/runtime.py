@@ -25,6 +25,7 @@ from pipeline.workflow.command import StageInfo
 from pipeline.workflow.processes import PARENT_PID_ENV
 from pipeline.workflow.project import StageIdentity, project_root, recorded_run_keys, running_stage
 from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_units, work_folder
+from stages import importing
 
 ParamsFile = Annotated[
     Path, typer.Option("--params", help="The parameters, checked before anything is done.")
@@ -64,18 +65,22 @@ def stage(
         task: of SuperGLUE or of the user.
         method: of `train` and `evaluate`.
     """
+    importing.close()
     _end_with_dvc()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     info = StageInfo(name, benchmark, task, method)
     try:
-        with _file_errors_named(), _work(name, identity := running_stage()) as work:
+        with (
+            LiveLine(info.name) as line,
+            _file_errors_named(),
+            _work(name, identity := running_stage()) as work,
+        ):
             resumes = work.noted("run_id", _run_id) if work is not None else None
             with (
                 stage_run(identity, info, resumes=resumes) as run,
                 _file_errors_named(),
                 memory_errors_named(),
                 _timed(run, work),
-                LiveLine(info.name) as line,
             ):
                 if work is not None:
                     work.note("run_id", run.run_id)

@@ -16,12 +16,13 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.project import ROOT, environment_of, make_project, run
+from tests.project import ROOT, edit_params, environment_of, make_project, run
 
 pytestmark = pytest.mark.slow
 
 PTUNE = (sys.executable, "-c", "from pipeline.cli.app import app; app()")
 TARGETS = ("train-lama", "evaluate-lama@manual")
+TRAINED = ["train-lama@manual", "train-lama@p-tuning", "evaluate-lama@manual"]
 OUTPUTS = ("data", "models", "curves", "metrics", "evaluation")
 
 
@@ -72,6 +73,39 @@ def test_two_at_a_time_give_what_one_after_the_other_gives(
     assert "up to date" in run(parallel, "dvc", "status", "--with-deps", *TARGETS).stdout
     assert "Running stage" not in run(parallel, "dvc", "repro", *TARGETS).stdout
     assert run(parallel, "ptune", "repro", "-j", "2", *TARGETS).stdout == "7 unchanged\n"
+
+
+def test_all_stages_share_one_pool_of_ray(
+    tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    serial = make_project(
+        tmp_path / "serial" / "project",
+        tiny_folders["gpt2"],
+        lama__methods=["manual", "p-tuning"],
+        superglue__tasks=[],
+        runtime__max_tokens_per_forward=1024,
+    )
+    shutil.copyfile(empty_store, serial / "mlflow.db")
+    run(serial, "dvc", "repro", "splits-lama", "download-model")
+    shared = shutil.copytree(serial, tmp_path / "shared" / "project", symlinks=True)
+    edit_params(shared, runtime__engine="ray")
+    run(serial, "dvc", "repro", *TARGETS)
+    before = ray_processes()
+    done = run(shared, "ptune", "repro", "-j", "4", *TARGETS)
+    assert [n for n, how in ended(done.stdout).items() if how == "ran" and "lama@" in n] == TRAINED
+    assert files(shared) == files(serial)
+    psutil.wait_procs(ray_processes() - before, timeout=300)
+    assert not ray_processes() - before
+
+
+def ray_processes() -> set[psutil.Process]:
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "raylet" in process.name() or "gcs_server" in process.name():
+                found.add(process)
+    return found
 
 
 # Stages of one line each: `out` is written, or the stage does what its name says.

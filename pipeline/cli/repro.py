@@ -12,11 +12,17 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.console import echo, print_warning
-from pipeline.workflow.scheduler import Result, TaskStatus, plan_tasks, run_tasks
+from pipeline.workflow.scheduler import (
+    Result,
+    TaskStatus,
+    longest_first,
+    plan_tasks,
+    run_tasks,
+)
 
 EXAMPLES = """Examples:
   ptune repro -j 4
-  ptune repro -j 2 --gpus 0,1 train-lama evaluate-lama"""
+  ptune repro -j 2 train-lama evaluate-lama"""
 
 _FIRST = "validate"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,9 +34,6 @@ def repro(
         typer.Argument(help="Stages, or groups such as train-lama; default: all."),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at a time.")] = 1,
-    gpus: Annotated[
-        str, typer.Option("--gpus", metavar="0,1", help="GPUs to use; default: all.")
-    ] = "",
     params_file: Annotated[Path, typer.Option("--params", help="The parameters.")] = Path(
         "params.yaml"
     ),
@@ -38,28 +41,36 @@ def repro(
     """Like `dvc repro`, but run independent stages side by side.
 
     Each stage is run by `dvc repro --single-item`.
-    On a machine with GPUs, each training or evaluation stage gets one GPU.
-    On a CPU, stages share the cores equally, unless runtime.threads is set.
+    Stages share the cores equally, unless runtime.threads is set, and share
+    the GPU. With runtime.engine: ray, they share one pool of all GPUs, and
+    each training or evaluation has its own. Those that the history expects
+    to take longest start first.
     If a stage fails, only stages that depend on it are skipped.
     """
     from pipeline.config.schema import load_params
-    from pipeline.workflow.processes import StageProcesses
+    from pipeline.engine.units import shared_pool
+    from pipeline.workflow.processes import StageProcesses, threads_each
     from pipeline.workflow.project import stage_graph
-    from pipeline.workflow.resources import gpu_slots, threads_each
 
-    device = load_params(params_file).runtime.device
-    nodes = stage_graph([_FIRST, *targets] if targets else [])
+    runtime = load_params(params_file).runtime
+    chosen = [_FIRST, *targets] if targets else []
+    nodes = stage_graph(chosen)
     tasks = plan_tasks(nodes, _FIRST)
-    named = [gpu.strip() for gpu in gpus.split(",") if gpu.strip()]
-    # One at a time, stages get the same resources as under `dvc repro`.
-    slots = gpu_slots(device, named) if jobs > 1 or named else []
-    processes = StageProcesses(
-        _printer([task.name for task in tasks]),
-        threads=threads_each(jobs) if jobs > 1 else None,
-        folder=Path.cwd(),
-    )
-    with _signals(processes.stop) as caught:
-        results = run_tasks(tasks, processes.run, jobs=jobs, gpus=slots)
+    if not tasks:
+        _print_results({}, unchanged=len(nodes))
+        return
+    if jobs > 1:
+        tasks = longest_first(tasks, _expected_seconds(chosen))
+    with shared_pool(runtime) as environment:
+        # One at a time, stages get the same resources as under `dvc repro`.
+        processes = StageProcesses(
+            _printer([task.name for task in tasks]),
+            threads=threads_each(jobs) if jobs > 1 else None,
+            folder=Path.cwd(),
+            environment=environment,
+        )
+        with _signals(processes.stop) as caught:
+            results = run_tasks(tasks, processes.run, jobs=jobs)
     for name, result in results.items():
         if result.status is TaskStatus.FAILED:
             print_warning(f"\n{name} failed; last lines of its output:", color="red")
@@ -70,6 +81,18 @@ def repro(
         raise typer.Exit(128 + caught[0])
     if not all(result.status.ok for result in results.values()):
         raise typer.Exit(1)
+
+
+def _expected_seconds(targets: Sequence[str]) -> dict[str, float]:
+    """Stage -> seconds, where the history knows them; empty if it cannot be read."""
+    from pipeline.errors import TrackingError
+    from pipeline.history.forecast import estimate_times
+    from pipeline.workflow.project import plan_stages
+
+    with contextlib.suppress(TrackingError):
+        timed = estimate_times(plan_stages(targets, constant=_FIRST))
+        return {stage.name: estimate.seconds for stage, estimate in timed if estimate is not None}
+    return {}
 
 
 @contextlib.contextmanager

@@ -443,6 +443,7 @@ class RuntimeParams(Section):
     max_tokens_per_forward: Count | Literal["auto"]
     checkpoint_seconds: Annotated[float, Field(ge=0)]
     gpus_per_training: Annotated[int, Field(ge=1, le=64)] = 1
+    shard_model: bool = False
 
     @model_validator(mode="after")
     def _has_a_gpu_for_each_process(self) -> Self:
@@ -450,6 +451,11 @@ class RuntimeParams(Section):
             raise ValueError(
                 f"device is {self.device}, which is one device, but gpus_per_training is "
                 f"{self.gpus_per_training}; write cuda, auto or cpu, or gpus_per_training: 1"
+            )
+        if self.shard_model and self.gpus_per_training == 1:
+            raise ValueError(
+                "shard_model cuts a model over the GPUs of a training, but gpus_per_training is 1; "
+                "write more, or shard_model: false"
             )
         return self
 

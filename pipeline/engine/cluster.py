@@ -254,6 +254,24 @@ def _address() -> str:
     return address
 
 
+@contextmanager
+def running_cluster() -> Iterator[str]:
+    """Yield RAY_ADDRESS; without one, that of a cluster which runs here until the block ends.
+
+    It ends with this process too, however that ends.
+    """
+    address = _address()
+    if address != _LOCAL:
+        yield address
+        return
+    ray = _import_ray()
+    _init(ray, address)
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+
+
 def _init(ray: ModuleType, address: str) -> None:
     local = address == _LOCAL
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}

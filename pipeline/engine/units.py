@@ -97,3 +97,21 @@ def open_engine(runtime: "RuntimeParams", folder: Path) -> Iterator[Engine]:
 
     with RayCluster(runtime, folder) as cluster:
         yield cluster
+
+
+@contextmanager
+def shared_pool(runtime: "RuntimeParams") -> Iterator[dict[str, str]]:
+    """Yield the environment in which the units of several stages share one pool.
+
+    With `runtime.engine: ray` and no RAY_ADDRESS, Ray runs on this machine until the block ends.
+
+    Raises:
+        PipelineError: ray is not installed, or cannot start.
+    """
+    if runtime.engine == "serial":
+        yield {}
+        return
+    from pipeline.engine.cluster import running_cluster
+
+    with running_cluster() as address:
+        yield {"RAY_ADDRESS": address}

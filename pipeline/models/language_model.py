@@ -8,7 +8,7 @@ model does differently is found out, or refused, by comparing with its own forwa
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers.utils.generic import ModelOutput
 from pipeline.errors import ModelError
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.packing import Batch, PackedExample, RowKind, pack, pad, upload
+from pipeline.models.sharding import ShardedCalls, whole
 from pipeline.models.tokenizer import PieceTokenizer
 from pipeline.seeding import derive_seed
 
@@ -62,6 +63,7 @@ class PromptedModel:
         self._options: dict[str, Any] = {} if masked else {"use_cache": False}
         self._additive_mask = False
         self._first_position = 0
+        self._shards: ShardedCalls | None = None
         body, self._body, states = _find_body(network, self._ids_to_check()[0], self._options)
         self.hidden_size: int = states["last_hidden_state"].shape[-1]
         self._head = _replace_modules(network, {body: _States(type(states))})
@@ -94,6 +96,25 @@ class PromptedModel:
                     nn.init.normal_(layer.weight, std=0.02)
                     nn.init.zeros_(layer.bias)
         self.network.add_module(_CLASSIFIER, head.to(self.device, self.dtype).eval())
+
+    def shard(self, device: torch.device, *, tuned: bool) -> None:
+        """Cut the weights over the processes of the default group, which all call this together.
+
+        Args:
+            device: of this process; the weights are on the host until then.
+            tuned: whether they will be trained.
+        """
+        self.network.requires_grad_(tuned)
+        self._shards = ShardedCalls(self.network, device)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of the weights, and all make each pass together."""
+        return self._shards is not None
+
+    def call(self, function: Callable[..., Any], *given: Any) -> Any:
+        """Call a function that reads embeddings or the head, which must be whole for it."""
+        return function(*given) if self._shards is None else self._shards(function, *given)
 
     @property
     def device(self) -> torch.device:
@@ -150,8 +171,7 @@ class PromptedModel:
             (rows, words) float32: log-probabilities among the allowed words; of a model with a
             classifier, among its labels, whatever `candidates` are.
         """
-        with self._precision():
-            scores = self._scores(self._read(batch, prompts), candidates)
+        scores: Tensor = self.call(self._read_scores, batch, prompts, candidates)
         return scores.log_softmax(dim=1)
 
     def choice_scores(self, batch: Batch, prompts: Tensor | None) -> Tensor:
@@ -165,8 +185,7 @@ class PromptedModel:
             (rows,) float32: the mean log-probability of the answer's tokens, so that a long answer
             is no worse than a short one; of a model with a classifier, its score.
         """
-        with self._precision():
-            scores = self._scores(self._read(batch, prompts), None)
+        scores: Tensor = self.call(self._read_scores, batch, prompts, None)
         if not len(batch.answer_ids):
             return scores.squeeze(1)
         places = batch.answer_reads * scores.shape[1] + batch.answer_ids
@@ -178,6 +197,13 @@ class PromptedModel:
         total, count = sums.index_add(1, batch.answer_rows, both)
         mean: Tensor = total / count
         return mean
+
+    def _read_scores(
+        self, batch: Batch, prompts: Tensor | None, candidates: Tensor | None
+    ) -> Tensor:
+        """(reads, words or labels) float32."""
+        with self._precision():
+            return self._scores(self._read(batch, prompts), candidates)
 
     def _read(self, batch: Batch, prompts: Tensor | None) -> Tensor:
         """Return (reads, hidden size): the last layer where answers are read."""
@@ -461,7 +487,7 @@ def nonfinite_weight(network: nn.Module) -> str | None:
     """Name of the first weight that contains NaN or infinity; None if all are finite."""
     names, weights = zip(*network.named_parameters(), strict=True)
     # A sum is finite only if all its terms are. All sums are read from the device at once.
-    sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in weights])
+    sums = torch.stack([whole(weight.detach().sum(dtype=torch.float32)) for weight in weights])
     finite = sums.isfinite().tolist()
     return None if all(finite) else str(names[finite.index(False)])
 

@@ -89,6 +89,7 @@ def load_model(
     weights: Path | None = None,
     labels: int | None = None,
     seed: int = 0,
+    on_host: bool = False,
 ) -> PromptedModel:
     """Load a model and its tokenizer.
 
@@ -105,6 +106,7 @@ def load_model(
         weights: tuned weights that replace the folder's, as `PromptedModel.network` names them.
         labels: of a classifier that is added before they do; None adds none.
         seed: of the classifier's first weights.
+        on_host: whether the weights stay on the CPU, for `PromptedModel.shard`.
 
     Raises:
         ModelError: the folder holds no masked or causal model that can be loaded, the device is
@@ -118,7 +120,7 @@ def load_model(
     network, codec, masked = _load(folder, start, dtype=_DTYPES[precision], **placement)
     _check_finite(network, folder, "fetch or save the model again")
     with _naming(folder):
-        if device_map is None and quantization is None:
+        if device_map is None and quantization is None and not on_host:
             network = network.to(place)
         model = PromptedModel(network, codec, masked=masked, mixed=precision == "mixed")
     if labels is not None:
@@ -234,6 +236,7 @@ class ModelCache:
         *,
         tuned: bool = False,
         seed: int = 0,
+        on_host: bool = False,
     ) -> PromptedModel:
         """Load the model: with tuned weights, with a classifier, or to be tuned, if asked for.
 
@@ -244,7 +247,7 @@ class ModelCache:
         if frozen and self._frozen is not None:
             return self._frozen
         self._frozen = None  # two need not fit in memory
-        model = self._load(weights=weights, labels=labels, tuned=tuned, seed=seed)
+        model = self._load(weights=weights, labels=labels, tuned=tuned, seed=seed, on_host=on_host)
         if frozen:
             self._frozen = model
         return model

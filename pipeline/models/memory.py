@@ -4,7 +4,7 @@ The estimate depends on the machine's total memory, not on what is free at the m
 same machine computes in the same order each time.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -37,11 +37,22 @@ def estimate_max_tokens(model: PromptedModel, *, wanted: int | Literal["auto"] =
     if wanted != "auto":
         return wanted
     config = model.network.config.get_text_config()
-    bytes_each = model.dtype.itemsize
-    layers = _KEPT_BY_LAYER * config.hidden_size * config.num_hidden_layers * bytes_each
-    head = _KEPT_BY_WORD * model.vocabulary_size * torch.float32.itemsize / _TOKENS_BY_ANSWER
-    fitting = int(_SHARE * total_memory(model.device) / (layers + head))
+    each = activation_bytes(config, model.dtype.itemsize, words=model.vocabulary_size)
+    fitting = int(_SHARE * total_memory(model.device) / each)
     return max(1, min(fitting, _MOST_TOKENS[model.device.type]))
+
+
+def activation_bytes(config: Any, bytes_each: int, *, words: int) -> float:
+    """Bytes that a pass keeps for the backward pass, for each of its tokens.
+
+    Args:
+        config: of the text model of transformers.
+        bytes_each: of a number in the layers.
+        words: of the vocabulary.
+    """
+    layers = _KEPT_BY_LAYER * config.hidden_size * config.num_hidden_layers * bytes_each
+    head = _KEPT_BY_WORD * words * torch.float32.itemsize / _TOKENS_BY_ANSWER
+    return float(layers + head)
 
 
 def total_memory(device: torch.device) -> int:

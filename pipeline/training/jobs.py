@@ -29,7 +29,7 @@ from pipeline.files import link_or_copy, read_json, read_progress, sha256, write
 from pipeline.models.dataset import PromptFormat, build_dataset, written_out
 from pipeline.models.encoding import NO_SLOT, nearest_words
 from pipeline.models.language_model import PromptedModel
-from pipeline.models.loading import ModelCache
+from pipeline.models.loading import ModelCache, choose_device
 from pipeline.models.memory import estimate_max_tokens, total_memory
 from pipeline.prompts.store import StoredPrompt, weights_file
 from pipeline.tasks import Example, Task
@@ -392,9 +392,15 @@ class BankUnit:
 
         trials, folder = self.bank.trials, self.folder
         trial = trials[0]
+        shards = ranks.count > 1 and self.runtime.shard_model
         model = self.models.get(
-            labels=trial.format.classifier_outputs, tuned=trial.tuned, seed=trial.seed
+            labels=trial.format.classifier_outputs,
+            tuned=trial.tuned,
+            seed=trial.seed,
+            on_host=shards,
         )
+        if shards:
+            model.shard(choose_device(self.runtime.device), tuned=trial.tuned)
         jobs = [make_job(model, trial) for trial in trials]
         # The passes must be the same in all ranks.
         max_tokens = ranks.least(

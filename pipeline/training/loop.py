@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel, nonfinite_weight
 from pipeline.models.packing import Integers, same_shapes
 from pipeline.models.scoring import explain_nonfinite, score_batch
+from pipeline.models.sharding import assign, gathered
 from pipeline.seeding import derive_seed, make_random
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.optimizers import ScheduledOptimizer
@@ -204,8 +205,8 @@ def train(
         records, vectors = bank.score_dev()
         for job, record in zip(bank.active, records, strict=True):
             improved = job.update_best(record, bank.vectors_of(job, vectors))
-            if improved and tuned and ranks.first:
-                _save_weights(model, _weights_of(best_checkpoint_path, progress.epoch))
+            if improved and tuned:
+                _save_weights(model, _weights_of(best_checkpoint_path, progress.epoch), ranks)
             on_epoch(job.position, record)
         progress.next_epoch()
         bank.drop_stopped()
@@ -368,13 +369,16 @@ class _Bank:
         if config is None:
             return None
         encoders = [
-            make_encoder(
-                config,
-                each.job.prompt_tokens,
-                model.input_embeddings,
-                seed=each.job.seed,
-                name=each.job.name,
-                words=each.job.start_words,
+            model.call(
+                partial(
+                    make_encoder,
+                    config,
+                    each.job.prompt_tokens,
+                    model.input_embeddings,
+                    seed=each.job.seed,
+                    name=each.job.name,
+                    words=each.job.start_words,
+                )
             )
             for each in self.jobs
             if each.has_prompt
@@ -402,6 +406,7 @@ class _Bank:
                 epochs=epochs,
                 steps_per_epoch=[self.jobs[0].steps_per_epoch],
                 stacked=False,
+                ranks=self._ranks,
             )
         return of_prompts, of_model
 
@@ -490,7 +495,9 @@ class _Bank:
                     losses = torch.zeros(each.targets.shape, device=self._model.device)
                 self._losses.append(losses)
                 self._losses_of += [(step, job) for job in each.jobs]
-        if tuned:
+            if self._model.sharded and self._ranks.idles(len(passes)):
+                self._backward_pass(passes[0], vectors, share=0.0)
+        if tuned and not self._model.sharded:  # else torch has added them
             self._ranks.add_gradients(self._model.network.parameters())
         if stacked is not None and vectors is not None:
             self._ranks.add_gradients([vectors])
@@ -501,11 +508,11 @@ class _Bank:
         if self._model_optimizer is not None:
             self._model_optimizer.step([0])
 
-    def _backward_pass(self, each: ReadyPass, vectors: Tensor | None) -> Tensor:
-        """Accumulate the gradients of one forward pass; return (examples,) losses."""
+    def _backward_pass(self, each: ReadyPass, vectors: Tensor | None, share: float = 1.0) -> Tensor:
+        """Accumulate a share of the gradients of one forward pass; return (examples,) losses."""
         log_probs = score_batch(self._model, each.batch, vectors, each.candidates)
         losses = nll_loss(log_probs, each.targets, reduction="none")
-        (losses / each.batch_sizes).sum().backward()
+        (share * (losses / each.batch_sizes).sum()).backward()
         return losses.detach()
 
     @torch.no_grad()
@@ -521,14 +528,15 @@ class _Bank:
             items = [item for each in self.active for item in each.dev]
             planned = self._planner.plan(items, self._prompts, length=None, training=False)
             self._dev_passes, _ = self._planner.upload(planned, [items] * len(planned))
-        found = self._read(
-            [
-                self._score_pass(ready, vectors)
-                if self._ranks.makes(number)
-                else torch.zeros(len(ready.targets), 2, device=self._model.device)
-                for number, ready in enumerate(self._dev_passes)
-            ]
-        )
+        scores = [
+            self._score_pass(ready, vectors)
+            if self._ranks.makes(number)
+            else torch.zeros(len(ready.targets), 2, device=self._model.device)
+            for number, ready in enumerate(self._dev_passes)
+        ]
+        if self._model.sharded and self._ranks.idles(len(scores)):
+            self._score_pass(self._dev_passes[0], vectors)
+        found = self._read(scores)
         order = np.argsort([i for ready in self._dev_passes for i in ready.items])
         ends = np.cumsum([len(each.dev) for each in self.active])
         own = np.split(found[order], ends[:-1])
@@ -613,7 +621,7 @@ class _Bank:
         """Return all that a resumed training needs; random numbers depend on counts only."""
         self._read([])
         weights = {
-            name: parameter.detach()
+            name: gathered(parameter.detach(), kept=self._ranks.first)
             for name, parameter in self._model.network.named_parameters()
             if parameter.requires_grad
         }
@@ -627,7 +635,9 @@ class _Bank:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state of `state_dict`."""
-        self._model.network.load_state_dict(state["weights"], strict=False)
+        parameters = dict(self._model.network.named_parameters())
+        for name, weight in state["weights"].items():
+            assign(parameters[name], weight)
         for each, values in zip(self.jobs, state["jobs"], strict=True):
             each.load_state_dict(values)
         self._keep([self.jobs[position] for position in state["active"]])
@@ -687,11 +697,16 @@ def _delete_weights(path: Path, kept: int | None) -> None:
             file.unlink()
 
 
-def _save_weights(model: PromptedModel, path: Path) -> None:
+def _save_weights(model: PromptedModel, path: Path, ranks: Ranks) -> None:
     """Write every parameter once; tied ones under their first name. The file appears whole."""
-    partial = path.with_name(f"{path.name}.partial")
-    weights = {name: p.detach().cpu().contiguous() for name, p in model.network.named_parameters()}
-    save_file(weights, partial)
-    with partial.open("rb+") as file:
+    weights = {
+        name: gathered(parameter.detach(), kept=ranks.first)
+        for name, parameter in model.network.named_parameters()
+    }
+    if not ranks.first:
+        return
+    unfinished = path.with_name(f"{path.name}.partial")
+    save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, unfinished)
+    with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
-    partial.replace(path)
+    unfinished.replace(path)

@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.adam import adam
 
 from pipeline.config.schema import OptimizerConfig
+from pipeline.models.sharding import assign, gathered, local
+from pipeline.training.ranks import ALONE, Ranks
 
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
@@ -30,6 +33,7 @@ class ScheduledOptimizer:
         epochs: int,
         steps_per_epoch: Sequence[int],
         stacked: bool,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Create the optimizer.
 
@@ -40,19 +44,21 @@ class ScheduledOptimizer:
             steps_per_epoch: for each member, its number of steps in an epoch.
             stacked: whether the first dimension of the parameters is the members; if not, there is
                 one member.
+            ranks: over which the parameters may be cut.
         """
         self._config = config
         self._epochs = epochs
         self._steps_per_epoch = list(steps_per_epoch)
         self._taken = [0] * len(self._steps_per_epoch)
         self._stacked = stacked
+        self._ranks = ranks
         self._parameters = list(parameters)
-        values = [self._members(parameter) for parameter, _ in parameters]
+        values = [parameter.detach() for parameter, _ in parameters]
         self._state = {
             "means": [torch.zeros_like(value) for value in values],
             "squares": [torch.zeros_like(value) for value in values],
             "steps": [
-                torch.zeros(len(value), dtype=torch.float32, device=value.device)
+                torch.zeros(len(self._taken), dtype=torch.float32, device=value.device)
                 for value in values
             ],
         }
@@ -66,7 +72,8 @@ class ScheduledOptimizer:
             if parameter.grad is not None
         }
         if self._config.max_grad_norm is not None:
-            _clip(list(gradients.values()), self._config.max_grad_norm)
+            every = list(gradients.values())
+            _clip(every, self._norms(every), self._config.max_grad_norm)
         by_rate: dict[float, list[int]] = {}
         for member in members:
             by_rate.setdefault(self._learning_rate(member), []).append(member)
@@ -94,20 +101,35 @@ class ScheduledOptimizer:
         self._views = self._cut()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, for a checkpoint."""
-        return {**self._state, "taken": self._taken}
+        """Return the state, for a checkpoint; of cut parameters, in the first rank only."""
+        kept = self._ranks.first
+        state = {
+            name: [gathered(tensor, kept=kept) for tensor in tensors]
+            for name, tensors in self._state.items()
+        }
+        return {**state, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state of `state_dict` with as many members."""
         for name, tensors in self._state.items():
             for own, saved in zip(tensors, state[name], strict=True):
-                own.copy_(saved)
+                assign(own, saved)
         self._taken = list(state["taken"])
 
     def _members(self, tensor: Tensor) -> Tensor:
         """(members, ...): a view that shares memory with the tensor."""
-        tensor = tensor.detach()
+        tensor = local(tensor.detach())
         return tensor if self._stacked else tensor.unsqueeze(0)
+
+    def _norms(self, gradients: Sequence[Tensor]) -> Tensor:
+        """(members,): the norm of the gradients of each member, over all of its parameters."""
+        norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+        norm: Tensor = torch.stack(norms).norm(dim=0)
+        if any(isinstance(parameter, DTensor) for parameter, _ in self._parameters):
+            norm.square_()
+            self._ranks.add([norm])
+            norm.sqrt_()
+        return norm
 
     def _learning_rate(self, member: int) -> float:
         factor = lr_lambda(
@@ -120,8 +142,10 @@ class ScheduledOptimizer:
 
     def _cut(self) -> list[list[tuple[Tensor, ...]]]:
         """The views of each member: of parameters, means, squares and numbers of steps."""
-        values = [self._members(parameter) for parameter, _ in self._parameters]
-        return [[t.unbind(0) for t in tensors] for tensors in (values, *self._state.values())]
+        values = [parameter for parameter, _ in self._parameters]
+        tensors = (values, self._state["means"], self._state["squares"])
+        cut = [[self._members(tensor).unbind(0) for tensor in own] for own in tensors]
+        return [*cut, [steps.unbind(0) for steps in self._state["steps"]]]
 
     @torch.no_grad()
     def _update(
@@ -157,10 +181,9 @@ class ScheduledOptimizer:
         )
 
 
-def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
-    """Scale the gradients of each member, over all of its parameters, to a norm of at most this."""
-    norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
-    scale = (max_norm / (torch.stack(norms).norm(dim=0) + 1e-6)).clamp(max=1.0)
+def _clip(gradients: Sequence[Tensor], norms: Tensor, max_norm: float) -> None:
+    """Scale the gradients of each member, which have these norms, to a norm of at most this."""
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
 

@@ -52,6 +52,10 @@ class Ranks:
         """Whether this process makes the pass of this number."""
         return number % self.count == self.number
 
+    def idles(self, passes: int) -> bool:
+        """Whether others make a pass at last, of so many, while this process has none."""
+        return 0 < passes % self.count <= self.number
+
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their sums over all processes, which give equal shapes."""
         if self.count == 1:

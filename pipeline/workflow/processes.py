@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.workflow.scheduler import Task, TaskStatus
@@ -30,29 +30,32 @@ class StageProcesses:
     """
 
     def __init__(
-        self, echo: Callable[[str, str], None], *, threads: int | None, folder: Path
+        self,
+        echo: Callable[[str, str], None],
+        *,
+        threads: int | None,
+        folder: Path,
+        environment: Mapping[str, str],
     ) -> None:
         """Initialize without any process, in the root folder of the project.
 
         `echo` is called with stage and line for each line of output. `threads` is the number of CPU
         threads of each stage, unless `runtime.threads` or OMP_NUM_THREADS is set; None leaves it to
-        torch.
+        torch. `environment` is added to that of this process.
         """
         self.last_lines: dict[str, deque[str]] = {}
         self._echo = echo
         self._threads = threads
         self._folder = folder
+        self._environment = environment
         self._children: set[subprocess.Popen[str]] = set()
         self._stopping = False
         # A signal handler may call stop() while the same thread holds the lock.
         self._lock = threading.RLock()
 
-    def run(self, task: Task, gpu: str | None) -> TaskStatus:
-        """Run the task's stage with `dvc repro --single-item`.
-
-        `gpu` is the only GPU that the stage sees; None or an empty string hides none.
-        """
-        child = self._start(task.name, gpu)
+    def run(self, task: Task) -> TaskStatus:
+        """Run the task's stage with `dvc repro --single-item`."""
+        child = self._start(task.name)
         if child is None:
             return TaskStatus.STOPPED
         status = TaskStatus.UNCHANGED
@@ -84,7 +87,7 @@ class StageProcesses:
             for child in self._children:
                 child.send_signal(signal.SIGTERM)
 
-    def _start(self, name: str, gpu: str | None) -> subprocess.Popen[str] | None:
+    def _start(self, name: str) -> subprocess.Popen[str] | None:
         with self._lock:
             if self._stopping:
                 return None
@@ -94,9 +97,8 @@ class StageProcesses:
                 "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
                 "PYTHONUNBUFFERED": "1",
                 PARENT_PID_ENV: str(os.getpid()),
+                **self._environment,
             }
-            if gpu:
-                environment["CUDA_VISIBLE_DEVICES"] = gpu
             if self._threads is not None:
                 environment.setdefault("OMP_NUM_THREADS", str(self._threads))
             child = subprocess.Popen(
@@ -114,3 +116,15 @@ class StageProcesses:
             self._children.add(child)
             self.last_lines[name] = deque(maxlen=_LAST_LINES)
             return child
+
+
+def threads_each(jobs: int) -> int:
+    """Number of CPU threads of each stage, at least one.
+
+    It depends only on the number of jobs, not on the load: the number of threads can change the
+    last bits of a sum, and so the result of training.
+    """
+    # This process may be allowed fewer cores than the machine has.
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, cores // jobs)

@@ -1,14 +1,13 @@
 """Run the stages that may have changed side by side, each after those that it depends on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from enum import StrEnum
+from graphlib import TopologicalSorter
 from time import monotonic
 
 from pipeline.workflow.project import StageNode
-
-_USES_GPU = ("train", "evaluate")
 
 
 class TaskStatus(StrEnum):
@@ -33,12 +32,10 @@ class Task:
 
     Attributes:
         after: the tasks that must be ok before it starts.
-        gpu: whether it needs a GPU for itself, if there are any.
     """
 
     name: str
     after: frozenset[str] = frozenset()
-    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Result:
     blocked_by: tuple[str, ...] = ()
 
 
-Run = Callable[[Task, str | None], TaskStatus]
+Run = Callable[[Task], TaskStatus]
 
 
 def plan_tasks(nodes: Sequence[StageNode], first: str) -> list[Task]:
@@ -65,56 +62,63 @@ def plan_tasks(nodes: Sequence[StageNode], first: str) -> list[Task]:
         after = node.after & planned
         if node.changed or after:
             # Also a stage that does not read the first one's output waits for it.
-            gpu = node.name.partition("-")[0] in _USES_GPU
-            tasks.append(Task(node.name, after | ({first} & planned), gpu))
+            tasks.append(Task(node.name, after | ({first} & planned)))
             planned.add(node.name)
     return tasks
 
 
-def run_tasks(
-    tasks: Sequence[Task], run: Run, *, jobs: int, gpus: Sequence[str] = ()
-) -> dict[str, Result]:
+def longest_first(tasks: Sequence[Task], seconds: Mapping[str, float]) -> list[Task]:
+    """Sort tasks by the time from their start to the end of the last that waits for them.
+
+    `tasks` are each after those that they wait for. A task that is not in `seconds` takes none.
+    """
+    left: dict[str, float] = {}
+    for task in reversed(tasks):
+        behind = (left[other.name] for other in tasks if task.name in other.after)
+        left[task.name] = seconds.get(task.name, 0.0) + max(behind, default=0.0)
+    return sorted(tasks, key=lambda task: -left[task.name])
+
+
+def run_tasks(tasks: Sequence[Task], run: Run, *, jobs: int) -> dict[str, Result]:
     """Run up to some jobs side by side; a failed task blocks only those that depend on it.
 
-    Each task comes after those that it depends on; with one job they run in this order. `run` is
-    called in threads with a task and the GPU that it has for itself, and returns its status.
-    Without GPUs, no task waits for one.
+    Of the tasks that can start, the first of `tasks` does. `run` is called in threads with a task,
+    and returns its status.
 
     Returns:
         Task -> result, in the order of `tasks`.
 
     Raises:
-        ValueError: a task precedes one that it depends on.
+        ValueError: tasks wait for each other in a circle.
     """
-    names = [task.name for task in tasks]
-    for place, task in enumerate(tasks):
-        if late := sorted(task.after - set(names[:place])):
-            raise ValueError(f"{task.name} precedes {late}")
+    place = {task.name: number for number, task in enumerate(tasks)}
+    sorter = TopologicalSorter({task.name: task.after for task in tasks})
+    sorter.prepare()
     results: dict[str, Result] = {}
-    waiting, free_gpus = list(tasks), list(gpus)
-    running: dict[Future[Result], tuple[Task, str | None]] = {}
+    ready: list[str] = []
+    running: dict[Future[Result], str] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        while waiting or running:
-            for task in list(waiting):
-                if not task.after <= results.keys():
-                    continue
+        while sorter.is_active():
+            ready = sorted([*ready, *sorter.get_ready()], key=place.__getitem__)
+            for name in list(ready):
+                task = tasks[place[name]]
                 blocked_by = tuple(sorted(n for n in task.after if not results[n].status.ok))
                 if blocked_by:
-                    results[task.name] = Result(TaskStatus.NOT_RUN, blocked_by=blocked_by)
-                    waiting.remove(task)
-                elif len(running) < jobs and (free_gpus or not (task.gpu and gpus)):
-                    gpu = free_gpus.pop(0) if task.gpu and gpus else None
-                    running[pool.submit(_timed, run, task, gpu)] = task, gpu
-                    waiting.remove(task)
+                    results[name] = Result(TaskStatus.NOT_RUN, blocked_by=blocked_by)
+                    sorter.done(name)
+                elif len(running) < jobs:
+                    running[pool.submit(_timed, run, task)] = name
+                else:
+                    continue
+                ready.remove(name)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task, gpu = running.pop(future)
-                results[task.name] = future.result()
-                if gpu is not None:
-                    free_gpus.append(gpu)
-    return {name: results[name] for name in names}
+                name = running.pop(future)
+                results[name] = future.result()
+                sorter.done(name)
+    return {task.name: results[task.name] for task in tasks}
 
 
-def _timed(run: Run, task: Task, gpu: str | None) -> Result:
+def _timed(run: Run, task: Task) -> Result:
     started = monotonic()
-    status = run(task, gpu)
+    status = run(task)
     return Result(status, monotonic() - started)

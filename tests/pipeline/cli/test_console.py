@@ -52,6 +52,21 @@ def test_a_terminal_shows_how_far_the_work_is_and_what_is_printed() -> None:
     assert "epoch 1" in shown
 
 
+def test_a_terminal_shows_that_a_stage_imports() -> None:
+    reader, terminal = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "stages.validate", "--help"],
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        check=True,
+    )
+    os.close(terminal)
+    shown = os.read(reader, 10_000).decode()
+    assert "importing torch and transformers" in shown
+    assert shown.rstrip().endswith("\x1b[2K")  # the line is removed
+
+
 def test_without_a_terminal_only_lines_are_printed() -> None:
     done = subprocess.run([sys.executable, "-c", LIVE], stderr=subprocess.PIPE, check=True)
     assert done.stderr == b"epoch 1\n"

@@ -593,6 +593,14 @@ def test_several_gpus_of_a_training_are_not_one_device(tmp_path, device):
     )
 
 
+def test_a_model_is_not_cut_over_one_gpu(tmp_path):
+    (line,) = _mistakes(tmp_path, {"runtime.shard_model": True})
+    assert line == (
+        "runtime: shard_model cuts a model over the GPUs of a training, but gpus_per_training is "
+        "1; write more, or shard_model: false"
+    )
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [

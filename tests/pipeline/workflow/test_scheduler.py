@@ -1,3 +1,4 @@
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -6,8 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.workflow.processes import threads_each
 from pipeline.workflow.project import StageNode
-from pipeline.workflow.scheduler import Result, Task, TaskStatus, plan_tasks, run_tasks
+from pipeline.workflow.scheduler import (
+    Result,
+    Task,
+    TaskStatus,
+    longest_first,
+    plan_tasks,
+    run_tasks,
+)
 
 
 class Commands:
@@ -21,23 +30,21 @@ class Commands:
         self.last = last
         self.started: list[str] = []
         self.ended: set[str] = set()
-        self.running: dict[str, str | None] = {}
+        self.running: set[str] = set()
         self.most = 0
         self.wrong: list[str] = []
         self._lock = threading.Lock()
 
-    def run(self, task: Task, gpu: str | None) -> TaskStatus:
+    def run(self, task: Task) -> TaskStatus:
         with self._lock:
             self.started.append(task.name)
             if not task.after <= self.ended:
                 self.wrong.append(f"{task.name} started before {task.after - self.ended}")
-            if gpu is not None and gpu in self.running.values():
-                self.wrong.append(f"GPU {gpu} is taken")
-            self.running[task.name] = gpu
+            self.running.add(task.name)
             self.most = max(self.most, len(self.running))
         time.sleep(self.last)
         with self._lock:
-            del self.running[task.name]
+            self.running.remove(task.name)
             self.ended.add(task.name)
         return self.ends.get(task.name, TaskStatus.RAN)
 
@@ -53,7 +60,7 @@ def graphs(draw: st.DrawFn) -> list[Task]:
     for number in range(count):
         earlier = [f"t{before}" for before in range(number)]
         after = draw(st.sets(st.sampled_from(earlier), max_size=3)) if earlier else set()
-        tasks.append(Task(f"t{number}", frozenset(after), gpu=draw(st.booleans())))
+        tasks.append(Task(f"t{number}", frozenset(after)))
     return tasks
 
 
@@ -68,18 +75,13 @@ def cannot_run(tasks: list[Task], bad: set[str]) -> set[str]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(
-    tasks=graphs(),
-    jobs=st.integers(1, 4),
-    gpus=st.lists(st.sampled_from(["0", "1", "7"]), unique=True),
-    data=st.data(),
-)
+@given(tasks=graphs(), jobs=st.integers(1, 4), data=st.data())
 def test_every_graph_is_run_as_a_naive_reading_of_the_rules_says(
-    tasks: list[Task], jobs: int, gpus: list[str], data: st.DataObject
+    tasks: list[Task], jobs: int, data: st.DataObject
 ) -> None:
     ends = {task.name: data.draw(st.sampled_from(list(TaskStatus)[:5])) for task in tasks}
     commands = Commands(tasks, ends)
-    results = run_tasks(tasks, commands.run, jobs=jobs, gpus=gpus)
+    results = run_tasks(tasks, commands.run, jobs=jobs)
 
     bad = {name for name, end in ends.items() if end in (TaskStatus.FAILED, TaskStatus.STOPPED)}
     behind = cannot_run(tasks, bad)
@@ -104,7 +106,7 @@ def test_one_job_keeps_the_order_of_the_tasks() -> None:
 def test_independent_tasks_run_at_the_same_time() -> None:
     meeting = threading.Barrier(3, timeout=600)
 
-    def run(task: Task, gpu: str | None) -> TaskStatus:
+    def run(task: Task) -> TaskStatus:
         meeting.wait()
         return TaskStatus.RAN
 
@@ -112,25 +114,26 @@ def test_independent_tasks_run_at_the_same_time() -> None:
     assert names(results, TaskStatus.RAN) == {"a", "b", "c"}
 
 
-def test_who_waits_for_a_gpu_holds_nobody_up() -> None:
-    tasks = [*(Task(f"train-{n}", gpu=True) for n in range(4)), *(Task(f"read-{n}") for n in "ab")]
-    commands = Commands(tasks, {}, last=0.05)
-    run_tasks(tasks, commands.run, jobs=4, gpus=["0", "1"])
-    assert set(commands.started[:4]) == {"train-0", "train-1", "read-a", "read-b"}
-    assert commands.most == 4
-    assert commands.wrong == []
+def test_of_the_tasks_that_can_start_the_first_does() -> None:
+    tasks = [Task("d", frozenset({"a"})), Task("c"), Task("a"), Task("b", frozenset({"c"}))]
+    commands = Commands(tasks, {})
+    run_tasks(tasks, commands.run, jobs=1)
+    assert commands.started == ["c", "a", "d", "b"]
 
 
-@pytest.mark.parametrize(("gpus", "seen"), [([], {None}), (["3"], {"3"}), ([""], {""})])
-def test_a_task_has_a_gpu_where_there_are_some(gpus: list[str], seen: set[str | None]) -> None:
-    given: set[str | None] = set()
+@given(tasks=graphs(), data=st.data())
+def test_what_the_longest_wait_is_for_starts_first(tasks: list[Task], data: st.DataObject) -> None:
+    seconds = {
+        task.name: data.draw(st.floats(0, 100)) for task in tasks if data.draw(st.booleans())
+    }
 
-    def run(task: Task, gpu: str | None) -> TaskStatus:
-        given.add(gpu)
-        return TaskStatus.RAN
+    def slowly(name: str) -> float:
+        behind = [slowly(task.name) for task in tasks if name in task.after]
+        return seconds.get(name, 0.0) + max(behind, default=0.0)
 
-    run_tasks([Task("a", gpu=True), Task("b", gpu=True)], run, jobs=2, gpus=gpus)
-    assert given == seen
+    places = {task.name: number for number, task in enumerate(tasks)}
+    expected = sorted(places, key=lambda name: (-slowly(name), places[name]))
+    assert [task.name for task in longest_first(tasks, seconds)] == expected
 
 
 def test_the_seconds_are_those_of_the_task() -> None:
@@ -138,9 +141,10 @@ def test_the_seconds_are_those_of_the_task() -> None:
     assert 0.05 <= run_tasks([Task("a")], commands.run, jobs=1)["a"].seconds < 5
 
 
-def test_an_order_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a precedes \['b'\]"):
-        run_tasks([Task("a", frozenset({"b"})), Task("b")], lambda *_: TaskStatus.RAN, jobs=1)
+def test_a_circle_is_refused() -> None:
+    tasks = [Task("a", frozenset({"b"})), Task("b", frozenset({"a"}))]
+    with pytest.raises(ValueError, match="cycle"):
+        run_tasks(tasks, lambda _: TaskStatus.RAN, jobs=1)
 
 
 # Planning
@@ -159,12 +163,6 @@ def test_all_wait_for_the_first_stage_wherever_it_stands() -> None:
     ]
 
 
-def test_only_what_trains_or_evaluates_takes_a_gpu() -> None:
-    stages = ["train-lama@manual", "evaluate-lama@manual", "trainer", "splits-lama", "report"]
-    tasks = plan_tasks([node(name) for name in stages], "validate")
-    assert [task.name for task in tasks if task.gpu] == stages[:2]
-
-
 def test_what_has_not_changed_behind_nothing_that_has_is_left_out() -> None:
     nodes = [
         node("validate", changed=False),
@@ -175,7 +173,7 @@ def test_what_has_not_changed_behind_nothing_that_has_is_left_out() -> None:
     ]
     assert plan_tasks(nodes, "validate") == [
         Task("splits"),
-        Task("train", frozenset({"splits"}), gpu=True),
+        Task("train", frozenset({"splits"})),
     ]
 
 
@@ -193,3 +191,8 @@ def test_a_stage_is_left_out_just_if_nothing_on_its_way_has_changed(data: st.Dat
 
     tasks = plan_tasks(nodes, "validate")
     assert [task.name for task in tasks] == [own.name for own in nodes if stale(own)]
+
+
+def test_stages_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [threads_each(jobs) for jobs in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
