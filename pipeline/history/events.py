@@ -189,6 +189,8 @@ class MlflowWriter:
 
     def _open_child(self, event: Event) -> None:
         """Open a child run: the existing one of this name, or a new one."""
+        from mlflow.entities import RunTag
+
         parent_id, _, name = event.run.partition("/")
         try:
             child_id = self._resolve(event.run)
@@ -205,6 +207,8 @@ class MlflowWriter:
             child_id = self._children[event.run] = str(child.info.run_id)
         else:
             self._client.update_run(child_id, status="RUNNING")
+            # Of the process that runs it now; an earlier one has ended, see `_close_killed_runs`.
+            self._log_batches(child_id, tags=[RunTag(*tag) for tag in event.values["tags"].items()])
         self._log_params(child_id, event.values["params"])
 
     def _resolve(self, run: str) -> str:
