@@ -144,17 +144,14 @@ class RayCluster:
 
     @contextmanager
     def _connect(self) -> Iterator[tuple[ModuleType, _Project, Any]]:
-        address = _address()
-        ray = _import_ray()
-        _init(ray, address)
-        try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".cluster-") as token:
-                project = _Project(str(Path.cwd()), token.name, _versions())
-                most = self._resources(ray, self._runtime.gpus_per_training)
-                _check_machines(ray, project, most)
-                yield ray, project, _Mailbox.on_this_node(ray)
-        finally:
-            ray.shutdown()
+        with (
+            _connection_to(_address()) as ray,
+            tempfile.NamedTemporaryFile(dir=self._folder, prefix=".cluster-") as token,
+        ):
+            project = _Project(str(Path.cwd()), token.name, _versions())
+            most = self._resources(ray, self._runtime.gpus_per_training)
+            _check_machines(ray, project, most)
+            yield ray, project, _Mailbox.on_this_node(ray)
 
     def _resources(self, ray: ModuleType, processes: int) -> dict[str, float]:
         """Return what a unit takes: for each process, threads, and a GPU if there are any."""
@@ -264,10 +261,17 @@ def running_cluster() -> Iterator[str]:
     if address != _LOCAL:
         yield address
         return
+    with _connection_to(address) as ray:
+        yield ray.get_runtime_context().gcs_address
+
+
+@contextmanager
+def _connection_to(address: str) -> Iterator[ModuleType]:
+    """Yield ray while this process is connected."""
     ray = _import_ray()
     _init(ray, address)
     try:
-        yield ray.get_runtime_context().gcs_address
+        yield ray
     finally:
         ray.shutdown()
 

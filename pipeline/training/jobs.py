@@ -593,10 +593,8 @@ class TrialRunner:
             else:
                 on_report(name, report)
 
-        units = [
-            Unit(name, unit, unit.processes)
-            for name, unit in ((name, self._unit(*given)) for name, given in banks.items())
-        ]
+        trainings = {name: self._unit(bank, weights) for name, (bank, weights) in banks.items()}
+        units = [Unit(name, unit, unit.processes) for name, unit in trainings.items()]
         for name, outcome in self.engine.run(units, receive):
             steps.pop(name, None)
             yield banks[name][0], outcome
