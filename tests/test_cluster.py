@@ -4,6 +4,8 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from pipeline.engine.cluster import RayCluster
 from pipeline.engine.units import Report, Unit
 from pipeline.errors import ModelError, PipelineError
 from tests.pipeline.training.test_jobs import RUNTIME
-from tests.project import edit_params, make_project, outputs, run
+from tests.project import edit_params, environment_of, make_project, outputs, run
 from tests.test_restart import Attempt, epochs, runs_of
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -33,6 +35,10 @@ STAGE = "train-lama@p-tuning"
 UNITS = ["bank-1/seed-34/unit-1", "bank-1/seed-34/unit-2"]
 
 
+# Units of this file are sent with what they need of it: workers have `pipeline` and `stages`.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """A cluster of two nodes with a CPU each; a unit takes one, so that they share the units."""
@@ -42,6 +48,47 @@ def nodes() -> Iterator[Any]:
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def no_folder(tmp_path: Path) -> Iterator[Callable[[str, Path], int]]:
+    """Starts a node with a CPU that finds an empty folder where the project is; see `start`."""
+    probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("only root can start a node that does not see the project's folder")
+    started = []
+
+    def start(address: str, project: Path) -> int:
+        """Return the id of the process whose children run units."""
+        script = 'mount -t tmpfs none "$1" && shift && exec "$@"'
+        ray_start = [
+            str(Path(sys.executable).with_name("ray")),
+            "start", f"--address={address}", "--num-cpus=1", "--block",
+        ]  # fmt: skip
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", str(project), *ray_start]
+        environment = environment_of(project, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        node = psutil.Popen(
+            command, cwd="/", env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        started.append(node)
+        raylets: list[int] = []
+
+        def has_raylet() -> bool:
+            assert node.is_running()
+            raylets[:] = [each.pid for each in node.children() if each.name() == "raylet"]
+            return bool(raylets)
+
+        wait_until(has_raylet)
+        return raylets[0]
+
+    yield start
+    for node in started:
+        family = [node, *node.children(recursive=True)] if node.is_running() else []
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.wait()
 
 
 def workers() -> list[psutil.Process]:
@@ -164,11 +211,13 @@ def assert_one_run(root: Path) -> None:
             assert sorted(steps) == list(range("train/" in metric, EPOCHS + 1))
 
 
-def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
-    nodes: Any, tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
-) -> None:
-    serial = make_project(
-        tmp_path / "serial" / "project",
+@pytest.fixture(scope="module")
+def serial(
+    tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
+) -> Path:
+    """The project after its stage was trained in one process."""
+    project = make_project(
+        tmp_path_factory.mktemp("serial") / "project",
         tiny_folders["gpt2"],
         lama__methods=["p-tuning"],
         superglue__tasks=[],
@@ -181,18 +230,43 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
             "lama__grid__p-tuning": {"template": ["paper-v2", "paper-v1"]},
         },
     )
-    shutil.copyfile(empty_store, serial / "mlflow.db")
-    run(serial, "dvc", "repro", "splits-lama", "download-model")
-    project = shutil.copytree(serial, tmp_path / "ray" / "project", symlinks=True)
+    shutil.copyfile(empty_store, project / "mlflow.db")
+    run(project, "dvc", "repro", "splits-lama", "download-model")
+    shutil.copytree(project, project.with_name("untrained"), symlinks=True)
+    run(project, "dvc", "repro", STAGE)
+    return project
+
+
+def untrained(serial: Path, folder: Path) -> Path:
+    """A copy of the project as it was before, to be trained by Ray."""
+    project = shutil.copytree(serial.with_name("untrained"), folder / "project", symlinks=True)
     edit_params(project, runtime__engine="ray")
-    run(serial, "dvc", "repro", STAGE)
+    return project
+
+
+def assert_resumed_and_equal(attempt: Attempt, project: Path, serial: Path) -> None:
+    """Hold that a lost node has made no difference, except for the message."""
+    assert attempt.process.returncode == 0, attempt.printed
+    assert attempt.printed.count("its machine was lost; resumed on another") == 1
+    reported = epochs(attempt.printed)
+    assert len(reported) == len(set(reported))
+    assert outputs(project, "models", "curves") == outputs(serial, "models", "curves")
+    assert_one_run(project)
+
+
+def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
+    nodes: Any, serial: Path, tmp_path: Path
+) -> None:
+    project = untrained(serial, tmp_path)
 
     # The stage and dvc are killed: no worker is left.
     first = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
     wait_until(lambda: checkpoints(project))
-    assert workers()
+    running = workers()
+    assert running
     first.kill()
-    wait_until(lambda: not workers())
+    _, left = psutil.wait_procs(running, timeout=5)
+    assert not left
     assert not (project / "models/lama/p-tuning").exists()
 
     # A node is lost while both are in the middle of a unit.
@@ -207,18 +281,39 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
         if worker != lost:
             worker.resume()
     second.end()
-    assert second.process.returncode == 0, second.printed
-    assert second.printed.count("its machine was lost; resumed on another") == 1
-    reported = epochs(second.printed)
-    assert len(reported) == len(set(reported))
+    assert_resumed_and_equal(second, project, serial)
     # What the first attempt had done was not done again.
+    reported = epochs(second.printed)
     assert max(min(e for r, e in reported if r == relation) for relation in ("P17", "P30")) > 0
-
-    assert outputs(project, "models", "curves") == outputs(serial, "models", "curves")
-    assert_one_run(project)
     assert_one_run(serial)
 
     edit_params(project, runtime__engine="serial")
     assert "Running stage" not in run(project, "dvc", "repro", "-s", STAGE).stdout
     edit_params(project, **{"lama__training__p-tuning__prompts_per_unit": 1})
     assert STAGE in run(project, "dvc", "status", STAGE).stdout
+
+
+def test_a_node_without_the_folder_is_lost_and_another_resumes_from_what_it_sent(
+    serial: Path, tmp_path: Path, no_folder: Callable[[str, Path], int]
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    project = untrained(serial, tmp_path)
+    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        raylets = [no_folder(head.address, project) for _ in range(2)]
+        attempt = Attempt(project, "-s", STAGE, RAY_ADDRESS=head.address)
+        held = hold_in_mid_unit(project)
+        (lost,) = [worker for worker in held if worker.ppid() == raylets[0]]
+        # Its files are elsewhere; what the project has of them was sent.
+        assert not [file.path for file in lost.open_files() if file.path.startswith(str(project))]
+        assert len(checkpoints(project)) == len(UNITS)
+        os.kill(raylets[0], signal.SIGKILL)
+        lost.kill()
+        for worker in held:
+            if worker != lost:
+                worker.resume()
+        attempt.end()
+        assert_resumed_and_equal(attempt, project, serial)
+    finally:
+        head.shutdown()

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,19 @@ _WRITING_SHARE = 0.05
 class Checkpoint:
     """One file that holds how far a training is."""
 
-    def __init__(self, path: Path, *, seconds: float) -> None:
+    def __init__(
+        self, path: Path, *, seconds: float, on_save: Callable[[], None] = lambda: None
+    ) -> None:
         """Name the file.
 
         Args:
             path: of the file; its folder exists.
             seconds: between two checkpoints, at least; more where writing takes long.
+            on_save: called when it is written; the time that this takes counts as writing.
         """
         self._path = path
         self._seconds = seconds
+        self._on_save = on_save
         self._cost = 0.0
         self._last = time.monotonic()
 
@@ -57,5 +62,6 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)
+        self._on_save()
         self._last = time.monotonic()
         self._cost = self._last - started

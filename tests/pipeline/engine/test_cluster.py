@@ -63,19 +63,22 @@ def test_what_starts_here_sees_no_password(monkeypatch: pytest.MonkeyPatch) -> N
     assert dict(os.environ) == before
 
 
-def test_a_machine_without_the_folder_or_with_other_versions_is_named(tmp_path: Path) -> None:
+def test_a_machine_with_other_versions_is_named_and_one_without_the_folder_is_known(
+    tmp_path: Path,
+) -> None:
     token = tmp_path / "token"
     token.touch()
     project = cluster._Project(str(tmp_path), str(token), cluster._versions())
-    assert project.missing_here() == ""
+    assert project.seen_here()
+    assert project.unlike_here() == ""
     newer = replace(project, versions={**project.versions, "Python": "4.0.1", "flax": "1"})
     python = project.versions["Python"]
-    assert newer.missing_here() == (
+    assert newer.unlike_here() == (
         f"has Python {python} instead of 4.0.1, flax None instead of 1; use the same environment "
         "on all machines"
     )
     token.unlink()
-    assert project.missing_here() == (f"does not have {tmp_path}; mount the project's folder there")
+    assert not project.seen_here()
 
 
 def test_nodes_are_described_by_what_they_have() -> None:
