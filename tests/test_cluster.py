@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,16 @@ import mlflow
 import psutil
 import pytest
 
+from pipeline.engine import cluster
 from pipeline.engine.cluster import RayCluster
 from pipeline.engine.units import Report, Unit
 from pipeline.errors import ModelError, PipelineError
 from tests.pipeline.training.test_jobs import RUNTIME
-from tests.project import edit_params, environment_of, make_project, outputs, run
+from tests.project import ROOT, edit_params, environment_of, make_project, outputs, run
 from tests.test_restart import Attempt, epochs, runs_of
 
+# Ray's workers give way to all else by default, so a busy machine would keep the tests waiting.
+os.environ.setdefault("RAY_worker_niceness", "0")
 ray = pytest.importorskip("ray", reason="ray is not installed")
 pytestmark = [
     pytest.mark.slow,
@@ -136,6 +140,11 @@ def wait_until(true: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
+def _until(file: Path, deadline: float) -> None:
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 class Units:
     """What units do here; each finds in the folder what it did before."""
 
@@ -146,6 +155,17 @@ class Units:
         for number in range(50):
             report(number)
         return {"cwd": str(Path.cwd()), **os.environ}
+
+    def wait(self, _: Report) -> bool:
+        """Wait for `other`, which has no CPU as long as this unit keeps its own."""
+        other = self.folder / "other"
+        deadline = time.monotonic() + 5
+        with cluster._waiting(ray) as wait_for:
+            wait_for(ray.remote(num_cpus=0)(_until).remote(other, deadline))
+        return other.exists()
+
+    def other(self, _: Report) -> None:
+        (self.folder / "other").touch()
 
     def fail(self, _: Report) -> None:
         raise ModelError("P17: no model")
@@ -172,28 +192,70 @@ def test_units_report_fail_and_are_run_again(
     units = Units(tmp_path)
     handler = signal.getsignal(signal.SIGTERM)
     named = [Unit(do.__name__, do) for do in (units.report, units.fail, units.die_once)]
-    with RayCluster(runtime, tmp_path) as cluster:
-        outcomes = dict(cluster.run(named, lambda name, said: heard.append((name, said))))
+    with RayCluster(runtime, tmp_path) as engine:
+        outcomes = dict(engine.run(named, lambda name, said: heard.append((name, said))))
         assert signal.getsignal(signal.SIGTERM) is handler
-        assert cluster.describe().count(": 1 CPUs") == 2
+        assert engine.describe().count(": 1 CPUs") == 2
         assert list(tmp_path.glob(".cluster-*"))
     assert [said for name, said in heard if name == "report"] == list(range(50))
     environment = outcomes["report"].result()
     assert environment["cwd"] == str(Path.cwd())
     assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""  # a unit without a GPU sees none
     assert "secret" not in environment.values()
     with pytest.raises(ModelError, match=r"^P17: no model$"):
         outcomes["fail"].result()
     assert outcomes["die_once"].result() == 1
     assert heard.count(("die_once", "begins")) == 2
     assert not list(tmp_path.glob(".cluster-*"))
+    longest = [Unit(name, units.wait, cost=2.0) for name in ("wait", "wait too")]
+    with RayCluster(runtime, tmp_path) as engine:
+        outcomes = dict(engine.run([Unit("other", units.other), *longest], print))
+    assert [outcomes[unit.name].result() for unit in longest] == [False, False]
+    assert (tmp_path / "other").exists()
     large = RUNTIME.model_copy(update={"engine": "ray", "threads": 64})
     with (
-        RayCluster(large, tmp_path) as cluster,
+        RayCluster(large, tmp_path) as engine,
         pytest.raises(PipelineError, match="each unit needs 64 CPUs and 0 GPUs, which no machine"),
     ):
-        list(cluster.run(named, print))
+        list(engine.run(named, print))
     assert (tmp_path / "attempts").read_text() == "++"
+
+
+ALONE = """
+import os, subprocess, sys
+from pipeline.engine.cluster import running_cluster
+with running_cluster() as address:
+    print(address)
+    os.environ["RAY_ADDRESS"] = address
+    connect = "import ray; ray.init(log_to_driver=False, logging_level='ERROR')"
+    for token in (os.environ["RAY_AUTH_TOKEN"], "a" * 64):
+        environment = {**os.environ, "RAY_AUTH_TOKEN": token}
+        done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True)
+        print(done.returncode)
+"""
+
+
+def test_without_an_address_ray_starts_here_with_a_token_whatever_the_last_cluster_was(
+    nodes: Any, tmp_path: Path
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the names of Ray's sockets
+    try:
+        for current in (folder, folder / "ray"):  # where Ray notes its last cluster
+            current.mkdir(exist_ok=True)
+            (current / "ray_current_cluster").write_text("127.0.0.1:1")
+        environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE], cwd=ROOT, env=environment, text=True, capture_output=True
+        )
+        address, with_token, with_another = done.stdout.split()
+        assert address not in ("127.0.0.1:1", nodes.address)
+        assert with_token == "0"
+        assert with_another != "0"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def assert_one_run(root: Path) -> None:

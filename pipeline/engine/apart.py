@@ -141,7 +141,7 @@ class Replica:
         and linked later, so it is there, or the file has been replaced too and all is repeated.
         """
         for attempt in range(1000):
-            linked = {}
+            linked: dict[str, Path] = {}
             try:
                 files = [(name, file, file.stat().st_mtime_ns) for name, file in self._present()]
                 for name, file, _ in sorted(files, key=lambda one: one[2], reverse=True):
