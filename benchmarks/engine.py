@@ -1,38 +1,37 @@
 """What does running units on Ray cost, and how busy would 100 GPUs be?
 
 1,000 empty units run on this machine's Ray, started as `runtime.engine: ray` does without
-RAY_ADDRESS. Then 1,000 units of a random duration are simulated on 100 GPUs, each assigned to the
-first free one, as Ray does, with the measured cost of a unit. The results are written into a file
-and into the README of this folder.
+RAY_ADDRESS, and 50 units of 20 epochs are logged to an MLflow store in SQLite. Then 1,000 units of
+a random duration are simulated on 100 GPUs, each assigned to the first free one, as Ray does, and
+logged by the stage one after the other, with what both cost.
 
     python -m benchmarks.engine
 """
 
 import argparse
-import datetime
+import contextlib
 import heapq
 import math
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from pipeline.config.schema import RuntimeParams
 from pipeline.engine.cluster import RayCluster
 from pipeline.engine.units import Report, Unit
 from pipeline.files import write_json
 from pipeline.history.context import hardware_name
-from pipeline.results.page import insert_between
+from pipeline.history.run import stage_run
+from pipeline.workflow.command import StageInfo
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
-README = Path(__file__).parent / "README.md"
-BEGIN = "<!-- cost of Ray: written by `python -m benchmarks.engine` -->"
-END = "<!-- end of the cost of Ray -->"
 
 _UNITS = 1000
 _GPUS = 100
@@ -42,59 +41,50 @@ _ORDERS = {"as given": False, "longest first": True}
 # each unit on a GPU a new process.
 _START_SECONDS = 20.0
 _LOAD_SECONDS = 10.0
-# Logging a unit's epochs to MLflow, which the stage does for one unit after the other.
-_LOG_SECONDS = 0.3
+_LOGGED_UNITS = 50
+_EPOCHS = 20
 
 
 def main() -> None:
-    """Measure and simulate; write the file and the page."""
+    """Measure, simulate, print, write a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--units", type=int, default=_UNITS, help="empty units to run")
     count = parser.parse_args().units
-    load = os.getloadavg()[0]
     connect, seconds = measure(count)
     each = seconds / count
+    logging = {mean: measure_log(mean / _EPOCHS) for mean in _MEAN_SECONDS}
     shares = {
         mean: {
-            order: share(mean, each, longest_first=order == "longest first") for order in _ORDERS
+            order: share(mean, each, logging[mean], longest_first=longest)
+            for order, longest in _ORDERS.items()
         }
         for mean in _MEAN_SECONDS
     }
+    console = Console(width=110)
+    console.print(
+        f"connection and first unit {connect:.1f} s; {count} empty units {seconds:.1f} s, "
+        f"{1000 * each:.1f} ms each"
+    )
+    for mean, own in logging.items():
+        console.print(
+            f"{_EPOCHS} epochs of {mean / _EPOCHS:g} s: logged in {1000 * own:.0f} ms a unit"
+        )
+    table = Table(title=f"share of time that {_GPUS} GPUs train, {_UNITS} units (simulated)")
+    for title in ("mean unit", *_ORDERS):
+        table.add_column(title, justify="right")
+    for mean, by_order in shares.items():
+        table.add_row(f"{mean} s", *(f"{by_order[order]:.0%}" for order in _ORDERS))
+    console.print(table)
     values = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": hardware_name(None),
-        "load_average": round(load, 1),
+        "load_average": round(os.getloadavg()[0], 1),
         "units": count,
         "connect_seconds": round(connect, 1),
         "seconds": round(seconds, 1),
+        "log_seconds": {str(mean): round(own, 3) for mean, own in logging.items()},
         "simulated_share": {str(mean): own for mean, own in shares.items()},
     }
     write_json(RESULTS, values)
-    text = insert_between(README.read_text("utf-8"), BEGIN, END, page(values))
-    README.write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{page(values)}\n")
-
-
-def page(values: Mapping[str, Any]) -> str:
-    """Return the results of the file as Markdown."""
-    each = f"{1000 * values['seconds'] / values['units']:.0f} ms"
-    lines = [
-        f"Measured on {values['hardware']}, {values['date']}, load average "
-        f"{values['load_average']} at the start: connection and first unit "
-        f"{values['connect_seconds']} s; {values['units']:,} empty units {values['seconds']} s, "
-        f"{each} each.",
-        "",
-        f"Simulated share of the time in which {_GPUS} GPUs train. Each unit takes these {each} of "
-        f"Ray and {_LOAD_SECONDS:g} s to load the model (assumed); its log takes the stage "
-        f"{_LOG_SECONDS} s (assumed); durations are log-normal with half of the mean as deviation.",
-        "",
-        f"| mean unit | {' | '.join(_ORDERS)} |",
-        "| ---: | ---: | ---: |",
-    ]
-    for mean, shares in values["simulated_share"].items():
-        cells = [f"{mean} s", *(f"{shares[order]:.0%}" for order in _ORDERS)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def measure(count: int) -> tuple[float, float]:
@@ -121,12 +111,28 @@ def _nothing(report: Report) -> None:
     report("started")
 
 
-def share(mean: float, each: float, *, longest_first: bool) -> float:
+def measure_log(epoch_seconds: float) -> float:
+    """Return the seconds that logging a unit with epochs of this duration takes."""
+    epoch = 0
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        with stage_run(None, StageInfo("train", "lama", method="p-tuning")) as run:
+            run.clock = lambda: epoch * epoch_seconds
+            started = time.perf_counter()
+            for number in range(_LOGGED_UNITS):
+                with run.child(f"unit-{number}", tags={}, params={"seed": number}) as child:
+                    for epoch in range(_EPOCHS):
+                        child.log_metrics({"train/loss": 1.0, "dev/loss": 1.0}, epoch)
+            return (time.perf_counter() - started) / _LOGGED_UNITS
+
+
+def share(mean: float, each: float, logging: float, *, longest_first: bool) -> float:
     """Return the share of time that the GPUs train, the mean of 20 draws of the durations.
 
     Args:
         mean: of the durations, in seconds; they are log-normal with half of it as deviation.
         each: seconds that Ray takes for a unit.
+        logging: seconds that MLflow takes for a unit.
         longest_first: whether long units start before short ones.
     """
     shares = []
@@ -136,17 +142,19 @@ def share(mean: float, each: float, *, longest_first: bool) -> float:
         durations = [draw(math.log(mean) - spread**2 / 2, spread) for _ in range(_UNITS)]
         if longest_first:
             durations.sort(reverse=True)
-        shares.append(sum(durations) / (_GPUS * makespan(durations, _GPUS, each + _LOAD_SECONDS)))
+        seconds = makespan(durations, _GPUS, each + _LOAD_SECONDS, logging)
+        shares.append(sum(durations) / (_GPUS * seconds))
     return statistics.fmean(shares)
 
 
-def makespan(durations: Sequence[float], gpus: int, overhead: float) -> float:
+def makespan(durations: Sequence[float], gpus: int, overhead: float, logging: float) -> float:
     """Return the seconds until the last unit is logged.
 
     Args:
         durations: of the units, in seconds, in the order in which they start.
         gpus: each takes the next unit when it is free.
         overhead: seconds that each unit takes besides.
+        logging: seconds that the stage takes to log each unit, one after the other.
     """
     free = [_START_SECONDS] * gpus
     ends = []
@@ -155,7 +163,7 @@ def makespan(durations: Sequence[float], gpus: int, overhead: float) -> float:
         heapq.heapreplace(free, ends[-1])
     logged = 0.0
     for end in sorted(ends):
-        logged = max(logged, end) + _LOG_SECONDS
+        logged = max(logged, end) + logging
     return logged
 
 

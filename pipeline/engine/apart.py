@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.engine.units import Unit
 from pipeline.errors import DataError
-from pipeline.files import link_or_copy, sha256
+from pipeline.files import link_or_copy, replace_durably, sha256
 
 # Files travel in pieces, so that neither side needs memory for a whole model.
 _PIECE = 2**26
@@ -57,11 +57,8 @@ class ProjectFiles:
         with partial.open("r+b") as file:
             file.seek(offset)
             file.write(data)
-            if last:
-                file.flush()
-                os.fsync(file.fileno())
         if last:
-            partial.replace(target)
+            replace_durably(partial, target)
 
     def link(self, source: str, path: str) -> None:
         """Write a file that has the content of another."""
