@@ -20,15 +20,14 @@ from pipeline.history.events import Event, Kind, MlflowWriter
 from pipeline.history.executions import MAX_TAG, WROTE, execution_tags
 from pipeline.history.journal import EventLog, LiveLog, forward_logs
 from pipeline.history.store import connect, first_line, flat_params, without_password
+from pipeline.report.markdown import code_block, code_span
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.git import changes
 from pipeline.workflow.project import StageIdentity, output_hashes
 
 _DESCRIPTION = """Stage `{stage}` of the pipeline.
 
-```
 {command}
-```
 
 | input | hash |
 |---|---|
@@ -304,8 +303,11 @@ def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
     else:
         note = _DESCRIPTION.format(
             stage=stage.stage,
-            command=stage.command.replace(" --", " \\\n  --"),
-            inputs="".join(f"| `{path}` | `{digest}` |\n" for path, digest in stage.inputs.items()),
+            command=code_block(stage.command.replace(" --", " \\\n  --")),
+            inputs="".join(
+                f"| {code_span(path, cell=True)} | `{digest}` |\n"
+                for path, digest in stage.inputs.items()
+            ),
         )
         tags |= execution_tags(stage, stage.within)
         tags["dvc.experiment"] = stage.experiment or "workspace"
