@@ -1,13 +1,15 @@
 """What does running units on Ray cost, and how busy would 100 GPUs be?
 
 1,000 empty units run on this machine's Ray, started as `runtime.engine: ray` does without
-RAY_ADDRESS. Then 1,000 units of a random duration are simulated on 100 GPUs, each assigned to the
-first free one, as Ray does, with the measured cost of a unit.
+RAY_ADDRESS, and 50 units of 20 epochs are logged to an MLflow store in SQLite. Then 1,000 units of
+a random duration are simulated on 100 GPUs, each assigned to the first free one, as Ray does, and
+logged by the stage one after the other, with what both cost.
 
     python -m benchmarks.engine
 """
 
 import argparse
+import contextlib
 import heapq
 import math
 import os
@@ -26,6 +28,8 @@ from pipeline.engine.cluster import RayCluster
 from pipeline.engine.units import Report, Unit
 from pipeline.files import write_json
 from pipeline.history.context import hardware_name
+from pipeline.history.run import stage_run
+from pipeline.workflow.command import StageInfo
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 
@@ -37,8 +41,8 @@ _ORDERS = {"as given": False, "longest first": True}
 # each unit on a GPU a new process.
 _START_SECONDS = 20.0
 _LOAD_SECONDS = 10.0
-# Logging a unit's epochs to MLflow, which the stage does for one unit after the other.
-_LOG_SECONDS = 0.3
+_LOGGED_UNITS = 50
+_EPOCHS = 20
 
 
 def main() -> None:
@@ -48,9 +52,11 @@ def main() -> None:
     count = parser.parse_args().units
     connect, seconds = measure(count)
     each = seconds / count
+    logging = {mean: measure_log(mean / _EPOCHS) for mean in _MEAN_SECONDS}
     shares = {
         mean: {
-            order: share(mean, each, longest_first=order == "longest first") for order in _ORDERS
+            order: share(mean, each, logging[mean], longest_first=longest)
+            for order, longest in _ORDERS.items()
         }
         for mean in _MEAN_SECONDS
     }
@@ -59,6 +65,10 @@ def main() -> None:
         f"connection and first unit {connect:.1f} s; {count} empty units {seconds:.1f} s, "
         f"{1000 * each:.1f} ms each"
     )
+    for mean, own in logging.items():
+        console.print(
+            f"{_EPOCHS} epochs of {mean / _EPOCHS:g} s: logged in {1000 * own:.0f} ms a unit"
+        )
     table = Table(title=f"share of time that {_GPUS} GPUs train, {_UNITS} units (simulated)")
     for title in ("mean unit", *_ORDERS):
         table.add_column(title, justify="right")
@@ -71,6 +81,7 @@ def main() -> None:
         "units": count,
         "connect_seconds": round(connect, 1),
         "seconds": round(seconds, 1),
+        "log_seconds": {str(mean): round(own, 3) for mean, own in logging.items()},
         "simulated_share": {str(mean): own for mean, own in shares.items()},
     }
     write_json(RESULTS, values)
@@ -100,12 +111,28 @@ def _nothing(report: Report) -> None:
     report("started")
 
 
-def share(mean: float, each: float, *, longest_first: bool) -> float:
+def measure_log(epoch_seconds: float) -> float:
+    """Return the seconds that logging a unit with epochs of this duration takes."""
+    epoch = 0
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        with stage_run(None, StageInfo("train", "lama", method="p-tuning")) as run:
+            run.clock = lambda: epoch * epoch_seconds
+            started = time.perf_counter()
+            for number in range(_LOGGED_UNITS):
+                with run.child(f"unit-{number}", tags={}, params={"seed": number}) as child:
+                    for epoch in range(_EPOCHS):
+                        child.log_metrics({"train/loss": 1.0, "dev/loss": 1.0}, epoch)
+            return (time.perf_counter() - started) / _LOGGED_UNITS
+
+
+def share(mean: float, each: float, logging: float, *, longest_first: bool) -> float:
     """Return the share of time that the GPUs train, the mean of 20 draws of the durations.
 
     Args:
         mean: of the durations, in seconds; they are log-normal with half of it as deviation.
         each: seconds that Ray takes for a unit.
+        logging: seconds that MLflow takes for a unit.
         longest_first: whether long units start before short ones.
     """
     shares = []
@@ -115,17 +142,19 @@ def share(mean: float, each: float, *, longest_first: bool) -> float:
         durations = [draw(math.log(mean) - spread**2 / 2, spread) for _ in range(_UNITS)]
         if longest_first:
             durations.sort(reverse=True)
-        shares.append(sum(durations) / (_GPUS * makespan(durations, _GPUS, each + _LOAD_SECONDS)))
+        seconds = makespan(durations, _GPUS, each + _LOAD_SECONDS, logging)
+        shares.append(sum(durations) / (_GPUS * seconds))
     return statistics.fmean(shares)
 
 
-def makespan(durations: Sequence[float], gpus: int, overhead: float) -> float:
+def makespan(durations: Sequence[float], gpus: int, overhead: float, logging: float) -> float:
     """Return the seconds until the last unit is logged.
 
     Args:
         durations: of the units, in seconds, in the order in which they start.
         gpus: each takes the next unit when it is free.
         overhead: seconds that each unit takes besides.
+        logging: seconds that the stage takes to log each unit, one after the other.
     """
     free = [_START_SECONDS] * gpus
     ends = []
@@ -134,7 +163,7 @@ def makespan(durations: Sequence[float], gpus: int, overhead: float) -> float:
         heapq.heapreplace(free, ends[-1])
     logged = 0.0
     for end in sorted(ends):
-        logged = max(logged, end) + _LOG_SECONDS
+        logged = max(logged, end) + logging
     return logged
 
 

@@ -7,7 +7,7 @@ traceback and exit with 1.
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class PipelineError(Exception):
@@ -82,5 +82,6 @@ def _code_of(control: re.Match[str]) -> str:
 
 
 def warn(text: str) -> None:
-    """Print a warning on standard error."""
-    sys.stderr.write(f"warning: {printable(text)}\n")
+    """Print a warning on standard error; a closed terminal is not an error."""
+    with suppress(OSError):
+        sys.stderr.write(f"warning: {printable(text)}\n")

@@ -1,6 +1,7 @@
-"""Read and write files; a written file is complete or absent."""
+"""Read and write files; a written file is complete or absent, also after a loss of power."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -21,14 +22,17 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 
 # Of the parser; ValueError, of which the others of it are: numbers of thousands of digits.
 _NO_JSON = (ValueError, RecursionError)
+# What the system reports of a file that is damaged, not out of reach: a folder in its place, and
+# a position before the start that a parser found in it.
+_DAMAGE = (errno.EISDIR, errno.EINVAL)
 
 
 @contextmanager
 def atomic_dir(target: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends without an exception.
 
-    The folder is a hidden sibling, so a process killed at any moment leaves `target` absent or
-    complete. Leftovers of a killed attempt are removed first.
+    The folder is a hidden sibling, so a process killed at any moment, or a loss of power, leaves
+    `target` absent or complete. Leftovers of a killed attempt are removed first.
     """
     partial = target.with_name(f".{target.name}.partial")
     old = target.with_name(f".{target.name}.old")
@@ -37,12 +41,38 @@ def atomic_dir(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        _sync(partial, *partial.rglob("*"))
         if target.exists():
             target.replace(old)
         partial.replace(target)
+        _sync(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def replace_durably(written: Path, target: Path) -> None:
+    """Rename a file into place; after a loss of power, the target is the old file or the new one.
+
+    Without this, the name can be on the disk before the content, and the file is then empty.
+    """
+    _sync(written)
+    written.replace(target)
+    _sync(target.parent)
+
+
+def _sync(*paths: Path) -> None:
+    """Wait until the content of files, and the names in folders, are on the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some network file systems do not offer it for folders.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            os.close(descriptor)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -60,7 +90,7 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
+        replace_durably(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -115,13 +145,22 @@ def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
 
     Args:
         path: the file.
-        parse: reads it; whatever it raises means that the file is damaged.
+        parse: reads it; what it raises means that the file is damaged, unless the system refused
+            to read it.
+
+    Raises:
+        DataError: the file may be whole, but cannot be read; it is left as it is.
     """
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         return parse(path)
     except Exception as error:  # parsers raise many types for damaged files
+        if refusal := _refusal(error):
+            raise DataError(
+                f"{path}: {refusal}; it may be whole, so it is kept: check the file, its "
+                "permissions and the disk, and run again"
+            ) from error
         aside = path.with_name(f"{path.name}.damaged")
         if aside.is_dir():
             shutil.rmtree(aside)
@@ -131,6 +170,17 @@ def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         warn(f"{path}: damaged ({reason}); kept as {aside.name}; its work restarts")
         return None
+
+
+def _refusal(error: BaseException | None) -> str:
+    """Why the system did not let a file be read; empty if its content is at fault."""
+    while error is not None:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's
+            return "too little memory to read it"
+        if isinstance(error, OSError) and error.errno not in (None, *_DAMAGE):
+            return error.strerror or type(error).__name__
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

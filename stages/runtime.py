@@ -22,9 +22,10 @@ from pipeline.history.executions import RUN_ID
 from pipeline.history.run import StageRun, stage_run
 from pipeline.tasks import check_task
 from pipeline.workflow.command import StageInfo
+from pipeline.workflow.dvc_processes import is_dvc
 from pipeline.workflow.processes import PARENT_PID_ENV
 from pipeline.workflow.project import StageIdentity, project_root, recorded_run_keys, running_stage
-from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_units, work_folder
+from pipeline.workflow.workdir import WorkFolder, clear_recorded, clear_unused, work_folder
 from stages import importing
 
 ParamsFile = Annotated[
@@ -35,7 +36,8 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write; it appears wh
 ModelFolder = Annotated[Path, typer.Option("--model", help="Folder of the language model.")]
 SplitsFolder = Annotated[Path, typer.Option("--splits", help="Folder of the splits.")]
 
-_GRACE_SECONDS = 15
+# For the step that is under way on a busy machine, and to log the end.
+_GRACE_SECONDS = 60
 
 
 def _known_task(name: str) -> str:
@@ -161,8 +163,8 @@ def downloads_folder() -> Path:
 
 
 def echo(text: str) -> None:
-    """Print a line on standard error; a closed terminal is not an error."""
-    with contextlib.suppress(BrokenPipeError):
+    """Print a line on standard error; a closed terminal or a full disk is not an error."""
+    with contextlib.suppress(OSError):
         console.echo(text, err=True)
 
 
@@ -175,7 +177,7 @@ def _work(name: str, identity: StageIdentity | None) -> Iterator[WorkFolder | No
     root = project_root()
     if identity is not None:
         clear_recorded(root, recorded_run_keys)
-        clear_units(root)
+        clear_unused(root)
     if name not in _RESUMABLE:
         yield None
         return
@@ -203,8 +205,10 @@ def _timed(run: StageRun, work: WorkFolder | None) -> Iterator[None]:
         yield
     finally:
         seconds = before + time.monotonic() - started
-        if work is not None:
-            work.note("seconds", repr(seconds))
+        # A full disk must not hide the error of the stage.
+        with contextlib.suppress(OSError):
+            if work is not None:
+                work.note("seconds", repr(seconds))
         run.log_metrics({"seconds": round(seconds, 1)}, run.attempt)
 
 
@@ -235,7 +239,7 @@ def _end_with_dvc() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, end)
     above = psutil.Process().parents()
-    started_by = {"dvc": next((p for p in above if _is_dvc(p)), None)}
+    started_by = {"dvc": next((p for p in above if is_dvc(p)), None)}
     if pid := os.environ.get(PARENT_PID_ENV):
         started_by["ptune repro"] = next((p for p in above if str(p.pid) == pid), None)
     gone = next((name for name, process in started_by.items() if process is None), None)
@@ -259,10 +263,4 @@ def _watch(processes: Sequence[psutil.Process]) -> None:
 def _lives(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def _is_dvc(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return any(Path(argument).name == "dvc" for argument in process.cmdline()[:3])
     return False

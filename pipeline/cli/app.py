@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline.cli import (
+    clean,
     compare,
     doctor,
     export,
@@ -63,6 +64,7 @@ def _options(
     pass
 
 
+app.command(epilog=clean.EXAMPLES)(clean.clean)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=export.EXAMPLES)(export.export)

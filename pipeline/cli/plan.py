@@ -35,7 +35,7 @@ def plan(
     from pipeline.workflow.project import Forecast
 
     stages = _planned(targets or ())
-    timed = _timed(stages)
+    timed = timed_stages(stages)
     if timed:
         rows = [["stage", "minutes", "time of a run that differs in"]]
         for stage, estimate in timed:
@@ -52,11 +52,25 @@ def plan(
         echo(_total(timed))
 
 
+def timed_stages(
+    stages: Sequence["PlannedStage"],
+) -> list[tuple["PlannedStage", "Estimate | None"]]:
+    """Return the stages that would run, each with its time by the history; None if unknown.
+
+    Raises:
+        TrackingError: The history cannot be read.
+    """
+    from pipeline.history.forecast import estimate_times
+    from pipeline.workflow.project import Forecast
+
+    return list(estimate_times(stage for stage in stages if stage.forecast is Forecast.RUN))
+
+
 def cost_line(params_file: Path) -> str | None:
     """Return what `dvc repro` would cost now; None if the file is not that of a DVC project."""
     if params_file.resolve() != Path("params.yaml").resolve() or not Path("dvc.yaml").is_file():
         return None
-    timed = _timed(_planned(()))
+    timed = timed_stages(_planned(()))
     return _total(timed) if timed else "Nothing to run: the results are in the workspace or cache."
 
 
@@ -68,13 +82,6 @@ def _planned(targets: Sequence[str]) -> list["PlannedStage"]:
     # As the first stage does; its output is then always the same.
     check_params(load_params(Path("params.yaml")))
     return plan_stages([_FIRST, *targets] if targets else (), constant=_FIRST)
-
-
-def _timed(stages: Sequence["PlannedStage"]) -> list[tuple["PlannedStage", "Estimate | None"]]:
-    from pipeline.history.forecast import estimate_times
-    from pipeline.workflow.project import Forecast
-
-    return list(estimate_times(stage for stage in stages if stage.forecast is Forecast.RUN))
 
 
 def _differing(estimate: "Estimate | None") -> str:

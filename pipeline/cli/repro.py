@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.console import echo, print_warning
+from pipeline.cli.plan import timed_stages
 from pipeline.workflow.scheduler import (
     Result,
     TaskStatus,
@@ -50,9 +51,10 @@ def repro(
     from pipeline.config.schema import load_params
     from pipeline.engine.units import shared_pool
     from pipeline.workflow.processes import StageProcesses, threads_each
-    from pipeline.workflow.project import stage_graph
+    from pipeline.workflow.project import repair_rwlock, stage_graph
 
     runtime = load_params(params_file).runtime
+    repair_rwlock(Path.cwd())
     chosen = [_FIRST, *targets] if targets else []
     nodes = stage_graph(chosen)
     tasks = plan_tasks(nodes, _FIRST)
@@ -86,11 +88,10 @@ def repro(
 def _expected_seconds(targets: Sequence[str]) -> dict[str, float]:
     """Stage -> seconds, where the history knows them; empty if it cannot be read."""
     from pipeline.errors import TrackingError
-    from pipeline.history.forecast import estimate_times
     from pipeline.workflow.project import plan_stages
 
     with contextlib.suppress(TrackingError):
-        timed = estimate_times(plan_stages(targets, constant=_FIRST))
+        timed = timed_stages(plan_stages(targets, constant=_FIRST))
         return {stage.name: estimate.seconds for stage, estimate in timed if estimate is not None}
     return {}
 

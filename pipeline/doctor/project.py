@@ -8,9 +8,8 @@ from pipeline.config.schema import Params, load_params
 from pipeline.doctor import machine
 from pipeline.doctor.checks import Check, CheckResult, Problem, run_checks
 from pipeline.doctor.sources import needed_sources, source_checks
-from pipeline.files import read_json
 from pipeline.workflow.git import git_text
-from pipeline.workflow.project import Project, project_root, read_project
+from pipeline.workflow.project import Project, check_rwlock, project_root, read_project
 
 # Without the network; importing torch from a slow disk may take that long.
 _LOCAL_SECONDS = 60.0
@@ -89,17 +88,6 @@ def _check_gpu(params: Params | None) -> str | Problem:
     runtime = params.runtime
     needed = runtime.gpus_per_training if runtime.engine == "serial" else 1
     return machine.check_gpu(runtime.device, needed)
-
-
-def check_rwlock(root: Path) -> None:
-    """Check the file in which dvc notes what its processes read and write.
-
-    Raises:
-        DataError: a full disk or a loss of power cut it, so that every `dvc repro` fails.
-    """
-    file = root / ".dvc" / "tmp" / "rwlock"
-    if file.is_file():
-        read_json(file)
 
 
 def _folders(project: Project | None) -> dict[str, Path]:

@@ -2,14 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import requests
 
 from pipeline.errors import PipelineError, TrackingError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 Kind = Literal[
     "metrics", "params", "tags", "untag", "text", "file", "dataset", "child", "end", "derived"
@@ -22,8 +25,8 @@ _REFUSALS = {
 }  # fmt: skip
 # A proxy's 4xx answers that a valid account, another address or a later try can fix.
 _RETRIABLE = {401, 403, 404, 408, 429}
-# MLflow accepts so many parameters or tags in one request.
-_BATCH = 100
+# MLflow accepts so many of a type in one request.
+_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 _INHERITED = ("mlflow.source.git.commit", "git.dirty", "dvc.run_key", "dvc.restored", "model")
 
 
@@ -33,7 +36,7 @@ class Event:
 
     Attributes:
         run: MLflow's run id; for a child run, the parent's id, a slash and the child's name.
-        values: The content; for a file, its path.
+        values: The content; for a file, its path; for metrics, the `points` of `metric_points`.
         time: When it happened, in milliseconds since 1970.
     """
 
@@ -53,13 +56,28 @@ class Event:
         Raises:
             ValueError, KeyError, TypeError: the line is damaged.
         """
-        values = json.loads(line)
-        if values["kind"] == "step":  # the name of this kind in logs of earlier versions
-            values["kind"] = "derived"
-        event = cls(**values)
+        event = cls(**_current(json.loads(line)))
         if not isinstance(event.run, str) or not isinstance(event.values, dict):
             raise TypeError("another kind of values")
         return event
+
+
+def metric_points(metrics: Mapping[str, float], step: int) -> list[Sequence[Any]]:
+    """Return the points of numbers that are measured now: key, value, step and milliseconds."""
+    now = int(time.time() * 1000)
+    return [(key, float(value), step, now) for key, value in metrics.items()]
+
+
+def _current(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event of a log of this or an earlier version in this version's form."""
+    values = event["values"]
+    if event["kind"] == "step":
+        return {**event, "kind": "derived"}
+    if event["kind"] == "metrics" and "points" not in values:
+        step, time = values["step"], event["time"]
+        points = [(key, value, step, time) for key, value in values["metrics"].items()]
+        return {**event, "values": {"points": points}}
+    return event
 
 
 # Computes events of a run from the history, and writes them with the function that it is passed.
@@ -97,6 +115,7 @@ class MlflowWriter:
         self._derived = derived
         self._check_existing = check_existing
         self._steps: dict[tuple[str, str], set[int]] = {}
+        self._parents: dict[str, Run] = {}
         self._children: dict[str, str] = {}
 
     def write(self, event: Event) -> None:
@@ -105,12 +124,11 @@ class MlflowWriter:
         Raises:
             Exception: MLflow raises many types; `is_refusal` tells which of them are final.
         """
-        if event.kind == "child":
-            self._open_child(event)
-            return
-        run_id = self._resolve(event.run)
         try:
-            self._apply(run_id, event)
+            if event.kind == "child":
+                self._open_child(event)
+            else:
+                self._apply(self._resolve(event.run), event)
         except BaseException:
             # The event may have arrived nevertheless.
             self._check_existing = True
@@ -123,7 +141,7 @@ class MlflowWriter:
         values = event.values
         match event.kind:
             case "metrics":
-                self._log_metrics(run_id, event)
+                self._log_metrics(run_id, values["points"])
             case "params":
                 self._log_params(run_id, values)
             case "tags":
@@ -142,18 +160,17 @@ class MlflowWriter:
             case "derived":
                 self._derived[values["name"]](run_id, self.write)
 
-    def _log_metrics(self, run_id: str, event: Event) -> None:
+    def _log_metrics(self, run_id: str, points: Iterable[Sequence[Any]]) -> None:
         from mlflow.entities import Metric
 
-        step = event.values["step"]
         metrics = [
-            Metric(key, value, event.time, step)
-            for key, value in event.values["metrics"].items()
+            Metric(key, value, time, step)
+            for key, value, step, time in points
             if step not in self._existing_steps(run_id, key)
         ]
         self._log_batches(run_id, metrics=metrics)
         for metric in metrics:
-            self._existing_steps(run_id, metric.key).add(step)
+            self._existing_steps(run_id, metric.key).add(metric.step)
 
     def _existing_steps(self, run_id: str, key: str) -> set[int]:
         if (run_id, key) not in self._steps:
@@ -170,8 +187,8 @@ class MlflowWriter:
     def _log_batches(self, run_id: str, **entities: list[Any]) -> None:
         """Log a list of one type, in requests that MLflow accepts."""
         for kind, values in entities.items():
-            for start in range(0, len(values), _BATCH):
-                self._client.log_batch(run_id, **{kind: values[start : start + _BATCH]})
+            for start in range(0, len(values), _BATCH[kind]):
+                self._client.log_batch(run_id, **{kind: values[start : start + _BATCH[kind]]})
 
     def _log_dataset(self, run_id: str, values: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -189,11 +206,13 @@ class MlflowWriter:
 
     def _open_child(self, event: Event) -> None:
         """Open a child run: the existing one of this name, or a new one."""
+        from mlflow.entities import RunTag
+
         parent_id, _, name = event.run.partition("/")
         try:
             child_id = self._resolve(event.run)
         except LookupError:
-            parent = self._client.get_run(parent_id)
+            parent = self._parent(parent_id)
             tags = {key: parent.data.tags[key] for key in _INHERITED if key in parent.data.tags}
             tags |= {**event.values["tags"], "mlflow.parentRunId": parent_id, "unit": name}
             child = self._client.create_run(
@@ -205,6 +224,8 @@ class MlflowWriter:
             child_id = self._children[event.run] = str(child.info.run_id)
         else:
             self._client.update_run(child_id, status="RUNNING")
+            # Of the process that runs it now; an earlier one has ended, see `_close_killed_runs`.
+            self._log_batches(child_id, tags=[RunTag(*tag) for tag in event.values["tags"].items()])
         self._log_params(child_id, event.values["params"])
 
     def _resolve(self, run: str) -> str:
@@ -217,11 +238,17 @@ class MlflowWriter:
         if not slash:
             return run
         if run not in self._children:
-            runs = self._client.search_runs(
-                [self._client.get_run(parent_id).info.experiment_id],
+            # The children of a new run are those that this process opened.
+            runs = self._check_existing and self._client.search_runs(
+                [self._parent(parent_id).info.experiment_id],
                 f"tags.`mlflow.parentRunId` = '{parent_id}' AND tags.unit = '{name}'",
             )
             if not runs:
                 raise LookupError(f"MLflow has no run {run}")
             self._children[run] = str(runs[0].info.run_id)
         return self._children[run]
+
+    def _parent(self, run_id: str) -> "Run":
+        if run_id not in self._parents:
+            self._parents[run_id] = self._client.get_run(run_id)
+        return self._parents[run_id]

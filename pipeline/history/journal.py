@@ -19,12 +19,11 @@ from pathlib import Path
 from types import ModuleType
 
 from pipeline.errors import PipelineError, TrackingError, warn
-from pipeline.files import write_text
 from pipeline.history.derived import DERIVED
 from pipeline.history.events import Event, MlflowWriter, is_refusal
 from pipeline.history.store import check_readable, connect, first_line, store_identity
 from pipeline.workflow.project import project_root
-from pipeline.workflow.workdir import locked
+from pipeline.workflow.workdir import entries, locked
 
 _PAUSE_SECONDS = 60.0
 # The pause after a failed try, as a multiple of the try's duration: timeouts cost at most 5% of
@@ -129,8 +128,9 @@ class EventLog:
                 on_refusal(f"{event.kind}: {first_line(error)}")
             self.pending.popleft()
             self._num_sent += 1
-            with contextlib.suppress(OSError):  # see `load`
-                write_text(self._position, str(self._num_sent))
+            # A lost position is harmless (see `load`), so nothing waits for the disk.
+            with contextlib.suppress(OSError):
+                self._position.write_text(str(self._num_sent))
             if event.kind == "file":
                 path.unlink(missing_ok=True)
 
@@ -319,8 +319,12 @@ def drop_log(run: str) -> str:
 
 
 def logged_runs() -> list[str]:
-    """Return MLflow's ids of the runs that have a log, sorted."""
-    return sorted(path.name for path in _logs_folder().glob("*") if path.is_dir())
+    """Return MLflow's ids of the runs that have a log, sorted.
+
+    Raises:
+        OSError: the folder of the logs cannot be read.
+    """
+    return [path.name for path in entries(_logs_folder()) if path.is_dir()]
 
 
 def _read_if_there(path: Path) -> bytes:

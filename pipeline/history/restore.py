@@ -5,14 +5,15 @@ of them. `dvc.lock`, the metrics and the curves are enough for a run with parame
 numbers. Who ran it, when and where is lost, and is not made up.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pipeline.errors import TrackingError
 from pipeline.files import read_csv, read_json
 from pipeline.history.derived import DERIVED
-from pipeline.history.events import Event, MlflowWriter
+from pipeline.history.events import Event, MlflowWriter, metric_points
 from pipeline.history.executions import RESTORED, TrackedHistory, execution_tags
 from pipeline.history.results import stage_runs
 from pipeline.history.store import connect, first_line, flat_params, history_exists, unreadable
@@ -140,15 +141,15 @@ def _events(
     children: list[str] = []
     for path in files:
         yield Event("file", run_id, {"path": path, "folder": None})
-        points: dict[tuple[str, int], dict[str, float]] = {}
+        points: dict[str, list[Sequence[Any]]] = {}
         for child, key, value, step in _numbers(path):
-            points.setdefault((child, step), {})[key] = value
-        for (child, step), metrics in points.items():
+            points.setdefault(child, []).extend(metric_points({key: value}, step))
+        for child, own in points.items():
             run = f"{run_id}/{child}" if child else run_id
             if child and child not in children:
                 children.append(child)
                 yield Event("child", run, {"tags": info.tags, "params": {}})
-            yield Event("metrics", run, {"step": step, "metrics": metrics})
+            yield Event("metrics", run, {"points": own})
     for run in (*(f"{run_id}/{child}" for child in children), run_id):
         yield Event("end", run, {"status": "FINISHED"})
     yield Event("derived", run_id, {"name": "models"})

@@ -20,6 +20,7 @@ import requests
 from filelock import FileLock
 
 from pipeline.errors import TrackingError
+from pipeline.files import replace_durably
 from pipeline.history.locations import ARTIFACTS, correct_moved
 from pipeline.history.views import experiment_tags
 from pipeline.workflow.command import EXPERIMENTS
@@ -238,7 +239,7 @@ def local_store(root: Path) -> Path:
             engine = utils.create_sqlalchemy_engine(f"sqlite:///{partial}")
             utils._initialize_tables(engine)
             engine.dispose()
-            partial.replace(store)
+            replace_durably(partial, store)
     return store
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from pipeline.history.events import Event
+from pipeline.history.events import Event, metric_points
 from pipeline.history.executions import MAX_TAG, tags_below
 from pipeline.history.results import seconds_of
 from pipeline.history.store import connect
@@ -57,7 +57,7 @@ def log_summary(run_id: str, write: Callable[[Event], None]) -> None:
     if len(changed) > _MAX_NAMED:
         name.append(f"and {len(changed) - _MAX_NAMED} more")
     write(Event("params", run_id, missing))
-    write(Event("metrics", run_id, {"step": 0, "metrics": scores | minutes}))
+    write(Event("metrics", run_id, {"points": metric_points(scores | minutes, 0)}))
     write(Event("tags", run_id, {CHANGED: ", ".join(changed)[:MAX_TAG], _NOTE: note}))
     write(Event("tags", run_id, {"mlflow.runName": " ".join(name)}))
 

@@ -1,13 +1,12 @@
 """Checkpoints of a training that is under way: whole or absent, and never too many."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.files import read_progress
+from pipeline.files import read_progress, replace_durably
 
 # At most this share of the time goes into writing.
 _WRITING_SHARE = 0.05
@@ -54,8 +53,6 @@ class Checkpoint:
         partial = self._path.with_name(f".{self._path.name}.partial")
         with partial.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        replace_durably(partial, self._path)
         self._last = time.monotonic()
         self._cost = self._last - started

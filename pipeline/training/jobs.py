@@ -437,7 +437,9 @@ class BankUnit:
             yield
         finally:
             seconds = spent + time.monotonic() - started
-            write_json(self.folder / _COST, {"run": self.run_id, "seconds": seconds})
+            # A full disk must not hide the error of the training.
+            with suppress(OSError):
+                write_json(self.folder / _COST, {"run": self.run_id, "seconds": seconds})
 
 
 class _BankLog:

@@ -6,7 +6,6 @@ training it separately.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from torch.nn.functional import nll_loss
 
 from pipeline.config.schema import MethodParams
 from pipeline.errors import ModelError
+from pipeline.files import replace_durably
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel, nonfinite_weight
 from pipeline.models.packing import Integers, same_shapes
@@ -707,6 +707,4 @@ def _save_weights(model: PromptedModel, path: Path, ranks: Ranks) -> None:
         return
     unfinished = path.with_name(f"{path.name}.partial")
     save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, unfinished)
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    replace_durably(unfinished, path)

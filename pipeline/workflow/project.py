@@ -14,8 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DataError, PipelineError
-from pipeline.files import Value, read_json
+from pipeline.errors import DataError, PipelineError, warn
+from pipeline.files import Value, read_json, read_object
+from pipeline.workflow.dvc_processes import dvc_processes
 from pipeline.workflow.lock import (
     Execution,
     command_text,
@@ -45,6 +46,55 @@ class StageIdentity(Execution):
 def project_root() -> Path:
     """Return the root of the main checkout, also from a `dvc exp` temporary folder."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def check_rwlock(root: Path) -> None:
+    """Check the file in which dvc notes what its processes read and write.
+
+    Raises:
+        DataError: it is damaged, so that every `dvc repro` fails: dvc writes it in place, and a
+            kill, a full disk or a loss of power cuts it.
+    """
+    file = _rwlock(root)
+    if file.is_file():
+        read_object(file)
+
+
+def repair_rwlock(root: Path) -> None:
+    """Delete the file of `check_rwlock` if it is damaged: no process that wrote it is alive.
+
+    Raises:
+        DataError: it is damaged, and other dvc processes run in the project.
+    """
+    try:
+        check_rwlock(root)
+        return
+    except DataError:
+        pass
+    from dvc.lock import make_lock
+
+    file = _rwlock(root)
+    # dvc holds this lock while it writes the file.
+    with _repo() as repo, make_lock(
+        f"{file}.lock",
+        tmp_dir=str(file.parent),
+        hardlink_lock=repo.config["core"].get("hardlink_lock", False),
+    ):  # fmt: skip
+        try:
+            check_rwlock(root)
+        except DataError as error:
+            if running := dvc_processes(root):
+                numbers = ", ".join(map(str, running))
+                raise DataError(
+                    f"{file}: damaged, and dvc still runs (process {numbers}); when it has ended, "
+                    "run again, or delete the file"
+                ) from error
+            file.unlink()
+            warn(f"{file}: damaged by a kill or a full disk; deleted, as no other dvc runs")
+
+
+def _rwlock(root: Path) -> Path:
+    return root / ".dvc" / "tmp" / "rwlock"
 
 
 @contextlib.contextmanager

@@ -7,9 +7,13 @@ the stage has ended.
 A unit of work within a stage (a bank of prompts, or one tuned model) has a separate key, the hash
 of what that unit depends on, and is kept in `.work/units/<unit key>/`: adding a seed trains only
 the new one.
+
+What no stage has used for 30 days is deleted. If units take more than 100 GB, those that no stage
+has used for a week are deleted too, the oldest first, until they take less.
 """
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -17,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +30,10 @@ from pipeline.files import Value, read_progress, write_text
 
 _RUN_KEY = re.compile(r"[0-9a-f]{64}")
 _UNITS = "units"
-_UNIT_DAYS = 30
+_DAY_SECONDS = 24 * 3600
+_DAYS = 30
+_MAX_BYTES = 100 * 10**9
+_DAYS_BEYOND = 7
 
 
 class WorkFolder:
@@ -122,17 +130,95 @@ def clear_recorded(root: Path, recorded: Callable[[Collection[str]], set[str]]) 
     _delete_unused(folders[key] for key in sorted(recorded(folders) if folders else []))
 
 
-def clear_units(root: Path) -> None:
-    """Delete the units that no stage has used for a month."""
-    oldest = time.time() - _UNIT_DAYS * 24 * 3600
-    folders = filter(_is_work, sorted((root / ".work" / _UNITS).glob("*")))
-    _delete_unused(folder for folder in folders if folder.stat().st_mtime < oldest)
+def clear_unused(root: Path) -> None:
+    """Delete the progress and the units that no stage has used for long; see above."""
+    now = time.time()
+    everything = kept_work(root)
+    oldest = now - _DAYS * _DAY_SECONDS
+    _delete_unused((work.folder for work in everything if work.used < oldest), before=oldest)
+    units = [work for work in everything if work.is_unit and work.used >= oldest]
+    excess = sum(unit.num_bytes for unit in units) - _MAX_BYTES
+    oldest = now - _DAYS_BEYOND * _DAY_SECONDS
+    for unit in units:
+        if excess > 0 and unit.used < oldest:
+            _delete_unused([unit.folder], before=oldest)
+            excess -= unit.num_bytes
 
 
-def _delete_unused(folders: Iterable[Path]) -> None:
+@dataclass(frozen=True)
+class KeptWork:
+    """The folder of a stage's progress, or of a unit.
+
+    Attributes:
+        folder: `.work/<run key>` or `.work/units/<unit key>`.
+        used: when a stage used it last, in seconds since 1970.
+        num_bytes: what deleting it frees: files that also have a name elsewhere, as the weights in
+            `models/`, do not count.
+    """
+
+    folder: Path
+    used: float
+    num_bytes: int
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether it belongs to a unit."""
+        return self.folder.parent.name == _UNITS
+
+
+def kept_work(root: Path) -> list[KeptWork]:
+    """Return all progress and units, in use or not, the one that was used longest ago first.
+
+    Raises:
+        OSError: `.work` or `.work/units` cannot be read.
+    """
+    folders = [*entries(root / ".work"), *entries(root / ".work" / _UNITS)]
+    found = []
+    for folder in filter(_is_work, folders):
+        with contextlib.suppress(FileNotFoundError):  # another process has deleted it
+            found.append(KeptWork(folder, folder.stat().st_mtime, _freed_bytes(folder)))
+    return sorted(found, key=lambda work: work.used)
+
+
+def delete_work(work: KeptWork) -> bool:
+    """Delete a folder unless a process uses it; return whether it is gone."""
+    _delete_unused([work.folder])
+    return not work.folder.exists()
+
+
+def in_use(work: KeptWork) -> bool:
+    """Whether a process uses a folder now."""
+    try:
+        with locked(work.folder, None):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted; empty where there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _freed_bytes(folder: Path) -> int:
+    stats = [path.lstat() for path in folder.rglob("*") if path.is_file()]
+    return sum(stat.st_blocks * 512 for stat in stats if stat.st_nlink == 1)
+
+
+def _delete_unused(folders: Iterable[Path], *, before: float = math.inf) -> None:
+    """Delete the folders that no process uses and none has used since `before`."""
     for folder in folders:
-        with contextlib.suppress(BlockingIOError), locked(folder, None):
-            shutil.rmtree(folder, ignore_errors=True)
+        # Its time is read under the lock: until then, a stage may have used it again.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), locked(folder, None):
+            if folder.stat().st_mtime < before:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_work(path: Path) -> bool:

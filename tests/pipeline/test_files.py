@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.files import (
     read_json,
     read_jsonl,
     read_object,
+    read_progress,
     sha256,
     write_csv,
     write_json,
@@ -376,3 +378,109 @@ def test_a_table_with_ragged_rows_is_named(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(DataError, match=f"{path}: a row has another number of cells"):
             read_csv(path)
+
+
+def _write_file(folder: Path) -> Path:
+    write_text(folder / "file", "text")
+    return folder / "file"
+
+
+def _write_folder(folder: Path) -> Path:
+    with atomic_dir(folder / "target") as partial:
+        (partial / "deep").mkdir()
+        (partial / "deep" / "file").write_text("text")
+    return folder / "target"
+
+
+@pytest.mark.parametrize("write", [_write_file, _write_folder])
+def test_all_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], Path]
+) -> None:
+    synced: list[int] = []
+    before: list[set[int]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(os.fstat(descriptor).st_ino)
+
+    def noting_replace(path: Path, target: Path) -> Path:
+        before.append(set(synced))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "replace", noting_replace)
+    written = write(tmp_path)
+    (renamed,) = before
+    assert {path.stat().st_ino for path in (written, *written.rglob("*"))} <= renamed
+    assert synced[-1] == tmp_path.stat().st_ino
+
+
+def test_a_file_system_without_sync_for_folders_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert _write_file(tmp_path).read_text() == "text"
+
+
+def test_a_disk_that_fills_up_at_the_sync_leaves_the_old_file_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write_file(tmp_path)
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=r"No space left on device: .*file") as raised:
+        write_text(path, "other")
+    assert raised.value.filename == str(tmp_path / ".file.partial")
+    assert _names(tmp_path) == ["file"]
+    assert path.read_text() == "text"
+
+
+def _raise(error: Exception) -> Callable[[Path], str]:
+    def parse(_: Path) -> str:
+        raise error
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EMFILE, "Too many open files"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+    ids=repr,
+)
+def test_progress_that_cannot_be_read_is_not_taken_for_damaged(tmp_path, error):
+    path = _write_file(tmp_path)
+    with pytest.raises(DataError, match=f"^{path}: .*check the file, its permissions and the disk"):
+        read_progress(path, _raise(error))
+    assert _names(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_progress_of_another_user_is_left_as_it_is(tmp_path, closed):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    path = tmp_path / "folder" / "file"
+    write_text(path, "text")
+    (path if closed == "file" else path.parent).chmod(0o600)
+    code = (
+        "import os, sys; from pathlib import Path; from pipeline.errors import DataError\n"
+        "from pipeline.files import read_progress\n"
+        "os.setuid(65534)\n"
+        "try: read_progress(Path(sys.argv[1]), Path.read_text)\n"
+        "except DataError as error: sys.exit(3 if 'Permission denied' in str(error) else 4)"
+    )
+    assert _run(code, path) == 3
+    assert _names(path.parent) == ["file"]

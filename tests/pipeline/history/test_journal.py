@@ -16,7 +16,7 @@ from pipeline.cli.app import app
 from pipeline.errors import TrackingError
 from pipeline.files import write_text
 from pipeline.history import journal
-from pipeline.history.events import Event, Kind, MlflowWriter, is_refusal
+from pipeline.history.events import Event, Kind, MlflowWriter, is_refusal, metric_points
 from pipeline.history.journal import EventLog, LiveLog, send_all
 from pipeline.history.store import store_identity
 
@@ -243,11 +243,11 @@ def test_a_log_of_an_earlier_version_is_sent(store: Store) -> None:
     ]
     dump = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
     (folder / "entries.jsonl").write_text(dump, encoding="utf-8")
-    (folder / "sent.txt").write_text("1")
     (report,) = send_all()
-    assert (report.name, report.num_sent, report.num_pending) == ("train/lama/p-tuning", 2, 0)
+    assert (report.name, report.num_sent, report.num_pending) == ("train/lama/p-tuning", 3, 0)
     kinds: list[Kind] = [event.kind for event in store.events]
-    assert kinds == ["text", "derived"]
+    assert kinds == ["metrics", "text", "derived"]
+    assert store.events[0].values == {"points": [("a", 1, 0, 5)]}
 
 
 def test_what_was_logged_first_is_sent_first_also_after_a_try(store: Store) -> None:
@@ -411,7 +411,7 @@ def test_a_metric_has_one_value_for_a_step_whatever_becomes_of_its_calls() -> No
     client: Any = Client()
     writer = MlflowWriter(client, {})
     first, second = (
-        Event("metrics", FIRST, {"step": step, "metrics": {"dev/loss": 1.0 - step}})
+        Event("metrics", FIRST, {"points": metric_points({"dev/loss": 1.0 - step}, step)})
         for step in (0, 1)
     )
     writer.write(first)
@@ -431,8 +431,8 @@ def test_many_values_go_in_requests_that_mlflow_accepts() -> None:
     writer = MlflowWriter(client, {})
     writer.write(Event("params", FIRST, {key: str(value) for key, value in many.items()}))
     writer.write(Event("tags", FIRST, {key: str(value) for key, value in many.items()}))
-    writer.write(Event("metrics", FIRST, {"step": 0, "metrics": many}))
-    assert client.sizes == [100, 100, 50] * 3
+    writer.write(Event("metrics", FIRST, {"points": 9 * metric_points(many, 0)}))
+    assert client.sizes == [100, 100, 50] * 2 + [1000, 1000, 250]
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_bytes_are_on_the_disk_before_the_name_is_given(
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
     Checkpoint(tmp_path / "unit.pt", seconds=0.0).save({"epoch": 1})
-    assert done == ["synced True", "renamed"]
+    assert done[:2] == ["synced True", "renamed"]
 
 
 def test_the_next_one_is_due_when_the_interval_has_passed(tmp_path: Path, clock: Clock) -> None:

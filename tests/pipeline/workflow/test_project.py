@@ -1,18 +1,24 @@
+import os
 import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DataError, PipelineError
 from pipeline.workflow.project import (
     Forecast,
+    check_rwlock,
     output_hashes,
     plan_stages,
     project_root,
     read_project,
     recorded_run_keys,
+    repair_rwlock,
     running_stage,
 )
 
@@ -192,3 +198,66 @@ def test_a_damaged_configuration_of_dvc_is_named_once(
     with pytest.raises(PipelineError, match=r"check \.dvc/config$") as caught:
         read_project([])
     assert str(caught.value).count("Invalid line") == 1
+
+
+# What a kill, a full disk or a loss of power leaves of the file that dvc writes in place.
+DAMAGED = pytest.mark.parametrize("text", ["", '{"write": {"/a": {"pi', "\0" * 20])
+
+
+@DAMAGED
+def test_a_note_of_dvc_that_is_damaged_is_deleted_where_no_dvc_runs(
+    project: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = project / ".dvc" / "tmp" / "rwlock"
+    check_rwlock(project)
+    before = file.read_text()
+    repair_rwlock(project)
+    assert file.read_text() == before
+    file.write_text(text)
+    with pytest.raises(DataError, match="rwlock: not JSON"):
+        check_rwlock(project)
+    repair_rwlock(project)
+    assert f"{file}: damaged" in capsys.readouterr().err
+    with Repo(str(project)) as repo:
+        repo.reproduce(force=True)
+
+
+@pytest.fixture
+def other_dvc(project: Path) -> Iterator[int]:
+    """Another process by the name of dvc that runs in the project, until the test ends."""
+    program = project / "dvc"
+    program.write_text("import sys\nprint(flush=True)\nsys.stdin.read()\n")
+    command = [sys.executable, str(program)]
+    with subprocess.Popen(
+        command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+def test_a_note_of_dvc_that_is_damaged_is_named_while_another_dvc_runs(
+    project: Path, other_dvc: int
+) -> None:
+    file = project / ".dvc" / "tmp" / "rwlock"
+    file.write_text("{")
+    with pytest.raises(DataError, match=rf"{file}: damaged, .*process {other_dvc}\).*delete the"):
+        repair_rwlock(project)
+    assert file.read_text() == "{"
+
+
+def test_the_dvc_that_runs_a_check_does_not_keep_it_from_a_repair(project: Path) -> None:
+    """As `tools/venv.pth` runs it: in a child process of dvc."""
+    (project / ".dvc" / "tmp" / "rwlock").write_text("{")
+    code = (
+        "from pathlib import Path; from pipeline.workflow.project import repair_rwlock; "
+        "repair_rwlock(Path.cwd())"
+    )
+    program = project / "dvc"
+    program.write_text(
+        f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {code!r}]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    subprocess.run([sys.executable, str(program)], cwd=project, env=environment, check=True)
+    check_rwlock(project)

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.workflow import workdir
 from pipeline.workflow.workdir import (
     WorkFolder,
     clear_recorded,
-    clear_units,
+    clear_unused,
+    delete_work,
+    in_use,
+    kept_work,
     unit_locked,
     work_folder,
 )
@@ -320,8 +324,98 @@ def test_units_that_nobody_has_asked_for_in_a_month_are_deleted(tmp_path: Path) 
         os.utime(old, (long_ago, long_ago))
         with unit_of(work, "01" * 32) as busy:
             os.utime(busy, (long_ago, long_ago))
-            clear_units(tmp_path)
+            clear_unused(tmp_path)
     assert (old.exists(), new.exists(), busy.exists()) == (False, True, True)
+
+
+def age(folder: Path, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    os.utime(folder, (then, then))
+
+
+def test_progress_of_a_stage_that_nobody_resumes_is_deleted_after_a_month(tmp_path: Path) -> None:
+    for key, days in ((KEY, 40), (OTHER, 20)):
+        with opened(tmp_path, key) as work:
+            work.note("epoch", "3")
+        age(work.folder, days)
+    clear_unused(tmp_path)
+    assert [work.folder.name for work in kept_work(tmp_path)] == [OTHER]
+
+
+def test_a_unit_that_is_used_again_before_it_is_locked_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as work, unit_of(work) as unit:
+        pass
+    age(unit, 40)
+    lock = workdir.locked
+
+    def used_meanwhile(folder: Path, on_wait: None) -> AbstractContextManager[None]:
+        os.utime(unit)
+        return lock(folder, on_wait)
+
+    monkeypatch.setattr(workdir, "locked", used_meanwhile)
+    clear_unused(tmp_path)
+    assert unit.exists()
+
+
+def test_a_unit_that_another_process_deletes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as work, unit_of(work) as unit:
+        pass
+    age(unit, 40)
+    lock = workdir.locked
+
+    def deleted_meanwhile(folder: Path, on_wait: None) -> AbstractContextManager[None]:
+        unit.rmdir()
+        return lock(folder, on_wait)
+
+    monkeypatch.setattr(workdir, "locked", deleted_meanwhile)
+    clear_unused(tmp_path)
+    assert [path.name for path in (tmp_path / ".work/units").iterdir()] == []
+
+
+def test_units_beyond_the_limit_are_deleted_oldest_first_but_not_those_of_a_week(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [digit * 64 for digit in "123"]
+    with opened(tmp_path) as work:
+        for key, days in zip(keys, (20, 10, 1), strict=True):
+            with unit_of(work, key) as unit:
+                (unit / "weights").write_bytes(bytes(2**20))
+            age(unit, days)
+
+    def left(limit: int) -> list[str]:
+        monkeypatch.setattr(workdir, "_MAX_BYTES", limit)
+        clear_unused(tmp_path)
+        return [one.folder.name for one in kept_work(tmp_path) if one.is_unit]
+
+    assert left(3 * 2**20) == keys
+    assert left(2 * 2**20) == keys[1:]
+    assert left(0) == keys[2:]
+
+
+def test_what_also_has_a_name_elsewhere_frees_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as work, unit_of(work) as unit:
+        (unit / "weights").write_bytes(bytes(2**20))
+        (unit / "results").write_bytes(bytes(2**16))
+    (found,) = (one for one in kept_work(tmp_path) if one.is_unit)
+    assert found.num_bytes == 2**20 + 2**16
+    (tmp_path / "models").hardlink_to(unit / "weights")
+    (found,) = (one for one in kept_work(tmp_path) if one.is_unit)
+    assert found.num_bytes == 2**16
+
+
+def test_what_a_process_uses_is_not_deleted_by_hand_either(tmp_path: Path) -> None:
+    with opened(tmp_path, OTHER):
+        pass
+    with holder(tmp_path):
+        found = {work.folder.name: work for work in kept_work(tmp_path)}
+        assert {name: in_use(work) for name, work in found.items()} == {KEY: True, OTHER: False}
+        assert not delete_work(found[KEY])
+        assert delete_work(found[OTHER])
+    assert [work.folder.name for work in kept_work(tmp_path)] == [KEY]
 
 
 def test_a_damaged_note_is_as_if_it_did_not_exist(
