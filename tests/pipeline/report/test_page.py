@@ -445,7 +445,7 @@ def test_names_are_shown_as_they_are(files, report):
     text_of(rendered((folder / "report.md").read_text()))
 
 
-@pytest.mark.parametrize("title", ["R&D: a < b", " ".join(AWKWARD), *NAMES[-5:]])
+@pytest.mark.parametrize("title", ["R&D: a < b", " ".join(AWKWARD[:-3]), *NAMES[-3:]])
 def test_title_and_model_are_shown_as_they_are_written(report, title):
     folder = report({"report__title": title, "model__name": title})
     page = _page(folder)
