@@ -7,11 +7,13 @@ refusal whose message does not name what is wrong, and outputs that a refused co
 
     python -m benchmarks.bad_inputs
     python -m benchmarks.bad_inputs --kind params --kind yaml
+    python -m benchmarks.bad_inputs --write     # the counts: results/bad_inputs.json, README.md
 
 Disks of limited size and other users' files are only tried as root, which may mount and change
 owners; elsewhere these kinds are counted as left out.
 """
 
+import datetime
 import os
 import shutil
 import signal
@@ -24,8 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -33,14 +36,23 @@ from rich.table import Table
 
 from benchmarks.bad_cases import RESUMED, Case, all_cases
 from benchmarks.environment import ENVIRONMENT
+from pipeline.files import read_json, write_json
+from pipeline.history.context import hardware_name
+from pipeline.report.tables import markdown_table
+from pipeline.results.page import insert_between
 from tests.project import environment_of, make_project, outputs, run
 from tests.tiny import save_tiny
 from tests.warm import Started, can_run, start_warm
 
 SECONDS = 60.0
+RESULTS = Path(__file__).parent / "results" / "bad_inputs.json"
+README = Path(__file__).parent / "README.md"
+BEGIN = "<!-- bad inputs: written by `python -m benchmarks.bad_inputs --write` -->"
+END = "<!-- end of the bad inputs -->"
 _OUTPUTS = ("data", "models", "curves", "metrics", "evaluation", "report")
 # By which pydantic calls its own types.
 _INTERNAL = ("constrained-", "literal[", "list[", "dict[", "function-", "is-instance")
+_MOVED = "The checkout was moved:"
 _MESSAGE = ("error: ", "ERROR: ", "Usage: ", "✗", "x ")
 
 console = Console(width=110)
@@ -89,7 +101,9 @@ def judge(case: Case, ended: Ended) -> str:
 
 
 def _says(case: Case, ended: Ended) -> bool:
-    text = " ".join(ended.text.split())
+    # Each copy is a checkout that was moved, of which the first command says so.
+    lines = (line for line in ended.text.splitlines() if not line.startswith(_MOVED))
+    text = " ".join(" ".join(lines).split())
     return all(part in text for part in case.says.split("|"))
 
 
@@ -163,26 +177,77 @@ def main(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Commands at a time.")] = 2,
     every: Annotated[int, typer.Option(min=1, help="Only each n-th case.")] = 1,
+    write: Annotated[
+        bool, typer.Option("--write", help="Keep the counts of these kinds in the benchmarks.")
+    ] = False,
 ) -> None:
     """Try all cases, print each fault and the counts by kind; exit code 1 if there is a fault."""
+    if write and every > 1:
+        raise typer.BadParameter("counts of all cases are kept: leave out --every")
     os.environ.update(ENVIRONMENT)
     counts: dict[str, Counter[str]] = {}
-    faults = 0
     with prepared_project() as project:
         cases = [case for case in all_cases(project) if not kinds or case.kind in kinds][::every]
-        for verdict in try_all(project, cases, jobs=jobs):
-            result = verdict.fault or ("accepted" if verdict.ended.code == 0 else "message")
-            counts.setdefault(verdict.case.kind, Counter())[result] += 1
-            if verdict.fault:
-                faults += 1
-                last = "\n".join(verdict.ended.text.strip().splitlines()[-4:])[-600:]
-                console.print(
-                    f"{verdict.fault}: {verdict.case.kind}: {verdict.case.name}"
-                    f" [{' '.join(verdict.case.command)[:100]}]\n{last}\n",
-                    markup=False, highlight=False,
-                )  # fmt: skip
+        for kind, group in groupby(cases, lambda case: case.kind):
+            results = counts[kind] = Counter()
+            for verdict in try_all(project, list(group), jobs=jobs):
+                results[_result(verdict)] += 1
+                if verdict.fault:
+                    _print_fault(verdict)
+            console.print(f"{kind}: {dict(results)}", markup=False, highlight=False)
+            if write:
+                keep(kind, results)
     console.print(counts_table(counts))
+    faults = sum(counts.values(), Counter()).keys() - {"accepted", "message"}
     raise typer.Exit(1 if faults else 0)
+
+
+def _result(verdict: Verdict) -> str:
+    return verdict.fault or ("accepted" if verdict.ended.code == 0 else "message")
+
+
+def _print_fault(verdict: Verdict) -> None:
+    last = "\n".join(verdict.ended.text.strip().splitlines()[-4:])[-600:]
+    console.print(
+        f"{verdict.fault}: {verdict.case.kind}: {verdict.case.name}"
+        f" [{' '.join(verdict.case.command)[:100]}]\n{last}\n",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def keep(kind: str, counts: Counter[str]) -> None:
+    """Write the counts of a kind into `RESULTS`, and the table of all kinds into `README`."""
+    kinds = read_json(RESULTS)["kinds"] if RESULTS.exists() else {}
+    kinds[kind] = {
+        "command": f"python -m benchmarks.bad_inputs --kind {kind} --write",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": hardware_name(None),
+        "counts": dict(sorted(counts.items())),
+    }
+    write_json(RESULTS, {"seconds": SECONDS, "kinds": dict(sorted(kinds.items()))})
+    text = insert_between(README.read_text("utf-8"), BEGIN, END, markdown_counts(kinds))
+    README.write_text(text, encoding="utf-8")
+
+
+def markdown_counts(kinds: dict[str, Any]) -> str:
+    """The table of `README`: a row for each kind, by name, and one for all."""
+    rows = []
+    for kind, content in sorted(kinds.items()):
+        counts = Counter(content["counts"])
+        faults = {name: n for name, n in counts.items() if name not in ("accepted", "message")}
+        rows.append(
+            {
+                "kind": kind,
+                "inputs": counts.total(),
+                "clear message": counts["message"],
+                "accepted": counts["accepted"],
+                "faults": ", ".join(f"{n} {name}" for name, n in faults.items()) or "0",
+                "date, hardware": f"{content['date']}, {content['hardware']}",
+            }
+        )
+    total = {key: sum(row[key] for row in rows) for key in ("inputs", "clear message", "accepted")}
+    missing = total["inputs"] - total["clear message"] - total["accepted"]
+    return markdown_table([*rows, {"kind": "all", **total, "faults": str(missing)}])
 
 
 def counts_table(counts: dict[str, Counter[str]]) -> Table:

@@ -4,8 +4,8 @@ The text of each error names the value, the place and the next step. Stages prin
 traceback and exit with 1.
 """
 
+import re
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -62,16 +62,23 @@ def memory_errors_named() -> Iterator[None]:
         ) from error
 
 
+# C0 without tab and line feed, C1, line and paragraph separators, directions, surrogates.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(text: str) -> str:
     """Return text with its control characters shown, which a terminal would obey.
 
     They may come from inputs, and from names and tags of other users' runs. Line ends and tabs are
-    kept.
+    kept. Overrides of the direction of text count as control characters, as they would show a name
+    as another one, and so do halves of a character, which cannot be printed.
     """
-    shown = (
-        c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text
-    )
-    return "".join(shown)
+    return _CONTROL.sub(_code_of, text)
+
+
+def _code_of(control: re.Match[str]) -> str:
+    number = ord(control[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def warn(text: str) -> None:

@@ -18,6 +18,9 @@ from pipeline.errors import DataError, warn
 
 Value = TypeVar("Value")
 
+# What a formula begins with; and the quote that precedes such text.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
 # Of the parser; ValueError, of which the others of it are: numbers of thousands of digits.
 _NO_JSON = (ValueError, RecursionError)
 # What the system reports of a file that is damaged, not out of reach: a folder in its place, and
@@ -205,16 +208,35 @@ def _refusal(error: BaseException | None) -> str:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a table with a header line.
+    """Write a table with a header line (see `csv_text`).
 
     Raises:
         ValueError: a row has a key that is not one of `columns`.
     """
+    write_text(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table as CSV with a header line.
+
+    No spreadsheet takes a cell for a formula: a quote precedes text that begins like one, or with a
+    quote. `read_csv` removes it.
+
+    Raises:
+        ValueError: a row has a key that is not one of `columns`.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection
+    """
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, table.getvalue())
+    writer.writerow({name: _inert(name) for name in columns})
+    for row in rows:
+        writer.writerow({key: _inert(value) for key, value in row.items()})
+    return table.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
@@ -231,16 +253,21 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table with a header line; every value is text.
+    """Read a table that `write_csv` wrote; every value is text.
 
     Raises:
         DataError: the file is missing, or is not CSV in UTF-8.
     """
     with _opened(path) as file:
         try:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{path}: not CSV ({error}); delete it and run again") from error
+    if any(None in row or None in row.values() for row in rows):
+        raise DataError(
+            f"{path}: a row has another number of cells than the header; delete it and run again"
+        )
+    return [{key: cell.removeprefix("'") for key, cell in row.items()} for row in rows]
 
 
 def read_json(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """Evaluate the trained prompts on the test split: the only place that reads it."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -74,7 +75,9 @@ def lama(
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        trials = _evaluate(ctx, params, model, trained, out, partial(_fact_reader, data))
+        trials = _evaluate(
+            ctx, params, _Paths(model, splits, trained, out), partial(_fact_reader, data)
+        )
         relations = relation_rows(trials)
         for row in relations:
             row["label"] = data.relations[row["relation"]].label
@@ -101,7 +104,9 @@ def stability(
         params = load_params(params_file)
         ctx.log_dataset(f"lama/{params.lama.source}", splits, "evaluation")
         data = read_lama(splits, ["train", "test"])
-        trials = _evaluate(ctx, params, model, trained, out, partial(_fact_reader, data))
+        trials = _evaluate(
+            ctx, params, _Paths(model, splits, trained, out), partial(_fact_reader, data)
+        )
         rows = template_rows(read_json(trained / "trials.json"), trials)
         _write_table(ctx, out / "templates.csv", TEMPLATE_COLUMNS, rows)
         summary = relation_summary(trials)
@@ -126,7 +131,7 @@ def superglue(
         ctx.log_dataset(f"{task}/{params.superglue.source}", splits, "evaluation")
         read = partial(_example_reader, get_task(task), splits, method)
         scores = get_task(task).metrics
-        trials = _evaluate(ctx, params, model, trained, out, read, scores)
+        trials = _evaluate(ctx, params, _Paths(model, splits, trained, out), read, scores)
         _write_metrics(ctx, metrics, task_summary(trials))
 
 
@@ -146,7 +151,7 @@ def tasks(
         params, own = load_params(params_file), read_definition(splits).task
         ctx.log_dataset(task, splits, "evaluation")
         read = partial(_example_reader, own, splits, method)
-        trials = _evaluate(ctx, params, model, trained, out, read, own.metrics)
+        trials = _evaluate(ctx, params, _Paths(model, splits, trained, out), read, own.metrics)
         _write_metrics(ctx, metrics, task_summary(trials))
 
 
@@ -177,12 +182,20 @@ def _examples(
     return PromptFormat.from_prompt(task, prompt, classifier=method == "classifier"), examples
 
 
+@dataclass(frozen=True)
+class _Paths:
+    """What a stage reads and writes."""
+
+    model: Path
+    splits: Path
+    trained: Path
+    out: Path
+
+
 def _evaluate(
     ctx: RunningStage,
     params: Params,
-    model: Path,
-    trained: Path,
-    out: Path,
+    paths: _Paths,
     reader: Callable[[str, int], ReadExamples],
     metrics: Sequence[str] = ("p_at_1",),
 ) -> list[Row]:
@@ -193,20 +206,28 @@ def _evaluate(
     returned. `reader` takes a trial's task and the number of its split.
     """
     ctx.run.set_tags({"model": params.model.name})
-    models = ModelCache(model_loader(model, params))
-    described = read_json(trained / "trials.json")
+    models = ModelCache(model_loader(paths.model, params))
+    described = read_json(paths.trained / "trials.json")
     places = {
         trial["name"]: (task, trial["split"])
         for task, content in described["tasks"].items()
         for setting in content["settings"]
         for trial in setting["trials"]
     }
-    prompts = load_prompts(trained)
-    files = {name: ctx.work.path("evaluated", f"{name}.json") for name in prompts}
+    prompts = load_prompts(paths.trained)
+    # Relative: the machine that evaluates may have the files elsewhere.
+    files = {
+        name: Path(os.path.relpath(ctx.work.path("evaluated", f"{name}.json"))) for name in prompts
+    }
     found = {name: read_progress(file, _evaluation) for name, file in files.items()}
     most = params.runtime.max_tokens_per_forward
     units = [
-        Unit(name, _EvaluationUnit(name, prompts[name], reader(*places[name]), models, most, file))
+        Unit(
+            name,
+            _EvaluationUnit(name, prompts[name], reader(*places[name]), models, most, file),
+            reads=_inputs(paths, prompts[name]),
+            writes=(file,),
+        )
         for name, file in files.items()
         if found[name] is None
     ]
@@ -218,7 +239,7 @@ def _evaluate(
             found[name] = _evaluation(files[name])
             ctx.show_progress("evaluated", done, len(prompts))
     evaluations = {name: own for name, own in found.items() if own is not None}
-    predictions = out / "predictions" / "predictions.jsonl"
+    predictions = paths.out / "predictions" / "predictions.jsonl"
     with atomic_dir(predictions.parent) as folder:
         write_jsonl(
             folder / predictions.name,
@@ -234,11 +255,16 @@ def _evaluate(
     rows = trial_rows(described, evaluations)
     # A stage of another benchmark has one task.
     skipped = 0 if "p_at_1" in metrics else 1
-    _write_table(ctx, out / "trials.csv", trial_columns(metrics)[skipped:], rows)
+    _write_table(ctx, paths.out / "trials.csv", trial_columns(metrics)[skipped:], rows)
     _write_table(
-        ctx, out / "settings.csv", SETTING_COLUMNS[skipped:], setting_rows(described, rows)
+        ctx, paths.out / "settings.csv", SETTING_COLUMNS[skipped:], setting_rows(described, rows)
     )
     return rows
+
+
+def _inputs(paths: _Paths, prompt: StoredPrompt) -> tuple[Path, ...]:
+    weights = () if prompt.weights_path is None else (prompt.weights_path,)
+    return (paths.model, paths.splits, *weights)
 
 
 @dataclass(frozen=True)

@@ -289,6 +289,7 @@ def _train(
             engine,
             params.runtime,
             search if any(trial.config.training.search for trial in trials) else None,
+            inputs=(paths.model,),
         )
         by_split = selection == "dev-per-split"
         selected = runner.run(trials, select=selection != "none", by_split=by_split)

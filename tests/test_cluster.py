@@ -4,8 +4,12 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,21 @@ import mlflow
 import psutil
 import pytest
 
+from pipeline.engine import cluster
 from pipeline.engine.cluster import RayCluster
 from pipeline.engine.units import Report, Unit
 from pipeline.errors import ModelError, PipelineError
+from pipeline.models.loading import ModelCache, load_model
+from pipeline.training.jobs import BankUnit, EpochEnded, group_trials
+from tests.jobs import fact_trial, method
 from tests.pipeline.training.test_jobs import RUNTIME
-from tests.project import edit_params, make_project, outputs, run
+from tests.pipeline.training.test_ranks import FACTS, TEMPLATE, Trained, assert_close
+from tests.project import ROOT, edit_params, environment_of, make_project, outputs, run
 from tests.test_restart import Attempt, epochs, runs_of
+from tests.worked import VOCABULARY
 
+# Ray's workers give way to all else by default, so a busy machine would keep the tests waiting.
+os.environ.setdefault("RAY_worker_niceness", "0")
 ray = pytest.importorskip("ray", reason="ray is not installed")
 pytestmark = [
     pytest.mark.slow,
@@ -33,6 +45,10 @@ STAGE = "train-lama@p-tuning"
 UNITS = ["bank-1/seed-34/unit-1", "bank-1/seed-34/unit-2"]
 
 
+# Units of this file are sent with what they need of it: workers have `pipeline` and `stages`.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
     """A cluster of two nodes with a CPU each; a unit takes one, so that they share the units."""
@@ -42,6 +58,47 @@ def nodes() -> Iterator[Any]:
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def no_folder(tmp_path: Path) -> Iterator[Callable[[str, Path], int]]:
+    """Starts a node with a CPU that finds an empty folder where the project is; see `start`."""
+    probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("only root can start a node that does not see the project's folder")
+    started = []
+
+    def start(address: str, project: Path) -> int:
+        """Return the id of the process whose children run units."""
+        script = 'mount -t tmpfs none "$1" && shift && exec "$@"'
+        ray_start = [
+            str(Path(sys.executable).with_name("ray")),
+            "start", f"--address={address}", "--num-cpus=1", "--block",
+        ]  # fmt: skip
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", str(project), *ray_start]
+        environment = environment_of(project, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        node = psutil.Popen(
+            command, cwd="/", env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        started.append(node)
+        raylets: list[int] = []
+
+        def has_raylet() -> bool:
+            assert node.is_running()
+            raylets[:] = [each.pid for each in node.children() if each.name() == "raylet"]
+            return bool(raylets)
+
+        wait_until(has_raylet)
+        return raylets[0]
+
+    yield start
+    for node in started:
+        family = [node, *node.children(recursive=True)] if node.is_running() else []
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.wait()
 
 
 def workers() -> list[psutil.Process]:
@@ -89,6 +146,11 @@ def wait_until(true: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
+def _until(file: Path, deadline: float) -> None:
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 class Units:
     """What units do here; each finds in the folder what it did before."""
 
@@ -99,6 +161,17 @@ class Units:
         for number in range(50):
             report(number)
         return {"cwd": str(Path.cwd()), **os.environ}
+
+    def wait(self, _: Report) -> bool:
+        """Wait for `other`, which has no CPU as long as this unit keeps its own."""
+        other = self.folder / "other"
+        deadline = time.monotonic() + 5
+        with cluster._waiting(ray) as wait_for:
+            wait_for(ray.remote(num_cpus=0)(_until).remote(other, deadline))
+        return other.exists()
+
+    def other(self, _: Report) -> None:
+        (self.folder / "other").touch()
 
     def fail(self, _: Report) -> None:
         raise ModelError("P17: no model")
@@ -125,28 +198,100 @@ def test_units_report_fail_and_are_run_again(
     units = Units(tmp_path)
     handler = signal.getsignal(signal.SIGTERM)
     named = [Unit(do.__name__, do) for do in (units.report, units.fail, units.die_once)]
-    with RayCluster(runtime, tmp_path) as cluster:
-        outcomes = dict(cluster.run(named, lambda name, said: heard.append((name, said))))
+    with RayCluster(runtime, tmp_path) as engine:
+        outcomes = dict(engine.run(named, lambda name, said: heard.append((name, said))))
         assert signal.getsignal(signal.SIGTERM) is handler
-        assert cluster.describe().count(": 1 CPUs") == 2
+        assert engine.describe().count(": 1 CPUs") == 2
         assert list(tmp_path.glob(".cluster-*"))
     assert [said for name, said in heard if name == "report"] == list(range(50))
     environment = outcomes["report"].result()
     assert environment["cwd"] == str(Path.cwd())
     assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""  # a unit without a GPU sees none
     assert "secret" not in environment.values()
     with pytest.raises(ModelError, match=r"^P17: no model$"):
         outcomes["fail"].result()
     assert outcomes["die_once"].result() == 1
     assert heard.count(("die_once", "begins")) == 2
     assert not list(tmp_path.glob(".cluster-*"))
+    longest = [Unit(name, units.wait, cost=2.0) for name in ("wait", "wait too")]
+    with RayCluster(runtime, tmp_path) as engine:
+        outcomes = dict(engine.run([Unit("other", units.other), *longest], print))
+    assert [outcomes[unit.name].result() for unit in longest] == [False, False]
+    assert (tmp_path / "other").exists()
     large = RUNTIME.model_copy(update={"engine": "ray", "threads": 64})
     with (
-        RayCluster(large, tmp_path) as cluster,
+        RayCluster(large, tmp_path) as engine,
         pytest.raises(PipelineError, match="each unit needs 64 CPUs and 0 GPUs, which no machine"),
     ):
-        list(cluster.run(named, print))
+        list(engine.run(named, print))
     assert (tmp_path / "attempts").read_text() == "++"
+
+
+ALONE = """
+import os, subprocess, sys
+from pipeline.engine.cluster import running_cluster
+with running_cluster() as address:
+    print(address)
+    os.environ["RAY_ADDRESS"] = address
+    connect = "import ray; ray.init(log_to_driver=False, logging_level='ERROR')"
+    for token in (os.environ["RAY_AUTH_TOKEN"], "a" * 64):
+        environment = {**os.environ, "RAY_AUTH_TOKEN": token}
+        done = subprocess.run([sys.executable, "-c", connect], env=environment, capture_output=True)
+        print(done.returncode)
+"""
+
+
+def test_without_an_address_ray_starts_here_with_a_token_whatever_the_last_cluster_was(
+    nodes: Any, tmp_path: Path
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the names of Ray's sockets
+    try:
+        for current in (folder, folder / "ray"):  # where Ray notes its last cluster
+            current.mkdir(exist_ok=True)
+            (current / "ray_current_cluster").write_text("127.0.0.1:1")
+        environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE], cwd=ROOT, env=environment, text=True, capture_output=True
+        )
+        address, with_token, with_another = done.stdout.split()
+        assert address not in ("127.0.0.1:1", nodes.address)
+        assert with_token == "0"
+        assert with_another != "0"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_two_processes_of_a_training_run_on_the_one_machine_that_has_the_cpus(
+    nodes: Any, tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = method(encoder="mlp", batch_size=8)
+    (bank,) = group_trials([fact_trial("P17", TEMPLATE, FACTS, VOCABULARY, training=training)])
+    models = ModelCache(partial(load_model, tiny_folders["bert"], device="cpu", threads=1))
+    updates = {
+        "engine": "ray", "threads": 1, "gpus_per_training": 2, "max_tokens_per_forward": 64,
+    }  # fmt: skip
+    runtime = RUNTIME.model_copy(update=updates)
+
+    def unit(name: str) -> BankUnit:
+        return BankUnit(bank, tmp_path / name, "run", models, runtime, None, None)
+
+    (serial,) = unit("serial")(print).results
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    node = nodes.add_node(num_cpus=2)
+    try:
+        with RayCluster(runtime, tmp_path) as engine:
+            reports: list[Any] = []
+            ((_, outcome),) = engine.run(
+                [Unit("bank", unit("ray"), processes=2)], lambda _, report: reports.append(report)
+            )
+    finally:
+        nodes.remove_node(node)
+    (result,) = outcome.result().results
+    assert_close(Trained(result, {}), Trained(serial, {}), 0.0)
+    assert [report for report in reports if isinstance(report, EpochEnded)]
 
 
 def assert_one_run(root: Path) -> None:
@@ -164,11 +309,13 @@ def assert_one_run(root: Path) -> None:
             assert sorted(steps) == list(range("train/" in metric, EPOCHS + 1))
 
 
-def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
-    nodes: Any, tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
-) -> None:
-    serial = make_project(
-        tmp_path / "serial" / "project",
+@pytest.fixture(scope="module")
+def serial(
+    tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[str, Path], empty_store: Path
+) -> Path:
+    """The project after its stage was trained in one process."""
+    project = make_project(
+        tmp_path_factory.mktemp("serial") / "project",
         tiny_folders["gpt2"],
         lama__methods=["p-tuning"],
         superglue__tasks=[],
@@ -181,18 +328,43 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
             "lama__grid__p-tuning": {"template": ["paper-v2", "paper-v1"]},
         },
     )
-    shutil.copyfile(empty_store, serial / "mlflow.db")
-    run(serial, "dvc", "repro", "splits-lama", "download-model")
-    project = shutil.copytree(serial, tmp_path / "ray" / "project", symlinks=True)
+    shutil.copyfile(empty_store, project / "mlflow.db")
+    run(project, "dvc", "repro", "splits-lama", "download-model")
+    shutil.copytree(project, project.with_name("untrained"), symlinks=True)
+    run(project, "dvc", "repro", STAGE)
+    return project
+
+
+def untrained(serial: Path, folder: Path) -> Path:
+    """A copy of the project as it was before, to be trained by Ray."""
+    project = shutil.copytree(serial.with_name("untrained"), folder / "project", symlinks=True)
     edit_params(project, runtime__engine="ray")
-    run(serial, "dvc", "repro", STAGE)
+    return project
+
+
+def assert_resumed_and_equal(attempt: Attempt, project: Path, serial: Path) -> None:
+    """Hold that a lost node has made no difference, except for the message."""
+    assert attempt.process.returncode == 0, attempt.printed
+    assert attempt.printed.count("its machine was lost; resumed on another") == 1
+    reported = epochs(attempt.printed)
+    assert len(reported) == len(set(reported))
+    assert outputs(project, "models", "curves") == outputs(serial, "models", "curves")
+    assert_one_run(project)
+
+
+def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
+    nodes: Any, serial: Path, tmp_path: Path
+) -> None:
+    project = untrained(serial, tmp_path)
 
     # The stage and dvc are killed: no worker is left.
     first = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
     wait_until(lambda: checkpoints(project))
-    assert workers()
+    running = workers()
+    assert running
     first.kill()
-    wait_until(lambda: not workers())
+    _, left = psutil.wait_procs(running, timeout=5)
+    assert not left
     assert not (project / "models/lama/p-tuning").exists()
 
     # A node is lost while both are in the middle of a unit.
@@ -207,18 +379,39 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
         if worker != lost:
             worker.resume()
     second.end()
-    assert second.process.returncode == 0, second.printed
-    assert second.printed.count("its machine was lost; resumed on another") == 1
-    reported = epochs(second.printed)
-    assert len(reported) == len(set(reported))
+    assert_resumed_and_equal(second, project, serial)
     # What the first attempt had done was not done again.
+    reported = epochs(second.printed)
     assert max(min(e for r, e in reported if r == relation) for relation in ("P17", "P30")) > 0
-
-    assert outputs(project, "models", "curves") == outputs(serial, "models", "curves")
-    assert_one_run(project)
     assert_one_run(serial)
 
     edit_params(project, runtime__engine="serial")
     assert "Running stage" not in run(project, "dvc", "repro", "-s", STAGE).stdout
     edit_params(project, **{"lama__training__p-tuning__prompts_per_unit": 1})
     assert STAGE in run(project, "dvc", "status", STAGE).stdout
+
+
+def test_a_node_without_the_folder_is_lost_and_another_resumes_from_what_it_sent(
+    serial: Path, tmp_path: Path, no_folder: Callable[[str, Path], int]
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    project = untrained(serial, tmp_path)
+    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        raylets = [no_folder(head.address, project) for _ in range(2)]
+        attempt = Attempt(project, "-s", STAGE, RAY_ADDRESS=head.address)
+        held = hold_in_mid_unit(project)
+        (lost,) = [worker for worker in held if worker.ppid() == raylets[0]]
+        # Its files are elsewhere; what the project has of them was sent.
+        assert not [file.path for file in lost.open_files() if file.path.startswith(str(project))]
+        assert len(checkpoints(project)) == len(UNITS)
+        os.kill(raylets[0], signal.SIGKILL)
+        lost.kill()
+        for worker in held:
+            if worker != lost:
+                worker.resume()
+        attempt.end()
+        assert_resumed_and_equal(attempt, project, serial)
+    finally:
+        head.shutdown()

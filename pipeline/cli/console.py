@@ -1,10 +1,8 @@
 """What several commands print, and how every command ends on an error."""
 
 import contextlib
-import csv
 import json
 import os
-import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,9 +10,7 @@ from typing import Any
 import typer
 
 from pipeline.errors import PipelineError, memory_errors_named, printable
-
-# What a formula begins with.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+from pipeline.files import csv_text
 
 
 def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
@@ -25,21 +21,15 @@ def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
 def print_json(value: Any, *, indent: int | None = None) -> None:
     """Print a JSON value, with its control characters as JSON escapes them."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    typer.echo(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    typer.echo("".join(c if c == "\n" or c == printable(c) else f"\\u{ord(c):04x}" for c in text))
 
 
-def inert(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row whose text no spreadsheet takes for a formula: a quote precedes it.
-
-    Control characters are shown, as a file may be printed.
-
-    Source: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    return {key: _inert(value) if isinstance(value, str) else value for key, value in row.items()}
-
-
-def _inert(cell: str) -> str:
-    return printable(f"'{cell}" if cell.startswith(_FORMULA) else cell)
+def shown_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a table with the control characters of its text and its columns shown."""
+    return {
+        printable(key): printable(value) if isinstance(value, str) else value
+        for key, value in row.items()
+    }
 
 
 def print_warning(message: str, *, color: str) -> None:
@@ -113,10 +103,9 @@ def print_columns(rows: Iterable[Sequence[str]], *, right: Collection[int] = ())
 
 def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as CSV with a header of all their columns."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(sys.stdout, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(inert, rows))
+    shown = list(map(shown_cells, rows))
+    columns = dict.fromkeys(name for row in shown for name in row)
+    sys.stdout.write(csv_text(list(columns), shown))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,14 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
-from pipeline.cli.console import echo, inert, print_columns, print_csv, print_json, print_warning
+from pipeline.cli.console import (
+    echo,
+    print_columns,
+    print_csv,
+    print_json,
+    print_warning,
+    shown_cells,
+)
 from pipeline.data.lama import Relation, read_lama
 from pipeline.errors import DataError
 from pipeline.files import write_csv, write_jsonl
@@ -461,7 +468,8 @@ def write_rows(rows: Sequence[Row], options: PredictOptions) -> None:
         if options.out.suffix.lower() == ".jsonl":
             write_jsonl(options.out, rows)
         else:
-            write_csv(options.out, list(rows[0]), map(inert, rows))
+            shown = list(map(shown_cells, rows))
+            write_csv(options.out, list(shown[0]), shown)
         echo(f"{options.out}: {len(rows)} rows", err=True)
     elif options.as_json:
         for row in rows:

@@ -124,9 +124,16 @@ def write_lama(folder: Path, splits: LamaSplits) -> None:
 
 
 def read_lama(folder: Path, split_names: Sequence[str] = SPLITS) -> LamaSplits:
-    """Read the files of `write_lama`, with the named splits only."""
+    """Read the files of `write_lama`, with the named splits only.
+
+    Raises:
+        DataError: a file is missing or damaged, or the vocabulary has no word.
+    """
     relations = read_relations(folder / "relations.jsonl")
-    vocabulary = [line for line in read_lines(folder / "vocabulary.txt") if line]
+    words = folder / "vocabulary.txt"
+    vocabulary = [line for line in read_lines(words) if line]
+    if not vocabulary:
+        raise DataError(f"{words}: has no word; delete {folder} and run `dvc repro`")
     facts = {
         relation: {split: read_facts(folder / relation / f"{split}.jsonl") for split in split_names}
         for relation in relations

@@ -1,26 +1,32 @@
-"""The engine `ray`: units as tasks of a Ray cluster whose machines share the project's folder.
+"""The engine `ray`: units as tasks of a Ray cluster.
 
 Only this file imports ray. Only the process of the stage talks to DVC and MLflow; workers compute.
+They run the code of the stage, which Ray sends to each machine, and work in the project's folder;
+on a machine that does not see it, in a copy of what the unit needs (see `apart`).
 """
 
 import importlib.metadata
 import os
 import platform
 import re
+import secrets
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.engine.units import Progress, Unit
+from pipeline.engine.apart import ProjectFiles, Replica, replica_of
+from pipeline.engine.units import Progress, ProgressSaved, Unit
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -44,11 +50,13 @@ _OF_MACHINE = (
 )  # fmt: skip
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "ray")
 _LOCAL = "local"
+# What Ray sends to the machines.
+_PACKAGES = [Path(__file__).parents[2] / name for name in ("pipeline", "stages")]
 
 
 @dataclass(frozen=True)
 class _Project:
-    """What a machine must have to run units.
+    """What a machine needs to know to run units.
 
     Attributes:
         root: the current folder of the stage.
@@ -60,10 +68,12 @@ class _Project:
     token: str
     versions: Mapping[str, str]
 
-    def missing_here(self) -> str:
-        """Return why this machine cannot run units, and what to do; empty if it can."""
-        if not Path(self.token).exists():
-            return f"does not have {Path(self.token).parent}; mount the project's folder there"
+    def seen_here(self) -> bool:
+        """Whether this machine sees the folder of the stage."""
+        return Path(self.token).exists()
+
+    def unlike_here(self) -> str:
+        """Return which versions of this machine are others, and what to do; empty if none is."""
         here = _versions()
         different = [
             f"{name} {here.get(name)} instead of {version}"
@@ -87,7 +97,7 @@ class RayCluster:
         self._runtime = runtime
         self._folder = folder.resolve()
         self._stack = ExitStack()
-        self._connection: tuple[ModuleType, _Project, Any] | None = None
+        self._connection: _Connection | None = None
 
     def __enter__(self) -> "RayCluster":
         """Do nothing yet."""
@@ -108,20 +118,20 @@ class RayCluster:
         """
         if not units:
             return
-        ray, project, mailbox = self._connected()
+        ray, project, head, _ = self._connected()
         task = ray.remote(_run_unit)
         options = {"max_retries": _RETRIES, "scheduling_strategy": "SPREAD"}
         running = {
             task.options(name=unit.name, **self._resources(ray, unit.processes), **options).remote(
-                unit, mailbox, project
+                unit, head, project
             ): unit.name
-            for unit in units
+            for unit in sorted(units, key=lambda unit: unit.cost, reverse=True)
         }
         while running:
             ray.wait(list(running), timeout=_POLL_SECONDS)
             ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             # The reports of a unit have arrived before it ends.
-            for name, report in ray.get(mailbox.take.remote()):
+            for name, report in ray.get(head.take.remote()):
                 on_report(name, report)
             for reference in ended:
                 name = running.pop(reference)
@@ -133,28 +143,28 @@ class RayCluster:
         Raises:
             PipelineError: as of `run`.
         """
-        ray, *_ = self._connected()
-        return _described([node for node in ray.nodes() if node["Alive"]])
+        ray, _, _, apart = self._connected()
+        machines = _described([node for node in ray.nodes() if node["Alive"]])
+        if not apart:
+            return machines
+        return f"{machines}; no shared folder, so files are sent: {', '.join(apart)}"
 
-    def _connected(self) -> tuple[ModuleType, _Project, Any]:
-        """Connect if this has not been done; return ray, the project and the mailbox."""
+    def _connected(self) -> "_Connection":
+        """Connect if this has not been done."""
         if self._connection is None:
             self._connection = self._stack.enter_context(self._connect())
         return self._connection
 
     @contextmanager
-    def _connect(self) -> Iterator[tuple[ModuleType, _Project, Any]]:
-        address = _address()
-        ray = _import_ray()
-        _init(ray, address)
-        try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".cluster-") as token:
-                project = _Project(str(Path.cwd()), token.name, _versions())
-                most = self._resources(ray, self._runtime.gpus_per_training)
-                _check_machines(ray, project, most)
-                yield ray, project, _Mailbox.on_this_node(ray)
-        finally:
-            ray.shutdown()
+    def _connect(self) -> Iterator["_Connection"]:
+        with (
+            _connection_to(_address()) as ray,
+            tempfile.NamedTemporaryFile(dir=self._folder, prefix=".cluster-") as token,
+        ):
+            project = _Project(str(Path.cwd()), token.name, _versions())
+            most = self._resources(ray, self._runtime.gpus_per_training)
+            apart = _check_machines(ray, project, most)
+            yield _Connection(ray, project, _Head.on_this_node(ray, project), apart)
 
     def _resources(self, ray: ModuleType, processes: int) -> dict[str, float]:
         """Return what a unit takes: for each process, threads, and a GPU if there are any."""
@@ -167,17 +177,34 @@ class RayCluster:
         }
 
 
-class _Mailbox:
-    """An actor that keeps the reports of units until the stage takes them."""
+class _Connection(NamedTuple):
+    """A cluster that can run units: ray, the project, the actor `_Head`, the hosts without it."""
 
-    def __init__(self) -> None:
+    ray: ModuleType
+    project: _Project
+    head: Any
+    apart: Sequence[str]
+
+
+class _Head(ProjectFiles):
+    """An actor beside the stage, for its workers: it keeps their reports, and has the files."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
         self._reports: list[tuple[str, Any]] = []
+        self._attempts: Counter[str] = Counter()
 
     @classmethod
-    def on_this_node(cls, ray: ModuleType) -> Any:
-        """Start one beside the stage, so that no lost machine takes it along."""
+    def on_this_node(cls, ray: ModuleType, project: _Project) -> Any:
+        """Start one on the machine of the stage, so that no lost machine takes it along."""
         node = _on_node(ray, ray.get_runtime_context().get_node_id())
-        return ray.remote(cls).options(num_cpus=0, scheduling_strategy=node).remote()
+        actor = ray.remote(cls).options(num_cpus=0, scheduling_strategy=node)
+        return actor.remote(project.root)
+
+    def begin(self, task: str) -> int:
+        """Return how often a task has begun, this time included."""
+        self._attempts[task] += 1
+        return self._attempts[task]
 
     def put(self, name: str, report: Any) -> None:
         """Add a report."""
@@ -189,28 +216,72 @@ class _Mailbox:
         return reports
 
 
-def _run_unit(unit: Unit, mailbox: Any, project: _Project) -> Any:
+def _run_unit(unit: Unit, head: Any, project: _Project) -> Any:
     """Run a unit in a worker."""
     import ray
 
-    if missing := project.missing_here():  # of a machine that has joined since the start
-        raise PipelineError(f"runtime.engine: {socket.gethostname()} {missing}")
-    os.chdir(project.root)
-    last_sent: Any = None
-    next_progress = 0.0
+    if unlike := project.unlike_here():  # of a machine that has joined since the start
+        raise PipelineError(f"runtime.engine: {socket.gethostname()} {unlike}")
+    context = ray.get_runtime_context()
+    if not context.get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a task that has none
+    with ExitStack() as stack:
+        wait_for = stack.enter_context(_waiting(ray))
+        # Ray itself counts no task that is killed because the memory is full.
+        if wait_for(head.begin.remote(context.get_task_id())) > _RETRIES + 1:
+            raise _lost(unit.name, "the last one, perhaps because the memory was full")
+        replica: Replica | None = None
+        if not project.seen_here():
 
-    def report(event: Any) -> None:
-        nonlocal last_sent, next_progress
-        if isinstance(event, Progress):
-            if time.monotonic() < next_progress:
-                return
-            next_progress = time.monotonic() + _PROGRESS_SECONDS
-        last_sent = mailbox.put.remote(unit.name, event)
+            def call(method: str, *arguments: Any, **options: Any) -> Any:
+                return wait_for(getattr(head, method).remote(*arguments, **options))
 
-    outcome = unit.do(report)
-    if last_sent is not None:
-        ray.get(last_sent)  # and with it all earlier ones
+            replica = stack.enter_context(replica_of(unit, project.root, call))
+        os.chdir(project.root if replica is None else replica.root)
+        stack.callback(os.chdir, "/")  # a worker waits for its next unit in no folder of a unit
+        report = _Reporter(unit.name, head, replica)
+        outcome = unit.do(report)
+        report.flush(wait_for)
     return outcome
+
+
+class _Reporter:
+    """Sends the reports of a unit to the head."""
+
+    def __init__(self, name: str, head: Any, replica: Replica | None) -> None:
+        self._name = name
+        self._head = head
+        self._replica = replica
+        self._last: Any = None
+        self._next_progress = 0.0
+
+    def __call__(self, event: Any) -> None:
+        """Send a report, unless a newer one of its kind comes soon; or the files that it is of."""
+        if isinstance(event, ProgressSaved):
+            if self._replica is not None:
+                self._replica.send()
+            return
+        if isinstance(event, Progress):
+            if time.monotonic() < self._next_progress:
+                return
+            self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+        self._last = self._head.put.remote(self._name, event)
+
+    def flush(self, wait_for: Callable[[Any], Any]) -> None:
+        """Wait until all reports have arrived."""
+        if self._last is not None:
+            wait_for(self._last)  # and with it for all earlier ones
+
+
+@contextmanager
+def _waiting(ray: ModuleType) -> Iterator[Callable[[Any], Any]]:
+    """Yield `ray.get`, called in another thread.
+
+    The main thread of a task would give its CPU to another task while it waits, and compute beside
+    it from then on.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        yield lambda reference: thread.submit(ray.get, reference).result()
 
 
 def _outcome(ray: ModuleType, name: str, reference: Any) -> Future[Any]:
@@ -221,17 +292,21 @@ def _outcome(ray: ModuleType, name: str, reference: Any) -> Future[Any]:
         error.cause.__cause__ = error  # it has the worker's traceback
         future.set_exception(error.cause)
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())
-        future.set_exception(
-            PipelineError(
-                f"{name}: its machine or process was lost {_RETRIES + 1} times: {reason}; run it "
-                "again, and it resumes from its last checkpoint"
-            )
-        )
+        future.set_exception(_lost(name, " ".join(str(error).split())))
     return future
 
 
-def _import_ray() -> ModuleType:
+def _lost(name: str, reason: str) -> PipelineError:
+    return PipelineError(
+        f"{name}: its machine or process was lost {_RETRIES + 1} times: {reason}; run it again, "
+        "and it resumes from its last checkpoint"
+    )
+
+
+def _import_ray(address: str) -> ModuleType:
+    if address == _LOCAL and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        # Ray reads this once. Other users of this machine could run code through its ports.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray
         import ray.util.scheduling_strategies
@@ -264,10 +339,17 @@ def running_cluster() -> Iterator[str]:
     if address != _LOCAL:
         yield address
         return
-    ray = _import_ray()
+    with _connection_to(address) as ray:
+        yield ray.get_runtime_context().gcs_address
+
+
+@contextmanager
+def _connection_to(address: str) -> Iterator[ModuleType]:
+    """Yield ray while this process is connected."""
+    ray = _import_ray(address)
     _init(ray, address)
     try:
-        yield ray.get_runtime_context().gcs_address
+        yield ray
     finally:
         ray.shutdown()
 
@@ -283,7 +365,11 @@ def _init(ray: ModuleType, address: str) -> None:
                 log_to_driver=False,
                 logging_level="ERROR",
                 # Units run the code of this checkout, whatever else is installed.
-                runtime_env={"env_vars": {**passed, "PYTHONPATH": str(Path.cwd())}},
+                runtime_env={
+                    "env_vars": passed,
+                    "py_modules": [str(package) for package in _PACKAGES if package.exists()],
+                    "excludes": ["**/__pycache__"],
+                },
             )
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -318,8 +404,14 @@ def _only(names: Sequence[str]) -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _check_machines(ray: ModuleType, project: _Project, resources: Mapping[str, float]) -> None:
-    """Check that units fit somewhere, and that each machine where they do can run them."""
+def _check_machines(
+    ray: ModuleType, project: _Project, resources: Mapping[str, float]
+) -> list[str]:
+    """Check that units fit somewhere, and that each machine where they do can run them.
+
+    Returns:
+        The hosts of those that do not see the project's folder.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     fitting = [
         node
@@ -334,18 +426,26 @@ def _check_machines(ray: ModuleType, project: _Project, resources: Mapping[str, 
             f"({_described(nodes)}); lower runtime.threads or runtime.gpus_per_training, or change "
             "runtime.device"
         )
-    check = ray.remote(_Project.missing_here)
-    results = [
-        check.options(num_cpus=0, scheduling_strategy=_on_node(ray, node["NodeID"])).remote(project)
-        for node in fitting
-    ]
+    check = ray.remote(_check_machine)
+    results = ray.get(
+        [
+            check.options(num_cpus=0, scheduling_strategy=_on_node(ray, node["NodeID"])).remote(
+                project
+            )
+            for node in fitting
+        ]
+    )
+    hosts = [node["NodeManagerHostname"] for node in fitting]
     problems = [
-        f"{node['NodeManagerHostname']} {missing}"
-        for node, missing in zip(fitting, ray.get(results), strict=True)
-        if missing
+        f"{host} {unlike}" for host, (unlike, _) in zip(hosts, results, strict=True) if unlike
     ]
     if problems:
         raise PipelineError("runtime.engine: " + "\n".join(problems))
+    return [host for host, (_, seen) in zip(hosts, results, strict=True) if not seen]
+
+
+def _check_machine(project: _Project) -> tuple[str, bool]:
+    return project.unlike_here(), project.seen_here()
 
 
 def _described(nodes: Sequence[Mapping[str, Any]]) -> str:

@@ -24,16 +24,26 @@ class Unit:
 
     Attributes:
         name: unique among the units that run together.
-        do: does the work in any process whose current folder is the project's, resumes what an
-            earlier call left, and returns the outcome. It takes a function that reports to the
-            process of the stage. The function, its reports and its outcome can be pickled.
+        do: does the work in any process whose current folder is the project's, or a copy with what
+            the unit reads and has left; resumes what an earlier call left, and returns the outcome.
+            It takes a function that reports to the process of the stage. The function, its reports
+            and its outcome can be pickled.
         processes: that it starts on the same machine, each with a GPU if there are any, and with
             `runtime.threads`; 1 if it starts none.
+        reads: files and folders, relative to the current one, as are folder and writes.
+        folder: what it resumes from; None: it starts over.
+        writes: other files that it writes.
+        cost: about how long it takes, to be compared with the other units; of several workers, the
+            first takes the longest unit.
     """
 
     name: str
     do: Callable[[Report], Any]
     processes: int = 1
+    reads: tuple[Path, ...] = ()
+    folder: Path | None = None
+    writes: tuple[Path, ...] = ()
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,11 @@ class Progress:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class ProgressSaved:
+    """A report: the unit's folder has what another process needs to resume from here."""
 
 
 class Engine(Protocol):
@@ -85,7 +100,7 @@ def open_engine(runtime: "RuntimeParams", folder: Path) -> Iterator[Engine]:
 
     Args:
         runtime: engine, device and threads of the units.
-        folder: of the stage's progress, which every machine must have.
+        folder: of the stage's progress; machines that do not see it get their files from this one.
 
     Raises:
         PipelineError: from `run`; see `pipeline.engine.cluster`.

@@ -64,15 +64,15 @@ class TrackedHistory:
 
     def producers(self, path: str, digest: str) -> Sequence[TrackedRun]:
         """Return the finished runs that wrote this content to this path, newest first."""
-        return self._finished(f"tags.`{WROTE}{path}` = '{digest}'")
+        return self._tagged(f"{WROTE}{path}", digest)
 
     def consumers(self, path: str, digest: str) -> Sequence[TrackedRun]:
         """Return the finished runs that read this content at this path, newest first."""
-        return self._finished(f"tags.`{READ}{path}` = '{digest}'")
+        return self._tagged(f"{READ}{path}", digest)
 
     def find_by_run_key(self, run_key: str) -> Sequence[TrackedRun]:
         """Return the finished runs with a run key, newest first."""
-        return self._finished(f"tags.`dvc.run_key` = '{run_key}'")
+        return self._tagged("dvc.run_key", run_key)
 
     def finished(self) -> Sequence[TrackedRun]:
         """Return all finished runs of stages, newest first."""
@@ -105,6 +105,11 @@ class TrackedHistory:
             return str(connect().artifacts.load_text(f"runs:/{run.run_id}/{name}"))
         except Exception:  # MLflow raises many types for a file that it does not have
             return None
+
+    def _tagged(self, key: str, value: str) -> list[TrackedRun]:
+        if "`" in key:  # MLflow's filters have no way to write it
+            return []
+        return self._finished(f"tags.`{key}` = '{value}'")
 
     def _finished(self, condition: str) -> list[TrackedRun]:
         if condition not in self._searches:

@@ -21,6 +21,7 @@ from pipeline.history.events import Event, Kind, MlflowWriter, metric_points
 from pipeline.history.executions import MAX_TAG, WROTE, execution_tags
 from pipeline.history.journal import EventLog, LiveLog, forward_logs
 from pipeline.history.store import connect, first_line, flat_params, without_password
+from pipeline.report.markdown import code_block, code_span
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.git import changes
 from pipeline.workflow.project import StageIdentity, output_hashes
@@ -29,9 +30,7 @@ _BATCH_SECONDS = 10.0
 
 _DESCRIPTION = """Stage `{stage}` of the pipeline.
 
-```
 {command}
-```
 
 | input | hash |
 |---|---|
@@ -321,8 +320,11 @@ def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
     else:
         note = _DESCRIPTION.format(
             stage=stage.stage,
-            command=stage.command.replace(" --", " \\\n  --"),
-            inputs="".join(f"| `{path}` | `{digest}` |\n" for path, digest in stage.inputs.items()),
+            command=code_block(stage.command.replace(" --", " \\\n  --")),
+            inputs="".join(
+                f"| {code_span(path, cell=True)} | `{digest}` |\n"
+                for path, digest in stage.inputs.items()
+            ),
         )
         tags |= execution_tags(stage, stage.within)
         tags["dvc.experiment"] = stage.experiment or "workspace"

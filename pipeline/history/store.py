@@ -286,11 +286,12 @@ def _is_usable(address: str) -> bool:
     """Return whether a database has tables; MLflow itself would create or migrate them.
 
     Raises:
-        TrackingError: The tables belong to another version of MLflow, or an experiment was deleted.
+        TrackingError: The tables belong to another version of MLflow, some are missing, or an
+            experiment was deleted.
     """
     from mlflow.store.db import utils
     from mlflow.store.tracking.dbmodels.models import SqlExperiment
-    from sqlalchemy import make_url, select
+    from sqlalchemy import inspect, make_url, select
 
     url = make_url(address)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
@@ -304,8 +305,14 @@ def _is_usable(address: str) -> bool:
                 "installed MLflow; copy the database, then run `mlflow db upgrade` on it, or "
                 "install the MLflow that wrote it"
             )
-        if schema is None:
+        missing = set(SqlExperiment.metadata.tables).difference(inspect(engine).get_table_names())
+        if schema is None and len(missing) == len(SqlExperiment.metadata.tables):
             return False
+        if schema is None or missing:
+            lack = f"the table {min(missing)}" if missing else "the version of its schema"
+            raise TrackingError(
+                f"{without_password(address)}: is damaged: it lacks {lack}. {_next_step()}"
+            )
         columns: Any = select(SqlExperiment.name, SqlExperiment.experiment_id)
         with engine.connect() as connection:
             deleted = connection.execute(columns.where(SqlExperiment.lifecycle_stage == "deleted"))

@@ -13,6 +13,7 @@ from pipeline.history.events import Event, metric_points
 from pipeline.history.executions import MAX_TAG, tags_below
 from pipeline.history.results import seconds_of
 from pipeline.history.store import connect
+from pipeline.report.markdown import code_span
 from pipeline.report.scores import HEADLINE, percent, scores_of
 from pipeline.workflow.command import StageInfo
 
@@ -87,11 +88,14 @@ def _headline(run: Any) -> dict[str, float]:
 
 def _first_params(mlflow: ModuleType, run: Any) -> Mapping[str, str] | None:
     """Return the parameters of the first finished run of the same stage and model, if any."""
-    stage, model = run.data.tags.get("dvc.stage"), run.data.params.get("model.name")
+    stage, model = run.data.tags.get("dvc.stage"), run.data.params.get("model.name", "")
+    quote = '"' if "'" in model else "'"
+    if quote in model:  # MLflow's filters have no way to write it
+        return None
     runs = mlflow.search_runs(
         [run.info.experiment_id],
-        filter_string=f"tags.`dvc.stage` = '{stage}' AND params.`model.name` = '{model}' "
-        "AND attributes.status = 'FINISHED'",
+        filter_string=f"tags.`dvc.stage` = '{stage}' AND attributes.status = 'FINISHED' "
+        f"AND params.`model.name` = {quote}{model}{quote}",
         order_by=["attributes.start_time ASC"],
         max_results=2,
         output_format="list",
@@ -114,7 +118,7 @@ def _facts(
 ) -> str:
     facts = [f"**{key} {percent(value)} %**" for key, value in sorted(scores.items(), reverse=True)]
     facts += [f"{value:.1f} minutes" for value in minutes.values()]
-    facts += [f"`{setting}`" for setting in changed]
+    facts += [code_span(setting) for setting in changed]
     return f"{_FACTS}{', '.join(facts)}"
 
 

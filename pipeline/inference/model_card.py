@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.inference.registry import Candidate
 from pipeline.prompts.template import Field
+from pipeline.report.markdown import code_block, code_span, escaped
 
 if TYPE_CHECKING:
     from pipeline.inference.export import Comparison, ExportedPrompt
@@ -29,18 +30,14 @@ Only the scores of the answers below have a meaning, among each other.
 
 In this folder, with torch and transformers:
 
-```python
 {code}
-```
 
 `{prompts}` has the templates, as format strings, and the token of each answer. Inputs are
 texts without special or added tokens, and without white space around them.{limit}
 
 ## Templates
 
-```
 {templates}
-```
 
 ## Answers
 
@@ -102,22 +99,23 @@ def model_card(
     limit = first.form.max_length
     return _CARD.format(
         pipeline_tag="fill-mask" if masked else "text-generation",
-        title=f"{candidate.target}{relations}: {candidate.method}",
+        title=f"{escaped(candidate.target)}{relations}: {candidate.method}",
         kind="masked" if masked else "causal",
         paper="https://arxiv.org/abs/2103.10385",
         tokens=sum(len(prompt.tokens) for prompt in prompts.values()),
-        code=_code(first, masked=masked),
+        code=code_block(_code(first, masked=masked), "python"),
         prompts=PROMPTS,
         limit=f" Training\nshortened inputs to {limit} tokens." if limit else "",
-        templates="\n".join(
-            f"{name}: {own['text']}" for name, own in description["prompts"].items()
+        templates=code_block(
+            "\n".join(f"{name}: {own['text']}" for name, own in description["prompts"].items())
         ),
         answers=_answers(first),
         scores=_scores(candidate, first),
         examples=compared.examples,
         difference=compared.difference,
         lineage="\n".join(
-            f"| `{candidate.folders[name]}` | {content} | `{candidate.hashes[name]}` |"
+            f"| {code_span(candidate.folders[name], cell=True)} | {content} "
+            f"| `{candidate.hashes[name]}` |"
             for name, content in _CONTENTS.items()
         ),
         ptune=version("p-tuning-pipeline"),
@@ -141,7 +139,9 @@ def _answers(prompt: "ExportedPrompt") -> str:
     words = prompt.form.verbalizer
     if words is None:
         return f"{len(prompt.answers.answers)} words of one token each."
-    rows = "\n".join(f"| {label} | {words[label]} |" for label in prompt.answers.answers)
+    rows = "\n".join(
+        f"| {escaped(label)} | {escaped(words[label])} |" for label in prompt.answers.answers
+    )
     return f"| label | word |\n|---|---|\n{rows}"
 
 
@@ -154,5 +154,5 @@ def _scores(candidate: Candidate, first: "ExportedPrompt") -> str:
     dev = 100 * first.trained.prompt.dev_score
     return (
         f"{shown}, the means over trainings.\n"
-        f"This training is `{first.trained.name}`, with the best dev score: {dev:.1f}."
+        f"This training is {code_span(first.trained.name)}, with the best dev score: {dev:.1f}."
     )

@@ -189,7 +189,10 @@ def predict(
         )
     allowed = allowed_answers(model, form)
     if not allowed.answers:
-        raise DataError(f"{trained.name}: no allowed word is one token of the model")
+        raise DataError(
+            f"{trained.name}: no allowed word is one token of the model; check vocabulary.txt of "
+            "the splits, and the model's tokenizer"
+        )
     most = estimate_max_tokens(model, wanted=max_tokens_per_forward)
     predictions: list[Answers] = []
     for start in range(0, len(examples), _CHUNK):

@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.errors import printable
 from pipeline.report.scores import (
     CONTROLS,
     HEADLINE,
@@ -146,8 +147,7 @@ def relations_figure(results: Sequence[MethodResult]) -> str:
     marks = [*(control for control in CONTROLS if control in rows[0]), *methods]
     strips = [
         _Strip(
-            f"{row['relation']} {textwrap.shorten(row['label'], 34, placeholder=' …')}"
-            f"  (n={row['facts']})",
+            f"{row['relation']} {_short(row['label'], 34)}  (n={row['facts']})",
             {mark: [row[mark]] for mark in marks},
             place,
         )
@@ -190,10 +190,7 @@ def settings_figure(results: Sequence[MethodResult], paper: Mapping[tuple[str, s
             published = paper.get((row["task"], name))
             if published is not None:
                 _draw_published(axes, published, place)
-        names = [
-            f"{row['task']} {textwrap.shorten(name, 62, placeholder=' …')}"
-            for _, row, name in reversed(rows)
-        ]
+        names = [f"{row['task']} {_short(name, 62)}" for _, row, name in reversed(rows)]
         axes.set_yticks(range(len(rows)), names, parse_math=False, size=7)
         axes.set_xlabel("test score, %, ± standard deviation")
         axes.grid(axis="x", color="#e2e8f0")
@@ -348,6 +345,11 @@ def _draw_curve(panel: Axes, points: Sequence[Row], epochs: int, label: str | No
         markevery=max(1, len(points) // 6),
         label=label,
     )
+
+
+def _short(text: str, width: int) -> str:
+    """Return text of a user in one line of at most so many characters, as XML can have it."""
+    return textwrap.shorten(printable(text), width, placeholder=" …")
 
 
 def _svg(figure: Figure) -> str:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from pipeline.config.schema import Params
+from pipeline.errors import printable
 from pipeline.files import read_json, write_text
 from pipeline.report import published, tables
 from pipeline.report.figures import (
@@ -19,6 +20,7 @@ from pipeline.report.figures import (
     stability_figure,
     trainings_figure,
 )
+from pipeline.report.markdown import code_span, escaped
 from pipeline.report.scores import (
     MethodResult,
     ResultFolders,
@@ -135,8 +137,8 @@ def write_report(folder: Path, data: ReportData) -> None:
 def render(template: str, folder: Path = Path(__file__).parent, **values: object) -> str:
     """Return a template with values; the functions of `pipeline.report.tables` are `tables`.
 
-    Values are escaped in a file that ends with `.html.j2`. Parts of Markdown are separated by one
-    empty line, however many the template has.
+    Values are escaped in a file that ends with `.html.j2`, and control characters are shown in all.
+    Parts of Markdown are separated by one empty line, however many the template has.
 
     Raises:
         jinja2.UndefinedError: the template has a variable without a value.
@@ -145,13 +147,21 @@ def render(template: str, folder: Path = Path(__file__).parent, **values: object
         loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=template.endswith(".html.j2"),
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"escaped": tables.escaped, "percent": percent}
+    environment.filters |= {
+        "escaped": escaped, "code_span": code_span, "percent": percent
+    }  # fmt: skip
     text = environment.get_template(template).render(tables=tables, **values)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n" if ".md" in template else text
+
+
+def _shown(value: object) -> object:
+    """Return a value with its control characters shown; markup that was escaped has none."""
+    return printable(value) if type(value) is str else value
 
 
 def _figures(data: ReportData) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pipeline.config.schema import LamaMethod
 from pipeline.report import published
+from pipeline.report.markdown import escaped
 from pipeline.report.scores import (
     CONTROLS,
     COUNTS,
@@ -68,11 +69,6 @@ def markdown(tables: Iterable[Table]) -> str:
 def bullets(lines: Iterable[str]) -> str:
     """Return a Markdown list."""
     return "".join(f"- {line}\n" for line in lines)
-
-
-def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is, in one line."""
-    return re.sub(r"([\\|*_`~$\[\]<>&])", r"\\\1", " ".join(text.split()))
 
 
 def _is_number(cell: str) -> bool:

@@ -10,10 +10,11 @@ from pipeline.config.schema import LamaMethod, SuperGlueMethod, SuperGlueParams
 from pipeline.data.geonames.facts import GEONAMES_RELATIONS
 from pipeline.data.lama import TEST_FACTS
 from pipeline.errors import DataError
+from pipeline.report.markdown import escaped
 from pipeline.report.page import render
 from pipeline.report.published import SUBSETS, has_table, lama_rows, paper_name
 from pipeline.report.scores import MethodResult, Row, percent, scores_of
-from pipeline.report.tables import escaped, known_controls, markdown_table, metric_parts
+from pipeline.report.tables import known_controls, markdown_table, metric_parts
 from pipeline.results.records import Benchmark, Record
 from pipeline.tasks import get_task, task_names
 

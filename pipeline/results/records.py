@@ -12,6 +12,7 @@ from pipeline.evaluation.controls import best_constant, majority
 from pipeline.evaluation.metrics import task_metrics, task_score
 from pipeline.files import read_json
 from pipeline.history.context import git_state
+from pipeline.report.markdown import escaped
 from pipeline.report.scores import (
     MethodResult,
     ResultFolders,
@@ -20,7 +21,7 @@ from pipeline.report.scores import (
     read_result,
     source_name,
 )
-from pipeline.report.tables import data_name, escaped, relation_count
+from pipeline.report.tables import data_name, relation_count
 from pipeline.tasks import get_task, task_names
 
 Benchmark = Literal["lama", "superglue"]

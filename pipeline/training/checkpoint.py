@@ -1,6 +1,7 @@
 """Checkpoints of a training that is under way: whole or absent, and never too many."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ _WRITING_SHARE = 0.05
 class Checkpoint:
     """One file that holds how far a training is."""
 
-    def __init__(self, path: Path, *, seconds: float) -> None:
+    def __init__(
+        self, path: Path, *, seconds: float, on_save: Callable[[], None] = lambda: None
+    ) -> None:
         """Name the file.
 
         Args:
             path: of the file; its folder exists.
             seconds: between two checkpoints, at least; more where writing takes long.
+            on_save: called when it is written; the time that this takes counts as writing.
         """
         self._path = path
         self._seconds = seconds
+        self._on_save = on_save
         self._cost = 0.0
         self._last = time.monotonic()
 
@@ -52,5 +57,6 @@ class Checkpoint:
         started = time.monotonic()
         with written_durably(self._path) as partial, partial.open("wb") as file:
             torch.save(state, file)
+        self._on_save()
         self._last = time.monotonic()
         self._cost = self._last - started

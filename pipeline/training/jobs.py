@@ -7,6 +7,7 @@ stage resumes, and a seed or a setting that is added trains only what is new.
 """
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from pipeline.config.grid import TrialConfig
 from pipeline.config.schema import MethodParams, RuntimeParams
-from pipeline.engine.units import Engine, Progress, Report, Unit
+from pipeline.engine.units import Engine, Progress, ProgressSaved, Report, Unit
 from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import score_answers, task_score
 from pipeline.files import link_or_copy, read_json, read_progress, sha256, write_json, write_text
@@ -192,6 +193,12 @@ class Bank:
             "seed": self.trials[0].seed,
             "trials": [trial.content for trial in self.trials],
         }
+
+    @property
+    def cost(self) -> float:
+        """About how long it trains, as the number of examples of all epochs."""
+        examples = sum(len(own) for trial in self.trials for own in trial.data.examples.values())
+        return float(max(1, self.config.epochs) * examples)
 
 
 # Number of the selected setting, or split -> number.
@@ -389,6 +396,7 @@ class BankUnit:
 
         def on_epoch(position: int, record: EpochRecord) -> None:
             report(EpochEnded(position, record))
+            report(ProgressSaved())  # a search writes its history before
 
         trials, folder = self.bank.trials, self.folder
         trial = trials[0]
@@ -502,6 +510,7 @@ class TrialRunner:
         engine: runs the banks.
         runtime: the settings that change no result.
         search: of a method with `search`.
+        inputs: files and folders that the banks read, relative to the current folder.
         seconds_reused: seconds that other runs spent on the banks that are reused.
     """
 
@@ -511,6 +520,7 @@ class TrialRunner:
     engine: Engine
     runtime: RuntimeParams
     search: Search | None = None
+    inputs: tuple[Path, ...] = ()
     seconds_reused: float = field(init=False, default=0.0)
 
     def run(
@@ -595,23 +605,25 @@ class TrialRunner:
             else:
                 on_report(name, report)
 
-        units = [
-            Unit(name, unit, unit.processes)
-            for name, unit in ((name, self._unit(*given)) for name, given in banks.items())
-        ]
+        units = [self._unit(bank, weights) for bank, weights in banks.values()]
         for name, outcome in self.engine.run(units, receive):
             steps.pop(name, None)
             yield banks[name][0], outcome
 
-    def _unit(self, bank: Bank, weights: Path | None) -> BankUnit:
-        return BankUnit(
-            bank,
-            self.unit_folder(bank.name, bank.content),
-            self.reporter.run_id,
-            self.models,
-            self.runtime,
-            self.search,
-            weights,
+    def _unit(self, bank: Bank, weights: Path | None) -> Unit:
+        # Relative: the machine that runs it may have the files elsewhere.
+        folder = Path(os.path.relpath(self.unit_folder(bank.name, bank.content)))
+        training = BankUnit(
+            bank, folder, self.reporter.run_id, self.models, self.runtime, self.search, weights
+        )
+        return Unit(
+            bank.name,
+            training,
+            training.processes,
+            reads=self.inputs,
+            folder=folder,
+            writes=() if weights is None else (weights,),
+            cost=bank.cost,
         )
 
     def _delete_weights(self, trial: Trial) -> None:
@@ -762,7 +774,8 @@ def train_bank(
         config: see `train`.
         folder: of the progress. A call with the same arguments resumes from an earlier one's.
         runtime: tokens per forward pass, and seconds between checkpoints.
-        report: receives each `EpochEnded`, and the `Progress` of the jobs that train at a time.
+        report: receives each `EpochEnded`, a `ProgressSaved` after each checkpoint, and the
+            `Progress` of the jobs that train at a time.
         ranks: see `train`.
     """
 
@@ -783,7 +796,11 @@ def train_bank(
             config,
             max_tokens_per_forward=int(runtime.max_tokens_per_forward),
             best_checkpoint_path=folder / _WEIGHTS,
-            checkpoint=Checkpoint(checkpoint, seconds=runtime.checkpoint_seconds),
+            checkpoint=Checkpoint(
+                checkpoint,
+                seconds=runtime.checkpoint_seconds,
+                on_save=lambda: report(ProgressSaved()),
+            ),
             on_epoch=partial(on_epoch, start),
             on_step=lambda done, total: report(Progress(done, total)),
             ranks=ranks,

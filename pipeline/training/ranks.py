@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.engine.units import Report
 from pipeline.errors import ModelError, PipelineError
 from pipeline.models.loading import choose_device
 
 Outcome = TypeVar("Outcome")
-Report = Callable[[Any], None]
 
 
 @dataclass(frozen=True)

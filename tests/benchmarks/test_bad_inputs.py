@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bad_cases import Case, all_cases
-from benchmarks.bad_inputs import Ended, judge, try_all
+from benchmarks.bad_inputs import (
+    Ended,
+    judge,
+    markdown_counts,
+    try_all,
+)
 from tests.project import make_project
 
 CASE = Case("yaml", "one", ("ptune", "doctor"), says="params.yaml")
@@ -18,6 +23,7 @@ CASE = Case("yaml", "one", ("ptune", "doctor"), says="params.yaml")
         (1, "error: params.yaml: seed: no", ""),
         (0, "all fine", "silent"),
         (1, "error: something is wrong", "unclear"),
+        (1, "The checkout was moved: params.yaml\nerror: something is wrong", "unclear"),
         (1, "params.yaml", "no message"),
         (1, "error: params.yaml\nTraceback (most recent call last):\n", "traceback"),
         (-11, "error: params.yaml", "killed"),
@@ -36,6 +42,19 @@ def test_what_must_work_must_not_be_refused() -> None:
     good = Case("yaml", "one", ("ptune", "doctor"), expected="accepted")
     assert judge(good, Ended(1, "error: no")) == "refused"
     assert judge(good, Ended(0, "yes")) == ""
+
+
+def test_faults_are_counted_by_kind_and_together() -> None:
+    kinds = {
+        kind: {"date": "2026-01-02", "hardware": "a machine", "counts": counts}
+        for kind, counts in {"yaml": {"message": 4, "hang": 1}, "data": {"accepted": 2}}.items()
+    }
+    lines = markdown_counts(kinds).splitlines()
+    assert lines[2:] == [
+        "| data | 2 | 0 | 2 | 0 | 2026-01-02, a machine |",
+        "| yaml | 5 | 4 | 0 | 1 hang | 2026-01-02, a machine |",
+        "| all | 7 | 4 | 2 | 1 |  |",
+    ]
 
 
 def test_there_are_hundreds_of_cases(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:

@@ -28,6 +28,7 @@ from pipeline.files import (
     write_text,
     written_durably,
 )
+from tests.hostile import NAMES
 
 PROJECT = Path(__file__).parents[2]
 
@@ -239,6 +240,16 @@ def test_tables_come_back_as_they_were_written(tmp_path_factory, rows):
     assert read_csv(path) == rows
 
 
+def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    rows = [{"a": name, "@b": name} for name in NAMES]
+    write_csv(tmp_path / "file.csv", ["a", "@b"], rows)
+    with (tmp_path / "file.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert len(cells) == 2 * (1 + len(NAMES))
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n")]
+    assert [row["a"] for row in read_csv(tmp_path / "file.csv")] == NAMES
+
+
 def test_numbers_in_a_table_lose_no_digit(tmp_path):
     numbers = [0.1 + 0.2, 1 / 3, 1e-17, 12345.678901234567, -0.0]
     write_csv(tmp_path / "file.csv", ["n"], [{"n": number} for number in numbers])
@@ -360,6 +371,14 @@ def test_a_damaged_table_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"{path}: not CSV "):
         read_csv(path)
+
+
+def test_a_table_with_ragged_rows_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for content in ("a,b\n1\n", "a,b\n1,2,3\n"):
+        path.write_text(content)
+        with pytest.raises(DataError, match=f"{path}: a row has another number of cells"):
+            read_csv(path)
 
 
 def _write_file(folder: Path) -> Path:

@@ -1,5 +1,8 @@
 """What commands print on stderr."""
 
+import contextlib
+import csv
+import io
 import json
 import os
 import pty
@@ -11,8 +14,28 @@ import pytest
 
 from pipeline.cli.console import echo, print_columns, print_csv, print_json, print_warning
 from pipeline.errors import warn
+from tests.hostile import NAMES, controls_in
 
 CODE = "from pipeline.cli.console import print_warning; print_warning('careful', color='red')"
+
+
+def in_terminal(*arguments: str, **environment: str) -> bytes:
+    """Return what Python, run with these arguments, writes to a terminal as standard error."""
+    reader, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+        env={**os.environ, **environment},
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal's output, in Linux
+            while part := os.read(reader, 4096):
+                shown += part
+    os.close(reader)
+    assert process.returncode == 0
+    return shown
 
 
 @pytest.mark.parametrize(
@@ -21,10 +44,7 @@ CODE = "from pipeline.cli.console import print_warning; print_warning('careful',
 def test_a_warning_has_a_color_in_a_terminal_unless_no_color_is_set(
     no_color: str, shown: bytes
 ) -> None:
-    reader, terminal = pty.openpty()
-    environment = {**os.environ, "NO_COLOR": no_color}
-    subprocess.run([sys.executable, "-c", CODE], stderr=terminal, env=environment, check=True)
-    assert os.read(reader, 100) == shown
+    assert in_terminal("-c", CODE, NO_COLOR=no_color) == shown
 
 
 LIVE = """
@@ -38,31 +58,15 @@ with LiveLine("train/rte") as line:
 
 
 def test_a_terminal_shows_how_far_the_work_is_and_what_is_printed() -> None:
-    reader, terminal = pty.openpty()
-    subprocess.run(
-        [sys.executable, "-c", LIVE],
-        stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-        check=True,
-    )
-    os.close(terminal)
-    shown = os.read(reader, 10_000).decode()
+    shown = in_terminal("-c", LIVE, TERM="xterm", COLUMNS="100").decode()
     assert "train/rte  bank-1" in shown
     assert "1/2" in shown
     assert "epoch 1" in shown
 
 
 def test_a_terminal_shows_that_a_stage_imports() -> None:
-    reader, terminal = pty.openpty()
-    subprocess.run(
-        [sys.executable, "-m", "stages.validate", "--help"],
-        stdout=subprocess.DEVNULL,
-        stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-        check=True,
-    )
-    os.close(terminal)
-    shown = os.read(reader, 10_000).decode()
+    arguments = ("-m", "stages.validate", "--help")
+    shown = in_terminal(*arguments, TERM="xterm", COLUMNS="100").decode()
     assert "importing torch and transformers" in shown
     assert shown.rstrip().endswith("\x1b[2K")  # the line is removed
 
@@ -72,8 +76,8 @@ def test_without_a_terminal_only_lines_are_printed() -> None:
     assert done.stderr == b"epoch 1\n"
 
 
-HOSTILE = "a\x1b[31m\x9b2J\x7f\x07\r"
-SHOWN = "a\\x1b[31m\\x9b2J\\x7f\\x07\\x0d"
+HOSTILE = "a\x1b[31m\x9b2J\x7f\x07\r\u202eb\u2028"
+SHOWN = "a\\x1b[31m\\x9b2J\\x7f\\x07\\x0d\\u202eb\\u2028"
 
 
 def test_a_terminal_gets_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,8 +96,12 @@ def test_a_terminal_gets_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_has_no_escapes_and_is_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": f"{HOSTILE}é"})
     (line,) = capsys.readouterr().out.splitlines()
-    assert line == '{"a": "a\\u001b[31m\\u009b2J\\u007f\\u0007\\ré"}'
+    shown = "a\\u001b[31m\\u009b2J\\u007f\\u0007\\r\\u202eb\\u2028é"
+    assert line == f'{{"a": "{shown}"}}'
     assert json.loads(line) == {"a": f"{HOSTILE}é"}
+
+
+WAYS = ("typer.echo(", "\n    print(", "stderr.write(", "stdout.write(")
 
 
 def test_all_commands_and_stages_print_by_these_functions() -> None:
@@ -102,7 +110,7 @@ def test_all_commands_and_stages_print_by_these_functions() -> None:
     others = [
         file.relative_to(root).as_posix()
         for file in files
-        if any(way in file.read_text() for way in ("typer.echo(", "\n    print(", "stderr.write("))
+        if any(way in file.read_text() for way in WAYS)
     ]
     assert sorted(others) == [
         "pipeline/cli/console.py",
@@ -111,7 +119,23 @@ def test_all_commands_and_stages_print_by_these_functions() -> None:
     ]
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\tx"])
-def test_no_cell_is_a_formula(cell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    print_csv([{"subject": cell, "probability": -0.5}])
-    assert capsys.readouterr().out == f"subject,probability\n'{cell},-0.5\n"
+def test_a_table_has_no_escapes_and_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    print_csv([{name: name, "probability": -0.5} for name in NAMES])
+    table = capsys.readouterr().out
+    assert not controls_in(table)
+    rows = list(csv.reader(io.StringIO(table)))
+    cells = [cell for row in rows for cell in row if cell != "-0.5"]
+    assert len(rows) == 1 + len(NAMES)
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_terminal_gets_no_control_character(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    echo(name)
+    print_columns([[name, "b"]])
+    print_warning(name, color="red")
+    print_json({name: name})
+    out, err = capsys.readouterr()
+    assert not controls_in(out + err)

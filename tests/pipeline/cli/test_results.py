@@ -13,11 +13,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
-from pipeline.errors import DataError
+from pipeline.errors import DataError, printable
 from pipeline.history.context import hardware_name
 from pipeline.history.run import stage_run
 from pipeline.workflow.command import StageInfo
 from tests.history import MODEL, TODAY, log_lama, log_splits, log_task, log_training
+from tests.hostile import NAMES, controls_in, rendered, text_of
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +299,24 @@ def test_settings_that_differ_and_what_dvc_lock_has_are_shown(
     monkeypatch.setattr("pipeline.history.results._locked_keys", set)
     assert scores_of() == [0.597]
     assert "now" not in invoke("--all").stdout
+
+
+def test_names_of_other_members_are_text(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    for names in (NAMES[:9], NAMES[9:18], NAMES[18:]):
+        log_lama("p-tuning", 0.5, model=" ".join(names), hardware=names[0])
+    for options in (["--all"], ["--csv"], ["--json"], ["--markdown"]):
+        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["results", *options])
+        assert (done.exit_code, controls_in(done.output)) == (0, [])
+        if options == ["--csv"]:
+            cells = [cell for row in csv.reader(io.StringIO(done.stdout)) for cell in row]
+            assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n")]
+        if options == ["--markdown"]:
+            text = text_of(rendered(done.stdout))
+            assert not [n for n in NAMES if printable(" ".join(n.split())) not in text]
 
 
 def test_two_runs_are_compared() -> None:

@@ -99,6 +99,13 @@ def test_a_lost_file_is_named(tmp_path, splits, lost):
     assert str(tmp_path / lost) in str(caught.value)
 
 
+def test_a_vocabulary_without_a_word_is_named(tmp_path: Path, splits: LamaSplits) -> None:
+    write_lama(tmp_path, splits)
+    (tmp_path / "vocabulary.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"vocabulary.txt: has no word; delete .* `dvc repro`"):
+        read_lama(tmp_path)
+
+
 def test_keys_that_only_lama_itself_uses_are_ignored(tmp_path):
     record = {"predicate_id": "P17", "sub_label": "Lyon", "obj_label": "France", "sub_aliases": []}
     (tmp_path / "train.jsonl").write_text(json.dumps(record) + "\n")

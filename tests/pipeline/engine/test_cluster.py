@@ -63,19 +63,46 @@ def test_what_starts_here_sees_no_password(monkeypatch: pytest.MonkeyPatch) -> N
     assert dict(os.environ) == before
 
 
-def test_a_machine_without_the_folder_or_with_other_versions_is_named(tmp_path: Path) -> None:
+def test_a_machine_with_other_versions_is_named_and_one_without_the_folder_is_known(
+    tmp_path: Path,
+) -> None:
     token = tmp_path / "token"
     token.touch()
     project = cluster._Project(str(tmp_path), str(token), cluster._versions())
-    assert project.missing_here() == ""
+    assert project.seen_here()
+    assert project.unlike_here() == ""
     newer = replace(project, versions={**project.versions, "Python": "4.0.1", "flax": "1"})
     python = project.versions["Python"]
-    assert newer.missing_here() == (
+    assert newer.unlike_here() == (
         f"has Python {python} instead of 4.0.1, flax None instead of 1; use the same environment "
         "on all machines"
     )
     token.unlink()
-    assert project.missing_here() == (f"does not have {tmp_path}; mount the project's folder there")
+    assert not project.seen_here()
+
+
+def test_a_unit_that_is_killed_for_memory_is_not_repeated_without_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray repeats it forever: `max_retries` does not count these."""
+    head = cluster._Head(str(tmp_path))
+    assert [head.begin("task") for _ in range(3)] == [1, 2, 3]
+    context = SimpleNamespace(get_task_id=lambda: "task", get_accelerator_ids=dict)
+    ray = SimpleNamespace(get=lambda value: value, get_runtime_context=lambda: context)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.chdir(tmp_path)
+    began: list[int] = []
+    unit = Unit("a", lambda _: began.append(1))
+    remote = SimpleNamespace(begin=SimpleNamespace(remote=head.begin))
+    (tmp_path / "token").touch()
+    project = cluster._Project(str(tmp_path), str(tmp_path / "token"), cluster._versions())
+    for _ in range(3):
+        cluster._run_unit(unit, remote, project)
+    with pytest.raises(PipelineError, match=r"^a: its machine or process was lost 6 times: the la"):
+        cluster._run_unit(unit, remote, project)
+    assert began == [1, 1, 1]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_nodes_are_described_by_what_they_have() -> None:

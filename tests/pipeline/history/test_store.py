@@ -49,6 +49,33 @@ def test_an_address_of_the_user_is_kept(own_folder: Path, monkeypatch: pytest.Mo
     assert os.environ["MLFLOW_TRACKING_URI"] == address
 
 
+@pytest.mark.parametrize(
+    ("statement", "lack"),
+    [
+        ("DELETE FROM alembic_version", "the version of its schema"),
+        ("DROP TABLE runs", "the table runs"),
+        ("DROP TABLE experiments", "the table experiments"),
+    ],
+)
+def test_a_store_that_lacks_a_table_or_its_version_is_named(
+    own_folder: Path, statement: str, lack: str
+) -> None:
+    with contextlib.closing(sqlite3.connect(own_folder / "mlflow.db")) as store:
+        store.execute(statement)
+        store.commit()
+    with pytest.raises(TrackingError, match=f"mlflow.db: is damaged: it lacks {lack}. Restore"):
+        check_store(1)
+
+
+def test_a_database_of_others_without_a_history_is_fine(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(sqlite3.connect(own_folder / "mine.db")) as store:
+        store.execute("CREATE TABLE users (name TEXT)")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{own_folder}/mine.db")
+    assert not check_store(1)
+
+
 def test_an_older_schema_is_named_and_not_altered(own_folder: Path) -> None:
     with contextlib.closing(sqlite3.connect(own_folder / "mlflow.db")) as store:
         store.execute("UPDATE alembic_version SET version_num = 'older'")

@@ -481,3 +481,24 @@ def test_a_cut_weights_file_is_an_error_that_names_it(
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match=str(weights)):
         load_model(tiny_folders["bert"], device="cpu", weights=weights)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists mapped files")
+def test_weights_on_the_host_are_pages_of_the_file_that_processes_share(
+    tiny_folders: dict[str, Path],
+) -> None:
+    folder = tiny_folders["llama"]
+    model = load_model(folder, device="cpu", dtype="float32", on_host=True)
+    mapped = [
+        range(*(int(end, 16) for end in line.split()[0].split("-")))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(folder / "model.safetensors"))
+    ]
+    weights = dict(model.network.named_parameters())
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    copied = [
+        name
+        for name, weight in weights.items()
+        if not any(weight.data_ptr() in pages for pages in mapped)
+    ]
+    assert copied == []

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import printable
 from pipeline.files import write_csv, write_jsonl
 from pipeline.report.scores import read_nearest
 from pipeline.report.significance import compare_methods, read_correct, score_interval
+from tests.hostile import NAMES, rendered, text_of
 from tests.pipeline.report.conftest import SPLITS, everything, write
 
 PROJECT = Path(__file__).parents[3]
@@ -30,7 +32,7 @@ AWKWARD = [
     "C:\\*",
     "Q&amp;A",
     "<b>Lyon</b>",
-    "<script>alert(1)</script>",
+    *NAMES,
 ]
 
 
@@ -428,26 +430,31 @@ def test_names_are_shown_as_they_are(files, report):
     ]
     write_csv(folder / "controls.csv", list(controls[0]), controls)
     files.add_stability(["manual"], {"P17": AWKWARD})
-    page = _page(
-        report(
-            lama=files.lama(["manual"]),
-            answers=files.answers(99, ["manual"]),
-            stability=files.stability(["manual"]),
-        )
+    folder = report(
+        lama=files.lama(["manual"]),
+        answers=files.answers(99, ["manual"]),
+        stability=files.stability(["manual"]),
     )
+    page = _page(folder)
     _, labels, answers, _, templates = page.tables
-    assert sorted(row[0].split(" ", 1)[1] for row in labels[1:]) == sorted(AWKWARD)
-    assert [row[1:] for row in answers[1:]] == [[name, "France", name] for name in AWKWARD]
-    assert [row[2] for row in templates[1:]] == AWKWARD
-    assert [tag for tag, _ in page.elements].count("script") == 1  # the page's own
+    shown = [printable(" ".join(name.split())) for name in AWKWARD]
+    assert sorted(row[0].split(" ", 1)[1] for row in labels[1:]) == sorted(shown)
+    assert [row[1:] for row in answers[1:]] == [[name, "France", name] for name in shown]
+    assert [row[2] for row in templates[1:]] == shown
+    text_of((folder / "index.html").read_text())
+    text_of(rendered((folder / "report.md").read_text()))
 
 
-@pytest.mark.parametrize("title", ["R&D: a < b", "<b>Lyon</b>", "<script>alert(1)</script>"])
-def test_the_title_is_shown_as_it_is_written(files, report, title):
-    files.add_task("rte")
-    page = _page(report({"report__title": title}, tasks=files.task("rte")))
-    assert page.headings[0] == page.title == title
-    assert [tag for tag, _ in page.elements].count("script") == 1  # the page's own
+@pytest.mark.parametrize("title", ["R&D: a < b", " ".join(AWKWARD[:-3]), *NAMES[-3:]])
+def test_title_and_model_are_shown_as_they_are_written(report, title):
+    folder = report({"report__title": title, "model__name": title})
+    page = _page(folder)
+    shown = printable(" ".join(title.split()))
+    assert page.headings[0] == shown
+    assert " ".join(page.title.split()) == shown
+    html, markdown = ((folder / name).read_text() for name in ("index.html", "report.md"))
+    assert f"Language model: {shown}." in text_of(html)
+    assert f"Language model: {shown}." in text_of(rendered(markdown))
 
 
 def test_the_numbers_are_traced_to_the_files_that_they_are_from(files, report):
