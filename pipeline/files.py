@@ -54,12 +54,21 @@ def atomic_dir(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def replace_durably(written: Path, target: Path) -> None:
+    """Rename a file into place; after a loss of power, the target is the old file or the new one.
+
+    Without waiting for the disk, the name can be there before the content, and the file is empty.
+    """
+    _sync(written)
+    written.replace(target)
+    _sync(target.parent)
+
+
 @contextmanager
 def written_durably(path: Path) -> Iterator[Path]:
     """Yield a temporary name under which to write a file; it is renamed into place at the end.
 
-    After a kill or a loss of power, `path` is the old file or the new one. Without waiting for the
-    disk, the name can be there before the content, and the file is then empty.
+    After a kill or a loss of power, `path` is the old file or the new one.
 
     Raises:
         OSError: the disk is full, for example, whatever a library made of that.
@@ -67,9 +76,7 @@ def written_durably(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
-        _sync(partial)
-        partial.replace(path)
-        _sync(path.parent)
+        replace_durably(partial, path)
     except Exception as error:
         if number := _system_error(error):
             raise OSError(number, os.strerror(number), str(path)) from error
