@@ -3,25 +3,26 @@
 1,000 empty units run on this machine's Ray, started as `runtime.engine: ray` does without
 RAY_ADDRESS, and 50 units of 20 epochs are logged to an MLflow store in SQLite. Then 1,000 units of
 a random duration are simulated on 100 GPUs, each assigned to the first free one, as Ray does, and
-logged by the stage one after the other, with what both cost.
+logged by the stage one after the other, with what both cost. The results are written into a file
+and into the README of this folder.
 
     python -m benchmarks.engine
 """
 
 import argparse
 import contextlib
+import datetime
 import heapq
 import math
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from pipeline.config.schema import RuntimeParams
 from pipeline.engine.cluster import RayCluster
@@ -29,9 +30,13 @@ from pipeline.engine.units import Report, Unit
 from pipeline.files import write_json
 from pipeline.history.context import hardware_name
 from pipeline.history.run import stage_run
+from pipeline.results.page import insert_between
 from pipeline.workflow.command import StageInfo
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
+README = Path(__file__).parent / "README.md"
+BEGIN = "<!-- cost of Ray: written by `python -m benchmarks.engine` -->"
+END = "<!-- end of the cost of Ray -->"
 
 _UNITS = 1000
 _GPUS = 100
@@ -46,10 +51,11 @@ _EPOCHS = 20
 
 
 def main() -> None:
-    """Measure, simulate, print, write a file."""
+    """Measure and simulate; write the file and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--units", type=int, default=_UNITS, help="empty units to run")
     count = parser.parse_args().units
+    load = os.getloadavg()[0]
     connect, seconds = measure(count)
     each = seconds / count
     logging = {mean: measure_log(mean / _EPOCHS) for mean in _MEAN_SECONDS}
@@ -60,24 +66,10 @@ def main() -> None:
         }
         for mean in _MEAN_SECONDS
     }
-    console = Console(width=110)
-    console.print(
-        f"connection and first unit {connect:.1f} s; {count} empty units {seconds:.1f} s, "
-        f"{1000 * each:.1f} ms each"
-    )
-    for mean, own in logging.items():
-        console.print(
-            f"{_EPOCHS} epochs of {mean / _EPOCHS:g} s: logged in {1000 * own:.0f} ms a unit"
-        )
-    table = Table(title=f"share of time that {_GPUS} GPUs train, {_UNITS} units (simulated)")
-    for title in ("mean unit", *_ORDERS):
-        table.add_column(title, justify="right")
-    for mean, by_order in shares.items():
-        table.add_row(f"{mean} s", *(f"{by_order[order]:.0%}" for order in _ORDERS))
-    console.print(table)
     values = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": hardware_name(None),
-        "load_average": round(os.getloadavg()[0], 1),
+        "load_average": round(load, 1),
         "units": count,
         "connect_seconds": round(connect, 1),
         "seconds": round(seconds, 1),
@@ -85,6 +77,32 @@ def main() -> None:
         "simulated_share": {str(mean): own for mean, own in shares.items()},
     }
     write_json(RESULTS, values)
+    text = insert_between(README.read_text("utf-8"), BEGIN, END, page(values))
+    README.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"{page(values)}\n")
+
+
+def page(values: Mapping[str, Any]) -> str:
+    """Return the results of the file as Markdown."""
+    each = f"{1000 * values['seconds'] / values['units']:.0f} ms"
+    lines = [
+        f"Measured on {values['hardware']}, {values['date']}, load average "
+        f"{values['load_average']} at the start: connection and first unit "
+        f"{values['connect_seconds']} s; {values['units']:,} empty units {values['seconds']} s, "
+        f"{each} each.",
+        "",
+        f"Simulated share of the time in which {_GPUS} GPUs train. Each unit takes these {each} of "
+        f"Ray and {_LOAD_SECONDS:g} s to load the model (assumed), and then the stage logs its "
+        f"{_EPOCHS} epochs. Durations are log-normal with half of the mean as deviation.",
+        "",
+        f"| mean unit | log of a unit | {' | '.join(_ORDERS)} |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for mean, shares in values["simulated_share"].items():
+        log = f"{1000 * values['log_seconds'][mean]:.0f} ms"
+        cells = [f"{mean} s", log, *(f"{shares[order]:.0%}" for order in _ORDERS)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def measure(count: int) -> tuple[float, float]:

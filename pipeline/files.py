@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _NO_JSON = (ValueError, RecursionError)
 # What the system reports of a file that is damaged, not out of reach: a folder in its place, and
 # a position before the start that a parser found in it.
 _DAMAGE = (errno.EISDIR, errno.EINVAL)
+# The end of an error of safetensors.
+_RUST = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -54,11 +57,43 @@ def atomic_dir(target: Path) -> Iterator[Path]:
 def replace_durably(written: Path, target: Path) -> None:
     """Rename a file into place; after a loss of power, the target is the old file or the new one.
 
-    Without this, the name can be on the disk before the content, and the file is then empty.
+    Without waiting for the disk, the name can be there before the content, and the file is empty.
     """
     _sync(written)
     written.replace(target)
     _sync(target.parent)
+
+
+@contextmanager
+def written_durably(path: Path) -> Iterator[Path]:
+    """Yield a temporary name under which to write a file; it is renamed into place at the end.
+
+    After a kill or a loss of power, `path` is the old file or the new one.
+
+    Raises:
+        OSError: the disk is full, for example, whatever a library made of that.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        replace_durably(partial, path)
+    except Exception as error:
+        if number := _system_error(error):
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException | None) -> int | None:
+    """The system's number of an error, also of one that a library has replaced by its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        if match := _RUST.search(str(error)):
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _sync(*paths: Path) -> None:
@@ -90,15 +125,11 @@ def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
     By default, a new file's permissions are those of the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with written_durably(path) as partial:
         if mode is not None:  # before there is content
             partial.touch()
             partial.chmod(mode)
         partial.write_text(text, encoding="utf-8", newline="\n")
-        replace_durably(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from pipeline.engine import cluster
 from pipeline.engine.cluster import RayCluster
 from pipeline.engine.units import Report, Unit
 from pipeline.errors import ModelError, PipelineError
+from pipeline.models.loading import ModelCache, load_model
+from pipeline.training.jobs import BankUnit, EpochEnded, group_trials
+from tests.jobs import fact_trial, method
 from tests.pipeline.training.test_jobs import RUNTIME
+from tests.pipeline.training.test_ranks import FACTS, TEMPLATE, Trained, assert_close
 from tests.project import ROOT, edit_params, environment_of, make_project, outputs, run
 from tests.test_restart import Attempt, epochs, runs_of
+from tests.worked import VOCABULARY
 
 # Ray's workers give way to all else by default, so a busy machine would keep the tests waiting.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -256,6 +262,36 @@ def test_without_an_address_ray_starts_here_with_a_token_whatever_the_last_clust
         assert with_another != "0"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_two_processes_of_a_training_run_on_the_one_machine_that_has_the_cpus(
+    nodes: Any, tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = method(encoder="mlp", batch_size=8)
+    (bank,) = group_trials([fact_trial("P17", TEMPLATE, FACTS, VOCABULARY, training=training)])
+    models = ModelCache(partial(load_model, tiny_folders["bert"], device="cpu", threads=1))
+    updates = {
+        "engine": "ray", "threads": 1, "gpus_per_training": 2, "max_tokens_per_forward": 64,
+    }  # fmt: skip
+    runtime = RUNTIME.model_copy(update=updates)
+
+    def unit(name: str) -> BankUnit:
+        return BankUnit(bank, tmp_path / name, "run", models, runtime, None, None)
+
+    (serial,) = unit("serial")(print).results
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+    node = nodes.add_node(num_cpus=2)
+    try:
+        with RayCluster(runtime, tmp_path) as engine:
+            reports: list[Any] = []
+            ((_, outcome),) = engine.run(
+                [Unit("bank", unit("ray"), processes=2)], lambda _, report: reports.append(report)
+            )
+    finally:
+        nodes.remove_node(node)
+    (result,) = outcome.result().results
+    assert_close(Trained(result, {}), Trained(serial, {}), 0.0)
+    assert [report for report in reports if isinstance(report, EpochEnded)]
 
 
 def assert_one_run(root: Path) -> None:

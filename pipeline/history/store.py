@@ -20,7 +20,6 @@ import requests
 from filelock import FileLock
 
 from pipeline.errors import TrackingError
-from pipeline.files import replace_durably
 from pipeline.history.locations import ARTIFACTS, correct_moved
 from pipeline.history.views import experiment_tags
 from pipeline.workflow.command import EXPERIMENTS
@@ -244,7 +243,7 @@ def local_store(root: Path) -> Path:
             engine = utils.create_sqlalchemy_engine(sqlite_address(partial))
             utils._initialize_tables(engine)
             engine.dispose()
-            replace_durably(partial, store)
+            partial.replace(store)
     return store
 
 

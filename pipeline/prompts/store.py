@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.files import read_object, sha256, write_json
+from pipeline.files import read_object, sha256, write_json, written_durably
 
 _RESTORE = "restore it with `dvc checkout` or `dvc pull`, or train again with `dvc repro`"
 
@@ -123,7 +123,8 @@ def save_prompts(folder: Path, method: str, prompts: Mapping[str, StoredPrompt])
     path = folder / "prompts.safetensors"
     if vectors:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(vectors, path)
+        with written_durably(path) as partial:
+            save_file(vectors, partial)
     described: dict[str, Any] = {
         name: {
             "template": prompt.template,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.files import read_progress, replace_durably
+from pipeline.files import read_progress, written_durably
 
 # At most this share of the time goes into writing.
 _WRITING_SHARE = 0.05
@@ -55,10 +55,8 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Write nested dictionaries and lists of tensors, numbers and text."""
         started = time.monotonic()
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        with partial.open("wb") as file:
+        with written_durably(self._path) as partial, partial.open("wb") as file:
             torch.save(state, file)
-        replace_durably(partial, self._path)
         self._on_save()
         self._last = time.monotonic()
         self._cost = self._last - started

@@ -22,7 +22,7 @@ from torch.nn.functional import nll_loss
 
 from pipeline.config.schema import MethodParams
 from pipeline.errors import ModelError
-from pipeline.files import replace_durably
+from pipeline.files import written_durably
 from pipeline.models.dataset import PromptDataset
 from pipeline.models.language_model import PromptedModel, nonfinite_weight
 from pipeline.models.packing import Integers, same_shapes
@@ -705,6 +705,5 @@ def _save_weights(model: PromptedModel, path: Path, ranks: Ranks) -> None:
     }
     if not ranks.first:
         return
-    unfinished = path.with_name(f"{path.name}.partial")
-    save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, unfinished)
-    replace_durably(unfinished, path)
+    with written_durably(path) as partial:
+        save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, partial)

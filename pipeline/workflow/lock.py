@@ -77,6 +77,26 @@ def parse_lock(content: bytes, name: str) -> dict[str, Execution]:
         ) from error
 
 
+def whole_entries(content: bytes) -> bytes | None:
+    """Return what is whole of a `dvc.lock` that was cut: all but its last entry.
+
+    dvc writes the file in place, so a kill or a full disk cuts it; NULs are what a loss of power
+    leaves. None if it was not cut, but has other content, such as a conflict of git.
+    """
+    text, _, _ = content.partition(b"\0")
+    last = max(text.rfind(b"\n  "), 0) if b"\nstages:" in text else 0
+    while last and text[last + 3 : last + 4] in (b" ", b"-"):
+        last = text.rfind(b"\n  ", 0, last)
+    kept = text[: last + 1] if last > 0 else b""
+    if kept.rstrip().endswith(b"stages:"):
+        kept = b""
+    try:
+        parse_lock(kept or b"stages: {}", "dvc.lock")
+    except DataError:
+        return None
+    return kept if kept or b"<<<<" not in text else None
+
+
 def command_text(command: str | Sequence[str]) -> str:
     """Return a stage's `cmd` as text; a list of commands as one line each."""
     return command if isinstance(command, str) else "\n".join(command)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, PipelineError, warn
-from pipeline.files import Value, read_json, read_object
+from pipeline.files import Value, read_json, read_object, write_text
 from pipeline.workflow.dvc_processes import dvc_processes
 from pipeline.workflow.lock import (
     Execution,
@@ -23,6 +23,7 @@ from pipeline.workflow.lock import (
     folder_hash,
     outputs_within,
     read_lock,
+    whole_entries,
 )
 
 # How often `dvc.lock` is read while another process may be writing it.
@@ -91,6 +92,38 @@ def repair_rwlock(root: Path) -> None:
                 ) from error
             file.unlink()
             warn(f"{file}: damaged by a kill or a full disk; deleted, as no other dvc runs")
+
+
+def repair_lock(root: Path) -> None:
+    """Set a `dvc.lock` aside that was cut, and keep its whole entries.
+
+    DVC restores the outputs of the others from its cache, or runs their stages again.
+
+    Raises:
+        DataError: it cannot be parsed, but was not cut.
+    """
+    file = root / "dvc.lock"
+    try:
+        read_lock(file)
+        return
+    except DataError:
+        pass
+    try:
+        _settled(lambda: read_lock(file))
+    except DataError:
+        kept = whole_entries(file.read_bytes())
+        if kept is None:
+            raise
+        if dvc_processes(root):  # one of them may be writing it
+            return
+        aside = file.with_name(f"{file.name}.damaged")
+        file.replace(aside)
+        if kept:
+            write_text(file, kept.decode())
+        warn(
+            f"{file}: cut by a kill or a full disk; kept as {aside.name}, without what was cut: "
+            "these stages are restored from DVC's cache, or run again"
+        )
 
 
 def _rwlock(root: Path) -> Path:

@@ -26,6 +26,7 @@ from pipeline.files import (
     write_json,
     write_jsonl,
     write_text,
+    written_durably,
 )
 from tests.hostile import NAMES
 
@@ -437,9 +438,30 @@ def test_a_disk_that_fills_up_at_the_sync_leaves_the_old_file_and_is_named(
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match=r"No space left on device: .*file") as raised:
         write_text(path, "other")
-    assert raised.value.filename == str(tmp_path / ".file.partial")
+    assert raised.value.filename == str(path)
     assert _names(tmp_path) == ["file"]
     assert path.read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (RuntimeError("Error while serializing: I/O error: full (os error 28)"), "No space left"),
+    ],
+)
+def test_what_a_library_makes_of_a_full_disk_is_an_error_of_the_file(tmp_path, error, named):
+    def write() -> None:
+        with written_durably(tmp_path / "file") as partial:
+            partial.write_text("half")
+            try:
+                raise error
+            finally:
+                raise RuntimeError("unexpected position")
+
+    with pytest.raises(OSError, match=f"{named}.*: '{tmp_path}/file'"):
+        write()
+    assert _names(tmp_path) == []
 
 
 def _raise(error: Exception) -> Callable[[Path], str]:

@@ -10,6 +10,7 @@ import pytest
 from dvc.repo import Repo
 
 from pipeline.errors import DataError, PipelineError
+from pipeline.workflow.lock import parse_lock, read_lock, whole_entries
 from pipeline.workflow.project import (
     Forecast,
     check_rwlock,
@@ -18,6 +19,7 @@ from pipeline.workflow.project import (
     project_root,
     read_project,
     recorded_run_keys,
+    repair_lock,
     repair_rwlock,
     running_stage,
 )
@@ -261,3 +263,52 @@ def test_the_dvc_that_runs_a_check_does_not_keep_it_from_a_repair(project: Path)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run([sys.executable, str(program)], cwd=project, env=environment, check=True)
     check_rwlock(project)
+
+
+def test_a_lock_that_is_cut_anywhere_keeps_its_whole_entries(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, aside = project / "dvc.lock", project / "dvc.lock.damaged"
+    whole = file.read_bytes()
+    entries = read_lock(file)
+    repair_lock(project)
+    assert file.read_bytes() == whole
+    counts = set()
+    for cut in range(0, len(whole) - 1, 7):
+        for tail in (b"", bytes(20)):
+            file.write_bytes(whole[:cut] + tail)
+            kept = whole_entries(file.read_bytes())
+            assert kept is not None
+            found = parse_lock(kept, "") if kept else {}
+            counts.add(len(found))
+            assert all(entries[name] == entry for name, entry in found.items())
+    assert counts == {0, 1}
+    file.write_bytes(whole[: len(whole) // 3])
+    repair_lock(project)
+    assert aside.read_bytes() == whole[: len(whole) // 3]
+    assert "dvc.lock: cut by a kill or a full disk" in capsys.readouterr().err
+    with Repo(str(project)) as repo:
+        repo.reproduce()
+    assert file.read_bytes() == whole
+
+
+def test_a_lock_that_was_not_cut_is_left_to_the_user(project: Path) -> None:
+    file = project / "dvc.lock"
+    text = file.read_text()
+    for wrong in (
+        text.replace("  first:", "<<<<<<< ours\n  first:"),
+        text.replace("cmd: echo", "dmc: echo"),
+        "<<<<<<< ours\n",
+    ):
+        file.write_text(wrong)
+        with pytest.raises(DataError, match="restore it with git"):
+            repair_lock(project)
+        assert file.read_text() == wrong
+
+
+def test_a_lock_that_another_dvc_writes_is_left_to_it(project: Path, other_dvc: int) -> None:
+    file = project / "dvc.lock"
+    file.write_bytes(file.read_bytes()[:40])
+    repair_lock(project)
+    assert other_dvc
+    assert len(file.read_bytes()) == 40
