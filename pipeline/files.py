@@ -119,10 +119,16 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name, then rename it into place."""
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write UTF-8 text under a temporary name, then rename it into place, with these permissions.
+
+    By default, a new file's permissions are those of the process.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_durably(path) as partial:
+        if mode is not None:  # before there is content
+            partial.touch()
+            partial.chmod(mode)
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 

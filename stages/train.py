@@ -19,7 +19,7 @@ from pipeline.config.schema import (
 from pipeline.data.lama import GRADIENT, OBJECTS, LamaSplits, read_lama
 from pipeline.data.superglue import read_examples
 from pipeline.engine.units import open_engine
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TemplateError
 from pipeline.evaluation.metrics import mean_and_std, score_points
 from pipeline.files import atomic_dir, sha256, write_csv, write_json
 from pipeline.history.results import SECONDS_REUSED
@@ -66,7 +66,11 @@ def lama(
         data, masked = read_lama(splits, ["train", "dev"]), is_masked(model)
         trials: list[Trial] = []
         for name, relation in data.relations.items():
-            manual = manual_template(params.lama.templates.get(name, relation.template))
+            text = params.lama.templates.get(name, relation.template)
+            try:
+                manual = manual_template(text)
+            except TemplateError as error:
+                raise TemplateError(f"{name}: {error}") from None
             configs = lama_configs(params.lama, name, method, manual, masked=masked)
             trials += _trials(name, configs, {1: _facts(data, name, splits)}, params.lama.seeds)
         paths, search = _Paths(model, splits, out, curves), partial(_search_words, data)

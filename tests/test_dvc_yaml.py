@@ -285,3 +285,22 @@ def test_an_output_that_is_edited_in_place_is_restored(
         assert repo.status()
         repo.reproduce()
         assert output.read_text() == "Asia\n"
+
+
+def test_the_cache_keeps_what_an_edit_in_place_changes(tmp_path: Path) -> None:
+    """An output that is a hard link of its copy in the cache would change that copy too."""
+    (tmp_path / ".dvc").mkdir()
+    shutil.copyfile(ROOT / ".dvc" / "config", tmp_path / ".dvc" / "config")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages: {copy: {cmd: cp source.txt made.txt, deps: [source.txt], outs: [made.txt]}}"
+    )
+    (tmp_path / "source.txt").write_text("Paris")
+    made = tmp_path / "made.txt"
+    with contextlib.chdir(tmp_path):
+        subprocess.run(["git", "init", "-q"], check=True)
+        Repo().reproduce()
+        made.chmod(0o644)
+        with made.open("r+") as file:
+            file.write("Lyons")
+        Repo().reproduce()
+    assert made.read_text() == "Paris"

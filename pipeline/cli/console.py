@@ -1,6 +1,7 @@
 """What several commands print, and how every command ends on an error."""
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -112,8 +113,12 @@ def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
 def report_errors() -> Iterator[None]:
     """Print the message of an error that the user can fix, and end with exit code 1.
 
-    `PTUNE_TRACEBACK=1` shows the traceback instead.
+    `PTUNE_TRACEBACK=1` shows the traceback instead. Output is UTF-8 whatever the locale says: an
+    answer may have any letter.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         with memory_errors_named():
             yield

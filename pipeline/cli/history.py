@@ -119,7 +119,7 @@ def _repro(folder: Path, root: Path, stage: str) -> None:
     }
     programs = Path(sys.executable).parent
     environment["PATH"] = f"{programs}{os.pathsep}{environment.get('PATH', '')}"
-    command = [sys.executable, "-m", "dvc", "repro", "--force", stage]
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--", stage]
     done = subprocess.run(command, cwd=folder, env=environment, check=False)
     if done.returncode != 0:
         raise PipelineError(f"{stage} failed (exit code {done.returncode}); see its message above")

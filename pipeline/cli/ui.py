@@ -24,7 +24,7 @@ def ui(
     Otherwise runs MLflow's server on mlflow.db until Ctrl-C.
     """
     from pipeline.history.browser import results_page, serve
-    from pipeline.history.store import history_exists, local_store
+    from pipeline.history.store import history_exists, local_store, sqlite_address
     from pipeline.workflow.project import project_root
 
     if not history_exists():
@@ -34,5 +34,5 @@ def ui(
         echo(results_page(re.sub("//[^/]*@", "//", uri)))
         return
     echo(f"{results_page(f'http://{host}:{port}')}   (Ctrl-C stops it)")
-    store = uri or f"sqlite:///{local_store(project_root())}"
+    store = uri or sqlite_address(local_store(project_root()))
     raise typer.Exit(serve(store, host, port))

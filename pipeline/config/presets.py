@@ -6,6 +6,7 @@ section of `training` are replaced as a whole.
 """
 
 import difflib
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -123,13 +124,16 @@ def edit_params(path: Path, values: Assignments) -> tuple[str, list[Change]]:
 def apply_values(path: Path, values: Assignments) -> list[Change]:
     """Edit a parameters file if the result is valid, and return what changed.
 
-    The file is written at once and whole, and only if a value changes.
+    The file is written at once and whole, and only if a value changes; its permissions are kept.
 
     Raises:
-        ParamsError: as `edit_params`, or as `load_params` and `check_params` of the result; the
-            file is unchanged.
+        ParamsError: as `edit_params`, or as `load_params` and `check_params` of the result, or the
+            file is read-only; it is unchanged.
     """
     text, changes = edit_params(path, values)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if changes and not mode & stat.S_IWUSR:
+        raise ParamsError(f"{path}: is read-only; allow writing first: chmod u+w {path}")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
         write_text(copy, text)
@@ -139,7 +143,7 @@ def apply_values(path: Path, values: Assignments) -> list[Change]:
             lines = str(error).replace(str(copy), str(path))
             raise ParamsError(f"{lines}\nNothing was written: {path} is unchanged") from error
     if changes:
-        write_text(path.resolve(), text)
+        write_text(path.resolve(), text, mode=mode)
     return changes
 
 

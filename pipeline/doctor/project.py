@@ -8,7 +8,7 @@ from pipeline.config.schema import Params, load_params
 from pipeline.doctor import machine
 from pipeline.doctor.checks import Check, CheckResult, Problem, run_checks
 from pipeline.doctor.sources import needed_sources, source_checks
-from pipeline.workflow.git import git_text
+from pipeline.workflow.git import commit_problem, git_text
 from pipeline.workflow.project import Project, check_rwlock, project_root, read_project
 
 # Without the network; importing torch from a slow disk may take that long.
@@ -105,7 +105,8 @@ def check_git() -> str | Problem:
     commit, changed = git_text("rev-parse", "--short", "HEAD"), git_text("status", "--porcelain")
     if commit is None or changed is None:
         advice = "work in a git checkout; without it, runs do not record the version of the code"
-        return Problem("warning", "no commit", advice)
+        problem = commit_problem()
+        return Problem("warning", "no commit", f"fix git: {problem}" if problem else advice)
     if count := len(changed.splitlines()):
         files = f"{count} uncommitted file{'s' if count > 1 else ''}"
         advice = "runs record the diff; commit to tie them to one version of the code"

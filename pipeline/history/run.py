@@ -23,7 +23,7 @@ from pipeline.history.journal import EventLog, LiveLog, forward_logs
 from pipeline.history.store import connect, first_line, flat_params, without_password
 from pipeline.report.markdown import code_block, code_span
 from pipeline.workflow.command import StageInfo
-from pipeline.workflow.git import changes
+from pipeline.workflow.git import changes, commit_problem
 from pipeline.workflow.project import StageIdentity, output_hashes
 
 _BATCH_SECONDS = 10.0
@@ -314,6 +314,8 @@ def _tags(stage: StageIdentity | None, info: StageInfo) -> dict[str, str]:
     if (state := context.git_state()) is not None:
         commit, dirty = state
         tags |= {"mlflow.source.git.commit": commit, "git.dirty": str(dirty).lower()}
+    elif problem := commit_problem():
+        warn(f"the run is logged without its commit: {problem}")
     if stage is None:
         note = f"**{info.name}**, run outside DVC: its data and parameters are not recorded."
         tags |= {"dvc.stage": "", "dvc.experiment": "outside DVC"}

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import requests
 from filelock import FileLock
@@ -70,7 +70,7 @@ def connect(experiment: str | None = None) -> ModuleType:
 
         # It logs the traceback of each error of the database, and raises the error too.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        mlflow.set_tracking_uri(uri or f"sqlite:///{store}")
+        mlflow.set_tracking_uri(uri or sqlite_address(store))
         if not uri:  # MLflow sets it, and the next call would take it for the user's
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         if experiment is None:
@@ -103,7 +103,7 @@ def _check_address(address: str) -> None:
     """
     if not address.startswith("sqlite:///"):
         return
-    file = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    file = Path(unquote(address.removeprefix("sqlite:///").partition("?")[0]))
     if file.is_file():
         _check_database(file)
     elif not file.parent.is_dir():
@@ -192,7 +192,12 @@ def store_address() -> str:
 
 
 def _address() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(project_root() / "mlflow.db")
+
+
+def sqlite_address(file: Path) -> str:
+    """Return the address of a database; in addresses, `?` begins a query, and `%` a code."""
+    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"
 
 
 def history_exists() -> bool:
@@ -205,7 +210,7 @@ def history_exists() -> bool:
 def store_identity() -> str:
     """Return a name that distinguishes this store from others, without credentials."""
     address = _address()
-    if address == f"sqlite:///{project_root()}/mlflow.db":
+    if address == sqlite_address(project_root() / "mlflow.db"):
         return "mlflow.db"
     parts = urlsplit(address)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
@@ -235,7 +240,7 @@ def local_store(root: Path) -> Path:
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
             partial = work / "mlflow.db.partial"
             partial.unlink(missing_ok=True)
-            engine = utils.create_sqlalchemy_engine(f"sqlite:///{partial}")
+            engine = utils.create_sqlalchemy_engine(sqlite_address(partial))
             utils._initialize_tables(engine)
             engine.dispose()
             partial.replace(store)

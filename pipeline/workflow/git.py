@@ -13,6 +13,8 @@ from pipeline.workflow.lock import Execution, file_hash, folder_hash, parse_lock
 # Of the new files that a patch may have.
 _SOURCE_SUFFIXES = {".py", ".j2", ".yaml", ".sha256"}
 _MAX_SOURCE_BYTES = 1_000_000
+# The exit code where there is no git, as a shell has it.
+_NO_GIT = 127
 
 
 @contextlib.contextmanager
@@ -46,6 +48,18 @@ def git_text(*arguments: str, root: Path | None = None) -> str | None:
     """Return git's output in a folder; None without git, a checkout or a commit."""
     done = _git(*arguments, root=root)
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+def commit_problem(root: Path | None = None) -> str | None:
+    """Return why git does not give the commit of a checkout, in git's words; None if it does.
+
+    A folder that is not in a checkout is no problem of git's, nor is a machine without git.
+    """
+    done = _git("rev-parse", "--verify", "HEAD", root=root)
+    lines = done.stderr.decode(errors="replace").split("\n")
+    text = " ".join(filter(None, (line.strip() for line in lines)))
+    apart = done.returncode == _NO_GIT or "not a git repository" in text
+    return None if done.returncode == 0 or apart else text
 
 
 def changes(*paths: str) -> str:
@@ -89,7 +103,7 @@ def _git(
     try:
         return subprocess.run(command, cwd=root, input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
-        return subprocess.CompletedProcess(command, 127, b"", str(error).encode())
+        return subprocess.CompletedProcess(command, _NO_GIT, b"", str(error).encode())
 
 
 class Commits:

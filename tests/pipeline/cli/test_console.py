@@ -129,6 +129,21 @@ def test_a_table_has_no_escapes_and_no_formula(capsys: pytest.CaptureFixture[str
     assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n")]
 
 
+@pytest.mark.parametrize("call", ["print_csv([row])", "print_json(row)", "echo(row['subject'])"])
+def test_output_is_utf_8_in_a_locale_of_latin_1(call: str) -> None:
+    code = f"""
+from pipeline.cli.console import *
+row = {{"subject": "\u0141\xf3d\u017a"}}
+with report_errors():
+    {call}
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    )
+    assert "\u0141\xf3d\u017a" in done.stdout.decode("utf-8")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_terminal_gets_no_control_character(
     name: str, capsys: pytest.CaptureFixture[str]

@@ -328,3 +328,19 @@ def test_a_link_stays_a_link(params: Path, tmp_path: Path) -> None:
     apply_values(link, read_assignments(["seed=7"]))
     assert link.is_symlink()
     assert load(params.read_text())["seed"] == 7
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_the_permissions_of_the_file_are_kept(params: Path, mode: int) -> None:
+    params.chmod(mode)
+    apply_values(params, read_assignments(["seed=7"]))
+    assert load(params.read_text())["seed"] == 7
+    assert params.stat().st_mode & 0o777 == mode
+
+
+def test_a_read_only_file_is_refused(params: Path) -> None:
+    params.chmod(0o444)
+    before = params.read_bytes()
+    with pytest.raises(ParamsError, match=r"params.yaml: is read-only; .*chmod u\+w"):
+        apply_values(params, read_assignments(["seed=7"]))
+    assert params.read_bytes() == before

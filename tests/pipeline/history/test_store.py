@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 import socket
 import sqlite3
 from collections.abc import Callable
@@ -11,7 +12,15 @@ from sqlalchemy.exc import OperationalError
 from pipeline.errors import TrackingError
 from pipeline.history.journal import send_all
 from pipeline.history.results import read_results
-from pipeline.history.store import check_store, connect, first_line, without_password
+from pipeline.history.run import stage_run
+from pipeline.history.store import (
+    check_store,
+    connect,
+    first_line,
+    store_identity,
+    without_password,
+)
+from pipeline.workflow.command import StageInfo
 from tests.server import serving
 
 
@@ -31,6 +40,24 @@ def test_a_store_that_is_not_there_is_not_made(
     monkeypatch.chdir(tmp_path)
     assert not check_store(1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a?b", "a#b", "it's"])
+def test_a_checkout_may_have_any_name(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(folder)
+    with stage_run(None, StageInfo("evaluate", "lama", method="manual")) as run:
+        (folder / "file.txt").touch()
+        run.log_file(folder / "file.txt")
+    assert check_store(1)
+    assert store_identity() == "mlflow.db"
+    (artifact,) = folder.glob(f"mlartifacts/*/{run.run_id}/artifacts/file.txt")
+    assert artifact.is_file()
 
 
 def test_every_experiment_of_a_process_keeps_its_artifacts_in_the_checkout(

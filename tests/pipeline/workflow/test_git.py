@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow.git import apply_patch, changes
+from pipeline.workflow.git import apply_patch, changes, commit_problem
 from tests.project import run as shell
 
 
@@ -45,3 +45,24 @@ def test_outside_a_repository_there_is_no_patch(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert changes("pipeline") == ""
+
+
+def test_git_says_why_there_is_no_commit(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert commit_problem() is None
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    problem = commit_problem()
+    assert problem is not None
+    assert problem.startswith("fatal: detected dubious ownership in repository")
+    assert "git config --global --add safe.directory" in problem
+    monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
+    monkeypatch.setenv("PATH", "")
+    assert commit_problem() is None  # without git
+
+
+def test_a_folder_that_is_in_no_checkout_is_no_problem_of_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert commit_problem(tmp_path) is None
