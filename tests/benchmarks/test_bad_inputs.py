@@ -17,11 +17,6 @@ from benchmarks.bad_inputs import (
     try_all,
 )
 from pipeline.files import read_json
-    Ended,
-    judge,
-    markdown_counts,
-    try_all,
-)
 from tests.project import make_project
 
 CASE = Case("yaml", "one", ("ptune", "doctor"), says="params.yaml")
