@@ -7,11 +7,16 @@ import pytest
 
 from benchmarks.bad_cases import Case, all_cases
 from benchmarks.bad_inputs import (
+    BEGIN,
+    END,
+    README,
+    RESULTS,
     Ended,
     judge,
     markdown_counts,
     try_all,
 )
+from pipeline.files import read_json
 from tests.project import make_project
 
 CASE = Case("yaml", "one", ("ptune", "doctor"), says="params.yaml")
@@ -42,6 +47,11 @@ def test_what_must_work_must_not_be_refused() -> None:
     good = Case("yaml", "one", ("ptune", "doctor"), expected="accepted")
     assert judge(good, Ended(1, "error: no")) == "refused"
     assert judge(good, Ended(0, "yes")) == ""
+
+
+def test_the_readme_has_the_counts_of_the_file() -> None:
+    text = README.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert text.strip() == markdown_counts(read_json(RESULTS)["kinds"]).strip()
 
 
 def test_faults_are_counted_by_kind_and_together() -> None:
