@@ -336,7 +336,7 @@ def differences(undisturbed: Path, killed: Path) -> Iterator[tuple[str, list[str
     recorded |= {stage.run_key or "" for stage in read_lock(killed / "dvc.lock").values()}
     left = [path.name for path in (killed / ".work").iterdir() if _RUN_KEY.fullmatch(path.name)]
     yield "no progress is left that DVC has not recorded", sorted({*left} - recorded)
-    unsent = [path.name for path in (killed / ".work").glob("unsent/*/entries.jsonl")]
+    unsent = [path.parent.name for path in (killed / ".work").glob("unsent/*/entries.jsonl")]
     yield "no log is left unsent", unsent
     expected, runs = history(undisturbed), history(killed)
     yield "the history has the same run keys", sorted(expected.keys() ^ runs.keys())
