@@ -1003,7 +1003,7 @@ def _commands() -> Iterator[Case]:
                 yield Case("command", f"{file} {name}: {command[1]}", command,
                            partial(_write, file=file, content=content), "either", file,
                            )  # fmt: skip
-    for command in (("ptune", "doctor"), ("ptune", "repro"), _VALIDATE):
+    for command in (("ptune", "doctor"), ("ptune", "repro", "validate"), _VALIDATE):
         environment = {} if command != _VALIDATE else {"DVC_STAGE": "validate"}
         yield Case("command", f"rwlock cut: {command[1]}", command,
                    partial(_write, file=".dvc/tmp/rwlock", content=b'{"/x": {"wri'), "either",
