@@ -1184,7 +1184,7 @@ def test_a_stage_whose_ptune_is_gone_does_nothing(
 ) -> None:
     monkeypatch.setenv("DVC_STAGE", "train-lama@p-tuning")
     monkeypatch.setenv("PTUNE_REPRO", "1234567")
-    monkeypatch.setattr("stages.runtime._is_dvc", lambda _: True)
+    monkeypatch.setattr("stages.runtime.is_dvc", lambda _: True)
     monkeypatch.chdir(tmp_path)
     stage = importlib.import_module("stages.validate")
     result = CliRunner().invoke(stage.app, ["--out", "data/params.valid"])
