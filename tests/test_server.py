@@ -451,5 +451,7 @@ def test_the_guides_backup_has_runs_and_accounts(server: Server, tmp_path: Path)
 
 def test_each_block_of_the_guide_is_run_here() -> None:
     starts = re.findall(r'block\("(.*?)"', Path(__file__).read_text(encoding="utf-8"))
-    assert len(BLOCKS) == len(starts)
-    assert all(any(text.startswith(start) for start in starts) for text in BLOCKS)
+    # Containers need Docker; tests/tools/test_deploy.py compares their settings with these.
+    here = [text for text in BLOCKS if "docker compose" not in text]
+    assert len(here) == len(starts)
+    assert all(any(text.startswith(start) for start in starts) for text in here)
