@@ -128,9 +128,7 @@ class EventLog:
                 on_refusal(f"{event.kind}: {first_line(error)}")
             self.pending.popleft()
             self._num_sent += 1
-            # A lost position is harmless (see `load`), so nothing waits for the disk.
-            with contextlib.suppress(OSError):
-                self._position.write_text(str(self._num_sent))
+            self._note_position()
             if event.kind == "file":
                 path.unlink(missing_ok=True)
 
@@ -140,6 +138,11 @@ class EventLog:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.pending.clear()
         self._num_sent = self._end = 0
+
+    def _note_position(self) -> None:
+        # A lost position is harmless (see `load`), so nothing waits for the disk.
+        with contextlib.suppress(OSError):
+            self._position.write_text(str(self._num_sent))
 
     def _write_line(self, line: str) -> None:
         content = f"{line}\n".encode()

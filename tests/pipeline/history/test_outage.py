@@ -20,7 +20,6 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.errors import DataError, TrackingError
-from pipeline.files import write_text
 from pipeline.history import run as runs
 from pipeline.history.events import Event, MlflowWriter
 from pipeline.history.journal import EventLog, send_all
@@ -210,15 +209,16 @@ def test_a_send_that_is_killed_after_every_entry_logs_nothing_twice(
         run_id = a_stage(in_the_middle=lambda: away.setattr(MlflowWriter, "write", gone))
     entries = len(pending(run_id))
     assert entries > 10
-    notes: list[str] = []
+    notes: list[EventLog] = []
+    note_position = EventLog._note_position
 
-    def note_one_and_die_before_the_next(path: Path, text: str) -> None:
-        notes.append(text)
+    def note_one_and_die_before_the_next(log: EventLog) -> None:
+        notes.append(log)
         if len(notes) == 2:
             raise Killed
-        write_text(path, text)
+        note_position(log)
 
-    monkeypatch.setattr("pipeline.history.journal.write_text", note_one_and_die_before_the_next)
+    monkeypatch.setattr(EventLog, "_note_position", note_one_and_die_before_the_next)
     for _ in range(entries - 1):
         with pytest.raises(Killed):
             list(send_all())
