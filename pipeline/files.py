@@ -85,15 +85,21 @@ def written_durably(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _system_error(error: BaseException | None) -> int | None:
+def _system_error(error: BaseException) -> int | None:
     """The system's number of an error, also of one that a library has replaced by its own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno:
-            return error.errno
-        if match := _RUST.search(str(error)):
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno
+        if match := _RUST.search(str(cause)):
             return int(match[1])
-        error = error.__cause__ or error.__context__
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those in whose place it was raised."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _sync(*paths: Path) -> None:
@@ -209,14 +215,13 @@ def read_progress(path: Path, parse: Callable[[Path], Value]) -> Value | None:
         return None
 
 
-def _refusal(error: BaseException | None) -> str:
+def _refusal(error: BaseException) -> str:
     """Why the system did not let a file be read; empty if its content is at fault."""
-    while error is not None:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's
+    for cause in _chain(error):
+        if isinstance(cause, MemoryError) or "can't allocate memory" in str(cause):  # torch's
             return "too little memory to read it"
-        if isinstance(error, OSError) and error.errno not in (None, *_DAMAGE):
-            return error.strerror or type(error).__name__
-        error = error.__cause__ or error.__context__
+        if isinstance(cause, OSError) and cause.errno not in (None, *_DAMAGE):
+            return cause.strerror or type(cause).__name__
     return ""
 
 

@@ -74,8 +74,8 @@ def _current(event: dict[str, Any]) -> dict[str, Any]:
     if event["kind"] == "step":
         return {**event, "kind": "derived"}
     if event["kind"] == "metrics" and "points" not in values:
-        step, time = values["step"], event["time"]
-        points = [(key, value, step, time) for key, value in values["metrics"].items()]
+        step, when = values["step"], event["time"]
+        points = [(key, value, step, when) for key, value in values["metrics"].items()]
         return {**event, "values": {"points": points}}
     return event
 
@@ -164,8 +164,8 @@ class MlflowWriter:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(key, value, time, step)
-            for key, value, step, time in points
+            Metric(key, value, when, step)
+            for key, value, step, when in points
             if step not in self._existing_steps(run_id, key)
         ]
         self._log_batches(run_id, metrics=metrics)
@@ -238,8 +238,9 @@ class MlflowWriter:
         if not slash:
             return run
         if run not in self._children:
-            # The children of a new run are those that this process opened.
-            runs = self._check_existing and self._client.search_runs(
+            if not self._check_existing:  # then only this process opens child runs
+                raise LookupError(f"this process has opened no run {run}")
+            runs = self._client.search_runs(
                 [self._parent(parent_id).info.experiment_id],
                 f"tags.`mlflow.parentRunId` = '{parent_id}' AND tags.unit = '{name}'",
             )

@@ -115,7 +115,7 @@ class StageRun:
 
     def _log_points(self) -> None:
         points, self._points = self._points, []
-        self._record("metrics", {"points": points})
+        self._log.record(Event("metrics", self.run_id, {"points": points}))
         self._next_points = self.clock() + _BATCH_SECONDS
 
 

@@ -342,19 +342,24 @@ def test_progress_of_a_stage_that_nobody_resumes_is_deleted_after_a_month(tmp_pa
     assert [work.folder.name for work in kept_work(tmp_path)] == [OTHER]
 
 
+def before_locking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Have another process act after a folder is found and before it is locked."""
+    lock = workdir.locked
+
+    def locked(folder: Path, on_wait: None) -> AbstractContextManager[None]:
+        act()
+        return lock(folder, on_wait)
+
+    monkeypatch.setattr(workdir, "locked", locked)
+
+
 def test_a_unit_that_is_used_again_before_it_is_locked_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path) as work, unit_of(work) as unit:
         pass
     age(unit, 40)
-    lock = workdir.locked
-
-    def used_meanwhile(folder: Path, on_wait: None) -> AbstractContextManager[None]:
-        os.utime(unit)
-        return lock(folder, on_wait)
-
-    monkeypatch.setattr(workdir, "locked", used_meanwhile)
+    before_locking(monkeypatch, lambda: os.utime(unit))
     clear_unused(tmp_path)
     assert unit.exists()
 
@@ -365,13 +370,7 @@ def test_a_unit_that_another_process_deletes_meanwhile_is_no_error(
     with opened(tmp_path) as work, unit_of(work) as unit:
         pass
     age(unit, 40)
-    lock = workdir.locked
-
-    def deleted_meanwhile(folder: Path, on_wait: None) -> AbstractContextManager[None]:
-        unit.rmdir()
-        return lock(folder, on_wait)
-
-    monkeypatch.setattr(workdir, "locked", deleted_meanwhile)
+    before_locking(monkeypatch, unit.rmdir)
     clear_unused(tmp_path)
     assert [path.name for path in (tmp_path / ".work/units").iterdir()] == []
 
