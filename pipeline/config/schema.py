@@ -699,6 +699,7 @@ def _message(members: list[ErrorDetails], place: tuple[str, ...]) -> str:
         case "value_error":
             return details["msg"].removeprefix("Value error, ")
     texts = [re.sub(" or instance of .*", "", m["msg"].removeprefix("Input ")) for m in members]
-    texts = [texts[0], *(text.removeprefix("should be ") for text in texts[1:])]
+    first, *others = dict.fromkeys(texts)
+    texts = [first, *(text.removeprefix("should be ") for text in others)]
     shown = repr(value) if not isinstance(value, dict | list) else type(value).__name__
-    return f"{'value' if place else 'the file'} {' or '.join(dict.fromkeys(texts))} (found {shown})"
+    return f"{'value' if place else 'the file'} {' or '.join(texts)} (found {shown})"

@@ -59,7 +59,7 @@ def test_values_arrive_as_they_are_written(tmp_path):
         ("seed", 1.0, ["valid integer", "1.0"]),
         ("lama.training.p-tuning.batch_size", False, ["valid integer", "False"]),
         ("lama.training.p-tuning.prompt.learning_rate", "1e-4", ["valid number", "'1e-4'"]),
-        ("lama.training.p-tuning.prompt.learning_rate", True, ["valid number", "True"]),
+        ("lama.training.p-tuning.prompt.learning_rate", True, ["be a valid number (found True)"]),
         ("model.name", 5, ["valid string", "5"]),
         ("data", None, ["None"]),
         ("lama.templates", ["{subject} {mask}"], ["valid dictionary", "list"]),
