@@ -242,7 +242,7 @@ def test_the_card_names_templates_words_scores_and_lineage(
     export(make_rte(tmp_path, tiny_folders["bert"], TEMPLATES[0]), tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     assert "rte: {premise} Question: {statement}?[P1][P2] Answer:[MASK]." in card
-    assert "| not_entailment | no |" in card
+    assert r"| not\_entailment | no |" in card
     assert "`score`: dev 50.0, test 75.0, the means over trainings." in card
     assert f"`{TRAINING}`, with the best dev score: 50.0" in card
     assert "| the data | `c3.dir` |" in card

@@ -38,7 +38,8 @@ def test_names_of_users_are_text(name: str) -> None:
         masked=True,
     )
     line = printable(" ".join(name.split()))
-    text = text_of(rendered(card.partition("---\n\n")[2]))
+    paper = "https://arxiv.org/abs/2103.10385"
+    text = text_of(rendered(card.partition("---\n\n")[2]), links=[paper])
     assert text.startswith(f"{line}: p-tuning\n")
     assert f"{printable(name)}: {{text}} {printable(name)}\n" in text  # the template
     assert f"This training is {line}, with" in text
