@@ -181,8 +181,7 @@ def steps(root: Path, run: mlflow.entities.Run) -> dict[str, list[int]]:
             name = metric if TRIAL in metric else f"{metric}/{one.info.run_name}"
             assert name not in found
             points = client.get_metric_history(one.info.run_id, metric)
-            # In the order of the epochs: those that a kill kept from MLflow are logged at the end.
-            found[name] = sorted(point.step for point in points)
+            found[name] = [point.step for point in points]
     return found
 
 

@@ -68,6 +68,17 @@ def metric_points(metrics: Mapping[str, float], step: int) -> list[Sequence[Any]
     return [(key, float(value), step, now) for key, value in metrics.items()]
 
 
+def merged_metrics(events: Iterable[Event]) -> list[Event]:
+    """Return metrics as one event for each run, in the order of the runs' first ones.
+
+    For a request, MLflow takes about as long with one number as with a hundred.
+    """
+    points: dict[str, list[Any]] = {}
+    for event in events:
+        points.setdefault(event.run, []).extend(event.values["points"])
+    return [Event("metrics", run, {"points": values}) for run, values in points.items()]
+
+
 def _current(event: dict[str, Any]) -> dict[str, Any]:
     """Return an event of a log of this or an earlier version in this version's form."""
     values = event["values"]

@@ -8,6 +8,7 @@ events are forwarded and the stage has ended.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -20,11 +21,13 @@ from types import ModuleType
 
 from pipeline.errors import PipelineError, TrackingError, warn
 from pipeline.history.derived import DERIVED
-from pipeline.history.events import Event, MlflowWriter, is_refusal
+from pipeline.history.events import Event, MlflowWriter, is_refusal, merged_metrics
 from pipeline.history.store import check_readable, connect, first_line, store_identity
 from pipeline.workflow.project import project_root
 from pipeline.workflow.workdir import entries, locked
 
+# Metrics wait so long for others, to be sent together.
+_BATCH_SECONDS = 10.0
 _PAUSE_SECONDS = 60.0
 # The pause after a failed try, as a multiple of the try's duration: timeouts cost at most 5% of
 # a stage's time.
@@ -108,29 +111,39 @@ class EventLog:
         self.pending.append(event)
 
     def forward(self, writer: MlflowWriter, on_refusal: Callable[[str], None]) -> None:
-        """Write the pending events to MLflow, in order.
+        """Write the pending events to MLflow, in order; metrics that follow each other together.
 
         Events that MLflow will never accept are dropped; `on_refusal` is called with the reason.
 
         Raises:
-            Exception: MLflow cannot be reached; the event and those behind it remain pending.
+            Exception: MLflow cannot be reached; the events, and those behind them, remain pending.
         """
         while self.pending:
-            event = self.pending[0]
-            path = self.folder / str(event.values.get("path"))
-            if event.kind == "file":
-                event = replace(event, values={**event.values, "path": str(path)})
-            try:
-                writer.write(event)
-            except Exception as error:
-                if not is_refusal(error):
-                    raise
-                on_refusal(f"{event.kind}: {first_line(error)}")
-            self.pending.popleft()
-            self._num_sent += 1
+            first = self.pending[0]
+            metrics = list(itertools.takewhile(lambda e: e.kind == "metrics", self.pending))
+            for event in merged_metrics(metrics) or [first]:
+                self._forward(event, writer, on_refusal)
+            for _ in metrics or [first]:
+                self.pending.popleft()
+                self._num_sent += 1
             self._note_position()
-            if event.kind == "file":
-                path.unlink(missing_ok=True)
+            if first.kind == "file":
+                self._copy_of(first).unlink(missing_ok=True)
+
+    def _forward(
+        self, event: Event, writer: MlflowWriter, on_refusal: Callable[[str], None]
+    ) -> None:
+        if event.kind == "file":
+            event = replace(event, values={**event.values, "path": str(self._copy_of(event))})
+        try:
+            writer.write(event)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            on_refusal(f"{event.kind}: {first_line(error)}")
+
+    def _copy_of(self, event: Event) -> Path:
+        return self.folder / str(event.values["path"])
 
     def delete(self) -> None:
         """Delete the log, the events first: without them, the rest is meaningless."""
@@ -168,7 +181,11 @@ class EventLog:
 
 
 class LiveLog:
-    """The log of a running stage: events are forwarded at once, or later if MLflow is away."""
+    """The log of a running stage.
+
+    Events are forwarded at once, or later if MLflow is away; the metrics of a run at most every
+    `_BATCH_SECONDS`, or with the next event of another kind.
+    """
 
     def __init__(
         self, log: EventLog, writer: MlflowWriter, clock: Callable[[], float] = time.monotonic
@@ -178,6 +195,7 @@ class LiveLog:
         self._log = log
         self._clock = clock
         self._next_try = 0.0
+        self._next_metrics: dict[str, float] = {}
         self._warned: set[str] = set()
 
     def record(self, event: Event) -> None:
@@ -185,11 +203,29 @@ class LiveLog:
         try:
             self._log.append(event)
         except OSError as error:
-            if self._log.pending or not self._try(lambda: self._writer.write(event)):
+            sent = self._forward() and self._try(lambda: self._writer.write(event))
+            if not sent:
                 self.warn("a log event could be neither sent nor kept", first_line(error))
             return
-        if self._clock() >= self._next_try:
-            self._try(lambda: self._log.forward(self._writer, lambda r: self.warn(_REFUSED, r)))
+        if self._is_due(event):
+            self._forward()
+
+    def _is_due(self, event: Event) -> bool:
+        if event.kind != "metrics":
+            return True
+        now = self._clock()
+        if now < self._next_metrics.get(event.run, now):
+            return False
+        self._next_metrics[event.run] = now + _BATCH_SECONDS
+        return True
+
+    def _forward(self) -> bool:
+        """Return whether there is nothing to send any more."""
+        if self._clock() < self._next_try:
+            return False
+        return self._try(
+            lambda: self._log.forward(self._writer, lambda reason: self.warn(_REFUSED, reason))
+        )
 
     def warn(self, problem: str, reason: str) -> None:
         """Warn the user about a problem with the log, once per problem."""

@@ -6,10 +6,9 @@ are kept on disk and sent when it is back; results never depend on it.
 
 import contextlib
 import json
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +24,6 @@ from pipeline.report.markdown import code_block, code_span
 from pipeline.workflow.command import StageInfo
 from pipeline.workflow.git import changes, commit_problem
 from pipeline.workflow.project import StageIdentity, output_hashes
-
-_BATCH_SECONDS = 10.0
 
 _DESCRIPTION = """Stage `{stage}` of the pipeline.
 
@@ -48,26 +45,18 @@ class StageRun:
     Attributes:
         run_id: MLflow's; for a child run, its key in the log.
         attempt: 1 for a new run, and one more each time that the run is resumed.
-        clock: returns seconds.
     """
 
     run_id: str
     _log: LiveLog
     attempt: int = 1
-    clock: Callable[[], float] = time.monotonic
-    _points: list[Sequence[Any]] = field(default_factory=list)
-    _next_points: float = 0.0
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int | None = None) -> None:
         """Log numbers of an epoch or of the whole run.
 
-        Values that the run already has for an epoch, also from an earlier attempt, are kept. Those
-        of less than `_BATCH_SECONDS` go to MLflow in one request: it takes about as long for one
-        number as for a hundred.
+        Values that the run already has for an epoch, also from an earlier attempt, are kept.
         """
-        self._points += metric_points(metrics, epoch or 0)
-        if self.clock() >= self._next_points:
-            self._log_points()
+        self._record("metrics", {"points": metric_points(metrics, epoch or 0)})
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a small file."""
@@ -85,7 +74,7 @@ class StageRun:
         key = f"{self.run_id}/{name}"
         values = {"tags": {**context.machine_tags(), **tags}, "params": flat_params(params)}
         self._log.record(Event("child", key, values))
-        child = StageRun(key, self._log, clock=self.clock)
+        child = StageRun(key, self._log)
         with _ending(child):
             yield child
 
@@ -109,14 +98,7 @@ class StageRun:
         self._record("tags", {key: value[:MAX_TAG] for key, value in tags.items()})
 
     def _record(self, kind: Kind, values: Mapping[str, Any]) -> None:
-        if self._points:
-            self._log_points()
         self._log.record(Event(kind, self.run_id, values))
-
-    def _log_points(self) -> None:
-        points, self._points = self._points, []
-        self._log.record(Event("metrics", self.run_id, {"points": points}))
-        self._next_points = self.clock() + _BATCH_SECONDS
 
 
 @contextlib.contextmanager

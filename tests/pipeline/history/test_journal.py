@@ -142,6 +142,35 @@ def test_events_wait_while_mlflow_is_away_and_go_in_order(
     assert "secret" not in warnings
 
 
+def test_metrics_of_a_short_time_are_sent_together_and_are_on_disk_before(store: Store) -> None:
+    now = 100.0
+    log = logged()
+    writer: Any = store
+    stage = LiveLog(log, writer, clock=lambda: now)
+
+    def record(run: str, step: int) -> list[tuple[str, list[int]]]:
+        """What MLflow gets."""
+        store.events.clear()
+        stage.record(Event("metrics", run, {"points": [("dev/loss", 0.5, step, 7)]}))
+        return [(e.run, [point[2] for point in e.values["points"]]) for e in store.events]
+
+    assert record(FIRST, 0) == [(FIRST, [0])]  # soon visible
+    assert record(FIRST, 1) == []
+    assert record(SECOND, 0) == [(FIRST, [1]), (SECOND, [0])]
+    for step in (2, 3):
+        assert record(FIRST, step) == []
+        assert record(SECOND, step - 1) == []
+    assert len(reloaded(log).pending) == 4
+    now += 10
+    assert record(SECOND, 3) == [(FIRST, [2, 3]), (SECOND, [1, 2, 3])]
+    assert record(FIRST, 4) == [(FIRST, [4])]
+    assert record(FIRST, 5) == []
+    stage.record(text("the end"))
+    assert [event.kind for event in store.events] == ["metrics", "text"]
+    assert not log.pending
+    assert not reloaded(log).pending
+
+
 def test_an_event_that_a_signal_interrupts_is_sent_again(store: Store) -> None:
     log = logged()
     stage = live(log, store)
