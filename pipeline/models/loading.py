@@ -159,6 +159,12 @@ def _load(folder: Path, start: str | None, **placement: Any) -> tuple[Any, Piece
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: weights are missing ({names}); fetch or save the model again")
+    for module in network.modules():  # RoBERTa and others count positions from this id
+        if hasattr(module, "create_position_ids_from_input_ids") and module.padding_idx is None:
+            raise ModelError(
+                f"{folder}: config.json: pad_token_id is missing, from which this model counts "
+                "positions; write the id of the tokenizer's padding token, or fetch the model again"
+            )
     with _naming(folder):
         rows: int = network.get_input_embeddings().weight.shape[0]
     return network, load_codec(folder, masked=masked, start=start, rows=rows), masked
@@ -318,6 +324,11 @@ def _naming(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            raise ModelError(
+                f"{folder}: config.json: auto_map: the model has its own code, which is not run "
+                f"here; choose a model whose code transformers {transformers.__version__} has"
+            ) from error
         raise ModelError(
             f"{folder}: not a model that transformers can load: {reason}; fetch the model again, "
             f"or save it with transformers {transformers.__version__} and without quantization"
