@@ -998,7 +998,9 @@ def _commands() -> Iterator[Case]:
     for file in ("dvc.lock", "dvc.yaml", ".dvc/config"):
         for name, content in {"a list": b"- 1\n", "binary": b"\xff\xfe\x00", "not YAML": b"a: [\n",
                               "text": b"hello\n"}.items():  # fmt: skip
-            for command in (("ptune", "results"), ("ptune", "doctor"), ("ptune", "repro"),
+            # Of the stages, one that is short: a damaged dvc.lock is repaired, and all would run.
+            for command in (("ptune", "results"), ("ptune", "doctor"),
+                            ("ptune", "repro", "validate"),
                             ("ptune", "lineage", "metrics/lama/p-tuning.json")):  # fmt: skip
                 yield Case("command", f"{file} {name}: {command[1]}", command,
                            partial(_write, file=file, content=content), "either", file,
