@@ -1,11 +1,12 @@
 """Evaluate the trained prompts on the test split: the only place that reads it."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -306,8 +307,13 @@ def _write_table(
     ctx: RunningStage, path: Path, columns: Sequence[str], rows: Sequence[Row]
 ) -> None:
     """Write the named columns of rows, and log the file."""
-    write_csv(path, columns, [{column: row[column] for column in columns} for row in rows])
+    write_csv(path, columns, [{name: _inert(row[name]) for name in columns} for row in rows])
     ctx.run.log_file(path)
+
+
+def _inert(cell: Any) -> Any:
+    r"""Return a cell in which `<` ends no script: `dvc plots` puts text into one, as it is."""
+    return re.sub(r"<(?=[/!])", r"<\\", cell) if isinstance(cell, str) else cell
 
 
 def _write_metrics(ctx: RunningStage, path: Path, values: Mapping[str, float]) -> None:

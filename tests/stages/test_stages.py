@@ -350,7 +350,7 @@ def test_a_stage_declares_no_parameter_that_it_does_not_read(ready: Ready) -> No
 COUNTED = {"facts", "left_out", "trainings", "settings", "hard_facts", "steps"}
 
 
-def test_metrics_stand_where_people_and_scripts_rely_on_them(ready: Ready) -> None:
+def test_metrics_are_where_people_and_scripts_rely_on_them(ready: Ready) -> None:
     keys = {
         "test/p_at_1", "dev/p_at_1", "test/majority", "test/constant", "test/naive_bayes",
         "test/facts", "test/left_out", "test/trainings", "test/settings", "test/p_at_1_hard",
