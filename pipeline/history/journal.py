@@ -122,7 +122,7 @@ class EventLog:
             first = self.pending[0]
             metrics = list(itertools.takewhile(lambda e: e.kind == "metrics", self.pending))
             for event in merged_metrics(metrics) or [first]:
-                self._forward(event, writer, on_refusal)
+                self._write(event, writer, on_refusal)
             for _ in metrics or [first]:
                 self.pending.popleft()
                 self._num_sent += 1
@@ -130,9 +130,7 @@ class EventLog:
             if first.kind == "file":
                 self._copy_of(first).unlink(missing_ok=True)
 
-    def _forward(
-        self, event: Event, writer: MlflowWriter, on_refusal: Callable[[str], None]
-    ) -> None:
+    def _write(self, event: Event, writer: MlflowWriter, on_refusal: Callable[[str], None]) -> None:
         if event.kind == "file":
             event = replace(event, values={**event.values, "path": str(self._copy_of(event))})
         try:
@@ -203,12 +201,12 @@ class LiveLog:
         try:
             self._log.append(event)
         except OSError as error:
-            sent = self._forward() and self._try(lambda: self._writer.write(event))
+            sent = self._send() and self._try(lambda: self._writer.write(event))
             if not sent:
                 self.warn("a log event could be neither sent nor kept", first_line(error))
             return
         if self._is_due(event):
-            self._forward()
+            self._send()
 
     def _is_due(self, event: Event) -> bool:
         if event.kind != "metrics":
@@ -219,8 +217,8 @@ class LiveLog:
         self._next_metrics[event.run] = now + _BATCH_SECONDS
         return True
 
-    def _forward(self) -> bool:
-        """Return whether there is nothing to send any more."""
+    def _send(self) -> bool:
+        """Forward what is pending, and return whether nothing is left."""
         if self._clock() < self._next_try:
             return False
         return self._try(
