@@ -24,7 +24,7 @@ _MAX_VALUE = 500
 
 def log_lineage(run_id: str, write: Callable[[Event], None]) -> None:
     """Write the trace back to the raw data, and a tag for each run that produced an input."""
-    tracer = workspace_tracer()
+    tracer = workspace_tracer(prefer_locked=True)
     run = tracer.history.find(run_id)
     if run is None:
         return

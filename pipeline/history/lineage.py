@@ -74,16 +74,20 @@ class Tracer:
         *,
         hash_at: Callable[[str, str], str | None],
         listing: Callable[[str], Sequence[tuple[str, str]] | None] = folder_listing,
+        prefer_locked: bool = False,
     ) -> None:
         """Initialize with the records.
 
         `hash_at` returns DVC's hash of git's content in a commit at a path, None if it has none;
-        `listing`, path and hash of each file in a folder with a hash, None if it is unknown.
+        `listing`, path and hash of each file in a folder with a hash, None if it is unknown. Of
+        several runs that can have produced an input of a run, `prefer_locked` takes that of
+        `dvc.lock`, which is right for a run that has just ended, instead of the newest.
         """
         self.lock = lock
         self.history = history
         self._hash_at = hash_at
         self._listing = listing
+        self._prefer_locked = prefer_locked
         self._nodes: dict[tuple[str, str | None, datetime | None], LineageNode] = {}
 
     def back(self, path: str, digest: str, *, before: datetime | None = None) -> Artifact:
@@ -97,11 +101,12 @@ class Tracer:
         locked = next((e for e in self.lock.values() if e.outputs.get(path) == digest), None)
         if before is not None:
             runs = [run for run in runs if run.started <= before] or runs[-1:]
+        same_key = [r for r in runs if locked and r.execution.run_key == locked.run_key]
         if locked is not None and (before is None or not runs):
-            same_key = [run for run in runs if run.execution.run_key == locked.run_key]
             node = self._node(locked, same_key[0] if same_key else None, None)
         elif runs:
-            node = self._node(runs[0].execution, runs[0], runs[0].started)
+            run = same_key[0] if same_key and self._prefer_locked else runs[0]
+            node = self._node(run.execution, run, run.started)
         else:
             return Artifact(path, digest, missing="its producer is not in dvc.lock or the history")
         return Artifact(path, digest, replace(node, other_runs=max(0, len(runs) - 1)))
@@ -194,10 +199,10 @@ class Tracer:
         return consumers
 
 
-def workspace_tracer() -> Tracer:
-    """Return the tracer of the current folder and its history."""
-    lock = read_lock(Path("dvc.lock"))
-    return Tracer(lock, TrackedHistory(), hash_at=Commits(Path()).hash_at)
+def workspace_tracer(*, prefer_locked: bool = False) -> Tracer:
+    """Return the tracer of the current folder and its history; see `Tracer`."""
+    lock, commits = read_lock(Path("dvc.lock")), Commits(Path())
+    return Tracer(lock, TrackedHistory(), hash_at=commits.hash_at, prefer_locked=prefer_locked)
 
 
 def trace(target: str, tracer: Tracer, *, forward: bool) -> list[Trace]:

@@ -24,12 +24,13 @@ from tests.pipeline.history.chain import (
 GIT = {**CODE, "stages/download.py": "d0", "metrics": "in git too", "metrics/p.json": "10"}
 
 
-def tracer(executions=CHAIN, history=None, *, git=GIT, listing=None) -> Tracer:
+def tracer(executions=CHAIN, history=None, *, git=GIT, listing=None, prefer_locked=False) -> Tracer:
     return Tracer(
         lock(*executions),
         logged(*CHAIN) if history is None else history,
         hash_at=lambda commit, path: git.get(path) if commit in ("HEAD", "abc123") else None,
         listing=(listing or {}).get,
+        prefer_locked=prefer_locked,
     )
 
 
@@ -116,6 +117,20 @@ def test_what_a_run_read_was_made_before_it_started() -> None:
     assert "later" not in [made for _, made in steps(tracer(history=history).back_from(evaluate))]
     again = run(EVALUATE, "again", 60)
     assert "later" in [made for _, made in steps(tracer(history=history).back_from(again))]
+
+
+def test_a_run_that_has_just_ended_read_what_is_in_the_lock() -> None:
+    """A setting that this method does not use was changed and changed back: the same bytes."""
+    history = logged(*CHAIN)
+    history.runs.append(run(replace(TRAIN, run_key="changed"), "with the change", 50))
+    again = run(EVALUATE, "again", 60)
+    read = {
+        prefer: steps(tracer(history=history, prefer_locked=prefer).back_from(again))
+        for prefer in (False, True)
+    }
+    assert ("train@p", "with the change") in read[False]
+    assert ("train@p", "run of train@p") in read[True]
+    assert ("train@p", "with the change") not in read[True]
 
 
 def test_code_is_held_against_the_commit_of_the_run() -> None:
