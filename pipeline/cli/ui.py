@@ -35,4 +35,4 @@ def ui(
         return
     echo(f"{results_page(f'http://{host}:{port}')}   (Ctrl-C stops it)")
     store = uri or sqlite_address(local_store(project_root()))
-    raise typer.Exit(serve(store, host, port))
+    serve(store, host, port)

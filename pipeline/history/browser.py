@@ -6,10 +6,9 @@ MLflow's, with a script in its page that chooses otherwise for a browser that ha
 
 import contextlib
 import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.history.store import connect
 from pipeline.history.views import experiment_tags, table_link
@@ -56,8 +55,8 @@ def results_page(server: str) -> str:
     return table_link(server, mlflow.get_experiment_by_name(name).experiment_id)
 
 
-def serve(store: str, host: str, port: int) -> int:
-    """Run the server until it is interrupted; return its exit code."""
+def serve(store: str, host: str, port: int) -> NoReturn:
+    """Become the server: whatever signal ends this process ends it."""
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", APP]
     command += ["--backend-store-uri", store, "--host", host, "--port", str(port)]
     environment = {
@@ -67,4 +66,5 @@ def serve(store: str, host: str, port: int) -> int:
         "PYTHONWARNINGS": "ignore",  # of MLflow's libraries, which the user cannot fix
     }
     command += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    return subprocess.run(command, env=environment, check=False).returncode
+    sys.stdout.flush()
+    os.execve(sys.executable, command, environment)

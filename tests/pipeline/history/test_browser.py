@@ -1,4 +1,7 @@
 import json
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import mlflow
@@ -11,6 +14,7 @@ from pipeline.history.browser import APP, create_app, results_page
 from pipeline.history.store import connect
 from pipeline.history.views import experiment_tags
 from pipeline.workflow.command import EXPERIMENTS
+from tests.outage import free_port
 
 
 def view(name: str) -> dict[str, object]:
@@ -50,6 +54,23 @@ def test_mlflow_finds_the_app_and_its_page_chooses_for_a_new_browser(
     create_app()
     page = server.app.test_client().get("/").text
     assert page.index("mlflow.workflowType_v1") < page.index("<script defer")
+
+
+@pytest.mark.slow
+def test_the_server_ends_with_its_command(own_folder: Path) -> None:
+    connect("p-tuning-evaluate")
+    port = free_port()
+    with subprocess.Popen(["ptune", "ui", "--port", str(port)], stderr=subprocess.DEVNULL) as ui:
+        while not is_open(port):
+            assert ui.poll() is None
+            time.sleep(0.1)
+        ui.terminate()
+    assert not is_open(port)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_server_of_a_team_is_named_and_no_server_started(
