@@ -51,9 +51,7 @@ def text_of(html: str, links: Collection[str] = ()) -> str:
     A page may have the script and the links within itself that a harmless one has, and links
     to the addresses in `links`.
     """
-    page = _Page()
-    page.feed(html)
-    page.close()
+    page = _read(html)
     assert page.tags.count("script") <= 1
     assert not {"iframe", "object", "embed", "form", "base", "link"} & set(page.tags)
     for name, value in page.attributes:
@@ -64,6 +62,11 @@ def text_of(html: str, links: Collection[str] = ()) -> str:
         assert name not in _ADDRESSES or value.startswith("#") or not elsewhere, (name, value)
     assert not controls_in(page.text)
     return page.text
+
+
+def tags_of(html: str) -> list[str]:
+    """Return the tags of a page, in order."""
+    return _read(html).tags
 
 
 def controls_in(text: str) -> list[str]:
@@ -90,3 +93,10 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def _read(html: str) -> _Page:
+    page = _Page()
+    page.feed(html)
+    page.close()
+    return page

@@ -123,9 +123,10 @@ class EventLog:
             metrics = list(itertools.takewhile(lambda e: e.kind == "metrics", self.pending))
             for event in merged_metrics(metrics) or [first]:
                 self._write(event, writer, on_refusal)
-            for _ in metrics or [first]:
+            num_events = len(metrics) or 1
+            for _ in range(num_events):
                 self.pending.popleft()
-                self._num_sent += 1
+            self._num_sent += num_events
             self._note_position()
             if first.kind == "file":
                 self._copy_of(first).unlink(missing_ok=True)

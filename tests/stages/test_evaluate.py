@@ -2,14 +2,13 @@
 
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from pipeline.evaluation.summary import TEMPLATE_COLUMNS
 from stages.evaluate import _write_table
-from tests.hostile import NAMES
+from tests.hostile import NAMES, tags_of
 from tests.project import ROOT
 
 
@@ -29,15 +28,4 @@ def tags(root: Path, templates: list[str]) -> list[str]:
     options = ["--template", "relations", "-x", "p_at_1", "-y", "template"]
     command = ["dvc", "plots", "show", "-q", "-o", "page", *options, "templates.csv"]
     subprocess.run(command, cwd=root, check=True)
-    page = Tags()
-    page.feed((root / "page" / "index.html").read_text())
-    return page.found
-
-
-class Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, _: object) -> None:
-        self.found.append(tag)
+    return tags_of((root / "page" / "index.html").read_text())

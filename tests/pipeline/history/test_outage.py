@@ -249,17 +249,28 @@ def test_an_entry_that_arrived_although_its_call_failed_is_not_logged_twice(
     assert picture(run_id) == expected
 
 
-def test_metrics_that_wait_for_others_survive_a_kill(own_folder: Path) -> None:
-    code = (
-        "import os, signal\n"
-        "from tests.pipeline.history.test_outage import open_run\n"
-        "with open_run() as run:\n"
-        "    for epoch in range(3):\n"
-        "        run.log_metrics({'dev/loss': float(epoch)}, epoch)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+def killed_stage(root: Path, *lines: str) -> None:
+    """Run a stage in another process; lines of its code, then kill -9."""
+    code = "\n    ".join(
+        [
+            "import os, signal\n"
+            "from pipeline.history.events import MlflowWriter\n"
+            "from tests.pipeline.history.test_outage import gone, open_run\n"
+            "with open_run() as run:",
+            *lines,
+            "os.kill(os.getpid(), signal.SIGKILL)",
+        ]
     )
-    done = run_program(own_folder, "python", "-c", code, check=False, PYTHONPATH=str(ROOT))
+    done = run_program(root, "python", "-c", code, check=False, PYTHONPATH=str(ROOT))
     assert done.returncode == -signal.SIGKILL
+
+
+def test_metrics_that_wait_for_others_survive_a_kill(own_folder: Path) -> None:
+    killed_stage(
+        own_folder,
+        "for epoch in range(3):",
+        "    run.log_metrics({'dev/loss': float(epoch)}, epoch)",
+    )
     list(send_all())
     (run,) = all_runs()
     assert history_of(run.info.run_id, "dev/loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
@@ -269,20 +280,14 @@ def test_metrics_that_wait_for_others_survive_a_kill(own_folder: Path) -> None:
 def test_a_stage_that_is_killed_while_the_server_is_away_loses_nothing_that_it_logged(
     own_folder: Path,
 ) -> None:
-    code = (
-        "import os, signal\n"
-        "from pipeline.history.events import MlflowWriter\n"
-        "from tests.pipeline.history.test_outage import gone, open_run\n"
-        "with open_run() as run:\n"
-        "    run.log_metrics({'dev/loss': 3.0}, 0)\n"
-        "    MlflowWriter.write = gone\n"
-        "    run.log_metrics({'dev/loss': 2.0}, 1)\n"
-        "    run.log_text('so far', 'note.txt')\n"
-        "    run.log_metrics({'dev/loss': 1.0}, 2)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    killed_stage(
+        own_folder,
+        "run.log_metrics({'dev/loss': 3.0}, 0)",
+        "MlflowWriter.write = gone",
+        "run.log_metrics({'dev/loss': 2.0}, 1)",
+        "run.log_text('so far', 'note.txt')",
+        "run.log_metrics({'dev/loss': 1.0}, 2)",
     )
-    done = run_program(own_folder, "python", "-c", code, check=False, PYTHONPATH=str(ROOT))
-    assert done.returncode == -signal.SIGKILL
     (report,) = send_all()
     assert report.num_sent == 3
     (run,) = all_runs()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -65,6 +66,31 @@ def test_a_run_holds_what_identifies_the_stage(own_folder: Path) -> None:
     assert STAGE.command in tags["mlflow.note.content"]
     history = mlflow.MlflowClient().get_metric_history(logged.info.run_id, "dev/p_at_1")
     assert [(point.step, point.value) for point in history] == [(1, 0.25), (2, 0.5)]
+
+
+def test_epochs_that_follow_one_another_closely_are_logged_together(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = []
+    log_batch = mlflow.MlflowClient.log_batch
+
+    def counted(client: mlflow.MlflowClient, run_id: str, **entities: Any) -> None:
+        requests.append([(m.value, m.step) for m in entities.get("metrics", ())])
+        log_batch(client, run_id, **entities)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
+    now = 0.0
+    with open_run() as run:
+        monkeypatch.setattr(run._log, "_clock", lambda: now)
+        with run.child("bank", tags={}, params={}) as child:
+            requests.clear()
+            for epoch in range(6):
+                child.log_metrics({"dev/loss": 1.0 / (epoch + 1)}, epoch)
+                now += 4.0
+    assert [[step for _, step in points] for points in requests[:3]] == [[0], [1, 2, 3], [4, 5]]
+    below = next(found for found in all_runs() if "mlflow.parentRunId" in found.data.tags)
+    points = mlflow.MlflowClient().get_metric_history(below.info.run_id, "dev/loss")
+    assert [(point.step, point.value) for point in points] == [(n, 1 / (n + 1)) for n in range(6)]
 
 
 def test_the_load_of_the_machine_is_sampled_where_mlflows_switch_asks_for_it(
