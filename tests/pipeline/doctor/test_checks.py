@@ -1,5 +1,4 @@
 import threading
-import time
 
 from pipeline.doctor.checks import CheckResult, run_checks
 from pipeline.errors import DataError
@@ -32,15 +31,15 @@ def test_each_check_has_a_finding_in_the_order_given_whatever_befalls_it() -> No
 
 
 def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
-    released = threading.Event()
+    released, ended = threading.Event(), threading.Event()
 
     def hanging() -> str:
-        released.wait(30)
+        released.wait(600)
+        ended.set()
         return fine()
 
-    started = time.monotonic()
     found = run_checks({"hangs": hanging, "fine": fine}, 2)
-    assert time.monotonic() - started < 20
+    assert not ended.is_set()
     released.set()
     assert [finding.state for finding in found] == ["failed", "ok"]
     assert found[0].message == "no answer within 2 seconds"

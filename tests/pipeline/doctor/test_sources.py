@@ -2,7 +2,6 @@ import contextlib
 import hashlib
 import re
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,9 +137,7 @@ def test_hosts_that_are_silent_or_away_are_not_waited_for(
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         urls = {"lama": f"{address}/a", "vocabulary": "http://127.0.0.1:9/b"}
         monkeypatch.setattr(lama, "LAMA", replace(LAMA, urls=urls))
-        started = time.monotonic()
         finding = check(params_of(tmp_path, **REAL_LAMA), "data lama", tmp_path)
-    assert time.monotonic() - started < 20
     assert "no answer within 2 seconds" in finding.message
     assert "127.0.0.1:9: cannot be reached" in finding.message
 
