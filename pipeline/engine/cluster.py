@@ -7,6 +7,7 @@ on a machine that does not see it, in a copy of what the unit needs (see `apart`
 
 import importlib.metadata
 import os
+import pickle
 import platform
 import re
 import secrets
@@ -132,7 +133,7 @@ class RayCluster:
             ended, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             # The reports of a unit have arrived before it ends.
             for name, report in ray.get(head.take.remote()):
-                on_report(name, report)
+                on_report(name, pickle.loads(report))
             for reference in ended:
                 name = running.pop(reference)
                 yield name, _outcome(ray, name, reference)
@@ -187,11 +188,14 @@ class _Connection(NamedTuple):
 
 
 class _Head(ProjectFiles):
-    """An actor beside the stage, for its workers: it keeps their reports, and has the files."""
+    """An actor beside the stage, for its workers: it keeps their reports, and has the files.
+
+    Reports stay pickled here, so that the actor does not import what they are made of.
+    """
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
-        self._reports: list[tuple[str, Any]] = []
+        self._reports: list[tuple[str, bytes]] = []
         self._attempts: Counter[str] = Counter()
 
     @classmethod
@@ -206,12 +210,12 @@ class _Head(ProjectFiles):
         self._attempts[task] += 1
         return self._attempts[task]
 
-    def put(self, name: str, report: Any) -> None:
-        """Add a report."""
+    def put(self, name: str, report: bytes) -> None:
+        """Add a pickled report."""
         self._reports.append((name, report))
 
-    def take(self) -> list[tuple[str, Any]]:
-        """Return the reports since the last call, in the order of each unit."""
+    def take(self) -> list[tuple[str, bytes]]:
+        """Return the pickled reports since the last call, in the order of each unit."""
         reports, self._reports = self._reports, []
         return reports
 
@@ -265,7 +269,7 @@ class _Reporter:
             if time.monotonic() < self._next_progress:
                 return
             self._next_progress = time.monotonic() + _PROGRESS_SECONDS
-        self._last = self._head.put.remote(self._name, event)
+        self._last = self._head.put.remote(self._name, pickle.dumps(event))
 
     def flush(self, wait_for: Callable[[Any], Any]) -> None:
         """Wait until all reports have arrived."""

@@ -105,6 +105,14 @@ def test_a_unit_that_is_killed_for_memory_is_not_repeated_without_limit(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_reports_stay_pickled_at_the_head(tmp_path: Path) -> None:
+    head = cluster._Head(str(tmp_path))
+    for report in (b"c\nno module\n", b"not pickled"):
+        head.put("a", report)
+    assert head.take() == [("a", b"c\nno module\n"), ("a", b"not pickled")]
+    assert head.take() == []
+
+
 def test_nodes_are_described_by_what_they_have() -> None:
     gpus = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H200": 1.0}
     nodes = [
