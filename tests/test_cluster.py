@@ -61,36 +61,36 @@ def nodes() -> Iterator[Any]:
 
 
 @pytest.fixture
-def no_folder(tmp_path: Path) -> Iterator[Callable[[str, Path], int]]:
+def no_folder(tmp_path: Path) -> Iterator[Callable[[Any, Path], int]]:
     """Starts a node with a CPU that finds an empty folder where the project is; see `start`."""
     probe = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("only root can start a node that does not see the project's folder")
     started = []
 
-    def start(address: str, project: Path) -> int:
+    def start(cluster: Any, project: Path) -> int:
         """Return the id of the process whose children run units."""
         script = 'mount -t tmpfs none "$1" && shift && exec "$@"'
         ray_start = [
             str(Path(sys.executable).with_name("ray")),
-            "start", f"--address={address}", "--num-cpus=1", "--block",
+            "start", f"--address={cluster.address}", "--num-cpus=1", "--block",
         ]  # fmt: skip
         command = ["unshare", "--mount", "sh", "-c", script, "sh", str(project), *ray_start]
         environment = environment_of(project, XDG_CACHE_HOME=str(tmp_path / "cache"))
+
+        def num_nodes() -> int:
+            return sum(node["Alive"] for node in cluster.global_state.node_table())
+
+        before = num_nodes()
         node = psutil.Popen(
             command, cwd="/", env=environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         started.append(node)
-        raylets: list[int] = []
-
-        def has_raylet() -> bool:
-            assert node.is_running()
-            raylets[:] = [each.pid for each in node.children() if each.name() == "raylet"]
-            return bool(raylets)
-
-        wait_until(has_raylet)
-        return raylets[0]
+        # Of two that start at once, both may choose the same ports.
+        wait_until(lambda: num_nodes() > before)
+        (raylet,) = [each.pid for each in node.children() if each.name() == "raylet"]
+        return int(raylet)
 
     yield start
     for node in started:
@@ -101,42 +101,43 @@ def no_folder(tmp_path: Path) -> Iterator[Callable[[str, Path], int]]:
         node.wait()
 
 
-def workers() -> list[psutil.Process]:
-    """The processes that run a unit of the stage, by the title that Ray gives them."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.cmdline()[:1] in [[f"ray::{name}"] for name in UNITS]:
-                found.append(process)
-    return found
+# Appended to a module of a project's copy: after a checkpoint, a unit waits as long as its file is
+# there, if there is the folder for it.
+_WAIT_AFTER_CHECKPOINT = """
+
+_save = Checkpoint.save
 
 
-def checkpoints(root: Path) -> dict[str, int]:
-    """Key of a unit -> when its newest checkpoint was written."""
-    files = sorted((root / ".work" / "units").glob("*/checkpoints/*.pt"))
-    found = {}
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):
-            found[file.parents[1].name] = file.stat().st_mtime_ns
-    return found
+def _save_and_wait(self, state):
+    import os
+
+    _save(self, state)
+    held = Path({folder!r}) / str(os.getpid())
+    if held.parent.exists():
+        held.touch()
+        while held.exists():
+            time.sleep(0.02)
 
 
-def hold_in_mid_unit(root: Path) -> list[psutil.Process]:
-    """Stop each worker as soon as it has written a checkpoint, and wait for all."""
-    before, held = checkpoints(root), dict[int, psutil.Process]()
+Checkpoint.save = _save_and_wait
+"""
 
-    def all_are_held() -> bool:
-        now = checkpoints(root)
-        for worker in workers():
-            with contextlib.suppress(psutil.Error):
-                locked = {Path(file.path).stem for file in worker.open_files()}
-                if any(now.get(key) != before.get(key) for key in locked):
-                    worker.suspend()
-                    held[worker.pid] = worker
-        return len(held) == len(UNITS)
 
-    wait_until(all_are_held)
-    return list(held.values())
+@contextlib.contextmanager
+def holding(project: Path) -> Iterator[Callable[[], list[psutil.Process]]]:
+    """Hold each unit of the project after its next checkpoint, until the block ends.
+
+    Yields what waits until all are held, and returns their processes.
+    """
+    folder = project.parent / "held"
+    folder.mkdir()
+
+    def held() -> list[psutil.Process]:
+        wait_until(lambda: len(list(folder.iterdir())) == len(UNITS))
+        return [psutil.Process(int(file.name)) for file in folder.iterdir()]
+
+    yield held
+    folder.rename(Path(tempfile.mkdtemp(dir=project.parent)) / "held")  # all at once
 
 
 def wait_until(true: Callable[[], Any]) -> None:
@@ -338,8 +339,10 @@ def serial(
 
 
 def untrained(serial: Path, folder: Path) -> Path:
-    """A copy of the project as it was before, to be trained by Ray."""
+    """A copy of the project as it was before, to be trained by Ray; see `holding`."""
     project = shutil.copytree(serial.with_name("untrained"), folder / "project", symlinks=True)
+    with (project / "pipeline/training/checkpoint.py").open("a") as module:
+        module.write(_WAIT_AFTER_CHECKPOINT.format(folder=str(folder / "held")))
     edit_params(project, runtime__engine="ray")
     return project
 
@@ -360,26 +363,23 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
     project = untrained(serial, tmp_path)
 
     # The stage and dvc are killed: no worker is left.
-    first = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
-    wait_until(lambda: checkpoints(project))
-    running = workers()
-    assert running
-    first.kill()
-    _, left = psutil.wait_procs(running, timeout=5)
+    with holding(project) as held:
+        first = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
+        running = held()
+        first.kill()
+        _, left = psutil.wait_procs(running, timeout=5)
     assert not left
     assert not (project / "models/lama/p-tuning").exists()
 
     # A node is lost while both are in the middle of a unit.
-    second = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
-    held = hold_in_mid_unit(project)
-    (node,) = nodes.worker_nodes
-    raylet = node.all_processes["raylet"][0].process.pid
-    (lost,) = [worker for worker in held if worker.ppid() == raylet]
-    nodes.remove_node(node, allow_graceful=False)
-    lost.kill()
-    for worker in held:
-        if worker != lost:
-            worker.resume()
+    with holding(project) as held:
+        second = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
+        running = held()
+        (node,) = nodes.worker_nodes
+        raylet = node.all_processes["raylet"][0].process.pid
+        (lost,) = [worker for worker in running if worker.ppid() == raylet]
+        nodes.remove_node(node, allow_graceful=False)
+        lost.kill()
     second.end()
     assert_resumed_and_equal(second, project, serial)
     # What the first attempt had done was not done again.
@@ -394,25 +394,24 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
 
 
 def test_a_node_without_the_folder_is_lost_and_another_resumes_from_what_it_sent(
-    serial: Path, tmp_path: Path, no_folder: Callable[[str, Path], int]
+    serial: Path, tmp_path: Path, no_folder: Callable[[Any, Path], int]
 ) -> None:
     from ray.cluster_utils import Cluster
 
     project = untrained(serial, tmp_path)
     head = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
-        raylets = [no_folder(head.address, project) for _ in range(2)]
-        attempt = Attempt(project, "-s", STAGE, RAY_ADDRESS=head.address)
-        held = hold_in_mid_unit(project)
-        (lost,) = [worker for worker in held if worker.ppid() == raylets[0]]
-        # Its files are elsewhere; what the project has of them was sent.
-        assert not [file.path for file in lost.open_files() if file.path.startswith(str(project))]
-        assert len(checkpoints(project)) == len(UNITS)
-        os.kill(raylets[0], signal.SIGKILL)
-        lost.kill()
-        for worker in held:
-            if worker != lost:
-                worker.resume()
+        raylets = [no_folder(head, project) for _ in range(2)]
+        with holding(project) as held:
+            attempt = Attempt(project, "-s", STAGE, RAY_ADDRESS=head.address)
+            (lost,) = [worker for worker in held() if worker.ppid() == raylets[0]]
+            # Its files are elsewhere; what the project has of them was sent.
+            inside = str(project)
+            assert not [file for file in lost.open_files() if file.path.startswith(inside)]
+            sent = (project / ".work" / "units").glob("*/checkpoints/*.pt")
+            assert len(list(sent)) == len(UNITS)
+            os.kill(raylets[0], signal.SIGKILL)
+            lost.kill()
         attempt.end()
         assert_resumed_and_equal(attempt, project, serial)
     finally:

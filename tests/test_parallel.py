@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,20 +92,25 @@ def test_all_stages_share_one_pool_of_ray(
     shared = shutil.copytree(serial, tmp_path / "shared" / "project", symlinks=True)
     edit_params(shared, runtime__engine="ray")
     run(serial, "dvc", "repro", *TARGETS)
-    before = ray_processes()
-    done = run(shared, "ptune", "repro", "-j", "4", *TARGETS)
+    sessions = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the names of Ray's sockets
+    try:
+        done = run(shared, "ptune", "repro", "-j", "4", *TARGETS, RAY_TMPDIR=str(sessions))
+        assert list(sessions.glob("ray/session_*"))
+        psutil.wait_procs(processes_of(sessions), timeout=300)
+        assert not processes_of(sessions)
+    finally:
+        shutil.rmtree(sessions, ignore_errors=True)
     assert [n for n, how in ended(done.stdout).items() if how == "ran" and "lama@" in n] == TRAINED
     assert files(shared) == files(serial)
-    psutil.wait_procs(ray_processes() - before, timeout=300)
-    assert not ray_processes() - before
 
 
-def ray_processes() -> set[psutil.Process]:
-    found = set()
+def processes_of(sessions: Path) -> list[psutil.Process]:
+    """Those of Ray that name its folder."""
+    found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "raylet" in process.name() or "gcs_server" in process.name():
-                found.add(process)
+            if any(str(sessions) in argument for argument in process.cmdline()):
+                found.append(process)
     return found
 
 

@@ -14,9 +14,8 @@ import pytest
 from tests.project import ROOT, environment_of, outputs
 from tests.test_cluster import (
     STAGE,
-    UNITS,
     assert_one_run,
-    checkpoints,
+    holding,
     serial,
     untrained,
     wait_until,
@@ -181,10 +180,11 @@ def printed(project: Path, job: str) -> str:
 def test_a_job_that_was_canceled_resumes_and_gives_the_bytes_of_one_process(
     slurm: Slurm, project: Path, serial: Path
 ) -> None:
-    first = slurm.submit(project, "dvc", "repro", "-s", STAGE)
-    wait_until(lambda: len(checkpoints(project)) == len(UNITS))
-    slurm.command("scancel", first)
-    assert slurm.end(first)["JobState"] == "CANCELLED"
+    with holding(project) as held:
+        first = slurm.submit(project, "dvc", "repro", "-s", STAGE)
+        held()
+        slurm.command("scancel", first)
+        assert slurm.end(first)["JobState"] == "CANCELLED"
     (run,) = runs_of(project, STAGE)
     assert run.info.status == "KILLED", printed(project, first)
 
