@@ -307,11 +307,13 @@ def _write_table(
     ctx: RunningStage, path: Path, columns: Sequence[str], rows: Sequence[Row]
 ) -> None:
     """Write the named columns of rows, and log the file."""
-    write_csv(path, columns, [{name: _inert(row[name]) for name in columns} for row in rows])
+    write_csv(
+        path, columns, [{name: _without_scripts(row[name]) for name in columns} for row in rows]
+    )
     ctx.run.log_file(path)
 
 
-def _inert(cell: Any) -> Any:
+def _without_scripts(cell: Any) -> Any:
     r"""Return a cell in which `<` ends no script: `dvc plots` puts text into one, as it is."""
     return re.sub(r"<(?=[/!])", r"<\\", cell) if isinstance(cell, str) else cell
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.console import echo, print_columns
-from pipeline.data.build_own import as_text, read_records
-from pipeline.data.columns import count_labels, guess_columns
-from pipeline.data.tables import Record, read_table, split_files
+from pipeline.data.build_own import read_records
+from pipeline.data.columns import cells_of_columns, count_labels, guess_columns
+from pipeline.data.tables import read_table, split_files
 from pipeline.errors import DataError, ParamsError
 from pipeline.tasks import Example, Task, task_template
 from pipeline.tasks.own import RESERVED_FIELDS, Definition
@@ -72,10 +72,11 @@ def new(
     if name in params.tasks:
         raise ParamsError(f"{params_file}: there is a task '{name}' already; edit or remove it")
     files = split_files(Path(source))
-    cells = [row for path in files.values() for row in read_table(path, [], _as_texts)]
+    rows = [row for path in files.values() for row in read_table(path, [], lambda row, _: [row])]
+    cells = cells_of_columns(rows)
     try:
         columns = guess_columns(cells, label, texts or [], reserved=RESERVED_FIELDS)
-        counts = count_labels([row[columns.label].strip() for row in cells])
+        counts = count_labels(cells[columns.label])
     except DataError as error:
         raise DataError(f"{source}: {error}") from None
     shares = {"train": None, "dev": 0.15, "test": 0.2}
@@ -119,10 +120,6 @@ def new(
     echo(_describe_lengths(lengths, max_length))
     echo(f"Written to {params_file}: tasks.{name}. Edit its templates and label words there.")
     echo(f"Train and evaluate {methods} (superglue.methods): dvc repro")
-
-
-def _as_texts(row: Record, _: int) -> list[dict[str, str]]:
-    return [{k: "" if v is None else as_text(v, k) for k, v in row.items()}]
 
 
 def _section(

@@ -702,4 +702,6 @@ def _message(members: list[ErrorDetails], place: tuple[str, ...]) -> str:
     first, *others = dict.fromkeys(texts)
     texts = [first, *(text.removeprefix("should be ") for text in others)]
     shown = repr(value) if not isinstance(value, dict | list) else type(value).__name__
-    return f"{'value' if place else 'the file'} {' or '.join(texts)} (found {shown})"
+    listed = isinstance(value, str | int | float) and any(m["type"] == "list_type" for m in members)
+    hint = f"; write [{value}]" if listed else ""
+    return f"{'value' if place else 'the file'} {' or '.join(texts)} (found {shown}){hint}"

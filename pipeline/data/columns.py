@@ -2,9 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from pipeline.data.build_own import as_text
 from pipeline.data.tables import Record
 from pipeline.errors import DataError
 
@@ -31,8 +33,25 @@ class Columns:
     label: str
 
 
+def cells_of_columns(rows: Sequence[Record]) -> dict[str, list[str]]:
+    """Column -> its cells as text, stripped; an empty one where a row lacks it.
+
+    Columns without a name, or with lists, objects or other values that are no text, are left out.
+    """
+    cells = {}
+    for name in dict.fromkeys(name for row in rows for name in row if name):
+        values = [row.get(name) for row in rows]
+        with suppress(DataError):
+            cells[name] = ["" if v is None else as_text(v, name).strip() for v in values]
+    return cells
+
+
 def guess_columns(
-    rows: Sequence[Record], label: str | None, texts: Sequence[str], *, reserved: Sequence[str]
+    cells: Mapping[str, Sequence[str]],
+    label: str | None,
+    texts: Sequence[str],
+    *,
+    reserved: Sequence[str],
 ) -> Columns:
     """Guess what is not given of the columns of a task.
 
@@ -40,7 +59,7 @@ def guess_columns(
     such the last. Texts are the other columns that are neither numbers nor identifiers.
 
     Args:
-        rows: column -> text, of at least one row.
+        cells: see `cells_of_columns`.
         label: column of the labels; None guesses it.
         texts: columns of texts; empty guesses them.
         reserved: names that no field may have.
@@ -48,16 +67,16 @@ def guess_columns(
     Raises:
         DataError: a column is missing, or no column can be a label or a text.
     """
-    columns = list(rows[0])
-    missing = [name for name in (label, *texts) if name is not None and name not in columns]
+    missing = [name for name in (label, *texts) if name is not None and name not in cells]
     if missing:
-        raise DataError(f"no column {', '.join(missing)}; it has {', '.join(columns)}")
-    values = {name: [row[name].strip() for row in rows] for name in columns}
-    label = label or _guess_label({k: v for k, v in values.items() if k not in texts})
-    chosen = texts or [name for name in columns if name != label and _is_text(name, values[name])]
+        raise DataError(
+            f"no column {', '.join(missing)} of texts or numbers; it has {', '.join(cells)}"
+        )
+    label = label or _guess_label({k: v for k, v in cells.items() if k not in texts})
+    chosen = texts or [name for name in cells if name != label and _is_text(name, cells[name])]
     if not chosen:
         raise DataError(
-            f"no column of texts beside the label '{label}' among {', '.join(columns)}; name the "
+            f"no column of texts beside the label '{label}' among {', '.join(cells)}; name the "
             "columns with --text"
         )
     fields: dict[str, str] = {}
@@ -71,8 +90,8 @@ def guess_columns(
     return Columns(fields, label)
 
 
-def _guess_label(values: dict[str, list[str]]) -> str:
-    counts = {name: len(set(of)) for name, of in values.items()}
+def _guess_label(values: Mapping[str, Sequence[str]]) -> str:
+    counts = {name: len(set(of) - {""}) for name, of in values.items()}
     total = max(map(len, values.values()), default=0)
     for usual in _LABEL_NAMES:
         for name, count in counts.items():
@@ -100,10 +119,12 @@ def _is_text(name: str, values: Sequence[str]) -> bool:
 def count_labels(labels: Sequence[str]) -> dict[str, int]:
     """Label -> number of rows, the labels in alphabetic order; numbers by their value.
 
+    Empty labels are left out.
+
     Raises:
         DataError: there is one label only, or too many.
     """
-    counts = Counter(labels)
+    counts = Counter(filter(None, labels))
     if not 1 < len(counts) <= MAX_LABELS:
         shown = ", ".join(sorted(counts)[:5])
         raise DataError(

@@ -28,7 +28,8 @@ def read_table(
 
     Args:
         path: `.csv` or `.tsv` with a header, `.jsonl`, or `.parquet`. Text is UTF-8, or UTF-16
-            with a byte order mark.
+            with a byte order mark. Cells of CSV are separated by commas, or by semicolons if the
+            header has these and no comma.
         required: columns that the file must have; in JSON Lines, `read` checks them.
         read: converts a record and its number, that of its line or, in Parquet, of its row from 1;
             raises DataError if the record is invalid. A value of CSV and TSV is text.
@@ -78,7 +79,15 @@ def _rows(
     text = _decoded(path, data)
     if suffix == ".jsonl":
         return _json_lines(text)
-    return _csv_lines(path, text, _DELIMITERS[suffix], required)
+    return _csv_lines(path, text, _delimiter(text, suffix), required)
+
+
+def _delimiter(text: str, suffix: str) -> str:
+    """The delimiter of the cells; in many countries, spreadsheets write a semicolon in CSV."""
+    header = text.lstrip("\r\n").partition("\n")[0]
+    if suffix == ".csv" and ";" in header and "," not in header:
+        return ";"
+    return _DELIMITERS[suffix]
 
 
 def _decoded(path: Path, data: bytes) -> str:

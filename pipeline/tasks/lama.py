@@ -19,9 +19,6 @@ SCHEMA = InputSchema(
     record=dict,
 )
 
-# Maximum number of positions of a row; rarely exceeded.
-POSITIONS = 64
-
 # The manual template's text before and after the mask, placed by a layout.
 _SIDES = ("before", "after")
 

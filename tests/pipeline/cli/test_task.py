@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -47,6 +49,25 @@ def test_words_are_single_tokens_of_the_model(folder: Path, tiny_folders: dict[s
     own = load_params(folder / "params.yaml").tasks["reviews"]
     assert own.prompts.verbalizer == {"No": "no", "a_Oslo": "Oslo"}
     assert own.prompts.max_length == 64
+
+
+def test_columns_that_are_no_text_or_that_rows_lack_are_left_alone(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": f"words {n}", "label": "ab"[n % 2], "meta": {"by": n}} for n in range(20)
+    ]
+    rows[7]["note"] = "a note of words"
+    del rows[8]["meta"]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    shown = new("reviews", "--from", "rows.jsonl", "--text", "text")
+    assert "rows.jsonl: 20 rows" in shown
+    assert load_params(folder / "params.yaml").tasks["reviews"].data.labels == ["a", "b"]
+    assert "no column meta of texts or numbers; it has text, label, note" in new(
+        "other", "--from", "rows.jsonl", "--text", "meta"
+    )
+    (folder / "rows.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in [*rows, {"text": "words", "label": None}])
+    )
+    assert "line 21: no label" in new("third", "--from", "rows.jsonl", "--text", "text")
 
 
 def test_a_folder_of_splits_is_used_whole(folder: Path) -> None:

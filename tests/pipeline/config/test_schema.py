@@ -239,6 +239,11 @@ def test_relations_are_a_list_or_that_word(tmp_path, relations):
     assert line.startswith("lama.relations: value should be a valid list or 'all' (found ")
 
 
+def test_a_value_in_place_of_a_list_is_shown_as_one(tmp_path):
+    (line,) = _mistakes(tmp_path, {"lama.methods": "manual"})
+    assert line == ("lama.methods: value should be a valid list (found 'manual'); write [manual]")
+
+
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_a_split_may_have_all_facts(tmp_path, split):
     changes = {f"lama.splits.{split}_facts": None}

@@ -148,6 +148,7 @@ WORKS: dict[str, tuple[str, bytes]] = {
         as_csv([{**r, "Note": ""} for r in rows_of(20)]).encode(),
     ),
     "tabs": ("rows.tsv", as_csv(rows_of(20), "\t").encode()),
+    "semicolons": ("rows.csv", (as_csv(rows_of(20), ";") + '"a; b, c";good\n').encode()),
     "JSON Lines": ("rows.jsonl", JSON_ROWS.encode()),
     "numbers and truth values": (
         "rows.jsonl",
@@ -209,7 +210,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     ),
     "wrong delimiter": (
         "rows.csv",
-        b"Text;Label\na;bad\n",
+        b"Text|Label\na|bad\n",
         "no column Text, Label; the first line names the columns, and has Te",
     ),
     "no header": ("rows.csv", b"a,bad\n", "no column Text, Label; the first line names"),

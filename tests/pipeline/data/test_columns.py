@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.data.columns import count_labels, guess_columns
+from pipeline.data.columns import cells_of_columns, count_labels, guess_columns
 from pipeline.errors import DataError
 
 RESERVED = ("label", "mask")
@@ -15,22 +15,34 @@ ROWS = [
     }
     for n in range(12)
 ]
+CELLS = cells_of_columns(ROWS)
+
+
+def test_cells_are_text_whichever_rows_have_them() -> None:
+    rows = [
+        {"text": " a b", "label": True, "meta": {"by": 1}, "": "0", "raw": b"x"},
+        {"text": "c", "stars": 2.0, "label": None, "meta": None},
+    ]
+    assert cells_of_columns(rows) == {
+        "text": ["a b", "c"], "label": ["true", ""], "stars": ["", "2"],
+    }  # fmt: skip
+    assert count_labels(["a", "", "b", "a"]) == {"a": 2, "b": 1}
 
 
 def test_texts_and_label_are_guessed() -> None:
-    columns = guess_columns(ROWS, None, [], reserved=RESERVED)
+    columns = guess_columns(CELLS, None, [], reserved=RESERVED)
     assert columns.label == "Stars"
     assert columns.fields == {"review_text": "Review (Text)", "label_text": "label text"}
 
 
 def test_what_is_given_is_not_guessed() -> None:
-    columns = guess_columns(ROWS, "Code", ["Stars", "ID"], reserved=RESERVED)
+    columns = guess_columns(CELLS, "Code", ["Stars", "ID"], reserved=RESERVED)
     assert (columns.label, columns.fields) == ("Code", {"stars": "Stars", "id": "ID"})
 
 
 def test_a_usual_name_decides_before_the_number_of_values() -> None:
     rows = [{"yes": str(n % 2), "Sentiment": str(n % 5), "text": f"a b {n}"} for n in range(20)]
-    assert guess_columns(rows, None, [], reserved=RESERVED).label == "Sentiment"
+    assert guess_columns(cells_of_columns(rows), None, [], reserved=RESERVED).label == "Sentiment"
 
 
 @pytest.mark.parametrize(
@@ -42,14 +54,16 @@ def test_a_usual_name_decides_before_the_number_of_values() -> None:
 )
 def test_fields_get_names_that_templates_can_have(columns: list[str], names: list[str]) -> None:
     rows = [{**dict.fromkeys(columns, f"a b {n}"), "y": str(n % 2)} for n in range(6)]
-    assert list(guess_columns(rows, "y", columns, reserved=RESERVED).fields) == names
+    assert (
+        list(guess_columns(cells_of_columns(rows), "y", columns, reserved=RESERVED).fields) == names
+    )
 
 
 @pytest.mark.parametrize(
     ("rows", "label", "texts", "said"),
     [
-        (ROWS, "Rating", [], "no column Rating; it has ID, "),
-        (ROWS, None, ["Title"], "no column Title; it has ID, "),
+        (ROWS, "Rating", [], "no column Rating of texts or numbers; it has ID, "),
+        (ROWS, None, ["Title"], "no column Title of texts or numbers; it has ID, "),
         ([{"a": f"b c {n}"} for n in range(6)], None, [], "no column can be the label"),
         ([{"a": str(n), "b": str(n % 2)} for n in range(6)], None, [], "no column of texts beside"),
     ],
@@ -58,7 +72,7 @@ def test_what_cannot_be_guessed_is_asked_for(
     rows: list[dict[str, str]], label: str | None, texts: list[str], said: str
 ) -> None:
     with pytest.raises(DataError) as error:
-        guess_columns(rows, label, texts, reserved=RESERVED)
+        guess_columns(cells_of_columns(rows), label, texts, reserved=RESERVED)
     assert said in str(error.value)
 
 
