@@ -89,6 +89,11 @@ def test_a_trained_task_predicts_and_is_promoted(project: Path) -> None:
     for answer in answers:
         assert sum(answer[f"p_{label}"] for label in _WORDS) == pytest.approx(1, abs=1e-5)
     assert "reviews" in run(project, "ptune", "predict", "--help").stdout
+    (project / "new.csv").write_text("Title;Review Text\na b;the city of France, 7\n")
+    of_file = ("--file", "new.csv", "--json")  # the columns are those of reviews.csv
+    from_file = run(project, "ptune", "predict", "reviews", *of_file).stdout
+    for line, answer in zip(from_file.splitlines(), answers, strict=True):
+        assert {**json.loads(line), **answer} == json.loads(line)
     promoted = run(project, "ptune", "promote", "reviews", "--method", "p-tuning").stdout
     assert "p-tuning-reviews, version 1" in promoted
     code = (

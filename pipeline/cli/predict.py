@@ -307,7 +307,9 @@ def predict_examples(
     folder = trained / task.name
     trainings = load_methods(folder, known, options.methods, _tuned(params.superglue))
     best = {method: best_by_task(prompts) for method, prompts in trainings.items()}
-    questions = _read_examples(task, typed, options.file)
+    own = params.tasks.get(task.name)
+    columns = {} if own is None else own.data.fields
+    questions = _read_examples(task, typed, options.file, columns)
     _warn_of_missing(folder, params.superglue.methods, trainings, options)
     predictions = _predict(params, {task.name: task}, questions, best, options, None)
     if options.as_table:
@@ -431,7 +433,9 @@ def _read_facts(
     return [question for subject in unique for question in read({"subject": subject}, None)]
 
 
-def _read_examples(task: Task, typed: Mapping[str, Any], file: Path | None) -> list[Question]:
+def _read_examples(
+    task: Task, typed: Mapping[str, Any], file: Path | None, columns: Mapping[str, str]
+) -> list[Question]:
     required = task.schema.required
 
     def read(record: Mapping[str, Any], line: int | None) -> list[Question]:
@@ -443,7 +447,7 @@ def _read_examples(task: Task, typed: Mapping[str, Any], file: Path | None) -> l
         ]
 
     if file is not None:
-        return read_file(file, required, read)
+        return read_file(file, required, read, columns)
     missing = [_option_name(name) for name in required if name not in typed]
     if missing:
         raise DataError(f"{task.name}: no {' and no '.join(missing)}; give that, or --file")

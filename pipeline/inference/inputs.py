@@ -73,17 +73,29 @@ def check_encoding(name: str, value: str) -> None:
 
 
 def read_file(
-    path: Path, required: Sequence[str], read: Callable[[Record, int], list[T]]
+    path: Path,
+    required: Sequence[str],
+    read: Callable[[Record, int], list[T]],
+    columns: Mapping[str, str] | None = None,
 ) -> list[T]:
     """Read every row of a file of inputs (see `pipeline.data.tables.read_table`).
 
     Cells of a column of integers are integers where they can be, in CSV and TSV too.
+
+    Args:
+        path: the file.
+        required: columns that it must have; with `columns`, `read` checks them.
+        read: converts a record and its number.
+        columns: field -> the column that has it in the file that a task of the user is made from.
+            A row that lacks the field may have this column.
     """
 
     def read_row(record: Record, number: int) -> list[T]:
-        return read({key: _cell(key, value) for key, value in record.items()}, number)
+        cells = {key: _cell(key, value) for key, value in record.items()}
+        fields = {f: cells[name] for f, name in (columns or {}).items() if name in cells}
+        return read({**fields, **cells}, number)
 
-    return read_table(path, required, read_row)
+    return read_table(path, [] if columns else required, read_row)
 
 
 def _cell(column: str, value: Any) -> Any:

@@ -38,6 +38,18 @@ def test_numbers_of_csv_are_numbers_where_they_are_known_to_be(tmp_path: Path) -
     ]
 
 
+def test_columns_of_the_users_own_file_are_fields(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("Subject,note\nLyon,a\n")
+    (tmp_path / "rows.jsonl").write_text('{"Subject": "Lyon", "subject": "Oslo"}\n{"note": "b"}\n')
+    found = [
+        read_file(tmp_path / name, ["subject"], read, {"subject": "Subject"})
+        for name in ("rows.csv", "rows.jsonl")
+    ]
+    assert [[record.get("subject") for _, record in rows] for rows in found] == [
+        ["Lyon"], ["Oslo", None],
+    ]  # fmt: skip
+
+
 def test_lines_of_json_are_numbered_with_the_empty_ones(tmp_path: Path) -> None:
     text = '{"subject": "Lyon"}\n\n{"subject": "a\u2028b", "idx": 3}'
     assert read_text(tmp_path, "rows.jsonl", text) == [
@@ -53,7 +65,7 @@ def test_lines_of_json_are_numbered_with_the_empty_ones(tmp_path: Path) -> None:
         ("rows.csv", "", "no rows; write one per line"),
         ("rows.csv", "subject\n", "no rows; write one per line"),
         ("rows.csv", "subjekt;note\na;b\n", "no column subject; the first line names the columns,"
-         " and has subjekt;note"),
+         " and has subjekt, note"),
         ("rows.csv", "subject\nwrong\n", "1 invalid line; nothing was read; correct the file\n"
          "  line 2: this is wrong"),
         ("rows.csv", "subject\nLyon\na,b\nwrong\n", "2 invalid lines; nothing was read; "
