@@ -52,6 +52,7 @@ MpiDefault=none
 SlurmUser=root
 SlurmdUser=root
 ReturnToService=2
+KillWait=300
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -185,6 +186,8 @@ def test_a_job_that_was_canceled_resumes_and_gives_the_bytes_of_one_process(
         held()
         slurm.command("scancel", first)
         assert slurm.end(first)["JobState"] == "CANCELLED"
+    # Slurm says so before the processes have ended.
+    wait_until(lambda: runs_of(project, STAGE)[0].info.status != "RUNNING")
     (run,) = runs_of(project, STAGE)
     assert run.info.status == "KILLED", printed(project, first)
 
