@@ -20,6 +20,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 
 Prepare = Callable[[Path], object]
+Expected = Literal["refused", "accepted", "either"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Case:
     name: str
     command: tuple[str, ...]
     prepare: Prepare | None = None
-    expected: Literal["refused", "accepted", "either"] = "refused"
+    expected: Expected = "refused"
     says: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     within: Callable[[Path], AbstractContextManager[None]] | None = None
@@ -49,7 +50,7 @@ def all_cases(project: Path) -> list[Case]:
     """All cases for a project that was run once, kind by kind."""
     groups = [
         _params(project), _yaml(), _dvc(), _work(project), _models(), _data(), _raw(), _trained(),
-        _predict(), _archives(), _downloads(), _history(), _commands(), _injection(),
+        _predict(), _tables(), _archives(), _downloads(), _history(), _commands(), _injection(),
     ]  # fmt: skip
     if os.geteuid() == 0:
         groups += [_permissions(), _full_disks()]
@@ -785,6 +786,141 @@ def _predict() -> Iterator[Case]:
         yield Case("predict", f"{file} {content!r}", _PREDICT,
                    partial(_write, file=file, content=content), says=file.rpartition("/")[2],
                    )  # fmt: skip
+
+
+# Tables of the user's own: examples of a new task, and facts
+
+
+def _csv(*lines: str, rows: int = 20) -> bytes:
+    """Lines, and a table of rows with a text and one of two labels."""
+    texts = [f"words {number},{('bad', 'good')[number % 2]}" for number in range(rows)]
+    return "".join(f"{line}\n" for line in ("Text,Label", *texts, *lines)).encode()
+
+
+def _json_rows(*rows: Any) -> bytes:
+    texts = [{"Text": f"words {n}", "Label": ("bad", "good")[n % 2]} for n in range(20)]
+    return "".join(f"{json.dumps(row)}\n" for row in (*texts, *rows)).encode()
+
+
+# Name -> file, content, what must come of `ptune task new`.
+_TABLES: dict[str, tuple[str, bytes, Expected]] = {
+    "empty": ("rows.csv", b"", "refused"),
+    "only a header": ("rows.csv", b"Text,Label\n", "refused"),
+    "one column": ("rows.csv", b"Text\n" + b"words\n" * 20, "refused"),
+    "one label": ("rows.csv", _csv().replace(b"good", b"bad"), "refused"),
+    "a label for each row": ("rows.csv", b"a,b\n" + b"".join(b"x %d,y%d\n" % (n, n)
+                             for n in range(99)), "refused"),
+    "one row": ("rows.csv", _csv(rows=1), "refused"),
+    "numbers only": ("rows.csv", b"a,b\n" + b"1,0\n2,1\n" * 9, "refused"),
+    "Latin-1": ("rows.csv", _csv("é,bad").decode().encode("latin-1"), "refused"),
+    "UTF-16 without a mark": ("rows.csv", _csv().decode().encode("utf-16-le"), "refused"),
+    "NULs": ("rows.csv", _csv("a\0b,bad"), "refused"),
+    "a long cell": ("rows.csv", _csv("x" * 200_000 + ",bad"), "refused"),
+    "a quote unclosed": ("rows.csv", _csv('"a,bad'), "refused"),
+    "more cells": ("rows.csv", _csv("a,bad,b"), "refused"),
+    "fewer cells": ("rows.csv", _csv("a"), "refused"),
+    "no label in a row": ("rows.csv", _csv("a,"), "refused"),
+    "no text in a row": ("rows.csv", _csv(" ,bad"), "refused"),
+    "a column twice": ("rows.csv", _csv().replace(b"Label", b"Text"), "refused"),
+    "bars": ("rows.csv", _csv().replace(b",", b"|"), "refused"),
+    "binary": ("rows.csv", bytes(range(256)) * 20, "refused"),
+    "another suffix": ("rows.xlsx", b"x", "refused"),
+    "no Parquet": ("rows.parquet", b"PAR1 no", "refused"),
+    "no JSON": ("rows.jsonl", b"{Text: a}\n", "refused"),
+    "a key twice": ("rows.jsonl", b'{"Text": "a", "Text": "b"}\n', "refused"),
+    "a list": ("rows.jsonl", _json_rows([1]), "refused"),
+    "deep nesting": ("rows.jsonl", b'{"Text": ' + b"[" * 100_000 + b"\n", "refused"),
+    "a big integer": ("rows.jsonl", b'{"Text": ' + b"9" * 5_000 + b"}\n", "refused"),
+    "half a character": ("rows.jsonl", _json_rows({"Text": "\ud800", "Label": "bad"}), "refused"),
+    "no label key in a row": ("rows.jsonl", _json_rows({"Text": "a"}), "refused"),
+    "a label of null": ("rows.jsonl", _json_rows({"Text": "a", "Label": None}), "refused"),
+    "a text that is a list": ("rows.jsonl", _json_rows({"Text": [1], "Label": "bad"}), "refused"),
+    "semicolons": ("rows.csv", _csv().replace(b",", b";"), "accepted"),
+    "tabs": ("rows.tsv", _csv().replace(b",", b"\t"), "accepted"),
+    "a byte order mark": ("rows.csv", b"\xef\xbb\xbf" + _csv(), "accepted"),
+    "UTF-16": ("rows.csv", _csv().decode().encode("utf-16"), "accepted"),
+    "line ends of Windows": ("rows.csv", _csv().replace(b"\n", b"\r\n"), "accepted"),
+    "a label with a comma": ("rows.csv", _csv('a,"very, very bad"'), "accepted"),
+    "a label with a line break": ("rows.csv", _csv('a,"very\nbad"'), "either"),
+    "a label that is markup": ("rows.csv", _csv("a,[bold]bad[/]"), "accepted"),
+    "a label that is a slot": ("rows.csv", _csv("a,{mask}"), "either"),
+    "labels that are true and null": ("rows.csv", _csv().replace(b"good", b"true")
+                                      .replace(b"bad", b"null"), "accepted"),
+    "a header of braces": ("rows.csv", _csv().replace(b"Text", b"{mask}"), "accepted"),
+    "a header of markup": ("rows.csv", _csv().replace(b"Text", b"[/red]"), "accepted"),
+    "a header of a line break": ("rows.csv", _csv().replace(b"Text", b'"a\nb"'), "accepted"),
+    "a header of any script": ("rows.csv", _csv().replace(b"Text", "日本".encode()), "accepted"),
+    "a header of a reserved name": ("rows.csv", _csv().replace(b"Text", b"label_"), "accepted"),
+    "a column without a name": ("rows.csv", b"".join(b"%d,%s\n" % (n, line) if n else b"," + line
+                                + b"\n" for n, line in enumerate(_csv().splitlines())),
+                                "accepted"),
+    "a key that rows lack": ("rows.jsonl", _json_rows({"Text": "a", "Label": "bad", "Note": "b"}),
+                             "accepted"),
+    "lists beside texts": ("rows.jsonl", _json_rows({"Text": "a", "Label": "bad", "Tags": ["b"]}),
+                           "accepted"),
+    "numbers as texts": ("rows.jsonl", _json_rows({"Text": 7.0, "Label": "bad"}), "accepted"),
+}  # fmt: skip
+# Name -> file of facts, content, what must come of a check of params.yaml.
+_FACTS: dict[str, tuple[str, bytes, Expected]] = {
+    "empty": ("x.csv", b"", "refused"),
+    "no template": ("x.csv", b"subject,object\nLyon,France\n", "refused"),
+    "a template without slots": ("x.csv", b"subject,object,template\nLyon,France,is in\n",
+                                 "refused"),
+    "two templates": ("x.csv", b"subject,object,template\na,b,[X] in [Y]\nc,d,[X] at [Y]\n",
+                      "refused"),
+    "no object in a row": ("x.csv", b"subject,object,template\nLyon,,[X] in [Y]\n", "refused"),
+    "a file name that is no id": ("x y!.csv", b"subject,object,template\na,b,[X] in [Y]\n",
+                                  "refused"),
+    "a relation that is a path": (
+        "x.csv", b"relation,subject,object,template\n../a,b,c,[X] in [Y]\n", "refused"),
+    "a subject that is a list": (
+        "x.jsonl", b'{"subject": [1], "object": "b", "template": "[X] in [Y]"}\n', "refused"),
+    "a row without a subject": ("x.jsonl", b'{"object": "b", "template": "[X] in [Y]"}\n',
+                                "refused"),
+    "half a character": (
+        "x.jsonl", b'{"subject": "\\ud800", "object": "b", "template": "[X] in [Y]"}\n',
+        "refused"),
+    "binary": ("x.csv", bytes(range(256)) * 20, "refused"),
+    "no Parquet": ("x.parquet", b"PAR1 no", "refused"),
+    "semicolons": ("x.csv", b"subject;object;template\nLyon;France;[X] in [Y]\n", "accepted"),
+    "a key that rows lack": (
+        "x.jsonl", b'{"subject": "a", "object": "b", "template": "[X] in [Y]", "n": [1]}\n'
+        b'{"subject": "c", "object": "d"}\n', "accepted"),
+}  # fmt: skip
+
+
+def _facts(root: Path, *, file: str, content: bytes) -> None:
+    _set(root, place=("lama", "source"), value="facts")
+    _set(root, place=("lama", "relations"), value="all")
+    _set(root, place=("lama", "facts"), value="own")
+    _write(root, file=f"own/{file}", content=content)
+
+
+def _tables() -> Iterator[Case]:
+    new = ("ptune", "task", "new")
+    for name, (file, content, expected) in _TABLES.items():
+        yield Case("table", f"task new: {name}", (*new, "own", "--from", file),
+                   partial(_write, file=file, content=content), expected, file)  # fmt: skip
+    rows = partial(_write, file="rows.csv", content=_csv())
+    for name in (
+        "rte", "lama", "tasks", "", "a b", "../x", "x" * 300, "-x", "Ünï", "a.b", "null", "1a",
+    ):  # fmt: skip
+        yield Case("table", f"task new {name[:20]}", (*new, "--from", "rows.csv", "--", name), rows,
+                   "either")  # fmt: skip
+    for options in (
+        ("--label", "Rating"), ("--text", "Rating"), ("--label", ""), ("--text", ""),
+        ("--text", "Label", "--label", "Label"), ("--text", "Label"), ("--params", "none.yaml"),
+        ("--params", "data"),
+    ):  # fmt: skip
+        yield Case("table", f"task new {' '.join(options)}",
+                   (*new, "own", "--from", "rows.csv", *options), rows)  # fmt: skip
+    for source in ("none.csv", "data", "", "/proc/self/mem", "params.yaml", "/dev/null"):
+        yield Case("table", f"task new --from {source}", (*new, "own", "--from", source),
+                   says=source)  # fmt: skip
+    for name, (file, content, expected) in _FACTS.items():
+        yield Case("table", f"facts: {name}", _VALIDATE,
+                   partial(_facts, file=file, content=content), expected,
+                   file if expected == "refused" else "")  # fmt: skip
 
 
 # Archives and downloads, by the functions that the stages call

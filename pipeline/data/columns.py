@@ -65,13 +65,16 @@ def guess_columns(
         reserved: names that no field may have.
 
     Raises:
-        DataError: a column is missing, or no column can be a label or a text.
+        DataError: a column is missing or named twice, or no column can be a label or a text.
     """
     missing = [name for name in (label, *texts) if name is not None and name not in cells]
     if missing:
         raise DataError(
             f"no column {', '.join(missing)} of texts or numbers; it has {', '.join(cells)}"
         )
+    named = [name for name in (label, *texts) if name is not None]
+    if twice := [name for name, count in Counter(named).items() if count > 1]:
+        raise DataError(f"column {', '.join(twice)} is named twice; a text cannot be the label")
     label = label or _guess_label({k: v for k, v in cells.items() if k not in texts})
     chosen = texts or [name for name in cells if name != label and _is_text(name, cells[name])]
     if not chosen:

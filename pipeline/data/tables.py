@@ -117,8 +117,13 @@ def _json_lines(text: str) -> Iterator[tuple[int, Record | DataError]]:
             continue
         try:
             record = json.loads(line, object_pairs_hook=_object)
+            if "\\ud" in line.lower():
+                json.dumps(record, ensure_ascii=False).encode()
         except DataError as error:
             yield number, error
+            continue
+        except UnicodeEncodeError:
+            yield number, DataError("half a character (one \\u escape of two); write it in UTF-8")
             continue
         except (ValueError, RecursionError) as error:
             yield number, DataError(f"not JSON ({error})")

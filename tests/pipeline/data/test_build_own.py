@@ -230,6 +230,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "not CSV (unexpected end of data); is a quotation mark unbalanced?",
     ),
     "text after a quote": ("rows.csv", f'{GOOD}"a" b,good\n'.encode(), "line 22: not CSV ("),
+    "half a character": (
+        "rows.jsonl",
+        b'{"Text": "\\ud83d\\ude00", "Label": "bad"}\n{"Text": "a \\uD83d", "Label": "bad"}\n',
+        "line 2: half a character (one \\u escape of two); write it in UTF-8",
+    ),
     "not JSON": ("rows.jsonl", b"{'Text': 'a'}\n", "line 1: not JSON ("),
     "JSON as a whole": (
         "rows.jsonl",

@@ -64,6 +64,8 @@ def test_fields_get_names_that_templates_can_have(columns: list[str], names: lis
     [
         (ROWS, "Rating", [], "no column Rating of texts or numbers; it has ID, "),
         (ROWS, None, ["Title"], "no column Title of texts or numbers; it has ID, "),
+        (ROWS, "Stars", ["Stars"], "column Stars is named twice; a text cannot be the label"),
+        (ROWS, None, ["ID", "ID"], "column ID is named twice"),
         ([{"a": f"b c {n}"} for n in range(6)], None, [], "no column can be the label"),
         ([{"a": str(n), "b": str(n % 2)} for n in range(6)], None, [], "no column of texts beside"),
     ],
