@@ -200,7 +200,13 @@ def _parquet_rows(
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not Parquet ({reason}); convert or rename it") from None
     _check_columns(path, table.column_names, required, "the schema names")
-    yield from enumerate(table.to_pylist(), 1)
+    try:
+        rows = table.to_pylist()
+    except (ValueError, OverflowError) as error:  # such as text that is not UTF-8
+        raise DataError(
+            f"{path}: a value cannot be read ({error}); write the file again, or without its column"
+        ) from None
+    yield from enumerate(rows, 1)
 
 
 def split_files(path: Path) -> dict[str, Path]:

@@ -128,7 +128,7 @@ def test_choices_are_the_answers_of_the_two_labels(tmp_path: Path) -> None:
     assert "{one" not in task.patterns["manual"]
 
 
-def as_parquet(columns: dict[str, list[Any]]) -> bytes:
+def as_parquet(columns: dict[str, Any]) -> bytes:
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.table(columns), sink)
     return bytes(sink.getvalue())
@@ -234,6 +234,11 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "rows.jsonl",
         b'{"Text": "\\ud83d\\ude00", "Label": "bad"}\n{"Text": "a \\uD83d", "Label": "bad"}\n',
         "line 2: half a character (one \\u escape of two); write it in UTF-8",
+    ),
+    "Parquet with other bytes than UTF-8": (
+        "rows.parquet",
+        as_parquet({"Text": pyarrow.array([b"\xff"]).view(pyarrow.string()), "Label": ["bad"]}),
+        "a value cannot be read ('utf-8' codec can't decode byte 0xff",
     ),
     "not JSON": ("rows.jsonl", b"{'Text': 'a'}\n", "line 1: not JSON ("),
     "JSON as a whole": (
