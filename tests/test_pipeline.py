@@ -507,7 +507,7 @@ def test_a_trained_prompt_is_shown_with_the_words_nearest_to_its_vectors(reprodu
     assert all(re.fullmatch(r"  \[P\] \d+  +\S+ -?\d\.\d\d  +\S+ -?\d\.\d\d", t) for t in tokens)
     assert len(tokens) >= 6
     failed = run(reproduced, "ptune", "show", "lama", "P99", check=False)
-    assert "P99: not trained by p-tuning; there are P17, P30" in failed.stderr
+    assert "P99: p-tuning has no prompt of this name; it has P17, P30" in failed.stderr
 
 
 def test_the_guides_ways_to_read_a_history_work(reproduced: Path) -> None:

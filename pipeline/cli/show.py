@@ -45,7 +45,8 @@ def show(
     unknown = [name for name in relations or () if name not in prompts]
     if unknown:
         raise PipelineError(
-            f"{', '.join(unknown)}: not trained by {method}; there are {', '.join(prompts)}"
+            f"{', '.join(unknown)}: {method} has no prompt of this name; it has "
+            f"{', '.join(prompts)}"
         )
     models = ModelCache(
         model_loader(Path(candidate.folders["model"]), load_params(Path("params.yaml")))
