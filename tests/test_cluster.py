@@ -136,8 +136,10 @@ def holding(project: Path) -> Iterator[Callable[[], list[psutil.Process]]]:
         wait_until(lambda: len(list(folder.iterdir())) == len(UNITS))
         return [psutil.Process(int(file.name)) for file in folder.iterdir()]
 
-    yield held
-    folder.rename(Path(tempfile.mkdtemp(dir=project.parent)) / "held")  # all at once
+    try:
+        yield held
+    finally:
+        folder.rename(Path(tempfile.mkdtemp(dir=project.parent)) / "held")  # all at once
 
 
 def lives(process: psutil.Process) -> bool:
