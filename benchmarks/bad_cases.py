@@ -792,12 +792,13 @@ def _predict() -> Iterator[Case]:
 
 
 def _csv(*lines: str, rows: int = 20) -> bytes:
-    """Lines, and a table of rows with a text and one of two labels."""
+    """A table of rows with a text and one of two labels, and more lines below."""
     texts = [f"words {number},{('bad', 'good')[number % 2]}" for number in range(rows)]
     return "".join(f"{line}\n" for line in ("Text,Label", *texts, *lines)).encode()
 
 
 def _json_rows(*rows: Any) -> bytes:
+    """The same in JSON Lines."""
     texts = [{"Text": f"words {n}", "Label": ("bad", "good")[n % 2]} for n in range(20)]
     return "".join(f"{json.dumps(row)}\n" for row in (*texts, *rows)).encode()
 

@@ -87,8 +87,13 @@ def no_folder(tmp_path: Path) -> Iterator[Callable[[Any, Path], int]]:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         started.append(node)
+
+        def has_joined() -> bool:
+            assert node.is_running()
+            return num_nodes() > before
+
         # Of two that start at once, both may choose the same ports.
-        wait_until(lambda: num_nodes() > before)
+        wait_until(has_joined)
         (raylet,) = [each.pid for each in node.children() if each.name() == "raylet"]
         return int(raylet)
 
@@ -149,8 +154,8 @@ def lives(process: psutil.Process) -> bool:
     return False
 
 
-def wait_until(true: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 300
+def wait_until(true: Callable[[], Any], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -376,8 +381,8 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
         first = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
         running = held()
         first.kill()
-        # They are held, so they end only because they are killed.
-        wait_until(lambda: not any(map(lives, running)))
+        # They are held, so they end only because they are killed; in 0.05 s on an idle machine.
+        wait_until(lambda: not any(map(lives, running)), seconds=5)
     assert not (project / "models/lama/p-tuning").exists()
 
     # A node is lost while both are in the middle of a unit.

@@ -129,9 +129,9 @@ def count_labels(labels: Sequence[str]) -> dict[str, int]:
     """
     counts = Counter(filter(None, labels))
     if not 1 < len(counts) <= MAX_LABELS:
-        shown = ", ".join(sorted(counts)[:5])
+        shown = ", ".join(sorted(counts)[:5]) or "all empty"
         raise DataError(
-            f"{len(counts)} different label{'s' if len(counts) > 1 else ''} ({shown}"
+            f"{len(counts)} different label{'' if len(counts) == 1 else 's'} ({shown}"
             f"{', ...' if len(counts) > 5 else ''}); a task has from 2 to {MAX_LABELS}: choose "
             "another column with --label"
         )

@@ -87,3 +87,8 @@ def test_labels_are_in_the_order_of_their_numbers_or_letters() -> None:
 def test_one_label_or_very_many_are_none(labels: list[str]) -> None:
     with pytest.raises(DataError, match="a task has from 2 to 50"):
         count_labels(labels)
+
+
+def test_labels_that_are_all_empty_are_named_so() -> None:
+    with pytest.raises(DataError, match=r"^0 different labels \(all empty\); a task has from 2"):
+        count_labels(["", ""])
