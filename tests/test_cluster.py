@@ -381,7 +381,7 @@ def test_a_lost_stage_and_a_lost_node_end_as_if_nothing_had_happened(
         first = Attempt(project, "-s", STAGE, RAY_ADDRESS=nodes.address)
         running = held()
         first.kill()
-        # They are held, so they end only because they are killed; in 0.05 s on an idle machine.
+        # They are held, so they end only because they are killed.
         wait_until(lambda: not any(map(lives, running)), seconds=5)
     assert not (project / "models/lama/p-tuning").exists()
 
