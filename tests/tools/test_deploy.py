@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.project import ROOT
+from tools.server import objects
 from tools.server.folder import Folder, as_lines, write_private
 from tools.server.history import History
 from tools.server.objects import Objects
@@ -93,8 +94,9 @@ def test_mlflow_has_the_settings_of_the_tested_server(
 
 
 def test_the_store_has_the_settings_of_the_tested_one(
-    compose: Mapping[str, Any], folder: Folder
+    compose: Mapping[str, Any], folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(objects, "_program", lambda: "weed")  # it need not be installed
     deployed = set(compose["services"]["objects"]["command"])
     # Paths, ports and addresses differ; so do the sockets and the certificates, for local users.
     local = re.compile(
