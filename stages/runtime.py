@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import psutil
@@ -231,11 +232,15 @@ def _end_with_dvc() -> None:
     dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may run between
     the two, so a thread watches dvc, and the `ptune repro` above it if there is one.
     """
+    received: list[int] = []
 
-    def end(*_: object) -> None:
-        raise SystemExit(143)
+    def end(number: int, _: FrameType | None) -> None:
+        # A second one, such as that of _watch after Ctrl-C, must not interrupt the run's end.
+        if not received:
+            received.append(number)
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, end)
     above = psutil.Process().parents()
@@ -243,19 +248,19 @@ def _end_with_dvc() -> None:
     if pid := os.environ.get(PARENT_PID_ENV):
         started_by["ptune repro"] = next((p for p in above if str(p.pid) == pid), None)
     gone = next((name for name, process in started_by.items() if process is None), None)
-    if gone is None:
-        watched = list(filter(None, started_by.values()))
-        threading.Thread(target=_watch, args=(watched,), daemon=True).start()
-    elif name := os.environ.get("DVC_STAGE"):
+    if gone is not None and (name := os.environ.get("DVC_STAGE")):
         # Whoever adopts an orphan differs (init, a supervisor), so only an absence tells.
         echo(f"stage {name}: the {gone} that started it is gone; nothing was done")
         raise SystemExit(143)
+    watched = [process for process in started_by.values() if process is not None]
+    threading.Thread(target=_watch, args=(watched, received), daemon=True).start()
 
 
-def _watch(processes: Sequence[psutil.Process]) -> None:
-    while all(map(_lives, processes)):
+def _watch(processes: Sequence[psutil.Process], received: Sequence[int]) -> None:
+    while not received and all(map(_lives, processes)):
         time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not received:
+        os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
     os._exit(143)
 

@@ -281,6 +281,49 @@ def test_without_an_address_ray_starts_here_with_a_token_whatever_the_last_clust
         shutil.rmtree(folder, ignore_errors=True)
 
 
+ORPHAN = """
+import os, signal, time
+from pipeline.engine.cluster import running_cluster
+
+def end(*_):
+    raise SystemExit
+
+signal.signal(signal.SIGTERM, end)
+try:
+    with running_cluster():
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+finally:
+    print("the run has ended", flush=True)
+"""
+
+
+def test_a_stage_ends_its_run_where_ray_and_what_started_the_stage_are_killed_too(
+    tmp_path: Path,
+) -> None:
+    """As scancel does it: SIGTERM for all."""
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the names of Ray's sockets
+    environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+    environment.pop("RAY_ADDRESS", None)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", code, ORPHAN], cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ) as above:  # fmt: skip
+            assert above.stdout is not None
+            stage = psutil.Process(int(above.stdout.readline()))
+            (raylet,) = [each for each in stage.children() if each.name() == "raylet"]
+            above.kill()
+            above.wait()
+            raylet.kill()
+            wait_until(lambda: not lives(raylet))
+            stage.terminate()
+            assert above.stdout.read().endswith("the run has ended\n")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def test_two_processes_of_a_training_run_on_the_one_machine_that_has_the_cpus(
     nodes: Any, tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

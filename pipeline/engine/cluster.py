@@ -308,6 +308,9 @@ def _lost(name: str, reason: str) -> PipelineError:
 
 
 def _import_ray(address: str) -> ModuleType:
+    # When the raylet is lost, Ray exits each process whose raylet has this id or, without an id,
+    # whose parent is gone. That would be a stage whose dvc was killed too, before its run ends.
+    os.environ["RAY_RAYLET_PID"] = str(os.getpid())
     if address == _LOCAL and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         # Ray reads this once. Other users of this machine could run code through its ports.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
