@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import signal
 import threading
@@ -232,12 +233,13 @@ def _end_with_dvc() -> None:
     dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may run between
     the two, so a thread watches dvc, and the `ptune repro` above it if there is one.
     """
-    received: list[int] = []
+    ignored_until = -math.inf
 
     def end(number: int, _: FrameType | None) -> None:
-        # A second one, such as that of _watch after Ctrl-C, must not interrupt the run's end.
-        if not received:
-            received.append(number)
+        nonlocal ignored_until
+        # Another one, such as that of _watch after Ctrl-C, must not interrupt the run's end.
+        if time.monotonic() > ignored_until:
+            ignored_until = time.monotonic() + _GRACE_SECONDS
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -248,19 +250,19 @@ def _end_with_dvc() -> None:
     if pid := os.environ.get(PARENT_PID_ENV):
         started_by["ptune repro"] = next((p for p in above if str(p.pid) == pid), None)
     gone = next((name for name, process in started_by.items() if process is None), None)
-    if gone is not None and (name := os.environ.get("DVC_STAGE")):
+    if gone is None:
+        watched = list(filter(None, started_by.values()))
+        threading.Thread(target=_watch, args=(watched,), daemon=True).start()
+    elif name := os.environ.get("DVC_STAGE"):
         # Whoever adopts an orphan differs (init, a supervisor), so only an absence tells.
         echo(f"stage {name}: the {gone} that started it is gone; nothing was done")
         raise SystemExit(143)
-    watched = [process for process in started_by.values() if process is not None]
-    threading.Thread(target=_watch, args=(watched, received), daemon=True).start()
 
 
-def _watch(processes: Sequence[psutil.Process], received: Sequence[int]) -> None:
-    while not received and all(map(_lives, processes)):
+def _watch(processes: Sequence[psutil.Process]) -> None:
+    while all(map(_lives, processes)):
         time.sleep(0.5)
-    if not received:
-        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_SECONDS)
     os._exit(143)
 
