@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 # Processes that share the tests: as many as cores, but not so many that they fill the memory.
-WORKERS := --numprocesses logical --maxprocesses 4
+PYTEST := pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Modules are compiled when they are first imported, which is faster than compiling every package.
 unexport PYTHONDONTWRITEBYTECODE
@@ -72,10 +72,10 @@ types: $(VENV)/dev ## check types with mypy --strict
 	@mypy
 
 test: $(VENV)/dev ## all tests; no network needed
-	@pytest --quiet $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10
+	@$(PYTEST)
 
 test-fast: $(VENV)/dev ## without the tests that run pipelines, servers, or processes to kill
-	@pytest --quiet $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10 -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 readme: setup ## write the results of the last run into README.md
 	@ptune report readme

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 import os
 import signal
 import threading
@@ -233,7 +232,7 @@ def _end_with_dvc() -> None:
     dvc does not pass SIGTERM or kill -9 on to the command it runs, and a shell may run between
     the two, so a thread watches dvc, and the `ptune repro` above it if there is one.
     """
-    ignored_until = -math.inf
+    ignored_until = 0.0
 
     def end(number: int, _: FrameType | None) -> None:
         nonlocal ignored_until

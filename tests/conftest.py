@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -18,6 +19,7 @@ for name in ("MLFLOW_TRACKING_URI", "DVC_STAGE", "DVC_ROOT", "DVC_EXP_NAME"):
     os.environ.pop(name, None)
 
 from collections import Counter  # noqa: E402 - the environment comes first
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
@@ -78,6 +80,14 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     open_stores_quickly()
     root = tmp_path_factory.mktemp("store")
     return local_store(root)
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A folder for Ray's files; its path is short, for the names of Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

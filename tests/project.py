@@ -5,6 +5,7 @@ places in a wheel, and LAMA in a folder. Only the digests and numbers of facts i
 of sources are those of the tiny files.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -15,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
 from pipeline.data.lama import PROMPT_COLLECTIONS
@@ -171,6 +174,16 @@ def _run_warm(
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+
+def processes_where(true: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    """Those that run and for which something is true."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if true(process):
+                found.append(process)
+    return found
 
 
 def outputs(root: Path, *folders: str) -> dict[str, str]:

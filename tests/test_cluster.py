@@ -260,35 +260,28 @@ with running_cluster() as address:
 
 
 def test_without_an_address_ray_starts_here_with_a_token_whatever_the_last_cluster_was(
-    nodes: Any, tmp_path: Path
+    nodes: Any, ray_folder: Path
 ) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the names of Ray's sockets
-    try:
-        for current in (folder, folder / "ray"):  # where Ray notes its last cluster
-            current.mkdir(exist_ok=True)
-            (current / "ray_current_cluster").write_text("127.0.0.1:1")
-        environment = {**os.environ, "RAY_TMPDIR": str(folder)}
-        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-            environment.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, "-c", ALONE], cwd=ROOT, env=environment, text=True, capture_output=True
-        )
-        address, with_token, with_another = done.stdout.split()
-        assert address not in ("127.0.0.1:1", nodes.address)
-        assert with_token == "0"
-        assert with_another != "0"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    for current in (ray_folder, ray_folder / "ray"):  # where Ray notes its last cluster
+        current.mkdir(exist_ok=True)
+        (current / "ray_current_cluster").write_text("127.0.0.1:1")
+    environment = {**os.environ, "RAY_TMPDIR": str(ray_folder)}
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=ROOT, env=environment, text=True, capture_output=True
+    )
+    address, with_token, with_another = done.stdout.split()
+    assert address not in ("127.0.0.1:1", nodes.address)
+    assert with_token == "0"
+    assert with_another != "0"
 
 
 ORPHAN = """
-import os, signal, time
+import os, time
 from pipeline.engine.cluster import running_cluster
-
-def end(*_):
-    raise SystemExit
-
-signal.signal(signal.SIGTERM, end)
+from stages.runtime import _end_with_dvc
+_end_with_dvc()
 try:
     with running_cluster():
         print(os.getpid(), flush=True)
@@ -299,29 +292,25 @@ finally:
 
 
 def test_a_stage_ends_its_run_where_ray_and_what_started_the_stage_are_killed_too(
-    tmp_path: Path,
+    ray_folder: Path,
 ) -> None:
     """As scancel does it: SIGTERM for all."""
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the names of Ray's sockets
-    environment = {**os.environ, "RAY_TMPDIR": str(folder)}
+    environment = {**os.environ, "RAY_TMPDIR": str(ray_folder)}
     environment.pop("RAY_ADDRESS", None)
-    try:
-        with subprocess.Popen(
-            [sys.executable, "-c", code, ORPHAN], cwd=ROOT, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        ) as above:  # fmt: skip
-            assert above.stdout is not None
-            stage = psutil.Process(int(above.stdout.readline()))
-            (raylet,) = [each for each in stage.children() if each.name() == "raylet"]
-            above.kill()
-            above.wait()
-            raylet.kill()
-            wait_until(lambda: not lives(raylet))
-            stage.terminate()
-            assert above.stdout.read().endswith("the run has ended\n")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, ORPHAN], cwd=ROOT, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as above:  # fmt: skip
+        assert above.stdout is not None
+        stage = psutil.Process(int(above.stdout.readline()))
+        (raylet,) = [each for each in stage.children() if each.name() == "raylet"]
+        above.kill()
+        above.wait()
+        raylet.kill()
+        wait_until(lambda: not lives(raylet))
+        stage.terminate()
+        assert above.stdout.read().endswith("the run has ended\n")
 
 
 def test_two_processes_of_a_training_run_on_the_one_machine_that_has_the_cpus(

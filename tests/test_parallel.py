@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,14 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.project import ROOT, edit_params, environment_of, make_project, run
+from tests.project import (
+    ROOT,
+    edit_params,
+    environment_of,
+    make_project,
+    processes_where,
+    run,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +83,7 @@ def test_two_at_a_time_give_what_one_after_the_other_gives(
 
 
 def test_all_stages_share_one_pool_of_ray(
-    tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path
+    tmp_path: Path, tiny_folders: dict[str, Path], empty_store: Path, ray_folder: Path
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
     serial = make_project(
@@ -92,26 +98,17 @@ def test_all_stages_share_one_pool_of_ray(
     shared = shutil.copytree(serial, tmp_path / "shared" / "project", symlinks=True)
     edit_params(shared, runtime__engine="ray")
     run(serial, "dvc", "repro", *TARGETS)
-    sessions = Path(tempfile.mkdtemp(prefix="ray-"))  # short, for the names of Ray's sockets
-    try:
-        done = run(shared, "ptune", "repro", "-j", "4", *TARGETS, RAY_TMPDIR=str(sessions))
-        assert list(sessions.glob("ray/session_*"))
-        psutil.wait_procs(processes_of(sessions), timeout=300)
-        assert not processes_of(sessions)
-    finally:
-        shutil.rmtree(sessions, ignore_errors=True)
+    done = run(shared, "ptune", "repro", "-j", "4", *TARGETS, RAY_TMPDIR=str(ray_folder))
+    assert list(ray_folder.glob("ray/session_*"))
+    psutil.wait_procs(processes_of(ray_folder), timeout=300)
+    assert not processes_of(ray_folder)
     assert [n for n, how in ended(done.stdout).items() if how == "ran" and "lama@" in n] == TRAINED
     assert files(shared) == files(serial)
 
 
 def processes_of(sessions: Path) -> list[psutil.Process]:
     """Those of Ray that name its folder."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if any(str(sessions) in argument for argument in process.cmdline()):
-                found.append(process)
-    return found
+    return processes_where(lambda each: any(str(sessions) in word for word in each.cmdline()))
 
 
 # Stages of one line each: `out` is written, or the stage does what its name says.

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.project import ROOT, environment_of, outputs
+from tests.project import ROOT, environment_of, outputs, processes_where
 from tests.test_cluster import (
     STAGE,
     assert_one_run,
@@ -178,16 +178,6 @@ def printed(project: Path, job: str) -> str:
     return (project / f"slurm-{job}.out").read_text()
 
 
-def processes_in(project: Path) -> list[psutil.Process]:
-    """Those that run in the project's folder."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if Path(process.cwd()) == project:
-                found.append(process)
-    return found
-
-
 def test_a_job_that_was_canceled_resumes_and_gives_the_bytes_of_one_process(
     slurm: Slurm, project: Path, serial: Path
 ) -> None:
@@ -197,7 +187,7 @@ def test_a_job_that_was_canceled_resumes_and_gives_the_bytes_of_one_process(
         slurm.command("scancel", first)
         assert slurm.end(first)["JobState"] == "CANCELLED"
     # Slurm says so before the processes have ended.
-    wait_until(lambda: not processes_in(project))
+    wait_until(lambda: not processes_where(lambda each: Path(each.cwd()) == project))
     (run,) = runs_of(project, STAGE)
     assert run.info.status == "KILLED", printed(project, first)
 
