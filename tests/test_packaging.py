@@ -5,7 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,33 @@ def test_the_environment_starts_its_programs_without_activation(tmp_path: Path, 
     assert folders[0] == ("/usr/bin" if os.pathsep in path else str(Path(sys.executable).parent))
 
 
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """The Python of a new environment with `tools/venv.pth` and the libraries of this one."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    found = tmp_path / "venv" / "bin" / "python"
+    where = [found, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.check_output(where, text=True).strip())
+    shutil.copy(ROOT / "tools" / "venv.pth", packages)
+    (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return found
+
+
+@pytest.fixture
+def start_dvc(tmp_path: Path, python: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Start a program in `tmp_path` that is named dvc, and prints that it has started."""
+    script = tmp_path / "dvc"
+    script.write_text("print('started')")
+
+    def start(argument: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, script, argument], cwd=tmp_path, env={"PATH": "/usr/bin"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return start
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -84,32 +114,36 @@ def test_the_environment_starts_its_programs_without_activation(tmp_path: Path, 
     ],
 )
 def test_dvc_is_not_started_with_parameters_that_it_cannot_read(
-    tmp_path: Path, change: tuple[str, str], said: str
+    tmp_path: Path,
+    start_dvc: Callable[[str], subprocess.CompletedProcess[str]],
+    change: tuple[str, str],
+    said: str,
 ) -> None:
     """DVC reads the lists of params.yaml before any stage runs."""
-    shutil.copy(ROOT / "tools" / "venv.pth", tmp_path)
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages" / "validate.py").touch()
     (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    script = tmp_path / "dvc"
-    script.write_text(f"import site; site.addsitedir({str(tmp_path)!r}); print('started')")
-
-    def start(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(script), *arguments], cwd=tmp_path, env={"PATH": "/usr/bin"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
     (tmp_path / "params.yaml").write_text(text.replace(*change, 1))
-    refused = start("repro")
+    refused = start_dvc("repro")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: params.yaml: ")
     assert said in refused.stderr
     assert "started" not in refused.stdout
-    assert start("status").stdout == "started\n"
+    assert start_dvc("status").stdout == "started\n"
     (tmp_path / "params.yaml").write_text(text)
-    assert start("repro").stdout == "started\n"
+    assert start_dvc("repro").stdout == "started\n"
+
+
+def test_parameters_are_read_once_before_dvc(
+    tmp_path: Path, start_dvc: Callable[[str], subprocess.CompletedProcess[str]]
+) -> None:
+    """Python reads a .pth file of a virtual environment twice."""
+    check = tmp_path / "pipeline" / "config" / "__main__.py"
+    check.parent.mkdir(parents=True)
+    check.write_text("print('read')")
+    assert start_dvc("repro").stdout == "read\nstarted\n"
+    assert start_dvc("status").stdout == "started\n"
 
 
 def test_the_site_has_each_page_of_the_documentation() -> None:

@@ -51,11 +51,10 @@ def repro(
     from pipeline.config.schema import load_params
     from pipeline.engine.units import shared_pool
     from pipeline.workflow.processes import StageProcesses, threads_each
-    from pipeline.workflow.project import repair_lock, repair_rwlock, stage_graph
+    from pipeline.workflow.project import repair, stage_graph
 
     runtime = load_params(params_file).runtime
-    repair_rwlock(Path.cwd())
-    repair_lock(Path.cwd())
+    repair(Path.cwd())
     chosen = [_FIRST, *targets] if targets else []
     nodes = stage_graph(chosen)
     tasks = plan_tasks(nodes, _FIRST)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from pipeline.config.schema import load_params
 from pipeline.errors import PipelineError
-from pipeline.workflow.project import repair_lock, repair_rwlock
+from pipeline.workflow.project import repair
 
 if __name__ == "__main__":
     try:
         load_params(Path("params.yaml"))
-        repair_rwlock(Path.cwd())
-        repair_lock(Path.cwd())
+        repair(Path.cwd())
     except PipelineError as error:
         sys.exit(f"error: {error}")

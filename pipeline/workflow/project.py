@@ -49,6 +49,17 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
+def repair(root: Path) -> None:
+    """Repair what a kill, a full disk or a loss of power has damaged of DVC's own files.
+
+    Raises:
+        DataError: a file is damaged, and cannot be repaired; the error names it.
+    """
+    repair_rwlock(root)
+    repair_lock(root)
+    repair_run_cache(root)
+
+
 def check_rwlock(root: Path) -> None:
     """Check the file in which dvc notes what its processes read and write.
 
@@ -124,6 +135,50 @@ def repair_lock(root: Path) -> None:
             f"{file}: cut by a kill or a full disk; kept as {aside.name}, without what was cut: "
             "these stages are restored from DVC's cache, or run again"
         )
+
+
+def repair_run_cache(root: Path) -> None:
+    """Delete the empty folders in DVC's run cache, where no other dvc runs.
+
+    DVC creates the folder of a stage before it writes the file in it. If it is killed in between,
+    every later `dvc repro` of the same stage fails ("join() argument must be str").
+
+    Raises:
+        DataError: a folder cannot be deleted.
+    """
+    empty = [folder for folder in _run_cache(root).glob("*/*") if _is_empty(folder)]
+    if not empty or dvc_processes(root):  # one of them may be about to write
+        return
+    for folder in empty:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:  # deleted by another repair
+            continue
+        except OSError as error:
+            raise DataError(
+                f"{folder}: empty, which makes dvc fail, and cannot be deleted "
+                f"({error.strerror}); delete it"
+            ) from error
+        warn(f"{folder}: left empty by a kill; deleted, as dvc fails where it finds none")
+
+
+def _is_empty(folder: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return not any(folder.iterdir())
+    return False
+
+
+def _run_cache(root: Path) -> Path:
+    """Return the folder of DVC's run cache."""
+    from dvc.dirs import global_config_dir, system_config_dir
+
+    own = root / ".dvc"
+    others = (Path(folder) / "config" for folder in (global_config_dir(), system_config_dir()))
+    configs = [file for file in (*own.glob("config*"), *others) if file.is_file()]
+    if not any(b"cache" in file.read_bytes() for file in configs):
+        return own / "cache" / "runs"
+    with _repo() as repo:  # takes a second, which most projects save
+        return Path(repo.stage_cache.cache_dir)
 
 
 def _rwlock(root: Path) -> Path:
@@ -240,7 +295,7 @@ def recorded_run_keys(keys: Collection[str]) -> set[str]:
         return set()
     with _repo() as repo:
         runs = Path(repo.stage_cache.cache_dir)
-        return {key for key in keys if (runs / key[:2] / key).is_dir()}
+        return {key for key in keys if any((runs / key[:2] / key).glob("*"))}
 
 
 @dataclass(frozen=True)
@@ -416,6 +471,8 @@ def _cached_outputs(repo: Any, stage: Any) -> dict[str, Any] | None:
     try:
         entry = repo.stage_cache._load(stage) if _can_hash(stage) else None
     except FileNotFoundError:  # an input that an earlier stage has yet to write
+        return None
+    except TypeError:  # an empty folder; `dvc repro` deletes it first, as `repair_run_cache` does
         return None
     if entry is None:
         return None

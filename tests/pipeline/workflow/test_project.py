@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from pipeline.errors import DataError, PipelineError
@@ -19,7 +21,9 @@ from pipeline.workflow.project import (
     project_root,
     read_project,
     recorded_run_keys,
+    repair,
     repair_lock,
+    repair_run_cache,
     repair_rwlock,
     running_stage,
 )
@@ -49,6 +53,7 @@ def test_a_run_key_is_recorded_where_dvcs_run_cache_has_it(
     # An entry of the run cache is a file named after what the stage has written.
     entry = tmp_path / ".dvc/cache/runs" / done[:2] / done / ("ef" * 32)
     entry.parent.mkdir(parents=True)
+    assert recorded_run_keys([done, killed]) == set()  # killed before it was written
     entry.touch()
     assert recorded_run_keys([done, killed]) == {done}
     assert recorded_run_keys([killed]) == set()
@@ -263,6 +268,61 @@ def test_the_dvc_that_runs_a_check_does_not_keep_it_from_a_repair(project: Path)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run([sys.executable, str(program)], cwd=project, env=environment, check=True)
     check_rwlock(project)
+
+
+@pytest.fixture(params=["of the project", "shared"])
+def run_cache(project: Path, request: pytest.FixtureRequest) -> Path:
+    """The run cache of a project, whose stage `first` was killed while dvc recorded it."""
+    cache = project / ".dvc" / "cache"
+    if request.param == "shared":
+        cache = cache.rename(project.parent / f"{project.name}-shared")
+        (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n")
+        (project / ".dvc" / "cache" / "runs").mkdir(parents=True)
+    for entry in (cache / "runs").glob("*/*/*"):
+        if "echo 1" in entry.read_text():
+            entry.unlink()
+    (project / "first").unlink()
+    (project / "dvc.lock").unlink()
+    return cache / "runs"
+
+
+def test_an_empty_folder_of_the_run_cache_is_deleted(
+    project: Path, run_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Repo(str(project)) as repo, pytest.raises(DvcException, match="failed to reproduce"):
+        repo.reproduce()
+    plan = [stage.forecast for stage in plan_stages()]
+    assert plan == ["run", "run"]
+    repair(project)
+    assert "left empty by a kill; deleted" in capsys.readouterr().err
+    assert [stage.forecast for stage in plan_stages()] == plan
+    (kept,) = run_cache.glob("*/*")
+    repair(project)
+    assert capsys.readouterr().err == ""
+    assert any(kept.iterdir())
+    with Repo(str(project)) as repo:
+        assert [stage.addressing for stage in repo.reproduce()] == ["first", "second"]
+
+
+def test_an_empty_folder_that_another_dvc_may_write_to_is_kept(
+    project: Path, run_cache: Path, other_dvc: int
+) -> None:
+    before = {*run_cache.glob("*/*")}
+    repair_run_cache(project)
+    assert {*run_cache.glob("*/*")} == before
+
+
+def test_an_empty_folder_that_cannot_be_deleted_is_named(
+    project: Path, run_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty,) = [folder for folder in run_cache.glob("*/*") if not any(folder.iterdir())]
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rmdir", refuse)
+    with pytest.raises(DataError, match=rf"{empty}: empty, .*Permission denied\); delete it"):
+        repair_run_cache(project)
 
 
 def test_a_lock_that_is_cut_anywhere_keeps_its_whole_entries(
