@@ -245,8 +245,9 @@ def test_prompts_of_all_splits_train_in_one_bank_as_each_trains_by_itself(
         expected = [row for row in rows if row["split"] == str(number)]
         found = read_csv(folder / f"alone-{number}.csv")
         for row, other in zip(found, expected, strict=True):
+            # float32: a step turns 1e-7 into as much as 1e-5, which depends on the CPU.
             assert {key: float(value) for key, value in row.items() if value} == pytest.approx(
-                {key: float(value) for key, value in other.items() if value}, rel=1e-5
+                {key: float(value) for key, value in other.items() if value}, rel=1e-4
             )
     vectors = [prompt.vectors for prompt in together.values()]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(vectors, 2))
