@@ -141,10 +141,8 @@ def repair_run_cache(root: Path) -> None:
     """Delete the empty folders in DVC's run cache, where no other dvc runs.
 
     DVC creates the folder of a stage before it writes the file in it. If it is killed in between,
-    every later `dvc repro` of the same stage fails ("join() argument must be str").
-
-    Raises:
-        DataError: a folder cannot be deleted.
+    every later `dvc repro` of the same stage fails ("join() argument must be str"). The cache may
+    be shared with users whose folders this one may not read or delete.
     """
     empty = [folder for folder in _run_cache(root).glob("*/*") if _is_empty(folder)]
     if not empty or dvc_processes(root):  # one of them may be about to write
@@ -155,15 +153,16 @@ def repair_run_cache(root: Path) -> None:
         except FileNotFoundError:  # deleted by another repair
             continue
         except OSError as error:
-            raise DataError(
-                f"{folder}: empty, which makes dvc fail, and cannot be deleted "
-                f"({error.strerror}); delete it"
-            ) from error
-        warn(f"{folder}: left empty by a kill; deleted, as dvc fails where it finds none")
+            warn(
+                f"{folder}: left empty by a kill, and cannot be deleted ({error.strerror}); "
+                "dvc fails at its stage until you delete it"
+            )
+        else:
+            warn(f"{folder}: left empty by a kill; deleted, as dvc would fail at its stage")
 
 
 def _is_empty(folder: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(OSError):
         return not any(folder.iterdir())
     return False
 
@@ -174,11 +173,17 @@ def _run_cache(root: Path) -> Path:
 
     own = root / ".dvc"
     others = (Path(folder) / "config" for folder in (global_config_dir(), system_config_dir()))
-    configs = [file for file in (*own.glob("config*"), *others) if file.is_file()]
-    if not any(b"cache" in file.read_bytes() for file in configs):
+    if not any(_names_cache(file) for file in (*own.glob("config*"), *others)):
         return own / "cache" / "runs"
     with _repo() as repo:  # takes a second, which most projects save
         return Path(repo.stage_cache.cache_dir)
+
+
+def _names_cache(config: Path) -> bool:
+    """Whether a file of DVC's configuration may set the folder of the cache."""
+    with contextlib.suppress(OSError):  # dvc names one that may not be read
+        return b"cache" in config.read_bytes()
+    return False
 
 
 def _rwlock(root: Path) -> Path:
