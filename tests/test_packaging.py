@@ -81,13 +81,12 @@ def test_the_environment_starts_its_programs_without_activation(tmp_path: Path, 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """The Python of a new environment with `tools/venv.pth` and the libraries of this one."""
-    venv.create(tmp_path / "venv", with_pip=False)
-    found = tmp_path / "venv" / "bin" / "python"
-    where = [found, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = Path(subprocess.check_output(where, text=True).strip())
+    folder = tmp_path / "venv"
+    venv.create(folder, with_pip=False)
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
     shutil.copy(ROOT / "tools" / "venv.pth", packages)
     (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    return found
+    return folder / "bin" / "python"
 
 
 @pytest.fixture

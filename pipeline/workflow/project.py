@@ -298,9 +298,8 @@ def recorded_run_keys(keys: Collection[str]) -> set[str]:
     """Return the run keys that are in DVC's run cache, whose stages are finished."""
     if not keys:
         return set()
-    with _repo() as repo:
-        runs = Path(repo.stage_cache.cache_dir)
-        return {key for key in keys if any((runs / key[:2] / key).glob("*"))}
+    runs = _run_cache(project_root())
+    return {key for key in keys if any((runs / key[:2] / key).glob("*"))}
 
 
 @dataclass(frozen=True)
