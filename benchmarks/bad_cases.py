@@ -993,7 +993,7 @@ _ANSWERS = {
     "half of it": "self.send_response(200); self.send_header('Content-Length', '10');"
     " self.end_headers(); self.wfile.write(b'hello')",
     "no HTTP": "self.wfile.write(b'hello')",
-    "redirects for ever": "self.send_response(302); self.send_header('Location', self.path);"
+    "redirects without end": "self.send_response(302); self.send_header('Location', self.path);"
     " self.end_headers()",
     "a redirect to a file": "self.send_response(302);"
     " self.send_header('Location', 'file:///etc/passwd'); self.end_headers()",

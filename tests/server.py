@@ -19,7 +19,7 @@ class File:
         content: its bytes.
         headers: sent with it, in place of the usual ones of the same name; None leaves one out.
         plan: how the next requests are answered, one entry each; then, well. `...` repeats the
-            entry before it for ever. An entry is a status, `-> path` for a redirect, or one of
+            entry before it without end. An entry is a status, `-> path` for a redirect, or one of
             `well`; `cut`: half of it; `silent`: half of it, then nothing; `long` and `short`: says
             that it is longer or shorter; `all`: the whole file, whatever part is asked for;
             `shifted`: a part that was not asked for; `less`: half of the part that was asked for;

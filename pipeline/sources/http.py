@@ -191,7 +191,7 @@ class _Partial:
             )  # fmt: skip
             with self.data.open("ab") as file, bar:
                 window, received = time.monotonic(), 0
-                # What has come, however little: a server may drip for ever.
+                # What has come, however little: a server may drip without end.
                 for chunk in iter(partial(response.raw.read1, _CHUNK_BYTES), b""):
                     bar.update(file.write(chunk))
                     received += len(chunk)

@@ -44,9 +44,9 @@ from pipeline.workflow.workdir import unit_locked
 _MAX_CHOICES = 4
 
 # Share of the memory for the encoders of a bank, and the numbers kept for each of their weights:
-# with its gradient, the two of Adam, and the gradient of the LSTM's recurrence once more.
+# with its gradient and the two of Adam.
 _BANK_SHARE = 0.2
-_NUMBERS_PER_WEIGHT = 5
+_NUMBERS_PER_WEIGHT = 4
 
 # Files in a bank's folder.
 _COST = "cost.json"  # the last run that trained it, and the seconds so far

@@ -115,7 +115,9 @@ class EncoderBank:
 
     Attributes:
         weights: name -> (prompts, ...) float leaf tensor. Matrices are (in, out), so that their
-            gradients need no copy; the two directions of an LSTM are side by side.
+            gradients need no copy; the two directions of an LSTM are side by side. A backward pass
+            writes the gradients of matrices to the same memory each time, and adds to none: with
+            many prompts, getting new memory from the system takes longer than the products.
         counts: number of tokens of each prompt.
     """
 
@@ -146,9 +148,9 @@ class EncoderBank:
             name: (tensor.transpose(-1, -2) if name.startswith("w_") else tensor)
             .to(device, memory_format=torch.contiguous_format)
             .contiguous()
-            .requires_grad_()
             for name, tensor in stacked.items()
         }
+        self._reserve_gradients()
         self._set_reversal(device)
         self._offset = self._words_less_output(encoders)
 
@@ -189,7 +191,8 @@ class EncoderBank:
             kept = weight.detach().index_select(0, index)
             if name == "embedding":
                 kept = kept[:, : self.longest].contiguous()
-            self.weights[name] = kept.requires_grad_()
+            self.weights[name] = kept
+        self._reserve_gradients()
         if self._offset is not None:
             self._offset = self._offset.index_select(0, index)[:, : self.longest]
         self._set_reversal(device)
@@ -214,6 +217,19 @@ class EncoderBank:
         first = self()
         return padded.to(first) - first
 
+    def _reserve_gradients(self) -> None:
+        """Reserve memory for the gradients of matrices; autograd makes the others."""
+        self._gradients: dict[str, Tensor] = {}
+        for name, weight in self.weights.items():
+            if name.startswith("w_"):
+                self._gradients[name] = torch.empty_like(weight)
+            else:
+                weight.requires_grad_()
+
+    def _matrix(self, name: str) -> tuple[Tensor, Tensor]:
+        """A stacked matrix, and the memory of its gradient."""
+        return self.weights[name], self._gradients[name]
+
     def _set_reversal(self, device: torch.device) -> None:
         """Note the order in which an LSTM reads backwards: from each prompt's own end."""
         places = [
@@ -228,23 +244,20 @@ class EncoderBank:
 
     def _run_linear(self, name: str, rows: Tensor) -> Tensor:
         """Apply each prompt's own linear layer to (prompts, longest, size)."""
-        return torch.baddbmm(
-            self.weights[f"b_{name}"].unsqueeze(1), rows, self.weights[f"w_{name}"]
-        )
+        bias = self.weights[f"b_{name}"].unsqueeze(1)
+        return _affine(bias, rows, *self._matrix(f"w_{name}"))
 
     def _run_lstm(self, rows: Tensor, drop: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the LSTMs on (prompts, longest, size); both directions of a layer at once."""
         for layer in range(_LAYERS):
-            w_in, w_state, b_in, b_state = (
-                self.weights[f"{name}_{layer}"] for name in ("w_in", "w_state", "b_in", "b_state")
-            )
+            b_in, b_state = (self.weights[f"{name}_{layer}"] for name in ("b_in", "b_state"))
             rows = drop(rows) if layer else rows
             both = torch.stack([rows, self._reverse(rows)], dim=1).flatten(0, 1)
             # A product, so that the gradients of the biases do not share their memory: clipping
             # scales them in place.
             bias = (b_in + 1.0 * b_state).flatten(0, 1).unsqueeze(1)
-            gates = torch.baddbmm(bias, both, w_in.flatten(0, 1))
-            states = _recur(gates, w_state.flatten(0, 1)).unflatten(0, (-1, 2))
+            gates = _affine(bias, both, *self._matrix(f"w_in_{layer}"))
+            states = _recur(gates, *self._matrix(f"w_state_{layer}")).unflatten(0, (-1, 2))
             rows = torch.cat([states[:, 0], self._reverse(states[:, 1])], dim=2)
         return rows
 
@@ -281,18 +294,69 @@ def _hash(values: Tensor) -> Tensor:
     return values
 
 
-def _recur(gates: Tensor, w_state: Tensor) -> Tensor:
+def _affine(bias: Tensor, rows: Tensor, weight: Tensor, memory: Tensor) -> Tensor:
+    """Apply linear layers, each to the tokens of its prompt.
+
+    Args:
+        bias: (layers, 1, out).
+        rows: (layers, tokens, in).
+        weight: (..., in, out), of as many layers.
+        memory: of the weight's gradient.
+
+    Returns:
+        (layers, tokens, out).
+    """
+    result: Tensor = _Affine.apply(bias, rows, weight, memory)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, rows: Tensor, weight: Tensor, memory: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.weight, ctx.memory = weight, memory
+        return torch.baddbmm(bias, rows, _of_layers(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
+        (rows,), (of_result,) = ctx.saved_tensors, gradients
+        _set_gradient(ctx.weight, ctx.memory, rows, of_result)
+        of_rows = torch.bmm(of_result, _of_layers(ctx.weight).transpose(1, 2))
+        return of_result.sum(1, keepdim=True), of_rows, None, None
+
+
+def _of_layers(weight: Tensor) -> Tensor:
+    """(layers, in, out) of (..., in, out)."""
+    return weight.flatten(0, -3)
+
+
+def _set_gradient(weight: Tensor, memory: Tensor, rows: Tensor, of_result: Tensor) -> None:
+    """Write the gradient of a weight (..., in, out) to its memory, as one product.
+
+    Args:
+        weight: of as many layers as there are in the other arguments.
+        memory: as large as the weight.
+        rows: (layers, tokens, in), which the weight was multiplied with.
+        of_result: (layers, tokens, out), the gradient of the products.
+    """
+    torch.bmm(rows.transpose(1, 2), of_result, out=_of_layers(memory))
+    weight.grad = memory
+
+
+def _recur(gates: Tensor, w_state: Tensor, memory: Tensor) -> Tensor:
     """Run the recurrence of LSTMs.
 
     Args:
         gates: (LSTMs, tokens, 4 * width): the input's contribution to the gates, in torch's order
             (input, forget, candidate, output).
-        w_state: (LSTMs, width, 4 * width): weights from the previous state to the gates.
+        w_state: (..., width, 4 * width), of as many LSTMs: weights from the previous state to the
+            gates.
+        memory: of the gradient of `w_state`.
 
     Returns:
         (LSTMs, tokens, width): the states.
     """
-    states: Tensor = _Recurrence.apply(gates, w_state)  # type: ignore[no-untyped-call]
+    states: Tensor = _Recurrence.apply(gates, w_state, memory)  # type: ignore[no-untyped-call]
     return states
 
 
@@ -303,7 +367,9 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, w_state: Tensor) -> Tensor:
+    def forward(ctx: Any, gates: Tensor, w_state: Tensor, memory: Tensor) -> Tensor:
+        ctx.weight, ctx.memory = w_state, memory
+        w_state = _of_layers(w_state)
         width = w_state.shape[1]
         opened: list[Tensor] = []
         cells: list[Tensor] = []
@@ -319,12 +385,12 @@ class _Recurrence(torch.autograd.Function):
             cells.append(cell)
             states.append(leave * cell.tanh())
         out = torch.cat(states, dim=1)
-        ctx.save_for_backward(w_state, torch.cat(opened, dim=1), torch.cat(cells, dim=1), out)
+        ctx.save_for_backward(torch.cat(opened, dim=1), torch.cat(cells, dim=1), out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor]:
-        w_state, opened, cells, out = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        opened, cells, out = ctx.saved_tensors
         enter, forget, candidate, leave = opened.chunk(4, dim=2)
         zero = torch.zeros_like(cells[:, :1])
         cells_before = torch.cat([zero, cells[:, :-1]], dim=1)
@@ -344,7 +410,7 @@ class _Recurrence(torch.autograd.Function):
         to_cell = leave * (1 - shown.square())
         parts = (gradients[0], to_gates, to_cell, forget)
         tokens = zip(*(part.split(1, dim=1) for part in parts), strict=True)
-        back = w_state.transpose(1, 2)
+        back = _of_layers(ctx.weight).transpose(1, 2)
         found: list[Tensor] = []
         of_cell = zero
         for of_state, gate, cell, kept in reversed(list(tokens)):
@@ -354,4 +420,5 @@ class _Recurrence(torch.autograd.Function):
             found.append(gate * torch.cat([of_cell, of_cell, of_cell, of_state], dim=2))
             of_cell = of_cell * kept
         of_gates = torch.cat(found[::-1], dim=1)
-        return of_gates, torch.bmm(states_before.transpose(1, 2), of_gates)
+        _set_gradient(ctx.weight, ctx.memory, states_before, of_gates)
+        return of_gates, None, None

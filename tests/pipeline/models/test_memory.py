@@ -97,8 +97,8 @@ def test_a_bank_holds_as_many_encoders_as_their_numbers_fit(
 ) -> None:
     model = tiny_models[family]
     made = PromptEncoder(encoder, tokens, model.embedding_size)
-    # Each number with its gradient, the two of Adam, and one more, in four bytes.
-    bytes_each = 5 * 4 * sum(parameter.numel() for parameter in made.parameters())
+    # Each number with its gradient and the two of Adam, in four bytes.
+    bytes_each = 4 * 4 * sum(parameter.numel() for parameter in made.parameters())
     for count in (1, 2, 41):
         memory[0] = 5 * count * bytes_each  # a fifth of it is for the bank
         assert estimate_bank_size(model, encoder, tokens) == count

@@ -143,6 +143,22 @@ def test_no_two_gradients_share_their_memory(kind):
     assert len(set(places)) == len(places)
 
 
+@pytest.mark.parametrize("kind", ["lstm", "mlp"])
+def test_steps_write_the_gradients_of_matrices_to_the_same_memory(kind):
+    bank = _bank(*(_encoder(kind, count, start=count) for count in (4, 2, 4)))
+    places, values = [], []
+    for scale in (1.0, 2.0):
+        (scale * bank().square().sum()).backward()
+        gradients = [bank.weights[name].grad for name in bank.weights if name.startswith("w_")]
+        assert len(gradients) == {"lstm": 6, "mlp": 2}[kind]
+        places.append([gradient.data_ptr() for gradient in gradients])
+        values.append([gradient.clone() for gradient in gradients])
+        for weight in bank.weights.values():
+            weight.grad = None
+    assert places[0] == places[1]
+    torch.testing.assert_close(values[1], [2 * each for each in values[0]])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_encoders_take_as_many_operations_as_one(kind):
     counts = []
@@ -164,7 +180,8 @@ def test_prompts_that_stay_give_what_they_gave(kind):
     for place, vectors in zip((0, 2, 3), _vectors(bank), strict=True):
         torch.testing.assert_close(vectors, before[place])
     assert all(len(weight) == 3 and weight.is_leaf for weight in bank.weights.values())
-    assert all(weight.requires_grad for weight in bank.weights.values())
+    bank().sum().backward()
+    assert all(weight.grad is not None for weight in bank.weights.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
