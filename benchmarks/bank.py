@@ -460,7 +460,7 @@ _COUNTS = {
 # On a GPU, 34 steps in each of three turns.
 _ON_GPU = {"facts": 272, "dev": 64, "test": 64, "max_tokens_per_forward": [32768]}
 _BY_DEVICE: dict[str, dict[str, Any]] = {
-    "cpu": {"facts": 8, "dev": 4, "test": 32, "max_tokens_per_forward": [1024]},
+    "cpu": {"facts": 32, "dev": 4, "test": 32, "max_tokens_per_forward": [1024]},
     "cuda": _ON_GPU,
     "mps": {**_ON_GPU, "max_tokens_per_forward": [4096]},
 }
