@@ -41,6 +41,7 @@ from benchmarks.readme import RESULTS, results_text
 from benchmarks.shapes import SHAPES, random_model
 from pipeline.config.schema import MethodParams, PromptParams
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.linear import torch_layers
 from pipeline.models.loading import choose_device, choose_precision, load_model
 from pipeline.models.scoring import score_examples
 from pipeline.training import loop
@@ -90,7 +91,7 @@ class Work:
         """Train one relation after the other by the plain loop, and score their test facts."""
         results = {}
         phases = {"__init__": SETUP, "train_epoch": STEP, "score_dev": DEV, "score_test": TEST}
-        with meter.watched(PlainLoop, **phases):
+        with meter.watched(PlainLoop, **phases), torch_layers(self.model.network):
             for each in self.relations:
                 plain = PlainLoop(self.model, each, self.config)
                 results[each.job.name] = plain.train()
@@ -124,8 +125,9 @@ class Work:
 
     def peft(self, meter: Meter) -> None:
         """Train one relation after the other by peft and Trainer, and score their test facts."""
-        for each in self.relations:
-            peft_trainer.train_relation(self.model, each, self.config, meter)
+        with torch_layers(self.model.network):
+            for each in self.relations:
+                peft_trainer.train_relation(self.model, each, self.config, meter)
 
     def units(self, phase: str) -> int:
         """How often a phase does what its time is given for.

@@ -30,6 +30,13 @@ _SIDE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 _PRODUCTS = 10
 
 
+# Formulas for the floating-point operations of matrix products, by operator.
+_FLOPS = dict(flop_registry)
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # of `pipeline.models.linear`
+    _FLOPS[torch.ops.mkldnn._linear_pointwise] = lambda rows, weight, *_, **__: (
+        2 * rows.numel() * len(weight)
+    )
+
 # The phases of a training. Planning the passes of dev is set-up as well, as it is done once.
 SETUP, STEP, DEV, TEST = PHASES = ("set-up", "step", "dev", "test")
 _REST = "rest"
@@ -106,7 +113,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count an operation and run it."""
         result = func(*args, **(kwargs or {}))
-        cost, formula = self.costs[self._phases[-1]], flop_registry.get(func._overloadpacket)
+        cost, formula = self.costs[self._phases[-1]], _FLOPS.get(func._overloadpacket)
         cost.operations += 1
         if formula is not None:
             cost.flops += formula(*args, **(kwargs or {}), out_val=result)

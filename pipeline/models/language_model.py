@@ -19,6 +19,7 @@ from transformers.utils.generic import ModelOutput
 
 from pipeline.errors import ModelError
 from pipeline.models.encoding import NO_SLOT, Row
+from pipeline.models.linear import linear, use_onednn
 from pipeline.models.packing import Batch, PackedExample, RowKind, pack, pad, upload
 from pipeline.models.sharding import ShardedCalls, whole
 from pipeline.models.tokenizer import PieceTokenizer
@@ -53,6 +54,7 @@ class PromptedModel:
                 not supported.
         """
         self.network = network.eval()
+        use_onednn(network)
         self.codec = codec
         self.masked = masked
         self.mixed = mixed
@@ -390,7 +392,7 @@ class _Words(nn.Module):
             words = _move(self._words, weight.device)
             weight = weight[words]
             bias = bias[words] if bias is not None else None
-        return nn.functional.linear(
+        return linear(
             _move(states, weight.device).float(),
             weight.float(),
             bias.float() if bias is not None else None,

@@ -11,6 +11,7 @@ from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import ModelError
+from pipeline.models import language_model, linear
 from pipeline.models.encoding import NO_SLOT, Row
 from pipeline.models.language_model import PromptedModel
 from pipeline.models.loading import load_model
@@ -279,14 +280,15 @@ def test_the_vocabulary_head_runs_over_the_candidates_at_the_answers_only(
 ) -> None:
     rows = [hand_row(family, model, spelled) for spelled in SENTENCES]
     shapes = []
-    linear = torch.nn.functional.linear
 
     def noted(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         shapes.append((states.shape[:-1].numel(), len(weight)))
-        return linear(states, weight, bias)
+        return torch.nn.functional.linear(states, weight, bias)
 
-    monkeypatch.setattr(torch.nn.functional, "linear", noted)
+    for module in (linear, language_model):  # of the network's layers, and of the head
+        monkeypatch.setattr(module, "linear", noted)
     model.log_probs(batched(model, rows), None, torch.tensor([40, 3, 20, 7]))
+    assert len(shapes) > 1
     assert shapes[-1] == (3, 4)
     assert all(size != model.vocabulary_size for _, size in shapes)
 

@@ -1,0 +1,106 @@
+"""Linear layers of a network in single precision on a CPU, by oneDNN.
+
+torch multiplies float32 matrices by MKL there, though oneDNN, which is in the same builds, is faster
+on some processors (measured: AMD EPYC).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+# The operator that torch's compiler uses for linear layers. It is not a public name, so a version
+# of torch without it computes as ever.
+_AVAILABLE = (
+    torch.backends.mkl.is_available()
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+def use_onednn(network: nn.Module) -> None:
+    """Let the linear layers of a network compute by `linear`; other kinds of layers keep theirs.
+
+    A layer whose class was derived from a plain one, such as a quantized one, is another kind.
+    """
+    for module in network.modules():
+        module.__class__ = _CLASSES.get(type(module), type(module))
+
+
+@contextmanager
+def torch_layers(network: nn.Module) -> Iterator[None]:
+    """Let a network of `use_onednn` compute by torch's own layers in a `with` statement."""
+    plain = {ours: theirs for theirs, ours in _CLASSES.items()}
+    for module in network.modules():
+        module.__class__ = plain.get(type(module), type(module))
+    try:
+        yield
+    finally:
+        use_onednn(network)
+
+
+def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `torch.nn.functional.linear`, up to rounding.
+
+    Args:
+        rows: (..., in) float.
+        weight: (out, in) float, with any strides.
+        bias: (out,) float.
+
+    Returns:
+        (..., out) float.
+    """
+    suitable = (
+        _AVAILABLE
+        and rows.device.type == "cpu"
+        and rows.dtype == weight.dtype == torch.float32
+        and rows.ndim > 1
+        and not torch.is_autocast_enabled("cpu")
+    )
+    if not suitable:
+        return nn.functional.linear(rows, weight, bias)
+    # Reshaped here, as autograd lets nobody change a view in place that was made within `_Product`.
+    product: Tensor = _Product.apply(rows.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
+    return product.view(*rows.shape[:-1], len(weight))
+
+
+class _Linear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+class _Conv1D(Conv1D):
+    """GPT-2's linear layer, whose weight is (in, out)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight.t(), self.bias)
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, Conv1D: _Conv1D}
+
+
+class _Product(torch.autograd.Function):
+    """The product of `linear` for (rows, in), and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return _multiply(rows, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight = ctx.saved_tensors
+        for_rows, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            _multiply(gradient, weight.t(), None) if for_rows else None,
+            gradient.t() @ rows if for_weight else None,  # not faster by oneDNN
+            gradient.sum(0) if for_bias else None,
+        )
+
+
+def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return product
