@@ -43,7 +43,7 @@ _PROGRESS_SECONDS = 0.5
 # The environment that workers get from the stage: what may change a result or the network's use.
 _PASSED = (
     "CUBLAS_WORKSPACE_CONFIG", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "MKL_CBWR",
-    "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
 )  # fmt: skip
 # What Ray's processes on this machine need besides. Passwords of MLflow and storage stay here.
 _OF_MACHINE = (
