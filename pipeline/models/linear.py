@@ -1,10 +1,10 @@
 """Linear layers of a network in single precision on a CPU, by oneDNN.
 
-torch multiplies float32 matrices by MKL there, though oneDNN, which is in the same builds, is faster
-on some processors (measured: AMD EPYC).
+torch multiplies float32 matrices by MKL there. oneDNN, which is in the same builds, is faster on an
+AMD EPYC.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,16 +26,13 @@ def use_onednn(network: nn.Module) -> None:
 
     A layer whose class was derived from a plain one, such as a quantized one, is another kind.
     """
-    for module in network.modules():
-        module.__class__ = _CLASSES.get(type(module), type(module))
+    _change(network, _CLASSES)
 
 
 @contextmanager
 def torch_layers(network: nn.Module) -> Iterator[None]:
     """Let a network of `use_onednn` compute by torch's own layers in a `with` statement."""
-    plain = {ours: theirs for theirs, ours in _CLASSES.items()}
-    for module in network.modules():
-        module.__class__ = plain.get(type(module), type(module))
+    _change(network, {ours: plain for plain, ours in _CLASSES.items()})
     try:
         yield
     finally:
@@ -82,12 +79,19 @@ class _Conv1D(Conv1D):
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, Conv1D: _Conv1D}
 
 
+def _change(network: nn.Module, classes: Mapping[type[nn.Module], type[nn.Module]]) -> None:
+    for module in network.modules():
+        if type(module) in classes:
+            module.__class__ = classes[type(module)]
+
+
 class _Product(torch.autograd.Function):
     """The product of `linear` for (rows, in), and its gradients."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, weight)
+        for_rows, for_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(rows if for_weight else None, weight if for_rows else None)
         return _multiply(rows, weight, bias)
 
     @staticmethod
