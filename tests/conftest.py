@@ -92,7 +92,7 @@ def ray_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def own_folder(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of a test that logs: its own, with a history of its own."""
+    """The current folder of a test that logs: its own, with its own history."""
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     # MLflow leaves the store of the test before in the environment.
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -60,7 +60,7 @@ class Hub:
     def refuse(self, status: int, code: str | None, path: str = "revision/main") -> None:
         file = self.server.files[f"{self._api}/{path}"]
         file.plan = [status, ...]
-        file.headers = {"X-Error-Code": code, "X-Error-Message": "told by the hub"}
+        file.headers = {"X-Error-Code": code, "X-Error-Message": "said by the hub"}
 
     def _say(self, path: str, answer: object) -> None:
         content = json.dumps(answer).encode()

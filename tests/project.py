@@ -1,4 +1,4 @@
-"""A whole project of its own in a folder: the real code and dvc.yaml, a tiny model, tiny data.
+"""A whole project in a folder: the real code and dvc.yaml, a tiny model, tiny data.
 
 The data come from a mirror of the real layout, so that `download` runs as it does for everyone:
 places in a wheel, and LAMA in a folder. Only the digests and numbers of facts in the copy's tables
@@ -49,8 +49,8 @@ LAMA_TEMPLATES = {
     "P17": "[X] is located in [Y] .",
     "P30": "[X] is located in [Y] .",
 }
-# Relation -> split -> subject and object of each fact. "Upper" stands for an object of several
-# tokens, "Oslo" for one outside the smaller vocabulary; of P17, a fact of test stands in dev too,
+# Relation -> split -> subject and object of each fact. "Upper" represents an object of several
+# tokens, "Oslo" for one outside the smaller vocabulary; of P17, a fact of test is in dev too,
 # and one of dev and one of test in train. Of one more the mirror says that it was taken out.
 LAMA_FACTS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "P36": {

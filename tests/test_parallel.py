@@ -196,7 +196,7 @@ def sleeping(
 ) -> Iterator[tuple[subprocess.Popen[str], IO[str], list[psutil.Process]]]:
     """A `ptune repro` with two stages that sleep, what it prints, and all processes below it.
 
-    It is started by what stands `before` it, into a pipe or a terminal of its own.
+    It is started by the command `before`, into a pipe or its own terminal.
     """
     project = make_light_project(
         folder, one={"cmd": SLEEP}, two={"cmd": SLEEP}, three={"deps": after("two")}
@@ -276,7 +276,7 @@ def test_stages_run_on_under_nohup_when_the_terminal_is_closed(tmp_path: Path) -
         assert ended(printed.read()) == STOPPED
 
 
-def test_what_dvc_cannot_read_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_what_dvc_cannot_read_is_reported_before_anything_runs(tmp_path: Path) -> None:
     project = make_light_project(tmp_path / "project", one={})
     unknown = repro(project, "-j", "2", "tow", check=False)
     assert unknown.returncode == 1

@@ -280,7 +280,7 @@ def test_a_seed_that_is_added_trains_only_itself(project: Path) -> None:
         points = client.get_metric_history(child.info.run_id, "dev/score")
         assert sorted(point.step for point in points) == [0, 1, 2]
 
-    # Who forces a stage wants it all anew, and gets the same.
+    # Who forces a stage wants it all again, and gets the same.
     kept = digest(folder / "weights") | digest(folder)
     done = run(project, "dvc", "repro", "--force", "--single-item", stage)
     assert f"{first} epoch 2" in done.stdout + done.stderr
@@ -390,17 +390,17 @@ def test_lineage_names_the_runs_also_of_stages_that_were_skipped(project: Path) 
     assert missing.stderr.startswith("error: metrics/lama/nothing.json: not an output")
 
 
-def told_by(root: Path) -> dict[str, dict[str, Any]]:
+def logged_by(root: Path) -> dict[str, dict[str, Any]]:
     """What a restored run has to say, of each stage; its children's epochs included."""
     client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
-    told = {}
+    found = {}
     for logged in history(root):
         tags = logged.data.tags
         children = client.search_runs(
             [logged.info.experiment_id], f"tags.`mlflow.parentRunId` = '{logged.info.run_id}'"
         )
         kept = ("dvc.", "stage", "benchmark", "task", "method", "model", "mlflow.runName")
-        told[tags["dvc.stage"]] = {
+        found[tags["dvc.stage"]] = {
             "experiment": client.get_experiment(logged.info.experiment_id).name,
             "tags": {key: value for key, value in tags.items() if key.startswith(kept)},
             "params": logged.data.params,
@@ -411,7 +411,7 @@ def told_by(root: Path) -> dict[str, dict[str, Any]]:
                 for point in client.get_metric_history(run.info.run_id, key)
             },
         }
-    return told
+    return found
 
 
 def without_history(project: Path, empty_store: Path, folder: Path) -> Path:
@@ -424,10 +424,10 @@ def without_history(project: Path, empty_store: Path, folder: Path) -> Path:
 def test_results_without_a_history_get_one(
     reproduced: Path, empty_store: Path, tmp_path: Path
 ) -> None:
-    before = told_by(reproduced)
+    before = logged_by(reproduced)
     fresh = without_history(reproduced, empty_store, tmp_path / "fresh")
     assert "11 of 11 entries" in run(fresh, "ptune", "sync").stdout
-    after = told_by(fresh)
+    after = logged_by(fresh)
     assert set(after) == set(before)
     for stage, seen in before.items():
         made = after[stage]
@@ -444,7 +444,7 @@ def test_results_without_a_history_get_one(
     evaluated = after["evaluate-lama@p-tuning"]["points"]
     assert {key for _, key, _ in evaluated} >= {"test/p_at_1", "test/p_at_1/P17", "dev/p_at_1"}
 
-    # Twice adds nothing; what was begun and not ended is begun anew.
+    # Twice adds nothing; what was begun and not ended is begun again.
     assert "0 of 11 entries" in run(fresh, "ptune", "sync").stdout
     client = mlflow.MlflowClient(f"sqlite:///{fresh}/mlflow.db")
     training = client.get_experiment_by_name("p-tuning-train").experiment_id
@@ -465,8 +465,8 @@ def test_a_file_that_is_not_what_dvc_lock_says_lends_no_numbers(
     (fresh / "metrics/lama/p-tuning.json").write_text("{}")
     done = run(fresh, "ptune", "sync")
     assert "metrics/lama/p-tuning.json differs from dvc.lock" in done.stderr
-    told = told_by(fresh)["evaluate-lama@p-tuning"]["points"]
-    assert {key for _, key, _ in told} == {"test/p_at_1/P17", "test/p_at_1/P30"}
+    points = logged_by(fresh)["evaluate-lama@p-tuning"]["points"]
+    assert {key for _, key, _ in points} == {"test/p_at_1/P17", "test/p_at_1/P30"}
 
 
 def run_of(root: Path, stage: str) -> mlflow.entities.Run:
@@ -521,7 +521,7 @@ def test_the_guides_ways_to_read_a_history_work(reproduced: Path) -> None:
     for command in reading:
         done = run(reproduced, *command.split())
         assert "p-tuning" in done.stdout, command
-    # What it finds hangs on the machine: no network here, and no lock file in this project.
+    # What it finds depends on the machine: no network here, and no lock file in this project.
     doctor = run(reproduced, "ptune", "doctor", "--seconds", "1", check=False)
     assert "params.yaml is valid" in " ".join(doctor.stdout.split())
     assert "Traceback" not in doctor.stderr

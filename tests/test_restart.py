@@ -1,4 +1,4 @@
-"""Killed at any moment, gone on with by `dvc repro`, and in the end as if nothing had happened."""
+"""Killed at any moment, resumed by `dvc repro`, and in the end as if nothing had happened."""
 
 import contextlib
 import os
@@ -209,22 +209,22 @@ def test_a_pipeline_killed_again_and_again_ends_as_if_nothing_had_happened(
     project = copy(prepared, tmp_path)
     dice = random.Random(seed)
     moments = sorted(dice.sample(range(1, EPOCHS["p-tuning"] - 3), 3))
-    told: list[tuple[str, int]] = []
+    before: list[tuple[str, int]] = []
     for moment in moments:
         attempt = Attempt(project)
         attempt.wait_for(at_epoch("P17", moment))
         time.sleep(dice.uniform(0, 0.1))
         attempt.kill()
-        if told:
-            assert 0 < attempt.epochs[0][1] <= told[-1][1] + 1
-        told = attempt.epochs
+        if before:
+            assert 0 < attempt.epochs[0][1] <= before[-1][1] + 1
+        before = attempt.epochs
         assert not (project / "models/lama/p-tuning").exists()
     assert len(work_folders(project)) == 1
 
     in_evaluation = Attempt(project)
     in_evaluation.wait_for(lambda line: line.startswith(f"P17/{TRIAL}  test/p_at_1"))
     in_evaluation.kill()
-    assert 0 < in_evaluation.epochs[0][1] <= told[-1][1] + 1
+    assert 0 < in_evaluation.epochs[0][1] <= before[-1][1] + 1
     assert_one_run(project, "train-lama@p-tuning", attempts=4, last_epoch=EPOCHS["p-tuning"])
 
     last = run(project, "dvc", "repro")
@@ -242,7 +242,7 @@ def test_a_pipeline_killed_again_and_again_ends_as_if_nothing_had_happened(
 def kill_dvc(attempt: Attempt, stage: psutil.Process) -> None:
     """Kill only dvc: what it runs must end too."""
     # A stage looks twice a second whether dvc lives, and on a fast machine a tiny model trains to
-    # its end between two looks. It stands still until the next look is due.
+    # its end between two looks. It is stopped until the next look is due.
     stage.suspend()
     os.kill(attempt.process.pid, signal.SIGKILL)
     attempt.process.wait()
@@ -261,7 +261,7 @@ def kill_the_stage(attempt: Attempt, stage: psutil.Process) -> None:
 @pytest.mark.parametrize(
     ("method", "kill"), [("manual-fine-tuning", kill_dvc), ("discrete", kill_the_stage)]
 )
-def test_a_tuned_model_and_a_search_go_on_too(
+def test_a_tuned_model_and_a_search_resume_too(
     prepared: Path,
     tmp_path: Path,
     method: str,
@@ -311,7 +311,7 @@ def test_a_dvc_killed_while_the_stage_still_loads_leaves_nobody_at_work(
 def test_of_two_at_the_same_stage_the_second_waits_and_takes_over_what_is_done(
     prepared: Path, undisturbed: Future[Path], tmp_path: Path
 ) -> None:
-    # As `dvc exp run --temp`: a checkout of its own; progress and history are the main one's.
+    # As `dvc exp run --temp`: its own checkout; progress and history are the main one's.
     main, other = copy(prepared, tmp_path), copy(prepared, tmp_path / "other")
     first, second = (
         Attempt(folder, "-s", "train-lama@p-tuning", DVC_ROOT=str(main)) for folder in (main, other)

@@ -130,7 +130,7 @@ def test_a_password_that_a_member_has_changed_outlasts_up(server: Server) -> Non
     assert asked.stdout == "True\n"
 
 
-def test_a_wrong_password_is_told_once_and_nothing_runs(
+def test_a_wrong_password_is_reported_once_and_nothing_runs(
     server: Server, project: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(project, tmp_path / "project", symlinks=True)
@@ -207,7 +207,7 @@ def test_a_server_that_is_killed_in_mid_run_costs_no_history(server: Server, pro
     assert "nothing to send" in send(project, ada)
 
 
-def test_a_clone_has_the_results_and_its_member_goes_on(
+def test_a_clone_has_the_results_and_its_member_continues(
     server: Server, project: Path, tmp_path: Path
 ) -> None:
     shell(ROOT, block("pip install", server).replace("pip", f"{sys.executable} -m pip", 1))
@@ -234,7 +234,7 @@ def test_a_clone_has_the_results_and_its_member_goes_on(
             if (project / path / name).is_file():
                 assert (clone / path / name).read_bytes() == (project / path / name).read_bytes()
 
-    # Bob logs into what Ada has made, and goes on where she left a run half restored.
+    # Bob logs into what Ada has made, and continues where she left a run half restored.
     run(clone, "dvc", "repro", "--force", "--single-item", "splits-lama", **bob)
     ((key,),) = server.rows(
         "SELECT DISTINCT value FROM tags WHERE key = 'dvc.run_key' AND run_uuid IN "

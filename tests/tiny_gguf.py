@@ -28,7 +28,7 @@ _NAMES = {
 def save_tiny_gguf(
     file: Path, tokenizer: PreTrainedTokenizerFast, *, quantised: bool
 ) -> dict[str, torch.Tensor]:
-    """Write a GGUF file; return the weights that it stands for, by their names in transformers.
+    """Write a GGUF file; return the weights that it represents, by their names in transformers.
 
     Args:
         file: to be written.

@@ -1,7 +1,7 @@
 """What tests work out by hand: the tokens of short sentences, and one row's scores at a time.
 
 Sentences are spelled token by token: `^Paris` begins a line, `_Paris` is a new word within it, `.`
-and `##ance` stand right behind what precedes them, `P` is a prompt token, `M` the mask.
+and `##ance` follow what precedes them without a space, `P` is a prompt token, `M` the mask.
 """
 
 from collections.abc import Sequence

@@ -65,7 +65,7 @@ class TrialConfig:
         """The setting with the template of a split.
 
         Raises:
-            ParamsError: the others have templates of their own, this one has none.
+            ParamsError: the others have their own templates, this one has none.
         """
         if not self.by_split:
             return self

@@ -322,7 +322,7 @@ class PromptedModel:
         return 0
 
     def _find_packed_length(self, config: Any) -> int:
-        """Compare rows that share a sequence with the same rows in sequences of their own.
+        """Compare rows that share a sequence with the same rows, one in each sequence.
 
         Where attention is local, a mask of four dimensions replaces that of the window, or the
         window counts places in the sequence; neither matters within the window.

@@ -339,7 +339,7 @@ def _is_masked(config: object, folder: Path) -> bool:
     """Whether the class that the model was saved as is a masked one.
 
     Encoder-decoders are refused: their two sequences, and answers behind sentinel tokens, need
-    templates, scores and references of their own, and the paper has none of them.
+    their own templates, scores and references, and the paper has none of them.
     """
     architectures = getattr(config, "architectures", None) or []
     for name in architectures:

@@ -177,10 +177,10 @@ def score_dev(
 def filter_words(codec: PieceTokenizer, words_count: int, forbidden: Collection[str]) -> Tensor:
     """Select the tokens that a prompt may have.
 
-    Left out are special and other added tokens; tokens without a printable text of their own, such
-    as white space, control characters and single bytes of a longer character; forbidden words, in
-    any casing, at the start of a word or inside one; and tokens that begin with a capital letter,
-    most of which are names.
+    Left out are special and other added tokens; tokens that are not printable text by themselves,
+    such as white space, control characters and single bytes of a longer character; forbidden words,
+    in any casing, at the start of a word or inside one; and tokens that begin with a capital
+    letter, most of which are names.
 
     Args:
         codec: the model's tokenizer.

@@ -41,7 +41,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _run(code: str, *arguments: object) -> int:
-    """Run Python code that uses `pipeline.files` in a process of its own; return how it ended."""
+    """Run Python code that uses `pipeline.files` in another process; return how it ended."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=PROJECT, timeout=600).returncode
 
@@ -292,7 +292,7 @@ def test_a_bad_line_is_named_by_its_number(tmp_path, line, said):
     assert str(caught.value).startswith(f"{path}:3: {said}")
 
 
-def test_a_cut_file_is_told_by_its_last_line(tmp_path):
+def test_a_cut_file_is_recognized_by_its_last_line(tmp_path):
     path = tmp_path / "file.jsonl"
     write_jsonl(path, [{"a": number} for number in range(5)])
     path.write_bytes(path.read_bytes()[:-3])

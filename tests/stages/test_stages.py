@@ -69,7 +69,7 @@ class Ready:
 
 
 class Recorder:
-    """Stands for a section of the parameters and notes which values are read."""
+    """In place of a section of the parameters: notes which values are read."""
 
     def __init__(self, section: Section, path: str, read: set[str]) -> None:
         self._section, self._path, self._read = section, path, read
@@ -841,7 +841,7 @@ def test_a_published_prompt_is_one_of_those_that_the_model_can_be_asked(ready_la
 def go(
     ready: Ready, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, **edits: Any
 ) -> tuple[Result, Path]:
-    """Run a stage of a project under edited parameters; return where it was told to write."""
+    """Run a stage of a project under edited parameters; return where it was to write."""
     params = tmp_path / "params.yaml"
     shutil.copyfile(ready.root / "params.yaml", params)
     edit_params(tmp_path, **edits)
@@ -1169,7 +1169,7 @@ def test_an_unreachable_server_stops_a_stage_before_training(
 def test_a_stage_whose_dvc_is_gone_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # An orphan is adopted by whoever is at hand, here by the test: no dvc stands above it.
+    # An orphan is adopted by whoever is at hand, here by the test: no dvc is above it.
     monkeypatch.setenv("DVC_STAGE", "train-lama@p-tuning")
     monkeypatch.chdir(tmp_path)
     stage = importlib.import_module("stages.validate")

@@ -120,7 +120,7 @@ def test_a_folder_that_postgresqls_user_cannot_get_to_is_named(
         Postgres(folder).start()
 
 
-def test_a_disk_that_is_nearly_full_is_told_before_objects_are_lost(
+def test_a_disk_that_is_nearly_full_is_reported_before_objects_are_lost(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nearly_full = SimpleNamespace(free=300 * 2**20)
@@ -130,7 +130,7 @@ def test_a_disk_that_is_nearly_full_is_told_before_objects_are_lost(
     assert not Objects(folder).is_running()
 
 
-def test_a_program_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_program_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:
     daemon = Daemon("the clock", tmp_path)
     daemon.launch([sys.executable, "-c", "raise SystemExit('no spring')"], dict(os.environ))
     with pytest.raises(ServerError, match=r"(?s)the clock ended.*no spring"):

@@ -31,7 +31,7 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return passwords
 
 
-def told(folder: Folder) -> str:
+def stored_password(folder: Folder) -> str:
     """The password that is in Ada's file."""
     return from_lines(folder.member_file("ada").read_text())["MLFLOW_TRACKING_PASSWORD"]
 
@@ -40,17 +40,17 @@ def test_a_member_who_is_named_again_keeps_the_password(
     folder: Folder, accounts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _add_member(folder, "ada")
-    first = told(folder)
+    first = stored_password(folder)
     assert accounts == {"ada": first}
     assert first in capsys.readouterr().out
     accounts["ada"] = "a password of her own"
     _add_member(folder, "ada")
     assert accounts == {"ada": "a password of her own"}
-    assert told(folder) == first
+    assert stored_password(folder) == first
     assert first not in capsys.readouterr().out
 
 
-def test_an_account_that_is_gone_is_made_again_as_it_was_told(
+def test_an_account_that_is_gone_is_made_again_as_it_was_reported(
     folder: Folder, accounts: dict[str, str]
 ) -> None:
     _add_member(folder, "ada")
@@ -63,8 +63,8 @@ def test_without_the_file_a_member_gets_a_new_password(
     folder: Folder, accounts: dict[str, str]
 ) -> None:
     _add_member(folder, "ada")
-    first = told(folder)
+    first = stored_password(folder)
     folder.member_file("ada").unlink()
     _add_member(folder, "ada")
-    assert accounts == {"ada": told(folder)}
-    assert told(folder) != first
+    assert accounts == {"ada": stored_password(folder)}
+    assert stored_password(folder) != first

@@ -1,4 +1,4 @@
-"""What holds for every command of `ptune`."""
+"""What is true of every command of `ptune`."""
 
 import os
 import subprocess

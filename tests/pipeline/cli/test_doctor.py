@@ -98,7 +98,7 @@ def test_changed_files_are_a_warning_alone(checkout: Path) -> None:
     assert "with 1 uncommitted file" in checks_of(result)["git"]["message"]
 
 
-def test_params_that_are_wrong_fail_and_what_hangs_on_them_is_skipped(checkout: Path) -> None:
+def test_params_that_are_wrong_fail_and_what_depends_on_them_is_skipped(checkout: Path) -> None:
     (checkout / "params.yaml").write_text("sede: 1\n")
     result = invoke("--json")
     assert result.exit_code == 1
@@ -167,7 +167,7 @@ def test_hosts_of_several_sources_have_one_advice(
     assert text.count("Check the network and its proxy settings") == 1
 
 
-def test_a_folder_without_any_project_is_told_what_it_lacks(
+def test_what_a_folder_without_a_project_lacks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -98,7 +98,7 @@ def test_a_run_that_cannot_be_read_stops_before_any_work(
 
 
 @pytest.mark.parametrize("text", ["it's", "", "%"])
-def test_what_is_no_id_of_a_run_is_told_in_one_line(own_folder: Path, text: str) -> None:
+def test_what_is_no_id_of_a_run_is_reported_in_one_line(own_folder: Path, text: str) -> None:
     done = reproduce(text)
     assert done.exit_code == 1
     assert done.stderr == (f'error: invalid run id "{text}": expected 6 to 32 hex digits\n')

@@ -155,7 +155,7 @@ def _record(root: Path) -> None:
 
 @pytest.fixture
 def project(recorded: Path, own_folder: Path) -> Path:
-    """A copy, to be changed: the current folder, with a history of its own."""
+    """A copy, to be changed: the current folder, with its own history."""
     return shutil.copytree(recorded, own_folder, symlinks=True, dirs_exist_ok=True)
 
 
@@ -364,13 +364,13 @@ def _imported(files: list[Path]) -> set[str]:
 def test_a_question_that_cannot_be_asked_is_named(project: Path) -> None:
     promote("lama")
     model = mlflow.pyfunc.load_model("models:/p-tuning-lama@best", model_config=SETTINGS)
-    for relation, subject, told in (
+    for relation, subject, message in (
         ("P99", "Oslo", "row 1: no relation P99; available: P36, P17, P30"),
         ("P17", " ", "row 1: subject is empty"),
         ("P17", "a " * 200, "row 1: template .* tokens more than 128"),
     ):
         rows = pd.DataFrame({"relation": ["P30", relation], "subject": ["Paris", subject]})
-        with pytest.raises(mlflow.MlflowException, match=told):
+        with pytest.raises(mlflow.MlflowException, match=message):
             model.predict(rows)
 
 

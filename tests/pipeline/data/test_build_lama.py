@@ -31,7 +31,7 @@ def _facts(pairs_of_labels):
 
 @settings(deadline=None)
 @given(labels=pairs, sizes=sizes_of_splits, seed=st.integers(0, 5))
-def test_a_pair_stands_in_one_split_only_and_its_mirror_image_beside_it(labels, sizes, seed):
+def test_a_pair_and_its_mirror_image_are_in_one_split_only(labels, sizes, seed):
     dealt = split_facts(_facts(labels), sizes=sizes, rng=random.Random(seed))
     where = [
         (frozenset((fact.sub_label, fact.obj_label)), name)

@@ -18,7 +18,7 @@ MIRROR = Path(__file__).parents[4] / "shared" / "mirror" / "glue"
 SEEDS = (13, 21, 42, 87, 100)
 needs_mirror = pytest.mark.skipif(not MIRROR.is_dir(), reason="no mirror at ../shared/mirror")
 
-# Task -> train and dev file, and the records that they stand for.
+# Task -> train and dev file, and the records that they represent.
 MNLI_TRAIN = (
     "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
     "sentence1_parse\tsentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label\n"

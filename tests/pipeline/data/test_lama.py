@@ -276,7 +276,7 @@ def test_the_shared_vocabulary_is_the_same_for_all_four_models():
 
 
 @needs_mirror
-def test_the_common_vocabulary_is_lamas_and_no_word_stands_twice():
+def test_the_common_vocabulary_is_lamas_and_no_word_occurs_twice():
     words = read_vocabulary(MIRROR, "34k")
     assert len(words) == len(set(words)) == 21_018
 

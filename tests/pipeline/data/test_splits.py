@@ -28,7 +28,7 @@ def _deal(groups, sizes, seed=0):
 
 @settings(deadline=None)
 @given(groups=groups_of_items, sizes=sizes_of_splits, seed=st.integers(0, 5))
-def test_an_item_is_dealt_once_and_a_group_stands_in_one_split_only(groups, sizes, seed):
+def test_an_item_is_dealt_once_and_a_group_is_in_one_split_only(groups, sizes, seed):
     dealt = _deal(groups, sizes, seed)
     items = [item for split in dealt.values() for item in split]
     assert len(set(items)) == len(items)

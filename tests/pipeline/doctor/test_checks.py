@@ -30,7 +30,7 @@ def test_each_check_has_a_finding_in_the_order_given_whatever_befalls_it() -> No
     ]
 
 
-def test_one_that_hangs_is_not_waited_for_and_the_others_are_told() -> None:
+def test_one_that_hangs_is_not_waited_for_and_the_others_are_reported() -> None:
     released, ended = threading.Event(), threading.Event()
 
     def hanging() -> str:

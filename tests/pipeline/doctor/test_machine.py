@@ -12,7 +12,7 @@ from pipeline.doctor import machine
 from pipeline.errors import ModelError
 
 
-def test_python_and_torch_are_told_with_their_versions() -> None:
+def test_python_and_torch_are_reported_with_their_versions() -> None:
     assert sys.executable in machine.check_python()
     found = machine.check_torch(3)
     assert found.startswith(f"{torch.__version__}, 3 of ")
@@ -42,7 +42,7 @@ def test_a_machine_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         machine.check_gpu("cuda:1")
 
 
-def test_gpus_are_told_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_reported_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     about = namedtuple("about", ["name", "total_memory"])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(
@@ -64,7 +64,7 @@ def test_a_training_that_takes_more_gpus_than_there_are_is_refused(
             machine.check_gpu(device, 4)
 
 
-def test_a_driver_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_does_not_fit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def count() -> int:
         warnings.warn("CUDA initialization: the driver is too old\nmore", stacklevel=1)
         return 0

@@ -30,7 +30,7 @@ from tests.server import Server, serving
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Stands for every host of the sources, and has nothing yet."""
+    """In place of every host of the sources; has nothing yet."""
     with serving() as server:
 
         def local(source: Any) -> Any:
@@ -142,14 +142,14 @@ def test_hosts_that_are_silent_or_away_are_not_waited_for(
     assert "127.0.0.1:9: cannot be reached" in finding.message
 
 
-def test_what_stands_is_not_asked_for(tmp_path: Path, server: Server) -> None:
+def test_what_is_there_is_not_asked_for(tmp_path: Path, server: Server) -> None:
     outputs = {"download-lama": Path("data/raw/lama")}
     finding = check(params_of(tmp_path, **REAL_LAMA), "data lama", tmp_path, outputs)
     assert finding == CheckResult("data lama", "ok", "already fetched: data/raw/lama")
     assert server.asked == []
 
 
-def test_a_mirror_that_lacks_a_file_is_told_and_nobody_is_asked(
+def test_a_mirror_that_lacks_a_file_is_reported_and_nobody_is_asked(
     tmp_path: Path, server: Server
 ) -> None:
     mirror = tmp_path / "mirror"

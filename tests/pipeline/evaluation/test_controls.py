@@ -22,7 +22,7 @@ MIRROR = Path(__file__).parents[4] / "shared" / "mirror" / "superglue"
         (["France", "Norway", "France"], ["France", "Norway", "Norway", "Japan"], 1 / 4),
         (["yes"], ["no", "no"], 0.0),
         (["no"], ["no", "no"], 1.0),
-        # Of equally frequent answers the first in the alphabet, wherever it stands.
+        # Of equally frequent answers the first in the alphabet, wherever it is.
         (["yes", "no"], ["no", "no", "yes"], 2 / 3),
         (["no", "yes"], ["no", "no", "yes"], 2 / 3),
     ],

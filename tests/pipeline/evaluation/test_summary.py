@@ -59,7 +59,7 @@ ONE = {"cb/setting-2/split-1/seed-1": 0.4, "cb/setting-2/split-1/seed-2": 0.8}
 ALL = {"cb/setting-1/split-1/seed-1": 0.2, "cb/setting-1/split-1/seed-2": 0.4, **ONE}
 
 
-def test_a_row_stands_for_each_training_that_was_evaluated():
+def test_there_is_a_row_for_each_training_that_was_evaluated():
     rows = trial_rows(_trained(2), _found(ONE))
     assert [row["training"] for row in rows] == list(ONE)
     assert rows[1] == {
@@ -306,5 +306,5 @@ def test_relations_count_alike_however_many_templates_they_have() -> None:
     }
 
 
-def test_without_templates_only_their_number_is_told() -> None:
+def test_without_templates_only_their_number_is_reported() -> None:
     assert spread_over_templates([]) == {"test/relations": 0, "test/templates": 0}

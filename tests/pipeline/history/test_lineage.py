@@ -159,8 +159,8 @@ REPORT = execution("report", {"metrics": METRICS}, {"report": "99.dir"})
 @pytest.mark.parametrize("by_run", [False, True])
 def test_a_folder_of_other_stages_outputs_is_traced_through_each(by_run: bool) -> None:
     within = {"metrics/p.json": "10", "metrics/q": "22.dir"}
-    told = replace(REPORT, inputs={**REPORT.inputs, **within})
-    history = logged(*CHAIN, OTHER, told)
+    report = replace(REPORT, inputs={**REPORT.inputs, **within})
+    history = logged(*CHAIN, OTHER, report)
     own = tracer([*CHAIN, OTHER, REPORT], history, listing={"22.dir": [("one.json", "21")]})
     found = own.back_from(history.runs[-1]) if by_run else own.back("report", "99.dir").made_by
     assert found is not None

@@ -35,7 +35,7 @@ def test_a_missing_run_and_a_missing_link_are_said() -> None:
     assert "code: 1 files and folders; their commit is unknown\n" in text
 
 
-def test_parameters_are_told_on_request() -> None:
+def test_parameters_are_reported_on_request() -> None:
     found = tracer().back("models/p", "e0.dir")
     assert "seed: 34" not in as_tree(found)
     assert "│  seed: 34\n" in as_tree(found, params=True)

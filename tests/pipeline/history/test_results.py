@@ -78,13 +78,13 @@ def test_without_a_history_there_is_nothing_and_none_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_password_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TrackingError) as told:
+    with pytest.raises(TrackingError) as raised:
         read_results()
-    assert "secret" not in str(told.value)
-    assert str(told.value).startswith(
+    assert "secret" not in str(raised.value)
+    assert str(raised.value).startswith(
         "http://***@127.0.0.1:9: cannot be read: Connection refused\nStart the server"
     )

@@ -190,9 +190,9 @@ def test_a_server_that_is_not_there_is_named_without_the_password(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    with pytest.raises(TrackingError, match="cannot be reached") as told:
+    with pytest.raises(TrackingError, match="cannot be reached") as raised:
         check_store(1)
-    assert str(told.value).startswith("http://***@127.0.0.1:9: ")
+    assert str(raised.value).startswith("http://***@127.0.0.1:9: ")
 
 
 def test_a_silent_server_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +212,9 @@ def test_a_server_is_asked_for_its_experiments(
     with serving() as server:
         server.put("/", b"MLflow")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        with pytest.raises(TrackingError, match="/experiments/search failed") as told:
+        with pytest.raises(TrackingError, match="/experiments/search failed") as raised:
             check_store(1)
-    assert str(told.value).startswith(f"{server.url}: ")
+    assert str(raised.value).startswith(f"{server.url}: ")
 
 
 @pytest.mark.parametrize(("experiment", "denied"), [(None, os.R_OK), ("p-tuning-data", os.W_OK)])

@@ -161,7 +161,7 @@ def test_a_pronoun_is_found_behind_punctuation_and_in_any_case() -> None:
     assert example.values["text"] == 'Ann told Eve that *"she"* had won .'
 
 
-def test_a_pronoun_that_stands_twice_is_told_apart_by_its_index() -> None:
+def test_a_pronoun_that_occurs_twice_is_found_by_its_index() -> None:
     twice = WSC | {"text": "she told Eve that she had won"}
     with pytest.raises(DataError, match=r"'she' occurs at 0, 4, counted in words"):
         read_example(get_task("wsc"), twice, idx=0)

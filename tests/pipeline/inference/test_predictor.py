@@ -98,7 +98,7 @@ def only(model: PromptedModel) -> ModelCache:
 
 
 def examples(task: str) -> list[Example]:
-    """Some examples of different lengths; three of them with answers of their own."""
+    """Some examples of different lengths; three of them with their own answers."""
     fields, labels = get_task(task).fields, get_task(task).labels
     texts = ["Paris is in France", "Oslo", "the capital of Norway is a city"]
     return [
@@ -271,7 +271,7 @@ def test_methods_are_those_that_were_trained_and_wanted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 64])
-def test_a_question_that_is_too_long_is_told_by_its_position(
+def test_a_question_that_is_too_long_is_reported_with_its_position(
     model: PromptedModel, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor, "_CHUNK", chunk)

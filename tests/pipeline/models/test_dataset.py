@@ -88,7 +88,7 @@ def natural_id(model: PromptedModel, sentence: str, word: str) -> int:
 def test_an_object_has_the_token_that_it_has_within_the_sentence(
     tiny_models: dict[str, PromptedModel], family: str, layout: str
 ) -> None:
-    """With its space and its casing, whatever stands in front of the mask in the layout."""
+    """With its space and its casing, whatever precedes the mask in the layout."""
     model = tiny_models[family]
     lamas = "[X] is located in [Y] ."
     template = apply_layout(layout, manual_template(lamas), masked=model.masked)
@@ -97,7 +97,7 @@ def test_an_object_has_the_token_that_it_has_within_the_sentence(
 
     asked = build(model, template, examples, words)
 
-    # "Yes" has a token of its own in no family; where casing is dropped, it has that of "yes".
+    # "Yes" is one token in no family; where casing is dropped, it has that of "yes".
     single = [word for word in words if word != "Yes" or family == "albert"]
     assert [words[i] for i in asked.kept_indices] == single
     assert [int(asked.word_ids[target]) for target in asked.targets] == [
@@ -145,7 +145,7 @@ def test_words_of_several_tokens_are_left_out_and_with_them_their_examples(
     assert asked.rows[0] == hand_row(family, model, "^Paris _is _in M _ .")
 
 
-def test_of_words_with_the_same_token_the_first_stands_for_all(
+def test_of_words_with_the_same_token_the_first_represents_all(
     tiny_models: dict[str, PromptedModel],
 ) -> None:
     examples = [(subject("Paris"), "france"), (subject("Lyon"), "FRANCE"), (subject("a"), "Asia")]

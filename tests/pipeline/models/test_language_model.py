@@ -53,7 +53,7 @@ def laid_out(
 def batched(
     model: PromptedModel, rows: list[Row], prompts: list[int] | None = None, longest: int = 0
 ) -> Batch:
-    """Rows as sequences of their own."""
+    """Each row as a sequence."""
     (batch,) = upload([laid_out(model, rows, prompts, longest, packed=False)], CPU)
     return batch
 

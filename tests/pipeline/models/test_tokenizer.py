@@ -21,7 +21,7 @@ def codec(tiny_models: dict[str, PromptedModel], family: str) -> PieceTokenizer:
     return tiny_models[family].codec
 
 
-def test_special_tokens_are_told_apart_as_prefix_and_suffix(
+def test_special_tokens_are_split_into_prefix_and_suffix(
     codec: PieceTokenizer, family: str
 ) -> None:
     assert codec.tokenizer.convert_ids_to_tokens(codec.prefix) == PREFIX[family].split()
@@ -76,10 +76,10 @@ def test_white_space_at_the_start_is_kept_where_the_tokenizer_has_it(
         ("Paris is", "{glued} _is"),
     ],
 )
-def test_a_segment_in_the_middle_goes_on_with_the_line(
+def test_a_segment_in_the_middle_continues_the_line(
     codec: PieceTokenizer, family: str, text: str, spelled: str
 ) -> None:
-    # Unigram has no token for a word inside a word; a word of its own is the next best.
+    # Unigram has no token for a word inside a word; a new word is the next best.
     bare, glued = ("p a r i s", "_Paris") if family == "albert" else ("Paris", "Paris")
     spelled = spelled.format(bare=bare, glued=glued)
     assert codec.encode_segment(text, start=False) == ids(family, codec, spelled)

@@ -140,7 +140,7 @@ def test_prompt_tokens_are_counted(parts):
         ("{mask} is the capital of {subject}", False),
     ],
 )
-def test_the_answer_is_a_new_word_where_a_space_stands_before_it(source, apart):
+def test_the_answer_is_a_new_word_where_a_space_precedes_it(source, apart):
     assert parse_template(source, FIELDS).space_before_mask is apart
 
 

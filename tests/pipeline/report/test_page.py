@@ -348,7 +348,7 @@ def test_facts_of_lama_are_compared_with_the_paper_and_others_are_not(files, rep
     assert "MegatronLM" not in text
 
 
-def test_objects_of_several_tokens_have_a_table_of_their_own_and_no_paper(files, report):
+def test_objects_of_several_tokens_have_their_own_table_and_no_paper(files, report):
     files.add_lama(relations=["P17"])
     lama = files.lama()
     assert "### Objects of one token" not in (report(lama=lama) / "report.md").read_text()

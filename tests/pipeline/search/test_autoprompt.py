@@ -404,7 +404,7 @@ def test_two_searches_are_equal_whatever_was_drawn_before(
 
 
 @pytest.mark.parametrize("changes", [{"seed": SEED + 1}, {"name": "P30"}])
-def test_another_seed_or_name_starts_and_goes_on_differently(
+def test_another_seed_or_name_starts_and_continues_differently(
     tiny_models: dict[str, PromptedModel],
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
@@ -427,7 +427,7 @@ def test_another_seed_or_name_starts_and_goes_on_differently(
     assert len({tuple(sorted(chosen)) for chosen in draws[0]}) > 1
 
 
-def test_the_gradient_and_the_choice_see_examples_of_their_own(
+def test_the_gradient_and_the_choice_see_their_own_examples(
     tiny_models: dict[str, PromptedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_models["bert"]
@@ -481,11 +481,11 @@ def test_no_pass_has_more_tokens_than_it_may(
     assert len(shapes) > 4
 
 
-# Killed, and gone on with
+# Killed and resumed
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """In place of the end of the process."""
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -511,7 +511,7 @@ def test_a_killed_search_ends_as_an_undisturbed_one(
     found = run(model, asked, **options)
 
     assert found == run(model, asked)
-    # An iteration at whose end it was killed is told again.
+    # An iteration at whose end it was killed is reported again.
     assert list(dict.fromkeys(heard)) == found.history
     assert len(heard) == 7 + len(stops)
     assert [file.name for file in tmp_path.iterdir()] == ["search.json"]
@@ -552,7 +552,7 @@ def test_more_iterations_go_on_from_fewer_and_fewer_are_cut_from_more(
         assert found == run(model, problem(model), iterations=iterations)
 
 
-def test_a_search_goes_on_with_other_passes(
+def test_a_search_resumes_with_other_passes(
     tiny_models: dict[str, PromptedModel], tmp_path: Path
 ) -> None:
     model = tiny_models["bert"]
@@ -603,7 +603,7 @@ def test_a_checkpoint_of_another_search_is_written_over(
     assert heard == found.history
 
 
-# Words that may stand in a prompt
+# Words that a prompt may contain
 
 
 @pytest.mark.parametrize("family", FAMILIES)

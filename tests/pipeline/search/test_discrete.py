@@ -239,7 +239,7 @@ def test_the_stored_vectors_are_the_embeddings_of_the_stored_words(
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
-def test_each_iteration_is_told_as_an_epoch(
+def test_each_iteration_is_reported_as_an_epoch(
     tiny_models: dict[str, PromptedModel],
     tmp_path: Path,
     family: str,
@@ -296,7 +296,7 @@ def test_the_answers_of_train_are_no_candidates_and_other_words_are(
     assert not plain & set(answers)
 
 
-def test_a_search_that_was_killed_goes_on_where_it_was(
+def test_a_search_that_was_killed_resumes_where_it_was(
     tiny_models: dict[str, PromptedModel], tmp_path: Path
 ) -> None:
     class Killed(Exception):
@@ -316,7 +316,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
     stored = search(model, asked, tmp_path, on_epoch=heard.append)
     assert stored.history == whole.history
     assert stored.words == whole.words
-    # The iteration at whose end it was killed is told again.
+    # The iteration at whose end it was killed is reported again.
     assert [record.epoch for record in heard] == [5, 6, 7, 8]
 
 

@@ -109,14 +109,14 @@ def test_after_a_cut_the_rest_is_fetched(server, target, monkeypatch, how, valid
     assert HALF - 70_000 <= second <= HALF
 
 
-def test_a_length_that_was_too_long_is_not_believed_for_ever(server, target):
+def test_a_length_that_was_too_long_is_not_believed_forever(server, target):
     url = server.put("/data.bin", CONTENT, "long")
     download(url, target, sha256=DIGEST)
     # The rest tells another length than the first answer did.
     assert _resumed_from(server)[0] == _resumed_from(server)[2] == 0
 
 
-def test_cut_again_and_again_it_goes_on_each_time(server, target):
+def test_cut_again_and_again_it_resumes_each_time(server, target):
     url = server.put("/data.bin", CONTENT, "cut", "cut", "well")
     download(url, target, sha256=DIGEST)
     starts = _resumed_from(server)
@@ -218,7 +218,9 @@ def test_an_error_that_may_pass_is_waited_out(server, target, status):
         ("cut chunked", "InvalidChunkLength|IncompleteRead"),
     ],
 )
-def test_one_that_does_not_pass_is_told_after_some_attempts(server, target, monkeypatch, how, said):
+def test_one_that_does_not_pass_is_reported_after_some_attempts(
+    server, target, monkeypatch, how, said
+):
     url = server.put("/data.bin", CONTENT, how, ..., ETag=None, Last_Modified=None)
     if how == "silent":
         _set(monkeypatch, READ_TIMEOUT_SECONDS=1)
@@ -231,7 +233,7 @@ def test_one_that_does_not_pass_is_told_after_some_attempts(server, target, monk
     assert not target.exists()
 
 
-def test_a_cut_that_does_not_pass_says_that_the_next_run_goes_on(server, target):
+def test_a_cut_that_does_not_pass_says_that_the_next_run_resumes(server, target):
     url = server.put("/data.bin", CONTENT, "cut", 503, 503)
     with pytest.raises(DownloadError, match="the download resumes"):
         download(url, target)
@@ -241,7 +243,7 @@ def test_a_cut_that_does_not_pass_says_that_the_next_run_goes_on(server, target)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_an_error_that_stays_is_told_at_once(server, target, status):
+def test_an_error_that_stays_is_reported_at_once(server, target, status):
     url = server.put("/data.bin", CONTENT, status, ...)
     with pytest.raises(DownloadError, match=str(status)) as caught:
         download(url, target)
@@ -297,7 +299,7 @@ def test_what_is_compressed_on_the_way_is_refused(server, target):
     assert not target.exists()
 
 
-def test_nobody_listening_is_told_in_plain_words(target):
+def test_nobody_listening_is_reported_in_plain_words(target):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/data.bin"
@@ -308,7 +310,7 @@ def test_nobody_listening_is_told_in_plain_words(target):
 
 
 @pytest.mark.parametrize("url", ["data.bin", "ftp://127.0.0.1/data.bin", "http://"])
-def test_what_is_no_address_is_told_at_once(target, url):
+def test_what_is_no_address_is_reported_at_once(target, url):
     with pytest.raises(DownloadError) as caught:
         download(url, target)
     assert url in str(caught.value)
@@ -396,7 +398,7 @@ def test_two_at_once_fetch_it_once(server, target):
     assert len(server.asked) == 1
 
 
-def test_a_server_that_drips_for_ever_is_left(server, target, monkeypatch):
+def test_a_server_that_drips_forever_is_left(server, target, monkeypatch):
     _set(monkeypatch, ATTEMPTS=2, WINDOW_SECONDS=0.2)
     with pytest.raises(DownloadError, match=r"only .* bytes came in"):
         download(server.put("/data.bin", CONTENT, "drips", "drips"), target)

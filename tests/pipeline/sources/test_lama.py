@@ -63,7 +63,7 @@ def _upstream() -> dict[str, Files]:
         }
         for relation, n in RELATIONS.items()
     }
-    # One of train stands in test, one in dev; one of dev stands in test, and in train.
+    # One of train is in test too, one in dev; one of dev is in test, and in train.
     facts["P36"]["train"][1:3] = [_fact("P36", "Tést0", "Oslo"), _fact("P36", "Dev0", "Bern")]
     facts["P36"]["dev"].append(_fact("P36", "Tést0", "Oslo"))
     relations = [
@@ -362,7 +362,7 @@ def test_a_project_without_a_single_file_of_those_wanted_is_refused(server, targ
 
 
 @pytest.mark.parametrize("lines", [1, 3])
-def test_another_number_of_test_facts_is_told(server, target, cache, lines, source):
+def test_another_number_of_test_facts_is_reported(server, target, cache, lines, source):
     upstream = _upstream()
     name = "data/TREx/P36.jsonl"
     upstream["lama"][name] = (upstream["lama"][name] * 2).splitlines(keepends=True)[0] * lines

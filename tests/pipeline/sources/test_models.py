@@ -142,7 +142,7 @@ def test_a_name_of_the_hubs_form_is_taken(name: str) -> None:
         "@main",
     ],
 )
-def test_a_name_of_another_form_is_told_what_could_stand_there(name: str) -> None:
+def test_the_error_for_a_name_of_another_form_lists_the_valid_forms(name: str) -> None:
     with pytest.raises(ModelError, match="is neither a model of the catalog") as caught:
         check_model_name(name)
     assert repr(name) in str(caught.value)
@@ -283,7 +283,9 @@ def test_a_cut_is_mended(hub: Hub, target: Path, how: object) -> None:
     assert _content(target) == _model_of(hub)
 
 
-def test_a_file_that_stays_cut_is_told_and_nothing_of_it_is_taken(hub: Hub, target: Path) -> None:
+def test_a_file_that_stays_cut_is_reported_and_nothing_of_it_is_taken(
+    hub: Hub, target: Path
+) -> None:
     hub["model.safetensors"].plan = ["well", "cut", ...]
     with pytest.raises(DownloadError) as caught:
         _fetch("org/name", target)
@@ -292,7 +294,7 @@ def test_a_file_that_stays_cut_is_told_and_nothing_of_it_is_taken(hub: Hub, targ
     assert _content(target) == {}
 
 
-def test_after_an_error_of_the_hub_the_next_run_goes_on(hub: Hub, target: Path) -> None:
+def test_after_an_error_of_the_hub_the_next_run_resumes(hub: Hub, target: Path) -> None:
     hub["model.safetensors"].plan = ["well", 503, 503]
     with pytest.raises(DownloadError, match="503") as caught:
         _fetch("org/name", target)
@@ -327,7 +329,7 @@ def test_altered_weights_are_noticed_and_not_kept(hub: Hub, target: Path) -> Non
         (500, None, "500"),
     ],
 )
-def test_what_the_hub_refuses_is_told_with_the_next_step(
+def test_what_the_hub_refuses_is_reported_with_the_next_step(
     hub: Hub, target: Path, status: int, code: str | None, said: str
 ) -> None:
     hub.refuse(status, code)
@@ -338,14 +340,14 @@ def test_what_the_hub_refuses_is_told_with_the_next_step(
     assert _content(target) == {}
 
 
-def test_weights_that_are_gated_are_told_too(hub: Hub, target: Path) -> None:
+def test_weights_that_are_gated_are_reported_too(hub: Hub, target: Path) -> None:
     hub["model.safetensors"].plan = [403, ...]
     hub["model.safetensors"].headers = {"X-Error-Code": "GatedRepo"}
     with pytest.raises(DownloadError, match="accept its terms"):
         _fetch("org/name", target)
 
 
-def test_offline_is_told_with_the_next_step(
+def test_offline_is_reported_with_the_next_step(
     hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -356,7 +358,7 @@ def test_offline_is_told_with_the_next_step(
     assert hub.server.asked == []
 
 
-def test_a_hub_that_is_not_there_is_told_with_the_next_step(
+def test_a_hub_that_is_not_there_is_reported_with_the_next_step(
     hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
@@ -377,7 +379,7 @@ def test_a_hub_that_is_not_there_is_told_with_the_next_step(
         ("config.json", r"config\.json"),
     ],
 )
-def test_a_model_of_another_kind_is_told_what_it_lacks(
+def test_what_a_model_of_another_kind_lacks_is_reported(
     hub: Hub, target: Path, missing: str, named: str
 ) -> None:
     files = {name: content for name, content in hub.files.items() if name != missing}
@@ -549,7 +551,7 @@ def test_a_damaged_list_of_digests_is_named(
             _fetch("org/name", target, mirror)
 
 
-def test_a_model_of_the_mirror_without_weights_is_told(
+def test_a_model_of_the_mirror_without_weights_is_reported(
     tiny_folders: dict[str, Path], tmp_path: Path, target: Path
 ) -> None:
     folder = tmp_path / "mirror" / "models" / "org" / "name"

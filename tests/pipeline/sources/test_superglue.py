@@ -189,7 +189,7 @@ def test_altered_bytes_are_noticed_and_not_kept(server, source, target, cache, p
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_a_whole_archive_with_another_content_is_told(server, source, target, cache, name):
+def test_a_whole_archive_with_another_content_is_reported(server, source, target, cache, name):
     server.put(ZIP, _zip({**_members(), f"CB/{name}": FILES[name] + b"\n"}))
     with pytest.raises(ChecksumError, match=f"CB/{name} in .*: sha256 is") as caught:
         source.fetch(target, cache=cache, mirror=None)

@@ -53,7 +53,7 @@ FEATURES = {
     },
 }  # fmt: skip
 
-# Task -> a row or more of the hub, and the official lines that they stand for.
+# Task -> a row or more of the hub, and the official lines that they represent.
 WORKED: dict[str, tuple[list[Row], str]] = {
     "boolq": (
         [{"question": "is Zoë it", "passage": "Zoë -- \"a\".", "idx": 3, "label": 1}],
@@ -173,7 +173,7 @@ def test_a_cut_and_a_busy_hub_are_overcome(server, target, tmp_path, how):
     table = _table("cb", WORKED["cb"][0], tmp_path)
     hub = _serve(server, "cb", table, table)
     hub[_names("cb")[0]].plan = ["well", how]
-    with contextlib.suppress(DownloadError):  # of 503; then the next run goes on
+    with contextlib.suppress(DownloadError):  # of 503; then the next run resumes
         _fetch("cb", target)
     _fetch("cb", target)
     assert (target / "train.jsonl").read_text() == WORKED["cb"][1]
@@ -199,7 +199,7 @@ def test_an_altered_table_is_noticed_and_not_kept(server, target, tmp_path):
         (500, None, "500"),
     ],
 )
-def test_what_the_hub_refuses_is_told(server, target, tmp_path, status, code, said):
+def test_what_the_hub_refuses_is_reported(server, target, tmp_path, status, code, said):
     table = _table("cb", WORKED["cb"][0], tmp_path)
     _serve(server, "cb", table, table).refuse(status, code, f"tree/{COMMIT}")
     with pytest.raises(DownloadError, match=said):
@@ -216,7 +216,7 @@ def _without(column: str) -> bytes:
 
 
 @pytest.mark.parametrize("spoilt", ["a page", "another task", "no idx", "no label", "hidden", "no"])
-def test_a_table_of_another_kind_is_told(server, target, tmp_path, monkeypatch, spoilt):
+def test_a_table_of_another_kind_is_reported(server, target, tmp_path, monkeypatch, spoilt):
     monkeypatch.chdir(tmp_path)
     good = _table("cb", WORKED["cb"][0], tmp_path)
     table = {

@@ -17,7 +17,7 @@ class Atlas:
 
 def read_atlas(places: Places) -> Atlas:
     # Of the two cities called Paris, the capital is meant: no other name of the world that made
-    # examples use stands for two.
+    # examples use is that of two.
     cities = {city.name: city for city in reversed(places.cities)}
     countries = places.countries.values()
     return Atlas(

@@ -19,13 +19,13 @@ def test_the_right_choice_is_the_one_of_the_same_country(places):
     atlas, names = _names(places)
     for seed in range(40):
         for example in TASK.from_geonames(places, random.Random(seed)):
-            told, one, two = (
+            premise, one, two = (
                 _named(example[key], names) for key in ("premise", "choice1", "choice2")
             )
             if example["question"] == "cause":
-                fits = [atlas.country[city] == told for city in (one, two)]
+                fits = [atlas.country[city] == premise for city in (one, two)]
             else:
-                fits = [country == atlas.country[told] for country in (one, two)]
+                fits = [country == atlas.country[premise] for country in (one, two)]
             assert fits == [example["label"] == 0, example["label"] == 1], example
 
 
@@ -38,7 +38,7 @@ def test_choices_differ_in_the_name_only_and_share_none_with_the_premise(places)
 
 
 def test_no_name_is_right_more_often_than_wrong(places):
-    """Two examples follow each other with the same two towns, each told of once."""
+    """Two examples follow each other with the same two towns, each described once."""
     atlas, names = _names(places)
     balance = Counter()
     for example in TASK.from_geonames(places, random.Random(0)):

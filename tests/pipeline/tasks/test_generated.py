@@ -50,7 +50,7 @@ def test_the_task_reads_every_record_and_finds_names_once(places, task):
 
 
 @pytest.mark.parametrize("task", sorted({*GENERATED} - {"multirc"}))
-def test_every_label_is_as_frequent_and_none_stands_first_more_often(places, task):
+def test_every_label_is_as_frequent_and_none_is_first_more_often(places, task):
     first = Counter()
     for seed in range(200):
         labels = [record["label"] for record in _records(places, task, seed)]

@@ -19,7 +19,7 @@ LOCATED = "[X] is located in [Y] ."
 HOME = "[Y] is home of [X]"
 
 words = st.text("ab .,()", max_size=6)
-# Braces that stand for themselves, some of which look like slots.
+# Literal braces, some of which look like slots.
 braces = st.sampled_from(["", "{{mask}}", "{{before}}", "{{", "}}", "{{{{subject}}}}"])
 
 

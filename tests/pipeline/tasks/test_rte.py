@@ -101,7 +101,7 @@ def test_each_city_gives_one_example_of_each_label_under_one_passage(places):
     assert [example["idx"] for example in examples] == list(range(len(examples)))
 
 
-def test_no_label_stands_first_more_often(places):
+def test_no_label_is_first_more_often(places):
     first = Counter(
         next(TASK.from_geonames(places, random.Random(seed)))["label"] for seed in range(400)
     )

@@ -155,7 +155,7 @@ JSON = st.recursive(
 
 
 @given(task=st.sampled_from(sorted(RECORDS)), key=st.integers(0, 9), value=JSON)
-def test_whatever_stands_in_a_field_it_is_read_or_refused_in_one_line(
+def test_whatever_a_field_contains_it_is_read_or_refused_in_one_line(
     task: str, key: int, value: Any
 ) -> None:
     record = RECORDS[task]

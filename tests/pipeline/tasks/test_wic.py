@@ -65,7 +65,7 @@ def test_labels_are_true_by_the_files_and_every_sentence_occurs(places):
     assert patterns == set(_SENTENCES)
 
 
-def test_the_word_stands_where_the_record_says(places):
+def test_the_word_is_where_the_record_says(places):
     for record in _records(places):
         for which in ("1", "2"):
             start, end = record[f"start{which}"], record[f"end{which}"]

@@ -591,7 +591,7 @@ def test_each_relation_tunes_the_model_as_it_was_loaded(
 
 
 class Killed(Exception):
-    """Stands for kill -9."""
+    """In place of kill -9."""
 
 
 def dying(after: int) -> Callable[[int], None]:

@@ -325,7 +325,7 @@ def test_a_bank_of_many_relations_ends_as_each_alone(
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
-def test_jobs_with_words_of_their_own_train_together_as_each_alone(
+def test_jobs_with_their_own_words_train_together_as_each_alone(
     tiny_models: dict[str, PromptedModel], family: str
 ) -> None:
     model = tiny_models[family]
@@ -408,7 +408,7 @@ def test_passes_that_share_a_step_add_up_to_it(
     assert_equal_results(results[0], results[2], tolerance=1e-3)
 
 
-def test_each_pass_of_a_step_has_dropout_of_its_own(
+def test_each_pass_of_a_step_has_its_own_dropout(
     tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """The same fact twice in a step: its two losses differ, in the same way in every run."""
@@ -720,7 +720,7 @@ def test_a_tuned_model_belongs_to_one_job(tiny_models: dict[str, PromptedModel])
         ([0.1, 0.3, 0.3, 0.2], 99, 2, 4),  # of equals the latest
         ([0.5, 0.4, 0.4, 0.4], 99, 0, 4),  # the prompt as it began
         ([0.5, 0.4, 0.4, 0.9], 2, 0, 3),  # stops before it would get better
-        ([0.5, 0.4, 0.5, 0.4, 0.9], 2, 4, 5),  # as good as the best begins the count anew
+        ([0.5, 0.4, 0.5, 0.4, 0.9], 2, 4, 5),  # as good as the best begins the count again
         ([0.5, 0.4, 0.45, 0.9], 2, 0, 3),  # better than the last is not better than the best
         ([0.5, 0.5, 0.5, 0.5], 1, 3, 4),
         ([0.5, 0.4, 0.9, 0.9], 1, 0, 2),
@@ -954,11 +954,11 @@ def test_a_prompt_learns_facts_while_the_model_is_frozen(
     assert trained.best_score > trained.history[0].dev_score
 
 
-# Kill and go on
+# Killed and resumed
 
 
 class Killed(Exception):
-    """Stands for kill -9."""
+    """In place of kill -9."""
 
 
 class DyingCheckpoint(Checkpoint):
@@ -1152,7 +1152,7 @@ def test_the_trials_whose_losses_are_not_finite_first_are_named(
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
-def test_a_model_with_nan_is_told_from_a_high_learning_rate(
+def test_a_model_with_nan_is_distinguished_from_a_high_learning_rate(
     tiny_folders: dict[str, Path], family: str
 ) -> None:
     for word, place in (("Lyon", "epoch 0, dev"), ("Oslo", r"epoch 1, train, step \d")):

@@ -205,7 +205,7 @@ def test_parameters_of_matrices_alone_need_no_vectors() -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 @pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
 @pytest.mark.parametrize("done", [0, 1, 4])
-def test_one_that_is_restored_goes_on_bit_for_bit(
+def test_one_that_is_restored_continues_bit_for_bit(
     tmp_path: Path, optimizer: str, schedule: str, done: int
 ) -> None:
     settings = changed(
@@ -259,7 +259,7 @@ def bank_of(
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 @pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
-def test_each_member_is_stepped_as_by_an_optimizer_of_its_own(
+def test_each_member_is_stepped_as_by_its_own_optimizer(
     optimizer: str, schedule: str, max_grad_norm: float | None
 ) -> None:
     """Members pause where they have fewer steps; the second leaves after two epochs."""

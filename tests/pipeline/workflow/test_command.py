@@ -87,7 +87,7 @@ def test_the_options_of_a_command_are_read() -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_each_stage_of_the_pipeline_is_understood(name: str) -> None:
-    """Its own interpolations stand for task and method."""
+    """Its own interpolations represent task and method."""
     command = STAGES[name].get("do", STAGES[name])["cmd"].replace("${key}", "${item.task}")
     found = StageInfo.from_command(command)
     assert found is not None

@@ -82,7 +82,7 @@ def test_a_folder_in_git_has_the_hash_that_dvc_gave_it(repo: Path) -> None:
     assert Commits(repo.parent).hash_at("HEAD", "code") is None
 
 
-def test_a_file_is_told_from_a_folder_of_one_file(repo: Path) -> None:
+def test_a_file_is_distinguished_from_a_folder_of_one_file(repo: Path) -> None:
     deep = Commits(repo).hash_at("HEAD", "code/deep")
     assert deep == folder_hash([("b.py", file_hash(b"b = 1\r\n"))])
     assert Commits(repo).hash_at("HEAD", "code/deep/b.py") == file_hash(b"b = 1\r\n")
@@ -137,7 +137,7 @@ def test_a_users_own_stage_may_read_from_the_web_and_run_several_commands(tmp_pa
     assert not (tmp_path / ".dvc/cache/runs").exists()
 
 
-def test_what_lies_elsewhere_is_told_by_what_its_server_says() -> None:
+def test_what_lies_elsewhere_is_identified_by_what_its_server_says() -> None:
     content = b"""
     stages:
       own:

@@ -95,13 +95,13 @@ def test_outputs_stand_while_they_are_there_and_parameters_are_the_same(project:
 
 
 @pytest.mark.parametrize("text", ["stages: [", "stages: {a: {cmd: x, outz: [b]}}"])
-def test_a_project_that_cannot_be_read_is_told(project: Path, text: str) -> None:
+def test_a_project_that_cannot_be_read_is_reported(project: Path, text: str) -> None:
     (project / "dvc.yaml").write_text(text)
     with pytest.raises(PipelineError, match=r"dvc\.yaml"):
         read_project()
 
 
-def test_a_folder_that_is_no_project_is_told(
+def test_a_folder_that_is_no_project_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -154,7 +154,7 @@ def node(name: str, *after: str, changed: bool = True) -> StageNode:
     return StageNode(name, frozenset(after), changed)
 
 
-def test_all_wait_for_the_first_stage_wherever_it_stands() -> None:
+def test_all_wait_for_the_first_stage_wherever_it_is() -> None:
     nodes = [node("report"), node("validate"), node("download", "validate")]
     assert plan_tasks(nodes, "validate") == [
         Task("validate"),

@@ -51,7 +51,7 @@ def wait_for(path: Path) -> None:
 
 
 def _hold(root: Path, key: str, inside: Path, leave: Path) -> None:
-    """Stay in a work folder until told to leave."""
+    """Stay in a work folder until asked to leave."""
     with opened(root, key) as work:
         work.note("epoch", "3")
         inside.touch()
@@ -75,7 +75,7 @@ def holder(root: Path, key: str = KEY, *, name: str = "a") -> Iterator[tuple[Bas
 
 
 def run_together(root: Path, calls: Sequence[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
-    """Make the calls in processes of their own, which start when the file `start` is there."""
+    """Make each call in its own process; they start when the file `start` is there."""
     processes = [_context.Process(target=target, args=args) for target, args in calls]
     for process in processes:
         process.start()
@@ -117,7 +117,7 @@ def test_an_error_keeps_the_progress_and_frees_the_key(tmp_path: Path) -> None:
         assert work.noted("epoch", str) == "3"
 
 
-def test_work_that_dvc_has_recorded_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_work_that_dvc_has_recorded_is_not_resumed(tmp_path: Path) -> None:
     with opened(tmp_path) as work:
         work.note("epoch", "3")
     asked = []
@@ -192,7 +192,7 @@ def test_a_second_process_waits_until_the_first_has_ended(tmp_path: Path) -> Non
     assert waits == [True]
 
 
-def test_a_second_process_goes_on_when_the_first_is_killed(tmp_path: Path) -> None:
+def test_a_second_process_resumes_when_the_first_is_killed(tmp_path: Path) -> None:
     waits = []
     with holder(tmp_path) as (process, _):
 
@@ -207,7 +207,7 @@ def test_a_second_process_goes_on_when_the_first_is_killed(tmp_path: Path) -> No
     assert waits == [True]
 
 
-def test_a_wait_for_one_process_after_the_other_is_told_once(tmp_path: Path) -> None:
+def test_a_wait_for_one_process_after_the_other_is_reported_once(tmp_path: Path) -> None:
     waits = []
     with holder(tmp_path) as (first, _):
 
@@ -215,7 +215,7 @@ def test_a_wait_for_one_process_after_the_other_is_told_once(tmp_path: Path) -> 
             waits.append(True)
             if len(waits) > 1:
                 return
-            # What a process does that ends: it deletes the lock's file, and another makes it anew.
+            # What a process does that ends: it deletes the lock's file, and another makes it again.
             (tmp_path / ".work" / f"{KEY}.lock").unlink()
             second = _context.Process(
                 target=_hold, args=(tmp_path, KEY, tmp_path / "b.inside", tmp_path / "b.leave")

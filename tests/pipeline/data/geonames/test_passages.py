@@ -7,7 +7,7 @@ import pytest
 from pipeline.data.geonames.places import Places
 from tests.pipeline.tasks.atlas import read_atlas
 
-_TOLD = (
+_SENTENCES = (
     r"(?P<city>.+), a city of (?P<inhabitants>[\d,]+) inhabitants, lies in (?P<country>.+)\. The "
     r"capital of that country in (?P<continent>.+) is (?P<capital>.+)\.",
     r"(?P<country>.+) is a country in (?P<continent>.+) with the capital (?P<capital>.+)\. Its "
@@ -71,11 +71,13 @@ def test_passages_say_what_the_files_say_in_every_way(places):
     for seed in range(10):
         for town in places.towns():
             text = town.describe(random.Random(seed))
-            ((way, said),) = [(p, m.groupdict()) for p in _TOLD if (m := re.fullmatch(p, text))]
+            ((way, said),) = [
+                (p, m.groupdict()) for p in _SENTENCES if (m := re.fullmatch(p, text))
+            ]
             ways.add(way)
             assert said["city"] == town.name
             assert said["country"] == atlas.country[town.name]
             assert said["capital"] == atlas.capital[said["country"]]
             assert said["continent"] == atlas.continent[said["country"]]
             assert said["inhabitants"] == f"{atlas.inhabitants[town.name]:,}"
-    assert ways == set(_TOLD)
+    assert ways == set(_SENTENCES)

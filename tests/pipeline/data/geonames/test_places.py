@@ -31,7 +31,7 @@ def test_a_city_of_no_known_country_is_left_out(places):
     assert len(places.cities) == 11
 
 
-def test_counties_are_told_with_their_states(places):
+def test_counties_are_named_with_their_states(places):
     assert places.counties == [
         ("Orange County", "California"),
         ("Kings County", "California"),
@@ -42,7 +42,7 @@ def test_counties_are_told_with_their_states(places):
     ]
 
 
-def test_well_known_cities_are_large_have_a_name_of_their_own_and_come_by_size(places):
+def test_well_known_cities_are_large_have_their_own_name_and_come_by_size(places):
     # Two are called Paris; Nancy is one inhabitant short; Lyon and Vaduz are of one size.
     assert [city.name for city in places.well_known_cities(100_000)] == [
         "Osaka", "Chicago", "Hamburg", "Brussels", "Lyon", "Vaduz", "Monaco", "Bruges",
