@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 # The operator that torch's compiler uses for linear layers. It is not a public name, so a version
-# of torch without it computes as ever.
+# of torch without it computes as before.
 _AVAILABLE = (
     torch.backends.mkl.is_available()
     and torch.backends.mkldnn.is_available()
@@ -59,7 +59,7 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     )
     if not suitable:
         return nn.functional.linear(rows, weight, bias)
-    # Reshaped here, as autograd lets nobody change a view in place that was made within `_Product`.
+    # Reshaped here, as a view that is made within `_Product` could not be changed in place.
     product: Tensor = _Product.apply(rows.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
     return product.view(*rows.shape[:-1], len(weight))
 
@@ -98,8 +98,10 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         for_rows, for_weight, for_bias = ctx.needs_input_grad
+        # By this class, for the gradients of gradients.
+        of_rows = _Product.apply(gradient, weight.t(), None) if for_rows else None  # type: ignore[no-untyped-call]
         return (
-            _multiply(gradient, weight.t(), None) if for_rows else None,
+            of_rows,
             gradient.t() @ rows if for_weight else None,  # not faster by oneDNN
             gradient.sum(0) if for_bias else None,
         )

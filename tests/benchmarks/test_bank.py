@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.bank import Work, differences
 from benchmarks.facts import IN_FRONT, Sizes, allowed_words, make_relations
 from benchmarks.machine import DEV, PHASES, STEP, TEST, Meter
 from pipeline.models.language_model import PromptedModel
+from pipeline.models.linear import torch_layers
 from pipeline.training.loop import TrainingResult
 from tests.jobs import method
 
@@ -131,6 +133,21 @@ def test_phases_and_their_positions(tiny_models: dict[str, PromptedModel]) -> No
         assert meter.costs[phase].seconds > 0
         assert meter.costs[phase].operations > 0
     assert meter.costs[STEP].flops > meter.costs[DEV].flops > meter.costs[TEST].flops > 0
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_products_are_counted_alike_in_layers_of_both_kinds(
+    tiny_models: dict[str, PromptedModel], family: str
+) -> None:
+    asked = work(tiny_models[family])
+    run = partial(asked.bank, max_tokens=100)
+    ours, theirs = Meter(asked.model.network), Meter(asked.model.network)
+    with ours:
+        ours.measure(run)
+    with torch_layers(asked.model.network), theirs:
+        theirs.measure(run)
+    for phase in (STEP, DEV, TEST):
+        assert ours.costs[phase].flops == theirs.costs[phase].flops > 0
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -83,6 +83,16 @@ def test_a_frozen_layer_keeps_only_its_weight_for_the_gradient_of_the_rows() -> 
 
 
 @needs_onednn
+def test_gradients_of_gradients_are_those_of_torch() -> None:
+    rows, weight = torch.randn(4, 48, requires_grad=True), torch.randn(32, 48, requires_grad=True)
+    found = []
+    for multiply in (linear, nn.functional.linear):
+        (first,) = torch.autograd.grad(multiply(rows, weight).sin().sum(), rows, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), (rows, weight)))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+@needs_onednn
 def test_results_can_be_changed_in_place_as_those_of_torch() -> None:
     """As DeBERTa does with views of them."""
     ours = layer(nn.Linear)
